@@ -1,0 +1,52 @@
+"""A network's layers: what each is, what comes out of it, and how many parameters it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network.
+
+    Attributes:
+        name: its path in the network, as in `towers.0.3`.
+        kind: PyTorch's description of it.
+        shape: of its output for a single pair, images counted apart.
+        parameters: trainable ones.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+def list_layers(network: nn.Module) -> list[Layer]:
+    """Returns a network's layers in the order in which a pair (1, 2, 14, 14) passes them; a shared layer stands once."""
+    layers: dict[str, Layer] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            layers[name] = Layer(name, str(module), tuple(output.shape), count_parameters(module))
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(record(name)) for name, module in leaves]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 2, 14, 14))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return list(layers.values())
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

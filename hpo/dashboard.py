@@ -1,0 +1,32 @@
+"""Starts optuna-dashboard on a storage, for this machine only.
+
+The bare dashboard has no login, and lets whoever reaches it delete studies; so it listens on the loopback address and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from optuna.storages import RDBStorage
+from optuna_dashboard import wsgi
+from waitress.server import create_server
+
+from .errors import RequestError
+
+HOST = "127.0.0.1"
+
+
+def serve_dashboard(storage: RDBStorage, port: int) -> None:
+    """Serves the dashboard until it is interrupted.
+
+    Raises:
+        RequestError: where the port is taken.
+    """
+    try:
+        server = create_server(wsgi(storage), host=HOST, port=port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise RequestError(f"port {port} is taken; --port {port + 1} may be free") from error
+    print(f"dashboard: http://{HOST}:{port}/dashboard/ (Ctrl-C ends it)", flush=True)
+    server.run()

@@ -1,0 +1,58 @@
+"""Every error that a user can meet: one line, whose setting, the rule, the value, the way out.
+
+HpoError
+├── RequestError       the request was wrong: exit code 2
+│   ├── UnknownName    no study, architecture or key has this name
+│   ├── StudyError     a study file breaks a rule, or no longer matches the study in the storage
+│   ├── DatasetError   a dataset's files are missing, incomplete or wrong
+│   └── StorageError   a storage cannot be opened, or is not ours
+└── WorkError          the work failed: exit code 1
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HpoError(Exception):
+    """Raised when something goes wrong that is not a bug; its text is one line for the person at the terminal."""
+
+    exit_code = 1
+
+
+class RequestError(HpoError):
+    """Raised when a request can't be carried out as it stands; nothing was changed."""
+
+    exit_code = 2
+
+
+class UnknownName(RequestError):
+    """Raised when a name is not among the known ones; suggests the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
+        super().__init__(f"{where}no {kind} named {name!r}; {suggestion(name, known)}")
+
+
+class StudyError(RequestError):
+    """Raised when a study's definition breaks a rule, or differs from the one stored with the study."""
+
+
+class DatasetError(RequestError):
+    """Raised when a dataset's files are missing, incomplete or wrong."""
+
+
+class StorageError(RequestError):
+    """Raised when a storage cannot be opened, holds something else, or lacks what is asked of it."""
+
+
+class WorkError(HpoError):
+    """Raised when the work itself failed: too many failed trials, or workers that cannot go on."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns `did you mean 'x'? there are: x, y, z`, without the question where nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    question = f"did you mean {near[0]!r}? " if near else ""
+    return f"{question}there are: {', '.join(names) or 'none'}"

@@ -1,0 +1,37 @@
+"""Versions, hashes and hardware, saved with each study and each trial."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "optuna", "numpy", "scikit-learn")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Returns the versions that a result may depend on; `source` is the hash of this program's own code and networks."""
+    return {"hpo": version("hpo-studies"), "source": _source_hash(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@cache
+def cpu_name() -> str:
+    """Returns the processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _source_hash() -> str:
+    package = Path(__file__).parent
+    folders = [package, package / "_builtin" / "models" if (package / "_builtin").is_dir() else package.parent / "models"]
+    sha = hashlib.sha256()
+    for file in sorted((file for folder in folders for file in folder.glob("*.py")), key=lambda file: file.parts[-2:]):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""Reads a study into rows: its trials, its best, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from . import storage as stored
+from .errors import StorageError
+from .study import ListedTrial, StudyDefinition, define_study
+
+RATE_MINUTES = 10
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial. Errors in percent; those of a trial that was not measured to the end are None.
+
+    Attributes:
+        label, published: of the listed entry that it measured, else None.
+        error: why it failed, where it failed by an error.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    std: float | None
+    errors: list[float] | None
+    params: dict[str, Any]
+    label: str | None
+    published: dict[str, Any] | None
+    seconds: float | None
+    device: str | None
+    worker: dict[str, Any] | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The winner of a study: the lowest mean error among trials measured to the end."""
+
+    study: str
+    trial: int
+    value: float
+    std: float | None
+    errors: list[float]
+    params: dict[str, Any]
+    rounds: int
+    dataset: str
+    confirmed: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Attributes:
+        total: the trials asked for; None where none were yet.
+        workers: those that run a trial now: host, pid, device, trial, and since when.
+        trials_per_hour: over the last ten minutes; None where nothing finished in them.
+        eta_seconds: None where nothing can be foretold.
+    """
+
+    study: str
+    total: int | None
+    complete: int
+    pruned: int
+    running: int
+    failed: int
+    best: dict[str, Any] | None
+    workers: list[dict[str, Any]]
+    trials_per_hour: float | None
+    eta_seconds: float | None
+
+    @property
+    def finished(self) -> int:
+        """The trials that count."""
+        return self.complete + self.pruned
+
+
+def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
+    """Returns the definition that a study was created with.
+
+    Raises:
+        StorageError: where the study was not made by this program.
+    """
+    attributes = stored.study_attributes(storage, study)
+    if "definition" not in attributes:
+        raise stored.not_ours(storage, study)
+    return define_study(attributes["definition"], name=study)
+
+
+def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
+    """Returns all trials of a study."""
+    listed = read_definition(storage, study).trial
+    return [_row(trial, listed) for trial in stored.read_trials(storage, study)]
+
+
+def read_best(storage: RDBStorage, study: str) -> Best:
+    """Returns the winner of a study.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    definition = read_definition(storage, study)
+    best = stored.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
+    if not best or best[0].value is None:
+        raise StorageError(f"study {study!r} has no trial yet that was measured to the end; hpo status --study {study} tells how far it is")
+    (trial,) = best
+    return Best(
+        study=study,
+        trial=trial.number,
+        value=best[0].value,
+        std=trial.attributes["std"],
+        errors=trial.attributes["errors"],
+        params=trial.params,
+        rounds=definition.protocol.rounds,
+        dataset=definition.protocol.dataset,
+        confirmed=None,
+    )
+
+
+def read_status(storage: RDBStorage, study: str) -> Status:
+    """Returns how far a study is, without loading its trials."""
+    counts = stored.count_trials(storage, study)
+    complete, pruned = counts[TrialState.COMPLETE], counts[TrialState.PRUNED]
+    total = stored.study_attributes(storage, study).get("target")
+    best = stored.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
+    running = stored.read_trials(storage, study, states=(TrialState.RUNNING,))
+    per_hour = _trials_per_hour(storage, study)
+    left = None if total is None else max(0, total - complete - pruned)
+    return Status(
+        study=study,
+        total=total,
+        complete=complete,
+        pruned=pruned,
+        running=counts[TrialState.RUNNING],
+        failed=counts[TrialState.FAIL],
+        best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes.get("std")} if best else None,
+        workers=[_worker(trial) for trial in running if "worker" in trial.attributes],
+        trials_per_hour=per_hour,
+        eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
+    )
+
+
+def _row(trial: stored.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
+    attributes = trial.attributes
+    entry = listed[attributes["slot"]] if listed and "slot" in attributes else None
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        value=trial.value,
+        std=attributes.get("std"),
+        errors=attributes.get("errors"),
+        params=trial.params,
+        label=entry.label if entry else None,
+        published=entry.published.model_dump() if entry and entry.published else None,
+        seconds=attributes.get("seconds"),
+        device=attributes.get("device"),
+        worker=attributes.get("worker"),
+        error=attributes.get("error"),
+    )
+
+
+def _worker(trial: stored.StoredTrial) -> dict[str, Any]:
+    claim = trial.attributes["worker"]
+    since = trial.started.isoformat(timespec="seconds") if trial.started else None
+    return {"host": claim["host"], "pid": claim["pid"], "device": claim["device"], "trial": trial.number, "since": since}
+
+
+def _trials_per_hour(storage: RDBStorage, study: str) -> float | None:
+    now = datetime.now(UTC)
+    since = now - timedelta(minutes=RATE_MINUTES)
+    count, first_start = stored.finish_times(storage, study, since)
+    if not count or first_start is None:
+        return None
+    return count / ((now - max(since, first_start)).total_seconds() / 3600)

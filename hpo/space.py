@@ -1,0 +1,108 @@
+"""What a trial can be: a configuration, and the space that a sampler searches for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from .errors import suggestion
+from .tables import Table, explain
+
+Value = bool | int | float | str
+
+
+class Configuration(Table):
+    """One configuration: what a trial measures.
+
+    Attributes:
+        architecture: the name of a function in `models/`.
+        elu_alpha: ELU's alpha; without effect for other activations.
+    """
+
+    architecture: str
+    weight_sharing: bool
+    auxiliary_loss: bool
+    activation: Literal["relu", "leaky_relu", "elu", "selu"]
+    elu_alpha: Annotated[float, Field(gt=0)] = 1.0
+    optimizer: Literal["sgd", "rmsprop", "adam"]
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class Choices(Table):
+    """A parameter that takes one of some values, where the condition `when` holds."""
+
+    choices: Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
+    when: dict[str, Value] = {}
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What a value must pass as: here, every choice."""
+        return self.choices
+
+
+class Range(Table):
+    """A number between low and high, both included; uniform, or uniform in its logarithm; where the condition `when` holds."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: dict[str, Value] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low must not be above high, but low is {self.low:g} and high is {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 on a log scale, but is {self.low:g}")
+        return self
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What a value must pass as: here, both ends."""
+        return (self.low, self.high)
+
+
+def _parameter(given: Any) -> Any:
+    """Reads the short forms of a parameter: a list is choices, a bare value the only choice."""
+    if isinstance(given, dict):
+        return Choices(**given) if "choices" in given else Range(**given)
+    return Choices(choices=tuple(given)) if isinstance(given, list | tuple) else given if isinstance(given, Table) else Choices(choices=(given,))
+
+
+Parameter = Annotated[Choices | Range, BeforeValidator(_parameter)]
+
+
+def check_space(space: Mapping[str, Choices | Range]) -> None:
+    """Holds every parameter of a space against the rules of a configuration.
+
+    Raises:
+        ValueError: that names the parameter.
+    """
+    fields = Configuration.model_fields
+    for name, parameter in space.items():
+        if name not in fields:
+            raise ValueError(f"space: no parameter named {name!r}; {suggestion(name, fields)}")
+        rule = TypeAdapter(Annotated[fields[name].annotation, Field(), *fields[name].metadata])
+        for value in parameter.values:
+            try:
+                rule.validate_python(value, strict=True)
+            except ValidationError as error:
+                raise ValueError(f"space.{name}: {explain(error)}") from error
+        if isinstance(parameter, Range) and fields[name].annotation is not float:
+            raise ValueError(f"space.{name} must be a list of choices, but is a range")
+        _check_condition(name, parameter, space)
+    if space and (missing := sorted(name for name, field in fields.items() if field.is_required() and name not in space)):
+        raise ValueError(f"space lacks {', '.join(missing)}; a fixed value will do, as in {missing[0]} = …")
+
+
+def _check_condition(name: str, parameter: Choices | Range, space: Mapping[str, Choices | Range]) -> None:
+    if parameter.when and Configuration.model_fields[name].is_required():
+        raise ValueError(f"space.{name} is needed in every trial, so it can have no 'when'")
+    for key, value in parameter.when.items():
+        condition = space.get(key)
+        if not isinstance(condition, Choices) or condition.when:
+            raise ValueError(f"space.{name}.when must name a parameter with choices and no condition of its own, but names {key!r}")
+        if value not in condition.choices:
+            raise ValueError(f"space.{name}.when: {key} is never {value!r}; {suggestion(str(value), map(str, condition.choices))}")

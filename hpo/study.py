@@ -1,0 +1,233 @@
+"""What a study is: a protocol, and either a search space or a list of trials; read from one TOML file, validated, hashed.
+
+The file's format is described in docs/studies.md. A definition is stored with the Optuna study that it created, so a worker on
+another machine needs no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from .datasets import DATASETS
+from .errors import StudyError
+from .space import Choices, Configuration, Parameter, Range, check_space
+from .tables import Count, Table, explain
+
+
+class Protocol(Table):
+    """How every trial of a study is measured; the same for all, so that their errors can be compared.
+
+    Attributes:
+        train_pairs, test_pairs: pairs that each round draws for itself.
+        seed: the study's seed, from which the rounds' and the sampler's seeds derive.
+        main_weight, auxiliary_weight: see `training.Recipe`.
+        decision: which test error is the objective; a trial records both.
+        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always is.
+    """
+
+    dataset: Literal["mnist", "digits"]
+    rounds: Count = 10
+    epochs: Count = 25
+    batch_size: Annotated[int, Field(ge=2)] = 100
+    train_pairs: Count = 1000
+    test_pairs: Count = 1000
+    seed: Annotated[int, Field(ge=0)] = 0
+    main_weight: Annotated[float, Field(ge=0)] = 1.0
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 1.0
+    decision: Literal["head", "recognition"] = "recognition"
+    evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        dataset = DATASETS[self.dataset]
+        for kind, asked, most in (
+            ("train_pairs", self.train_pairs, dataset.train_pairs),
+            ("test_pairs", self.test_pairs, dataset.test_pairs),
+        ):
+            if asked > most:
+                raise ValueError(f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}")
+        if self.train_pairs % self.batch_size == 1:
+            raise ValueError(f"batch_size must not leave one pair of {self.train_pairs} over (batch norm needs two), but is {self.batch_size}")
+        if any(epoch > self.epochs for epoch in self.evaluate_at):
+            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {list(self.evaluate_at)}")
+        return self
+
+
+class TpeSampler(Table):
+    """Optuna's TPESampler; every argument that matters is pinned, so an upgrade cannot change a study in silence."""
+
+    name: Literal["tpe"]
+    n_startup_trials: Annotated[int, Field(ge=0)] = 10
+    n_ei_candidates: Count = 24
+    multivariate: bool = True
+    group: bool = True
+    constant_liar: bool = True
+
+
+class RandomSampler(Table):
+    """Optuna's RandomSampler."""
+
+    name: Literal["random"]
+
+
+class NoPruner(Table):
+    """Every trial is trained to its last epoch."""
+
+    name: Literal["none"]
+
+
+class PercentilePruner(Table):
+    """Optuna's PercentilePruner: prunes what is worse, so far, than that percentile of the finished trials at the same epoch."""
+
+    name: Literal["percentile"]
+    percentile: Annotated[float, Field(gt=0, lt=100)]
+    n_startup_trials: Annotated[int, Field(ge=0)] = 5
+    n_min_trials: Count = 1
+
+
+class SuccessiveHalvingPruner(Table):
+    """Optuna's SuccessiveHalvingPruner; a resource is an epoch."""
+
+    name: Literal["successive_halving"]
+    min_resource: Count = 1
+    reduction_factor: Annotated[int, Field(ge=2)] = 4
+    min_early_stopping_rate: Annotated[int, Field(ge=0)] = 0
+
+
+Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
+Pruner = Annotated[NoPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
+
+
+class Published(Table):
+    """A published figure: mean and standard deviation of the error in percent, over `rounds` rounds."""
+
+    mean: float
+    std: float
+    rounds: Count = 10
+
+
+class ListedTrial(Table):
+    """One entry of a study that is a list: a configuration, and the figure published for it."""
+
+    label: str
+    params: Configuration
+    published: Published | None = None
+
+
+class Run(Table):
+    """How a study's workers behave; nothing here changes a result, so it is outside the hash.
+
+    Attributes:
+        max_failed_trials: after so many trials failed by an error in training, the run ends.
+    """
+
+    max_failed_trials: Count = 20
+
+
+class StudyDefinition(Table):
+    """One study, as its file has it.
+
+    Attributes:
+        space: the parameters that a sampler searches, by name; the names are those of `Configuration`.
+        trial: or the configurations to be measured, each exactly once.
+    """
+
+    title: str
+    protocol: Protocol
+    sampler: Sampler = TpeSampler(name="tpe")
+    pruner: Pruner = NoPruner(name="none")
+    space: dict[str, Parameter] = {}
+    trial: Annotated[tuple[ListedTrial, ...], Field(strict=False)] = ()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.space) == bool(self.trial):
+            raise ValueError("a study has either a [space] or [[trial]] entries, " + ("not both" if self.space else "but this has neither"))
+        if self.trial and self.pruner.name != "none":
+            raise ValueError(f"pruner.name must be 'none' where trials are listed, but is {self.pruner.name!r}")
+        labels = [entry.label for entry in self.trial]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
+        check_space(self.space)
+        return self
+
+    @property
+    def search_space(self) -> dict[str, Choices | Range]:
+        """The space; for a list of trials, the smallest one that holds them all."""
+        if self.space:
+            return dict(self.space)
+        configurations = [entry.params.model_dump() for entry in self.trial]
+        space: dict[str, Choices | Range] = {}
+        for name in Configuration.model_fields:
+            when = {"activation": "elu"} if name == "elu_alpha" else {}
+            values = sorted({c[name] for c in configurations if all(c[key] == value for key, value in when.items())})
+            if values and isinstance(values[0], float):
+                space[name] = Range(low=values[0], high=values[-1], when=when)
+            elif values:
+                space[name] = Choices(choices=tuple(values))
+        return space
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architectures that its trials may name."""
+        return tuple(str(value) for value in self.search_space["architecture"].values)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that a result depends on."""
+        return hashlib.sha256(json.dumps(self._hashed(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: StudyDefinition) -> list[str]:
+        """Names the hashed settings in which `other` differs, each as `key is A, but B there`."""
+        ours, theirs = _flat(self._hashed()), _flat(other._hashed())
+        absent = "absent"
+        return [
+            f"{key} is {ours.get(key, absent)}, but {theirs.get(key, absent)} there"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key, absent) != theirs.get(key, absent)
+        ]
+
+    def _hashed(self) -> dict[str, Any]:
+        described = {"title": True, "run": True, "trial": {"__all__": {"label", "published"}}}
+        return self.model_dump(mode="json", exclude=described)
+
+
+def read_study(path: Path) -> StudyDefinition:
+    """Reads a study's file.
+
+    Raises:
+        StudyError: where the file cannot be read, is no TOML, or breaks a rule.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"study file {path} cannot be read: {error}") from error
+    return define_study(table, name=path.stem)
+
+
+def define_study(table: dict[str, Any], *, name: str) -> StudyDefinition:
+    """Validates a study's definition; `name` stands in the error.
+
+    Raises:
+        StudyError: where the definition breaks a rule.
+    """
+    try:
+        return StudyDefinition.model_validate(table)
+    except ValidationError as error:
+        raise StudyError(f"study {name!r}: {explain(error)}") from error
+
+
+def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(table, dict | list) or not table:
+        return {prefix: table}
+    if isinstance(table, list) and not any(isinstance(item, dict | list) for item in table):
+        return {prefix: table}
+    pairs = table.items() if isinstance(table, dict) else enumerate(table)
+    return {key: value for name, item in pairs for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}

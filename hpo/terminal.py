@@ -1,0 +1,209 @@
+"""What a person reads in the terminal: progress, and rows as tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from .results import Best, Status, TrialRow
+
+PLAIN_SECONDS = 10.0
+
+
+class StudyProgress:
+    """The progress of a whole study, over all its workers: a line that is redrawn, or now and then a plain one without a terminal."""
+
+    def __init__(self, console: Console, target: int) -> None:
+        self._console = console
+        self._target = target
+        self._printed_at = -PLAIN_SECONDS
+        self._printed = ""
+        self._waiting = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"), console=console
+        )
+        self._task = self._bar.add_task("", total=target, text="")
+
+    def __enter__(self) -> StudyProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+        elif self._waiting:
+            self._print()
+
+    def show(self, status: Status) -> None:
+        """Shows how far the study is."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=status.study, completed=status.finished, text=_progress_text(status, self._target))
+            return
+        line = f"{status.study}: {_progress_text(status, self._target)}"
+        self._waiting = line if line != self._printed else ""
+        if self._waiting and (status.finished >= self._target or time.monotonic() - self._printed_at >= PLAIN_SECONDS):
+            self._print()
+
+    def _print(self) -> None:
+        self._console.print(self._waiting, highlight=False, soft_wrap=True)
+        self._printed_at, self._printed, self._waiting = time.monotonic(), self._waiting, ""
+
+
+def _progress_text(status: Status, target: int) -> str:
+    parts = [f"{status.finished}/{target} trials"]
+    if status.best:
+        parts.append(f"best {spread(status.best['value'], status.best['std'])}")
+    if status.failed:
+        parts.append(f"{status.failed} failed")
+    if status.finished < target:
+        if status.trials_per_hour:
+            left = (target - status.finished) / status.trials_per_hour * 3600
+            parts += [f"{status.trials_per_hour:.0f}/h", f"{duration(left)} left"]
+    return " · ".join(parts)
+
+
+def best_table(best: Best, decision: str) -> list[Any]:
+    """Returns the winner as lines and a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in best.params.items():
+        table.add_row(name, text_of(value))
+    headline = (
+        f"study {best.study}: trial {best.trial} has the lowest test error, {spread(best.value, best.std)} "
+        f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
+    )
+    warning = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
+    return [headline, table, warning]
+
+
+def trials_table(rows: Sequence[TrialRow]) -> Table:
+    """Returns trials as a table that fits 80 columns."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("trial", justify="right")
+    table.add_column("state")
+    table.add_column("error %", justify="right", no_wrap=True)
+    table.add_column("s", justify="right")
+    table.add_column("configuration")
+    for row in rows:
+        seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
+        table.add_row(str(row.number), row.state.lower(), "" if row.value is None else spread(row.value, row.std, unit=""), seconds, _described(row))
+    return table
+
+
+def status_table(statuses: Sequence[Status]) -> Table:
+    """Returns the studies of a storage as a table."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("study", "finished", "pruned", "running", "failed", "per hour", "time left", "best error"):
+        table.add_column(heading, justify="left" if heading == "study" else "right")
+    for status in statuses:
+        table.add_row(
+            status.study,
+            f"{status.finished}/{status.total if status.total is not None else '?'}",
+            str(status.pruned),
+            str(status.running),
+            str(status.failed),
+            "" if status.trials_per_hour is None else f"{status.trials_per_hour:.0f}",
+            "" if status.eta_seconds is None else duration(status.eta_seconds),
+            "" if status.best is None else spread(status.best["value"], status.best["std"]),
+        )
+    return table
+
+
+def workers_table(status: Status) -> Table:
+    """Returns the workers that run a trial of a study."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("worker", "pid", "device", "trial", "since"):
+        table.add_column(heading)
+    for worker in status.workers:
+        table.add_row(*(str(worker[key]) for key in ("host", "pid", "device", "trial", "since")))
+    return table
+
+
+def spread(mean: float, std: float | None, unit: str = " %") -> str:
+    """Returns `2.08 ± 0.56 %`."""
+    return f"{mean:.2f}{unit}" if std is None else f"{mean:.2f} ± {std:.2f}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Returns `0:21:07`."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def text_of(value: Any) -> str:
+    """Returns a parameter's value as it stands in a study's file, floats to four digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _described(row: TrialRow) -> str:
+    if row.error is not None:
+        return row.error
+    if row.label is not None:
+        return row.label
+    return _short(row.params)
+
+
+def _short(params: dict[str, Any]) -> str:
+    """`cnn_bn+ws+al leaky_relu sgd 0.1383`: flags by their initials, the rest by value."""
+    flags = "".join(f"+{initials}" for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name))
+    activation = str(params.get("activation", "")) + (f"({params['elu_alpha']:.2f})" if "elu_alpha" in params else "")
+    rest = [activation, str(params.get("optimizer", "")), text_of(params["learning_rate"]) if "learning_rate" in params else ""]
+    return " ".join([str(params.get("architecture", "")) + flags, *rest]).strip()
+
+
+def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:
+    """Returns names with their titles."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column(kind, no_wrap=True)
+    table.add_column()
+    for entry in entries:
+        table.add_row(entry["name"], entry["title"])
+    return table
+
+
+def study_text(name: str, definition: dict[str, Any]) -> str:
+    """Returns a study's definition, all defaults filled in, as lines of `key = value`."""
+    lines = [f"study {name}: {definition['title']}"]
+    for table in ("protocol", "sampler", "pruner", "space", "run"):
+        if definition[table]:
+            lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in definition[table].items())]
+    for entry in definition["trial"]:
+        published = entry["published"]
+        beside = f"  (published {spread(published['mean'], published['std'])})" if published else ""
+        lines += ["", f"[[trial]] {entry['label']}{beside}", *(f"{key} = {_toml(value)}" for key, value in entry["params"].items())]
+    return "\n".join(lines)
+
+
+def layers_table(name: str, architecture: dict[str, Any]) -> list[Any]:
+    """Returns an architecture's layers, as they are with weight sharing, and its parameter counts."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("output", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    for layer in architecture["layers"]:
+        shape = "x".join(map(str, layer["shape"]))
+        table.add_row(layer["name"], layer["kind"], shape, f"{layer['parameters']:,}" if layer["parameters"] else "")
+    counts = architecture["parameters"]
+    total = f"parameters: {counts['weight_sharing']:,} with weight sharing, {counts['no_weight_sharing']:,} without (two towers)"
+    return [f"architecture {name}: {architecture['summary']}", table, total]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        if "choices" in value and not value["when"]:
+            return _toml(value["choices"])
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item not in ({}, False)) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,280 @@
+"""Workers: start a trial, evaluate it, tell its result; and the parent that looks after several of them.
+
+A worker is a process of its own, spawned, never forked. It is handed what it needs to evaluate a trial as the import path of a
+function, so this file knows nothing of training, and its parent never imports torch.
+
+Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes on once. A stopping
+worker gives its trial back at once. A second signal ends everything immediately; what then stays RUNNING is found dead by the
+next worker that looks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from . import storage as stored
+from .budget import NoTrial, make_pruner, start_trial
+from .errors import HpoError, WorkError
+from .presence import Presence
+from .study import StudyDefinition, define_study
+
+Objective = Callable[[optuna.Trial], float]
+MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 10.0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker process is told at its start; it reads the rest from the storage.
+
+    Attributes:
+        target: the number of finished trials at which the study has enough.
+        run_began_at: the number of the first trial that this run could have started.
+        make_objective: `module:function`, given the study's definition, the device and the data folder.
+    """
+
+    url: str
+    study: str
+    target: int
+    run_began_at: int
+    device: str
+    data_folder: Path
+    make_objective: str = "hpo.objective:make_objective"
+
+
+class Stop:
+    """The wish to stop. While a trial is evaluated it interrupts; elsewhere it waits to be asked for."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._in_trial = False
+
+    def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """Takes a signal: the first stops the worker, the second ends the process."""
+        if self._asked.is_set():
+            os._exit(INTERRUPTED)
+        self._asked.set()
+        if self._in_trial:
+            raise KeyboardInterrupt
+
+    @property
+    def asked(self) -> bool:
+        """Whether the worker is to stop."""
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps, but not beyond the wish to stop."""
+        self._asked.wait(seconds)
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Within, a signal raises KeyboardInterrupt."""
+        self._in_trial = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._in_trial = False
+
+
+def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop) -> None:
+    """Works on a study until it has its trials, or a stop is asked for.
+
+    Raises:
+        HpoError: where it cannot go on; a trial that it had begun is given back.
+    """
+    storage = stored.open_storage(assignment.url, create=True)
+    definition = define_study(stored.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
+    study = optuna.load_study(study_name=assignment.study, storage=storage, pruner=make_pruner(definition))
+    objective = make_objective(definition, assignment.device, assignment.data_folder)
+    presence = Presence(assignment.device)
+    try:
+        while not stop.asked:
+            started = start_trial(
+                storage, study, definition, presence.worker, target=assignment.target, run_began_at=assignment.run_began_at
+            )
+            if started is NoTrial.DONE:
+                return
+            if isinstance(started, NoTrial):
+                stop.wait(POLL_SECONDS)
+            else:
+                run_trial(storage, started, objective, stop)
+    finally:
+        presence.leave()
+
+
+def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
+    """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
+
+    This is the one place where an exception becomes a state: an interruption gives the place back, an error in training is kept
+    with its traceback.
+    """
+    with _heartbeat(storage, trial):
+        try:
+            with stop.interrupts():
+                value = objective(trial)
+        except optuna.TrialPruned:
+            _tell(storage, trial, TrialState.PRUNED)  # without a value: a pruned trial has no objective
+        except KeyboardInterrupt:
+            _tell(storage, trial, TrialState.FAIL)
+        except HpoError:
+            _tell(storage, trial, TrialState.FAIL)
+            raise
+        except Exception as error:
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            trial.set_user_attr("traceback", traceback.format_exc())
+            _tell(storage, trial, TrialState.FAIL)
+        else:
+            _tell(storage, trial, TrialState.COMPLETE, value)
+
+
+def _tell(storage: RDBStorage, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
+    # Not study.tell, which would give a pruned trial its last intermediate value, and has three exceptions for a lost trial.
+    try:
+        storage.set_trial_state_values(stored.trial_id(trial), state, None if value is None else [value])
+    except UpdateFinishedTrialError:
+        print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
+
+
+@contextmanager
+def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
+    """Records the trial's heartbeat in a thread of its own; Optuna's own thread would die at the first database error."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(stored.HEARTBEAT_SECONDS):
+            try:
+                storage.record_heartbeat(stored.trial_id(trial))
+            except Exception as error:  # the next beat may succeed; should none, the trial is given up after the grace period
+                warnings.warn(f"trial {trial.number}: heartbeat not recorded: {error}", stacklevel=1)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Crew:
+    """Several worker processes under one parent. A worker that dies is replaced; one that ends of itself is not.
+
+    Use as a context manager: on leaving, every worker is asked to stop, and ended if it does not.
+    """
+
+    def __init__(self, assignment: Assignment, workers: int) -> None:
+        self._assignment = assignment
+        self._spawn = multiprocessing.get_context("spawn")
+        self._deaths = 0
+        self._processes = [self._start() for _ in range(workers)]
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def is_working(self) -> bool:
+        """Says whether any worker still works; replaces those that died.
+
+        Raises:
+            WorkError: where workers cannot go on, with the exit code that the first one gave.
+        """
+        for process in [process for process in self._processes if not process.is_alive()]:
+            self._processes.remove(process)
+            if process.exitcode == 0:
+                continue
+            if process.exitcode in (1, 2):  # it has said why
+                raise Ended(process.exitcode)
+            self._deaths += 1
+            if self._deaths > MAX_DEATHS:
+                raise WorkError(f"{self._deaths} workers died; the last one {_cause(process.exitcode)}")
+            print(f"worker {process.pid} {_cause(process.exitcode)}; another takes its place", file=sys.stderr)
+            self._processes.append(self._start())
+        return bool(self._processes)
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until a worker ends, `seconds` at most."""
+        multiprocessing.connection.wait([process.sentinel for process in self._processes], seconds)
+
+    def stop(self) -> None:
+        """Asks every worker to give its trial back and end; ends those that don't."""
+        for process in self._processes:
+            process.terminate()
+        end = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
+            process.join()
+
+    def _start(self) -> BaseProcess:
+        process = self._spawn.Process(target=_main, args=(self._assignment,))
+        process.start()
+        return process
+
+
+MAX_DEATHS = 20
+
+
+class Ended(WorkError):
+    """Raised when a worker ended the run; it has printed why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("a worker could not go on")
+        self.exit_code = exit_code
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+    return f"ended with exit code {exit_code}"
+
+
+def _main(assignment: Assignment) -> None:
+    """The life of a worker process."""
+    stop = Stop()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop.ask)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    try:
+        module, _, function = assignment.make_objective.partition(":")
+        run_worker(assignment, getattr(importlib.import_module(module), function), stop)
+    except HpoError as error:
+        print(f"hpo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _follow_parent() -> None:
+    """Waits for the parent's end, however it comes, and follows it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os._exit(INTERRUPTED)
