@@ -27,7 +27,10 @@ class Layer:
 
 
 def list_layers(network: nn.Module) -> list[Layer]:
-    """Returns a network's layers in the order in which a pair (1, 2, 14, 14) passes them; a shared layer stands once."""
+    """Returns a network's layers in the order in which a pair (1, 2, 14, 14) passes them.
+
+    A shared layer stands once.
+    """
     layers: dict[str, Layer] = {}
 
     def record(name: str) -> Any:

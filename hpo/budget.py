@@ -1,13 +1,14 @@
 """The start lock: trials are started exactly as often as asked.
 
-Whoever wants to start a trial holds the lock of its storage, and starts one only while finished and living trials together are
-fewer than asked for. Dead workers' trials are failed first; FAIL is final in Optuna, so a trial once given up can never count,
-and its place is taken exactly once more.
+Whoever wants to start a trial holds the lock of its storage, and starts one only while finished and living trials
+together are fewer than asked for. Dead workers' trials are failed first; FAIL is final in Optuna, so a trial once
+given up can never count, and its place is taken exactly once more.
 
-A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or living trial. What is proposed in a slot is seeded by
-the study's seed, the slot, and how many trials failed by an error there, but not by interruptions: so two workers never make the
-same proposal by accident, and with one worker a study comes out the same whatever was interrupted in between. The sampler is
-built afresh for each trial, because Optuna's samplers cannot be given a seed later.
+A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or living trial. What is proposed in a slot is
+seeded by the study's seed, the slot, and how many trials failed by an error there, but not by interruptions: so two
+workers never make the same proposal by accident, and with one worker a study comes out the same whatever was
+interrupted in between. The sampler is built afresh for each trial, because Optuna's samplers cannot be given a seed
+later.
 """
 
 from __future__ import annotations
@@ -66,7 +67,13 @@ class Tally:
 
 
 def start_trial(
-    storage: RDBStorage, study: optuna.Study, definition: StudyDefinition, worker: Worker, *, target: int, run_began_at: int
+    storage: RDBStorage,
+    study: optuna.Study,
+    definition: StudyDefinition,
+    worker: Worker,
+    *,
+    target: int,
+    run_began_at: int,
 ) -> optuna.Trial | NoTrial:
     """Starts the next trial of a study, claimed for `worker`, unless it has `target` finished or living ones.
 
@@ -84,15 +91,17 @@ def start_trial(
             return NoTrial.DONE
         if tally.recent_failures >= definition.run.max_failed_trials:
             raise WorkError(
-                f"study {study.study_name!r}: {tally.recent_failures} trials failed by an error, as many as run.max_failed_trials "
-                f"allows; hpo trials --study {study.study_name} shows their errors"
+                f"study {study.study_name!r}: {tally.recent_failures} trials failed by an error, as many as "
+                f"run.max_failed_trials allows; hpo trials --study {study.study_name} shows their errors"
             )
         if tally.finished + tally.running >= target:
             return NoTrial.TAKEN
         slot = tally.lowest_free_slot()
         study.sampler = make_sampler(definition, slot, tally.failures.get(slot, 0))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed", category=UserWarning)  # worker.py has its own
+            warnings.filterwarnings(
+                "ignore", message="Heartbeat of storage is supposed", category=UserWarning
+            )  # worker.py has its own
             trial = study.ask()
         # The heartbeat before the claim: a trial with a claim has a heartbeat, and one without has lost its creator.
         storage.record_heartbeat(stored.trial_id(trial))
@@ -104,7 +113,8 @@ def start_trial(
 def fail_dead_trials(storage: RDBStorage, study: optuna.Study) -> None:
     """Fails the trials of workers that are dead; needs the start lock.
 
-    Dead is a worker whose file on this host is free, one whose heartbeat is older than the grace period, and one that died before
+    Dead is a worker whose file on this host is free, one whose heartbeat is older than the grace period, and one that
+    died before
     it had published its claim: it held the lock that the caller holds now.
     """
     with stored.experimental():
@@ -159,8 +169,12 @@ class _Listed(BaseSampler):
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         return {}
 
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
         return self._params[param_name]

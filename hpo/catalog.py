@@ -1,8 +1,9 @@
 """Finds a study or an architecture by name.
 
-`models/` and `studies/` are content, not libraries: they stand at the top of the checkout, and a wheel carries them inside the
-package, so that no package called `models` lands among the user's own. A name is all that the rest of the program has of them.
-Listing reads files as text; nothing of a model runs, and torch is not imported, before an architecture is asked for.
+`models/` and `studies/` are content, not libraries: they stand at the top of the checkout, and a wheel carries them
+inside the package, so that no package called `models` lands among the user's own. A name is all that the rest of the
+program has of them. Listing reads files as text; nothing of a model runs, and torch is not imported, before an
+architecture is asked for.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def _shipped(kind: str) -> Path:
 
 
 def _model_file(stem: str) -> Any:
-    # The folder becomes a package under a private name: files can import from each other, and no name of the user's clashes.
+    # The folder becomes a package under a private name: files can import from each other, and no name of the user's
+    # clashes.
     package = "_hpo_models"
     if package not in sys.modules:
         init = _shipped("models") / "__init__.py"

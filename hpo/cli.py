@@ -1,7 +1,7 @@
 """The command line: arguments in, calls out.
 
-Every import of weight stands inside its command, so that `hpo --help` loads neither torch nor optuna. Exit codes: 0 done, 1 the
-work failed, 2 the request was wrong (one line), 130 interrupted.
+Every import of weight stands inside its command, so that `hpo --help` loads neither torch nor optuna. Exit codes: 0
+done, 1 the work failed, 2 the request was wrong (one line), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,13 @@ def main() -> None:
 
 def _storage_option(command: Command) -> Command:
     return click.option(
-        "--storage", metavar="URL", envvar="HPO_STORAGE", default=DEFAULT_STORAGE, show_default=True, show_envvar=True, help="The database of studies."
+        "--storage",
+        metavar="URL",
+        envvar="HPO_STORAGE",
+        default=DEFAULT_STORAGE,
+        show_default=True,
+        show_envvar=True,
+        help="The database of studies.",
     )(command)
 
 
@@ -77,20 +83,47 @@ def _json_option(command: Command) -> Command:
 
 @main.command()
 @click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
-@click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Bring the study to N finished trials, over all workers and restarts.")
-@click.option("--workers", default="auto", show_default=True, metavar="N|auto", help="Worker processes; auto is one for each physical core.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Bring the study to N finished trials, over all workers and restarts.",
+)
+@click.option(
+    "--workers",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Worker processes; auto is one for each physical core.",
+)
 @_storage_option
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to train.")
-@click.option("--dataset", type=click.Choice(["mnist", "digits"]), help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.")
+@click.option(
+    "--dataset",
+    type=click.Choice(["mnist", "digits"]),
+    help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.",
+)
 @click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]",
+)
 def optimize(
-    study: str, trials: int | None, workers: str, storage: str, device: str, dataset: str | None, name: str | None, data: Path | None
+    study: str,
+    trials: int | None,
+    workers: str,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    name: str | None,
+    data: Path | None,
 ) -> None:
     """Create or join a study and bring it to N finished trials.
 
-    Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out the same
-    every time.
+    Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
+    the same every time.
     """
     from rich.console import Console
 
@@ -107,20 +140,30 @@ def optimize(
     folder = data_folder(data)
     target = prepare_study(opened, found, definition, trials, folder)
     console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         with StudyProgress(console, target) as progress:
-            run_study(opened, found, target=target, workers=processes, device=device, data_folder=folder, show=progress.show)
+            run_study(
+                opened, found, target=target, workers=processes, device=device, data_folder=folder, show=progress.show
+            )
     except KeyboardInterrupt:
         status = read_status(opened, found)
         again = shlex.join(["hpo", *sys.argv[1:]])
-        click.echo(f"interrupted; {status.finished} of {target} trials are finished, and this goes on with them: {again}", err=True)
+        click.echo(
+            f"interrupted; {status.finished} of {target} trials are finished, and this goes on with them: {again}",
+            err=True,
+        )
         raise
     status = read_status(opened, found)
     if status.complete:
         _print(*best_table(read_best(opened, found), definition.protocol.decision))
-    where = "" if storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE") == storage else f" --storage {shlex.quote(storage)}"
-    click.echo(f"\nnext: hpo trials --study {found}{where} lists all {status.finished}; hpo dashboard{where} shows their curves")
+    where = (
+        ""
+        if storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE") == storage
+        else f" --storage {shlex.quote(storage)}"
+    )
+    click.echo(f"\nnext: hpo trials --study {found}{where} lists them; hpo dashboard{where} shows their curves")
 
 
 @main.command()
@@ -186,8 +229,13 @@ def list_(as_json: bool) -> None:
     from .terminal import names_table
 
     found = {
-        "studies": [{"name": name, "file": str(file), "title": read_study(file).title} for name, file in catalog.studies().items()],
-        "architectures": [{"name": a.name, "file": str(a.file), "title": a.summary} for a in catalog.architectures().values()],
+        "studies": [
+            {"name": name, "file": str(file), "title": read_study(file).title}
+            for name, file in catalog.studies().items()
+        ],
+        "architectures": [
+            {"name": a.name, "file": str(a.file), "title": a.summary} for a in catalog.architectures().values()
+        ],
     }
     if as_json:
         _print_json(found)
@@ -199,7 +247,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @_json_option
 def show(name: str, as_json: bool) -> None:
-    """A study as it is resolved, or an architecture's layers with shapes and parameters; both, where both have the name."""
+    """A study as it is resolved, or an architecture's layers with shapes and parameters.
+
+    Both, where both have the name.
+    """
     from . import catalog
     from .errors import UnknownName
     from .terminal import layers_table, study_text
@@ -223,7 +274,13 @@ def show(name: str, as_json: bool) -> None:
 
 @main.command()
 @_storage_option
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="The port to listen on, at 127.0.0.1.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="The port to listen on, at 127.0.0.1.",
+)
 def dashboard(storage: str, port: int) -> None:
     """Browse a storage live in optuna-dashboard, from this machine only."""
     from .dashboard import serve_dashboard

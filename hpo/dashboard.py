@@ -1,6 +1,7 @@
 """Starts optuna-dashboard on a storage, for this machine only.
 
-The bare dashboard has no login, and lets whoever reaches it delete studies; so it listens on the loopback address and nowhere else.
+The bare dashboard has no login, and lets whoever reaches it delete studies; so it listens on the loopback address and
+nowhere else.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def draw_rounds(
 ) -> tuple[Pairs, Pairs]:
     """Draws every round's own training and test pairs.
 
-    Round r of a study sees the same pairs in every trial. Both sets are normalised by the round's training mean and deviation.
+    Round r of a study sees the same pairs in every trial. Both sets are normalised by the round's training mean and
+    deviation.
 
     Raises:
         DatasetError: where the files are missing or wrong.
@@ -90,7 +91,9 @@ def _read_digits() -> tuple[Images, Images]:
     images, digits = load_digits(return_X_y=True)
     actual = hashlib.sha256(images.astype("<f8").tobytes() + digits.astype("<i8").tobytes()).hexdigest()
     if actual != DATASETS["digits"].checksums["digits"]:
-        raise DatasetError(f"dataset 'digits': scikit-learn's copy has changed (SHA-256 {actual[:12]}…); install another release")
+        raise DatasetError(
+            f"dataset 'digits': scikit-learn's copy has changed (SHA-256 {actual[:12]}…); install another release"
+        )
     small = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
     enlarged = functional.interpolate(small, size=(14, 14), mode="bilinear").squeeze(1)  # (N, 1, 8, 8) -> (N, 14, 14)
     labels = torch.from_numpy(digits).long()

@@ -37,7 +37,9 @@ class Dataset:
     @property
     def sha256(self) -> str:
         """One checksum for the whole dataset, stored with every study."""
-        return hashlib.sha256("\n".join(f"{name} {sha}" for name, sha in sorted(self.checksums.items())).encode()).hexdigest()
+        return hashlib.sha256(
+            "\n".join(f"{name} {sha}" for name, sha in sorted(self.checksums.items())).encode()
+        ).hexdigest()
 
 
 DIGITS_TRAIN_IMAGES = 1198  # two thirds of the 1 797
@@ -104,8 +106,8 @@ def verify_mnist(folder: Path) -> None:
         actual = hashlib.sha256(path.read_bytes()).hexdigest()
         if actual != expected:
             raise DatasetError(
-                f"dataset 'mnist': {path} is truncated or not MNIST's (SHA-256 {actual[:12]}…, expected {expected[:12]}…); "
-                "delete the folder to download MNIST again"
+                f"dataset 'mnist': {path} is truncated or not MNIST's "
+                f"(SHA-256 {actual[:12]}…, expected {expected[:12]}…); delete the folder to download MNIST again"
             )
 
 
@@ -118,5 +120,6 @@ def _download_mnist(folder: Path) -> None:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DatasetError(
             f"dataset 'mnist' is not in {mnist_files(folder)} and could not be downloaded ({reason}); "
-            "put its four files there, name their folder by --data or HPO_DATA, or take --dataset digits, which needs no download"
+            "put its four files there, name the folder above MNIST by --data or HPO_DATA, "
+            "or take --dataset digits, which needs no download"
         )

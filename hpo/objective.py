@@ -133,7 +133,9 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device {name!r} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices; --device cpu works")
+        raise RequestError(
+            f"device {name!r} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices; --device cpu works"
+        )
     return device
 
 
@@ -154,6 +156,11 @@ def _measured(last: Errors, errors: Tensor) -> dict[str, Any]:
 
 
 def _keep(trial: optuna.Trial, device: torch.device, began: float, **attributes: Any) -> None:
-    kept = {**attributes, "seconds": round(time.perf_counter() - began, 3), "device": describe_device(device), "versions": versions()}
+    kept = {
+        **attributes,
+        "seconds": round(time.perf_counter() - began, 3),
+        "device": describe_device(device),
+        "versions": versions(),
+    }
     for key, value in kept.items():
         trial.set_user_attr(key, value)

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from . import catalog
 from . import storage as stored
 from .datasets import DATASETS, prepare
-from .errors import RequestError, StudyError
+from .errors import RequestError, StudyError, UnknownName
 from .provenance import versions
 from .results import Status, read_definition, read_status
 from .study import StudyDefinition
@@ -21,17 +21,21 @@ from .worker import Assignment, Crew
 REFRESH_SECONDS = 0.5
 
 
-def find_definition(storage: RDBStorage, study: str, name: str | None, dataset: str | None) -> tuple[str, StudyDefinition]:
+def find_definition(
+    storage: RDBStorage, study: str, name: str | None, dataset: str | None
+) -> tuple[str, StudyDefinition]:
     """Returns the name and definition of the study that was asked for.
 
-    It comes from its file; where there is none by that name, from the study in the storage, so that joining needs no file.
+    It comes from its file; where there is none by that name, from the study in the storage, so that joining needs no
+    file.
 
     Raises:
-        RequestError: where there is no such study, its file breaks a rule, or it differs from the study that is being joined.
+        RequestError: where there is no such study, its file breaks a rule, or it differs from the study that is being
+            joined.
     """
     try:
         found, definition = catalog.load_study(study, dataset=dataset)
-    except catalog.UnknownName:
+    except UnknownName:
         if dataset is not None or study not in stored.study_names(storage):
             raise
         return study, read_definition(storage, study)
@@ -56,7 +60,9 @@ def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> N
         )
 
 
-def prepare_study(storage: RDBStorage, name: str, definition: StudyDefinition, trials: int | None, data_folder: Path) -> int:
+def prepare_study(
+    storage: RDBStorage, name: str, definition: StudyDefinition, trials: int | None, data_folder: Path
+) -> int:
     """Creates or joins a study and returns its target, the number of finished trials to bring it to.
 
     Args:
@@ -69,7 +75,9 @@ def prepare_study(storage: RDBStorage, name: str, definition: StudyDefinition, t
     asked_before = int(known.get("target", 0))
     if definition.trial:
         if trials not in (None, len(definition.trial)):
-            raise RequestError(f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out")
+            raise RequestError(
+                f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out"
+            )
         trials = len(definition.trial)
     target = trials or asked_before
     if not target:
@@ -77,7 +85,9 @@ def prepare_study(storage: RDBStorage, name: str, definition: StudyDefinition, t
     dataset = definition.protocol.dataset
     checksum = DATASETS[dataset].sha256
     if known.get("dataset_sha256", checksum) != checksum:
-        raise RequestError(f"study {name!r} was created on another release of dataset {dataset!r}; --name NEW starts a new study")
+        raise RequestError(
+            f"study {name!r} was created on another release of dataset {dataset!r}; --name NEW starts a new study"
+        )
     prepare(dataset, data_folder)
     stored.create_study(
         storage,
@@ -89,7 +99,9 @@ def prepare_study(storage: RDBStorage, name: str, definition: StudyDefinition, t
             "versions": versions(),
         },
     )
-    stored.set_study_attribute(storage, name, "definition", definition.model_dump(mode="json"))  # its title or labels may be new
+    stored.set_study_attribute(
+        storage, name, "definition", definition.model_dump(mode="json")
+    )  # its title or labels may be new
     stored.set_study_attribute(storage, name, "target", max(target, asked_before))
     return target
 
@@ -105,7 +117,8 @@ def run_study(
     show: Callable[[Status], None],
     make_objective: str = Assignment.make_objective,
 ) -> None:
-    """Works on a study, with so many worker processes, until it has `target` finished trials; `show` is given its status.
+    """Works on a study, with so many worker processes, until it has `target` finished trials; `show` is given its
+    status.
 
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
@@ -130,7 +143,8 @@ def run_study(
 
 
 def count_workers(workers: str, device: str) -> int:
-    """Returns the number of worker processes that `--workers` stands for: with `auto` one for each physical core, or one on a GPU.
+    """Returns the number of worker processes that `--workers` stands for: with `auto` one for each physical core, or
+    one on a GPU.
 
     Raises:
         RequestError: where it is neither a positive number nor `auto`.

@@ -13,8 +13,16 @@ PACKAGES = ("torch", "torchvision", "optuna", "numpy", "scikit-learn")
 
 @cache
 def versions() -> dict[str, str]:
-    """Returns the versions that a result may depend on; `source` is the hash of this program's own code and networks."""
-    return {"hpo": version("hpo-studies"), "source": _source_hash(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Returns the versions that a result may depend on.
+
+    `source` is the hash of this program's own code and networks.
+    """
+    return {
+        "hpo": version("hpo-studies"),
+        "source": _source_hash(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 @cache
@@ -30,7 +38,10 @@ def cpu_name() -> str:
 
 def _source_hash() -> str:
     package = Path(__file__).parent
-    folders = [package, package / "_builtin" / "models" if (package / "_builtin").is_dir() else package.parent / "models"]
+    folders = [
+        package,
+        package / "_builtin" / "models" if (package / "_builtin").is_dir() else package.parent / "models",
+    ]
     sha = hashlib.sha256()
     for file in sorted((file for folder in folders for file in folder.glob("*.py")), key=lambda file: file.parts[-2:]):
         sha.update(file.read_bytes())

@@ -109,7 +109,10 @@ def read_best(storage: RDBStorage, study: str) -> Best:
     definition = read_definition(storage, study)
     best = stored.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     if not best or best[0].value is None:
-        raise StorageError(f"study {study!r} has no trial yet that was measured to the end; hpo status --study {study} tells how far it is")
+        raise StorageError(
+            f"study {study!r} has no trial yet that was measured to the end; "
+            f"hpo status --study {study} tells how far it is"
+        )
     (trial,) = best
     return Best(
         study=study,
@@ -169,7 +172,13 @@ def _row(trial: stored.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow
 def _worker(trial: stored.StoredTrial) -> dict[str, Any]:
     claim = trial.attributes["worker"]
     since = trial.started.isoformat(timespec="seconds") if trial.started else None
-    return {"host": claim["host"], "pid": claim["pid"], "device": claim["device"], "trial": trial.number, "since": since}
+    return {
+        "host": claim["host"],
+        "pid": claim["pid"],
+        "device": claim["device"],
+        "trial": trial.number,
+        "since": since,
+    }
 
 
 def _trials_per_hour(storage: RDBStorage, study: str) -> float | None:

@@ -43,7 +43,10 @@ class Choices(Table):
 
 
 class Range(Table):
-    """A number between low and high, both included; uniform, or uniform in its logarithm; where the condition `when` holds."""
+    """A number between low and high, both included; uniform, or uniform in its logarithm.
+
+    Where the condition `when` holds.
+    """
 
     low: float
     high: float
@@ -66,9 +69,11 @@ class Range(Table):
 
 def _parameter(given: Any) -> Any:
     """Reads the short forms of a parameter: a list is choices, a bare value the only choice."""
+    if isinstance(given, Table):
+        return given
     if isinstance(given, dict):
         return Choices(**given) if "choices" in given else Range(**given)
-    return Choices(choices=tuple(given)) if isinstance(given, list | tuple) else given if isinstance(given, Table) else Choices(choices=(given,))
+    return Choices(choices=tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
 Parameter = Annotated[Choices | Range, BeforeValidator(_parameter)]
@@ -84,7 +89,8 @@ def check_space(space: Mapping[str, Choices | Range]) -> None:
     for name, parameter in space.items():
         if name not in fields:
             raise ValueError(f"space: no parameter named {name!r}; {suggestion(name, fields)}")
-        rule = TypeAdapter(Annotated[fields[name].annotation, Field(), *fields[name].metadata])
+        kind: Any = Annotated[fields[name].annotation, Field(), *fields[name].metadata]
+        rule: TypeAdapter[Any] = TypeAdapter(kind)
         for value in parameter.values:
             try:
                 rule.validate_python(value, strict=True)
@@ -93,7 +99,9 @@ def check_space(space: Mapping[str, Choices | Range]) -> None:
         if isinstance(parameter, Range) and fields[name].annotation is not float:
             raise ValueError(f"space.{name} must be a list of choices, but is a range")
         _check_condition(name, parameter, space)
-    if space and (missing := sorted(name for name, field in fields.items() if field.is_required() and name not in space)):
+    if space and (
+        missing := sorted(name for name, field in fields.items() if field.is_required() and name not in space)
+    ):
         raise ValueError(f"space lacks {', '.join(missing)}; a fixed value will do, as in {missing[0]} = …")
 
 
@@ -103,6 +111,10 @@ def _check_condition(name: str, parameter: Choices | Range, space: Mapping[str, 
     for key, value in parameter.when.items():
         condition = space.get(key)
         if not isinstance(condition, Choices) or condition.when:
-            raise ValueError(f"space.{name}.when must name a parameter with choices and no condition of its own, but names {key!r}")
+            raise ValueError(
+                f"space.{name}.when must name a parameter with choices and no condition of its own, but names {key!r}"
+            )
         if value not in condition.choices:
-            raise ValueError(f"space.{name}.when: {key} is never {value!r}; {suggestion(str(value), map(str, condition.choices))}")
+            raise ValueError(
+                f"space.{name}.when: {key} is never {value!r}; {suggestion(str(value), map(str, condition.choices))}"
+            )

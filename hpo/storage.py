@@ -1,10 +1,11 @@
-"""Opens a storage of studies with the settings that workers need, and reads it by SQL where Optuna would load every trial.
+"""Opens a storage of studies with the settings that workers need, and reads it by SQL where Optuna would load every
+trial.
 
-The one file that touches private names of Optuna: its tables, and the id of a trial. `optuna>=5.0,<5.1` is pinned for it, and
-tests/test_storage.py names what it relies on.
+The one file that touches private names of Optuna: its tables, and the id of a trial. `optuna>=5.0,<5.1` is pinned for
+it, and tests/test_storage.py names what it relies on.
 
-SQLite runs in WAL mode, and writers begin every transaction with BEGIN IMMEDIATE: Optuna's SELECT … FOR UPDATE does nothing
-there, so without it two workers could act on the same row.
+SQLite runs in WAL mode, and writers begin every transaction with BEGIN IMMEDIATE: Optuna's SELECT … FOR UPDATE does
+nothing there, so without it two workers could act on the same row.
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     """Opens a storage for reading, or for working in it.
 
     Args:
-        create: whether to create the database where it is missing. Only then can it be written: reading takes no write lock.
+        create: whether to create the database where it is missing. Only then can it be written: reading takes no write
+            lock.
 
     Raises:
         StorageError: where the URL names no database that this program can use, or none is there and `create` is false.
     """
     address = _parse(url)
     if address.get_backend_name() != "sqlite":
-        raise StorageError(f"storage {show_url(url)}: only sqlite:///FILE can be opened yet, but this is {address.get_backend_name()}")
+        raise StorageError(
+            f"storage {show_url(url)}: only sqlite:///FILE can be opened yet, but this is {address.get_backend_name()}"
+        )
     path = Path(address.database or "")
     _check_sqlite(url, path, create)
     if not create:
@@ -76,7 +80,10 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
 
 @contextmanager
 def experimental() -> Iterator[None]:
-    """Silences Optuna's warnings that what is used within is experimental; the version is pinned, and tests hold it to its word."""
+    """Silences Optuna's warnings that what is used within is experimental.
+
+    The version is pinned, and tests hold it to its word.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -128,7 +135,9 @@ def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any]) -> 
 
 def not_ours(storage: RDBStorage, name: str) -> StorageError:
     """Returns the error about a study that another program made."""
-    return StorageError(f"study {name!r} in {show_url(storage.url)} was not made by hpo; --name NAME starts one beside it")
+    return StorageError(
+        f"study {name!r} in {show_url(storage.url)} was not made by hpo; --name NAME starts one beside it"
+    )
 
 
 def study_names(storage: RDBStorage) -> list[str]:
@@ -168,7 +177,9 @@ def trial_id(trial: optuna.Trial) -> int:
 def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     """Returns how many trials of a study are in each state."""
     table = models.TrialModel
-    query = sa.select(table.state, sa.func.count()).where(table.study_id == study_id(storage, name)).group_by(table.state)
+    query = (
+        sa.select(table.state, sa.func.count()).where(table.study_id == study_id(storage, name)).group_by(table.state)
+    )
     with storage.engine.connect() as connection:
         counted = {state: count for state, count in connection.execute(query)}
     return {state: counted.get(state, 0) for state in TrialState}
@@ -181,11 +192,19 @@ def read_trials(
 
     Args:
         states: only trials in these states.
-        best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are left out.
+        best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
+            left out.
     """
     trial, value = models.TrialModel, models.TrialValueModel
     query = (
-        sa.select(trial.trial_id, trial.number, trial.state, value.value, trial._datetime_start_utc, trial._datetime_complete_utc)
+        sa.select(
+            trial.trial_id,
+            trial.number,
+            trial.state,
+            value.value,
+            trial._datetime_start_utc,
+            trial._datetime_complete_utc,
+        )
         .outerjoin(value, value.trial_id == trial.trial_id)
         .where(trial.study_id == study_id(storage, name), trial.state.in_(states))
     )
@@ -242,7 +261,9 @@ def finish_times(storage: RDBStorage, name: str, since: datetime) -> tuple[int, 
 def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     table = models.TrialParamModel
     params: dict[int, dict[str, Any]] = {}
-    query = sa.select(table.trial_id, table.param_name, table.param_value, table.distribution_json).order_by(table.param_id)
+    query = sa.select(table.trial_id, table.param_name, table.param_value, table.distribution_json).order_by(
+        table.param_id
+    )
     for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
         params.setdefault(key, {})[name] = _distribution(distribution).to_external_repr(value)
     return params
@@ -286,7 +307,9 @@ def _check_sqlite(url: str, path: Path, create: bool) -> None:
         raise StorageError(f"storage {url}: there is no folder {path.parent}")
     if not path.exists():
         if not create:
-            raise StorageError(f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another")
+            raise StorageError(
+                f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
+            )
         return
     try:
         with path.open("rb") as file:
@@ -302,7 +325,10 @@ def _connect(url: str, *, create: bool) -> RDBStorage:
         tables = _table_names(url)
         foreign = tables and "studies" not in tables
         if foreign:
-            raise StorageError(f"storage {url} is the database of another program (it has {', '.join(sorted(tables)[:3])}); name another file")
+            raise StorageError(
+                f"storage {url} is the database of another program (it has {', '.join(sorted(tables)[:3])}); "
+                "name another file"
+            )
         if not tables and not create:
             raise StorageError(f"storage {url} holds no studies; hpo optimize creates one")
         with experimental():

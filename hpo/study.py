@@ -1,7 +1,8 @@
-"""What a study is: a protocol, and either a search space or a list of trials; read from one TOML file, validated, hashed.
+"""What a study is: a protocol, and either a search space or a list of trials; read from one TOML file, validated,
+hashed.
 
-The file's format is described in docs/studies.md. A definition is stored with the Optuna study that it created, so a worker on
-another machine needs no file.
+The file's format is described in docs/studies.md. A definition is stored with the Optuna study that it created, so a
+worker on another machine needs no file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .datasets import DATASETS
 from .errors import StudyError
-from .space import Choices, Configuration, Parameter, Range, check_space
+from .space import Choices, Configuration, Parameter, Range, Value, check_space
 from .tables import Count, Table, explain
 
 
@@ -28,7 +29,8 @@ class Protocol(Table):
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
         main_weight, auxiliary_weight: see `training.Recipe`.
         decision: which test error is the objective; a trial records both.
-        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always is.
+        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
+            is.
     """
 
     dataset: Literal["mnist", "digits"]
@@ -51,9 +53,14 @@ class Protocol(Table):
             ("test_pairs", self.test_pairs, dataset.test_pairs),
         ):
             if asked > most:
-                raise ValueError(f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}")
+                raise ValueError(
+                    f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}"
+                )
         if self.train_pairs % self.batch_size == 1:
-            raise ValueError(f"batch_size must not leave one pair of {self.train_pairs} over (batch norm needs two), but is {self.batch_size}")
+            raise ValueError(
+                f"batch_size must not leave one of {self.train_pairs} pairs over (batch norm needs two), "
+                f"but is {self.batch_size}"
+            )
         if any(epoch > self.epochs for epoch in self.evaluate_at):
             raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {list(self.evaluate_at)}")
         return self
@@ -83,7 +90,10 @@ class NoPruner(Table):
 
 
 class PercentilePruner(Table):
-    """Optuna's PercentilePruner: prunes what is worse, so far, than that percentile of the finished trials at the same epoch."""
+    """Optuna's PercentilePruner.
+
+    Prunes what is worse, so far, than that percentile of the finished trials at the same epoch.
+    """
 
     name: Literal["percentile"]
     percentile: Annotated[float, Field(gt=0, lt=100)]
@@ -149,7 +159,10 @@ class StudyDefinition(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if bool(self.space) == bool(self.trial):
-            raise ValueError("a study has either a [space] or [[trial]] entries, " + ("not both" if self.space else "but this has neither"))
+            raise ValueError(
+                "a study has either a [space] or [[trial]] entries, "
+                + ("not both" if self.space else "but this has neither")
+            )
         if self.trial and self.pruner.name != "none":
             raise ValueError(f"pruner.name must be 'none' where trials are listed, but is {self.pruner.name!r}")
         labels = [entry.label for entry in self.trial]
@@ -166,7 +179,7 @@ class StudyDefinition(Table):
         configurations = [entry.params.model_dump() for entry in self.trial]
         space: dict[str, Choices | Range] = {}
         for name in Configuration.model_fields:
-            when = {"activation": "elu"} if name == "elu_alpha" else {}
+            when: dict[str, Value] = {"activation": "elu"} if name == "elu_alpha" else {}
             values = sorted({c[name] for c in configurations if all(c[key] == value for key, value in when.items())})
             if values and isinstance(values[0], float):
                 space[name] = Range(low=values[0], high=values[-1], when=when)
@@ -195,7 +208,7 @@ class StudyDefinition(Table):
         ]
 
     def _hashed(self) -> dict[str, Any]:
-        described = {"title": True, "run": True, "trial": {"__all__": {"label", "published"}}}
+        described: Any = {"title": True, "run": True, "trial": {"__all__": {"label", "published"}}}
         return self.model_dump(mode="json", exclude=described)
 
 
@@ -230,4 +243,8 @@ def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(table, list) and not any(isinstance(item, dict | list) for item in table):
         return {prefix: table}
     pairs = table.items() if isinstance(table, dict) else enumerate(table)
-    return {key: value for name, item in pairs for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        key: value
+        for name, item in pairs
+        for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

@@ -18,7 +18,10 @@ PLAIN_SECONDS = 10.0
 
 
 class StudyProgress:
-    """The progress of a whole study, over all its workers: a line that is redrawn, or now and then a plain one without a terminal."""
+    """The progress of a whole study, over all its workers.
+
+    A line that is redrawn, or now and then a plain one without a terminal.
+    """
 
     def __init__(self, console: Console, target: int) -> None:
         self._console = console
@@ -27,7 +30,10 @@ class StudyProgress:
         self._printed = ""
         self._waiting = ""
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"), console=console
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            console=console,
         )
         self._task = self._bar.add_task("", total=target, text="")
 
@@ -36,7 +42,9 @@ class StudyProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._console.is_terminal:
             self._bar.stop()
         elif self._waiting:
@@ -45,7 +53,12 @@ class StudyProgress:
     def show(self, status: Status) -> None:
         """Shows how far the study is."""
         if self._console.is_terminal:
-            self._bar.update(self._task, description=status.study, completed=status.finished, text=_progress_text(status, self._target))
+            self._bar.update(
+                self._task,
+                description=status.study,
+                completed=status.finished,
+                text=_progress_text(status, self._target),
+            )
             return
         line = f"{status.study}: {_progress_text(status, self._target)}"
         self._waiting = line if line != self._printed else ""
@@ -63,10 +76,9 @@ def _progress_text(status: Status, target: int) -> str:
         parts.append(f"best {spread(status.best['value'], status.best['std'])}")
     if status.failed:
         parts.append(f"{status.failed} failed")
-    if status.finished < target:
-        if status.trials_per_hour:
-            left = (target - status.finished) / status.trials_per_hour * 3600
-            parts += [f"{status.trials_per_hour:.0f}/h", f"{duration(left)} left"]
+    if status.finished < target and status.trials_per_hour:
+        left = (target - status.finished) / status.trials_per_hour * 3600
+        parts += [f"{status.trials_per_hour:.0f}/h", f"{duration(left)} left"]
     return " · ".join(parts)
 
 
@@ -93,7 +105,13 @@ def trials_table(rows: Sequence[TrialRow]) -> Table:
     table.add_column("configuration")
     for row in rows:
         seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
-        table.add_row(str(row.number), row.state.lower(), "" if row.value is None else spread(row.value, row.std, unit=""), seconds, _described(row))
+        table.add_row(
+            str(row.number),
+            row.state.lower(),
+            "" if row.value is None else spread(row.value, row.std, unit=""),
+            seconds,
+            _described(row),
+        )
     return table
 
 
@@ -153,9 +171,15 @@ def _described(row: TrialRow) -> str:
 
 def _short(params: dict[str, Any]) -> str:
     """`cnn_bn+ws+al leaky_relu sgd 0.1383`: flags by their initials, the rest by value."""
-    flags = "".join(f"+{initials}" for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name))
+    flags = "".join(
+        f"+{initials}" for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name)
+    )
     activation = str(params.get("activation", "")) + (f"({params['elu_alpha']:.2f})" if "elu_alpha" in params else "")
-    rest = [activation, str(params.get("optimizer", "")), text_of(params["learning_rate"]) if "learning_rate" in params else ""]
+    rest = [
+        activation,
+        str(params.get("optimizer", "")),
+        text_of(params["learning_rate"]) if "learning_rate" in params else "",
+    ]
     return " ".join([str(params.get("architecture", "")) + flags, *rest]).strip()
 
 
@@ -178,7 +202,11 @@ def study_text(name: str, definition: dict[str, Any]) -> str:
     for entry in definition["trial"]:
         published = entry["published"]
         beside = f"  (published {spread(published['mean'], published['std'])})" if published else ""
-        lines += ["", f"[[trial]] {entry['label']}{beside}", *(f"{key} = {_toml(value)}" for key, value in entry["params"].items())]
+        lines += [
+            "",
+            f"[[trial]] {entry['label']}{beside}",
+            *(f"{key} = {_toml(value)}" for key, value in entry["params"].items()),
+        ]
     return "\n".join(lines)
 
 
@@ -193,7 +221,8 @@ def layers_table(name: str, architecture: dict[str, Any]) -> list[Any]:
         shape = "x".join(map(str, layer["shape"]))
         table.add_row(layer["name"], layer["kind"], shape, f"{layer['parameters']:,}" if layer["parameters"] else "")
     counts = architecture["parameters"]
-    total = f"parameters: {counts['weight_sharing']:,} with weight sharing, {counts['no_weight_sharing']:,} without (two towers)"
+    shared, apart = (f"{counts[key]:,}" for key in ("weight_sharing", "no_weight_sharing"))
+    total = f"parameters: {shared} with weight sharing, {apart} without (two towers)"
     return [f"architecture {name}: {architecture['summary']}", table, total]
 
 
@@ -201,7 +230,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         if "choices" in value and not value["when"]:
             return _toml(value["choices"])
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item not in ({}, False)) + " }"
+        return (
+            "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item not in ({}, False)) + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, bool):

@@ -1,11 +1,11 @@
 """Workers: start a trial, evaluate it, tell its result; and the parent that looks after several of them.
 
-A worker is a process of its own, spawned, never forked. It is handed what it needs to evaluate a trial as the import path of a
-function, so this file knows nothing of training, and its parent never imports torch.
+A worker is a process of its own, spawned, never forked. It is handed what it needs to evaluate a trial as the import
+path of a function, so this file knows nothing of training, and its parent never imports torch.
 
-Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes on once. A stopping
-worker gives its trial back at once. A second signal ends everything immediately; what then stays RUNNING is found dead by the
-next worker that looks.
+Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes on once. A
+stopping worker gives its trial back at once. A second signal ends everything immediately; what then stays RUNNING
+is found dead by the next worker that looks.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
 INTERRUPTED = 130
+MAX_DEATHS = 20  # of worker processes, before the run is given up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,12 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     try:
         while not stop.asked:
             started = start_trial(
-                storage, study, definition, presence.worker, target=assignment.target, run_began_at=assignment.run_began_at
+                storage,
+                study,
+                definition,
+                presence.worker,
+                target=assignment.target,
+                run_began_at=assignment.run_began_at,
             )
             if started is NoTrial.DONE:
                 return
@@ -130,8 +136,8 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
 def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
-    This is the one place where an exception becomes a state: an interruption gives the place back, an error in training is kept
-    with its traceback.
+    This is the one place where an exception becomes a state: an interruption gives the place back, an error in
+    training is kept with its traceback.
     """
     with _heartbeat(storage, trial):
         try:
@@ -153,7 +159,8 @@ def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, st
 
 
 def _tell(storage: RDBStorage, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-    # Not study.tell, which would give a pruned trial its last intermediate value, and has three exceptions for a lost trial.
+    # Not study.tell, which would give a pruned trial its last intermediate value, and has three exceptions for a lost
+    # trial.
     try:
         storage.set_trial_state_values(stored.trial_id(trial), state, None if value is None else [value])
     except UpdateFinishedTrialError:
@@ -162,14 +169,19 @@ def _tell(storage: RDBStorage, trial: optuna.Trial, state: TrialState, value: fl
 
 @contextmanager
 def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
-    """Records the trial's heartbeat in a thread of its own; Optuna's own thread would die at the first database error."""
+    """Records the trial's heartbeat in a thread of its own.
+
+    Optuna's own thread would die at the first database error.
+    """
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(stored.HEARTBEAT_SECONDS):
             try:
                 storage.record_heartbeat(stored.trial_id(trial))
-            except Exception as error:  # the next beat may succeed; should none, the trial is given up after the grace period
+            except (
+                Exception
+            ) as error:  # the next beat may succeed; should none, the trial is given up after the grace period
                 warnings.warn(f"trial {trial.number}: heartbeat not recorded: {error}", stacklevel=1)
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -223,22 +235,22 @@ class Crew:
         multiprocessing.connection.wait([process.sentinel for process in self._processes], seconds)
 
     def stop(self) -> None:
-        """Asks every worker to give its trial back and end; ends those that don't."""
+        """Asks every worker to give its trial back and end; ends those that don't, or all at a second Ctrl-C."""
         for process in self._processes:
             process.terminate()
         end = time.monotonic() + STOP_SECONDS
-        for process in self._processes:
-            process.join(max(0.0, end - time.monotonic()))
-            process.kill()
-            process.join()
+        try:
+            for process in self._processes:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.join()
 
     def _start(self) -> BaseProcess:
         process = self._spawn.Process(target=_main, args=(self._assignment,))
         process.start()
         return process
-
-
-MAX_DEATHS = 20
 
 
 class Ended(WorkError):

@@ -15,9 +15,10 @@ def make_activation(name: str, elu_alpha: float = 1.0) -> Activation:
     Raises:
         KeyError: for any other name.
     """
-    return {
+    makers: dict[str, Activation] = {
         "relu": nn.ReLU,
         "leaky_relu": partial(nn.LeakyReLU, 0.01),
         "elu": partial(nn.ELU, elu_alpha),
         "selu": nn.SELU,
-    }[name]
+    }
+    return makers[name]

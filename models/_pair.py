@@ -15,9 +15,9 @@ DIGITS = 10
 class DigitPair(nn.Module):
     """Two towers and a head; with weight sharing one tower reads both images.
 
-    The towers' digit logits go into the head as they are, with no activation between, so that they can carry the auxiliary loss
-    and be read as a recognition (reports A and B). A shared tower sees both images of all pairs as one batch, so its batch norm
-    takes its statistics over 2B images.
+    The towers' digit logits go into the head as they are, with no activation between, so that they can carry the
+    auxiliary loss and be read as a recognition (reports A and B). A shared tower sees both images of all pairs as one
+    batch, so its batch norm takes its statistics over 2B images.
     """
 
     def __init__(self, tower: Callable[[], nn.Module], activation: Activation, *, weight_sharing: bool) -> None:
@@ -32,5 +32,7 @@ class DigitPair(nn.Module):
             images = pairs.reshape(-1, 1, *pairs.shape[2:])  # (B, 2, 14, 14) -> (2B, 1, 14, 14)
             digits = self.towers[0](images).reshape(-1, 2, DIGITS)  # (2B, 10) -> (B, 2, 10)
         else:
-            digits = torch.stack([tower(pairs[:, i : i + 1]) for i, tower in enumerate(self.towers)], dim=1)  # (B, 2, 10)
+            digits = torch.stack(
+                [tower(pairs[:, i : i + 1]) for i, tower in enumerate(self.towers)], dim=1
+            )  # (B, 2, 10)
         return self.head(digits.flatten(1)), digits

@@ -8,7 +8,10 @@ from ._pair import Activation, DigitPair
 
 
 def cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
-    """Two 3x3 convolutions (32, 64 channels), each max-pooled, then linear 256-200-10 (report A, table II; widths ours)."""
+    """Two 3x3 convolutions (32, 64 channels), each max-pooled, then linear 256-200-10 (report A, table II.
+
+    Widths ours).
+    """
     return DigitPair(lambda: _lenet(activation, batch_norm=False), activation, weight_sharing=weight_sharing)
 
 
@@ -24,8 +27,8 @@ def simple_cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
 
 def _lenet(activation: Activation, *, batch_norm: bool) -> nn.Module:
     def block(inputs: int, outputs: int) -> list[nn.Module]:
-        # Batch norm subtracts the mean, so a bias before it would train for nothing. Pooling before the activation gives the
-        # same values as after it for the monotone ones, on a quarter of the numbers.
+        # Batch norm subtracts the mean, so a bias before it would train for nothing. Pooling before the activation
+        # gives the same values as after it for the monotone ones, on a quarter of the numbers.
         convolution = nn.Conv2d(inputs, outputs, kernel_size=3, bias=not batch_norm)
         normalised = [nn.BatchNorm2d(outputs)] if batch_norm else []
         return [convolution, *normalised, nn.MaxPool2d(2), activation()]

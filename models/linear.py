@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ._pair import Activation, DigitPair
@@ -19,6 +21,6 @@ def fully_connected(activation: Activation, *, weight_sharing: bool) -> nn.Modul
 
 def _tower(*widths: int, activation: Activation) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])

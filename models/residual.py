@@ -11,7 +11,7 @@ BLOCKS = 6
 
 
 def residual(activation: Activation, *, weight_sharing: bool) -> nn.Module:
-    """A 3x3 convolution to 14 channels, six residual blocks with batch norm, average pool, linear 14-10 (report B, figure 4)."""
+    """A 3x3 convolution, six residual blocks of 14 channels, average pool, linear 14-10 (report B, figure 4)."""
     return DigitPair(lambda: _tower(activation), activation, weight_sharing=weight_sharing)
 
 
