@@ -6,27 +6,25 @@ A trial's value is its mean test error over all rounds after the last epoch, in 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import catalog
-from .data import draw_rounds
+from .data import Pairs, draw_rounds
 from .errors import RequestError
 from .provenance import cpu_name, versions
 from .seeding import derive_seed
 from .space import Choices, Configuration
 from .study import StudyDefinition
-from .training import Errors, Recipe, build_networks, train
-
-Objective = Callable[[optuna.Trial], float]
+from .training import Epoch, Errors, Recipe, build_networks, train
 
 
-def make_objective(definition: StudyDefinition, device: str, data_folder: Path) -> Objective:
+def make_objective(definition: StudyDefinition, device: str, data_folder: Path) -> MeanError:
     """Returns the objective of a study, its rounds' pairs drawn and on the device.
 
     Raises:
@@ -36,58 +34,81 @@ def make_objective(definition: StudyDefinition, device: str, data_folder: Path) 
     if place.type == "cpu":
         torch.set_num_threads(1)  # one worker a core is faster than one worker on all: the networks are small
     protocol = definition.protocol
-    rounds = range(protocol.rounds)
-    train_pairs, test_pairs = (
-        pairs.to(place, torch.float32)
-        for pairs in draw_rounds(
-            protocol.dataset,
-            data_folder,
-            study_seed=protocol.seed,
-            rounds=rounds,
-            train_pairs=protocol.train_pairs,
-            test_pairs=protocol.test_pairs,
-        )
+    train_pairs, test_pairs = draw_rounds(
+        protocol.dataset,
+        data_folder,
+        study_seed=protocol.seed,
+        rounds=range(protocol.rounds),
+        train_pairs=protocol.train_pairs,
+        test_pairs=protocol.test_pairs,
     )
+    return MeanError(definition, place, train_pairs.to(place, torch.float32), test_pairs.to(place, torch.float32))
 
-    def objective(trial: optuna.Trial) -> float:
+
+class MeanError:
+    """Maps a trial to the mean test error of its rounds."""
+
+    def __init__(self, definition: StudyDefinition, place: torch.device, train_pairs: Pairs, test_pairs: Pairs) -> None:
+        self.definition = definition
+        self.place = place
+        self.train_pairs, self.test_pairs = train_pairs, test_pairs
+
+    @property
+    def device(self) -> str:
+        """The device that it trains on, for people."""
+        return str(self.place)
+
+    def __call__(self, trial: optuna.Trial) -> float:
         """Trains the trial's rounds, reports their mean error at the chosen epochs, and keeps what was measured.
 
         Raises:
             optuna.TrialPruned: where the pruner says so.
         """
         began = time.perf_counter()
-        configuration = suggest(trial, definition)
-        build = catalog.load_architecture(configuration.architecture)
-        activation = catalog.load_activations()(configuration.activation, configuration.elu_alpha)
-        networks = build_networks(
-            lambda: build(activation, weight_sharing=configuration.weight_sharing),
-            seeds=[derive_seed(protocol.seed, "round", r, "weights") for r in rounds],
-        )
-        epochs = train(
-            networks,
-            train_pairs,
-            test_pairs,
-            make_recipe(definition, configuration),
-            shuffle_seeds=[derive_seed(protocol.seed, "round", r, "shuffle") for r in rounds],
-            evaluate_at=protocol.evaluate_at,
-            device=place,
-        )
+        protocol = self.definition.protocol
         errors_by_epoch: dict[int, list[float]] = {}
-        for epoch in epochs:
+        for epoch in self.train(suggest(trial, self.definition)):
             if epoch.errors is None:
                 continue
             errors = decided(epoch.errors, protocol.decision)
+            mean = errors.mean().item()
             errors_by_epoch[epoch.number] = errors.tolist()
-            trial.report(errors.mean().item(), step=epoch.number)
-            if epoch.number < protocol.epochs and trial.should_prune():
-                _keep(trial, place, began, errors_by_epoch=errors_by_epoch)
-                raise optuna.TrialPruned
-        if epoch.errors is None:
-            raise RuntimeError("the last epoch was not evaluated")
-        _keep(trial, place, began, errors_by_epoch=errors_by_epoch, **_measured(epoch.errors, errors))
-        return errors.mean().item()
+            trial.report(mean, step=epoch.number)
+            pruned = epoch.number < protocol.epochs and trial.should_prune()
+            if pruned or epoch.number == protocol.epochs:
+                measured = {} if pruned else _measured(epoch.errors, errors)
+                self._keep(trial, errors_by_epoch=errors_by_epoch, seconds=time.perf_counter() - began, **measured)
+                if pruned:
+                    raise optuna.TrialPruned
+        return mean
 
-    return objective
+    def train(self, configuration: Configuration) -> Iterator[Epoch]:
+        """Trains every round of a configuration, seeded by the study's seed and the round's number."""
+        protocol = self.definition.protocol
+        seeds = {
+            stream: [derive_seed(protocol.seed, "round", r, stream) for r in range(protocol.rounds)]
+            for stream in ("weights", "shuffle")
+        }
+        return train(
+            build_networks(network_builder(configuration), seeds["weights"]),
+            self.train_pairs,
+            self.test_pairs,
+            make_recipe(self.definition, configuration),
+            shuffle_seeds=seeds["shuffle"],
+            evaluate_at=protocol.evaluate_at,
+            device=self.place,
+        )
+
+    def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
+        for key, value in {**measured, "device": describe_device(self.place), "versions": versions()}.items():
+            trial.set_user_attr(key, value)
+
+
+def network_builder(configuration: Configuration) -> Callable[[], nn.Module]:
+    """Returns what makes a fresh network of a configuration."""
+    architecture = catalog.load_architecture(configuration.architecture)
+    activation = catalog.load_activations()(configuration.activation, configuration.elu_alpha)
+    return lambda: architecture(activation, weight_sharing=configuration.weight_sharing)
 
 
 def suggest(trial: optuna.Trial, definition: StudyDefinition) -> Configuration:
@@ -153,14 +174,3 @@ def _measured(last: Errors, errors: Tensor) -> dict[str, Any]:
         "std": errors.std().item() if len(errors) > 1 else None,
         "diverged_rounds": last.diverged.nonzero().flatten().tolist(),
     }
-
-
-def _keep(trial: optuna.Trial, device: torch.device, began: float, **attributes: Any) -> None:
-    kept = {
-        **attributes,
-        "seconds": round(time.perf_counter() - began, 3),
-        "device": describe_device(device),
-        "versions": versions(),
-    }
-    for key, value in kept.items():
-        trial.set_user_attr(key, value)

@@ -30,7 +30,9 @@ def explain(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False)
     key = ".".join(str(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
+    if first["type"] == "union_tag_invalid":  # the tags of our unions are names
+        key, text = f"{key}.name", f"must be one of {first['ctx']['expected_tags']}, but is {first['ctx']['tag']!r}"
+    elif first["type"] == "missing":
         text = "is missing"
     elif text.startswith("Input should"):
         text = f"{text.replace('Input should', 'must', 1)}, but is {first['input']!r}"

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -38,7 +39,18 @@ from .errors import HpoError, WorkError
 from .presence import Presence
 from .study import StudyDefinition, define_study
 
-Objective = Callable[[optuna.Trial], float]
+
+class Objective(Protocol):
+    """Maps a trial to its value; raises optuna.TrialPruned where the trial is pruned."""
+
+    @property
+    def device(self) -> str:
+        """The device that it works on, for people."""
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Evaluates the trial."""
+
+
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
 POLL_SECONDS = 0.5
@@ -112,7 +124,7 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     definition = define_study(stored.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
     study = optuna.load_study(study_name=assignment.study, storage=storage, pruner=make_pruner(definition))
     objective = make_objective(definition, assignment.device, assignment.data_folder)
-    presence = Presence(assignment.device)
+    presence = Presence(objective.device)
     try:
         while not stop.asked:
             started = start_trial(
@@ -136,35 +148,43 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
 def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
-    This is the one place where an exception becomes a state: an interruption gives the place back, an error in
-    training is kept with its traceback.
+    A trial that was given up for dead meanwhile refuses whatever is told of it; its result is dropped.
     """
     with _heartbeat(storage, trial):
         try:
-            with stop.interrupts():
-                value = objective(trial)
-        except optuna.TrialPruned:
-            _tell(storage, trial, TrialState.PRUNED)  # without a value: a pruned trial has no objective
-        except KeyboardInterrupt:
-            _tell(storage, trial, TrialState.FAIL)
-        except HpoError:
-            _tell(storage, trial, TrialState.FAIL)
-            raise
-        except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            trial.set_user_attr("traceback", traceback.format_exc())
-            _tell(storage, trial, TrialState.FAIL)
-        else:
-            _tell(storage, trial, TrialState.COMPLETE, value)
+            _evaluate(storage, trial, objective, stop)
+        except UpdateFinishedTrialError:
+            print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
 
 
-def _tell(storage: RDBStorage, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-    # Not study.tell, which would give a pruned trial its last intermediate value, and has three exceptions for a lost
-    # trial.
+def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
+    """The one place where an exception becomes a state.
+
+    An interruption gives the place back; an error in training is kept with its traceback.
+    """
+
+    def tell(state: TrialState, *values: float) -> None:
+        # Not study.tell, which would give a pruned trial its last intermediate value for an objective.
+        storage.set_trial_state_values(stored.trial_id(trial), state, values or None)
+
     try:
-        storage.set_trial_state_values(stored.trial_id(trial), state, None if value is None else [value])
+        with stop.interrupts():
+            value = objective(trial)
+    except optuna.TrialPruned:
+        tell(TrialState.PRUNED)
+    except KeyboardInterrupt:
+        tell(TrialState.FAIL)
+    except HpoError:
+        tell(TrialState.FAIL)
+        raise
     except UpdateFinishedTrialError:
-        print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
+        raise
+    except Exception as error:
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        trial.set_user_attr("traceback", traceback.format_exc())
+        tell(TrialState.FAIL)
+    else:
+        tell(TrialState.COMPLETE, value)
 
 
 @contextmanager

@@ -1,0 +1,105 @@
+"""What several tests share: a fresh storage, a small study, pairs to train on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.storages import RDBStorage
+
+from hpo import optimize, storage
+from hpo.data import Pairs, draw_rounds
+from hpo.study import StudyDefinition, define_study
+
+SMALL_STUDY: dict[str, Any] = {
+    "title": "A small study",
+    "protocol": {
+        "dataset": "digits",
+        "rounds": 3,
+        "epochs": 2,
+        "batch_size": 50,
+        "train_pairs": 200,
+        "test_pairs": 200,
+        "evaluate_at": [1],
+    },
+    "sampler": {"name": "tpe", "n_startup_trials": 3},
+    "pruner": {"name": "percentile", "percentile": 50.0, "n_startup_trials": 2},
+    "space": {
+        "architecture": ["fnn", "fully_connected"],
+        "weight_sharing": [True, False],
+        "auxiliary_loss": [True],
+        "activation": ["relu", "elu"],
+        "elu_alpha": {"low": 0.1, "high": 2.0, "when": {"activation": "elu"}},
+        "optimizer": ["sgd", "adam"],
+        "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+    },
+}
+
+LISTED_STUDY: dict[str, Any] = {
+    "title": "A list of two",
+    "protocol": SMALL_STUDY["protocol"],
+    "trial": [
+        {
+            "label": label,
+            "published": {"mean": 10.0, "std": 1.0},
+            "params": {
+                "architecture": "fnn",
+                "weight_sharing": sharing,
+                "auxiliary_loss": True,
+                "activation": "relu",
+                "optimizer": "sgd",
+                "learning_rate": 0.1,
+            },
+        }
+        for label, sharing in (("FNN", False), ("FNN + WS", True))
+    ],
+}
+
+
+@pytest.fixture
+def small_study() -> StudyDefinition:
+    return define_study(SMALL_STUDY, name="small")
+
+
+@pytest.fixture
+def listed_study() -> StudyDefinition:
+    return define_study(LISTED_STUDY, name="listed")
+
+
+@pytest.fixture
+def storage_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def fresh_storage(storage_url: str) -> RDBStorage:
+    return storage.open_storage(storage_url, create=True)
+
+
+@pytest.fixture
+def created(fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path) -> RDBStorage:
+    """A storage with the study 'small', created and without trials."""
+    optimize.prepare_study(fresh_storage, "small", small_study, 10, tmp_path)
+    return fresh_storage
+
+
+@pytest.fixture(scope="session")
+def digit_pairs() -> tuple[Pairs, Pairs]:
+    """Three rounds of 200 training and 150 test pairs of the embedded digits."""
+    return draw_rounds("digits", Path(), study_seed=0, rounds=range(3), train_pairs=200, test_pairs=150)
+
+
+@pytest.fixture
+def mnist_folder() -> Path:
+    folder = Path(os.environ.get("HPO_DATA", ""))
+    if not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip("HPO_DATA names no folder with MNIST")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,90 @@
+"""Objectives without training, named by what they do to a trial; worker processes import them by path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from hpo.objective import suggest
+from hpo.study import StudyDefinition
+
+
+@dataclass(frozen=True)
+class Stub:
+    """Suggests a configuration, does something, and returns the value that a drawn bowl has there."""
+
+    definition: StudyDefinition
+    folder: Path
+    act: Callable[[optuna.Trial, Path], None]
+    device: str = "stub"
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        configuration = suggest(trial, self.definition)
+        trial.report(50.0, step=1)
+        self.act(trial, self.folder)
+        value = 10 + abs(configuration.learning_rate - 0.1) * 30
+        trial.set_user_attr("errors", [value, value])
+        trial.set_user_attr("std", 0.0)
+        return value
+
+
+def quick(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    return Stub(definition, folder, lambda trial, folder: None)
+
+
+def pruned_every_third(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number % 3 == 2:
+            raise optuna.TrialPruned
+
+    return Stub(definition, folder, act)
+
+
+def short_sleep(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    return Stub(definition, folder, lambda trial, folder: time.sleep(0.05))
+
+
+def sleeps_until_told(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    """Leaves a file STARTED-number, then sleeps until a file GO is there."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        (folder / f"STARTED-{trial.number}").touch()
+        while not (folder / "GO").exists():
+            time.sleep(0.02)
+
+    return Stub(definition, folder, act)
+
+
+def fails_always(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        raise ArithmeticError("the numbers ran out")
+
+    return Stub(definition, folder, act)
+
+
+def fails_twice(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number < 2:
+            raise ArithmeticError("the numbers ran out")
+
+    return Stub(definition, folder, act)
+
+
+def killed_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    """The first trial kills its own process, as the kernel does when memory runs out."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Stub(definition, folder, act)
+
+
+def killed_always(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    return Stub(definition, folder, lambda trial, folder: os.kill(os.getpid(), signal.SIGKILL))

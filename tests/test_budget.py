@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo import optimize, storage
+from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
+from hpo.errors import WorkError
+from hpo.objective import suggest
+from hpo.presence import Presence, Worker, is_dead
+from hpo.results import read_definition
+from hpo.study import StudyDefinition, define_study
+
+from .conftest import SMALL_STUDY
+
+ELSEWHERE = Worker(host="elsewhere", pid=1, device="cpu", file="/nowhere/1.lock")
+
+
+def start(
+    opened: RDBStorage, *, name: str = "small", target: int = 3, since: int = 0, worker: Worker = ELSEWHERE
+) -> optuna.Trial | NoTrial:
+    study = optuna.load_study(study_name=name, storage=opened)
+    return start_trial(opened, study, read_definition(opened, name), worker, target=target, run_began_at=since)
+
+
+def started(opened: RDBStorage, **settings: object) -> optuna.Trial:
+    trial = start(opened, **settings)  # type: ignore[arg-type]
+    assert isinstance(trial, optuna.Trial)
+    return trial
+
+
+def finish(
+    opened: RDBStorage, trial: optuna.Trial, state: TrialState = TrialState.COMPLETE, error: str | None = None
+) -> None:
+    if error is not None:
+        trial.set_user_attr("error", error)
+    opened.set_trial_state_values(storage.trial_id(trial), state, [1.0] if state == TrialState.COMPLETE else None)
+
+
+def test_no_more_trials_are_started_than_asked_for(created: RDBStorage) -> None:
+    trials = [started(created) for _ in range(3)]
+    assert start(created) is NoTrial.TAKEN
+    finish(created, trials[0])
+    finish(created, trials[1], TrialState.PRUNED)
+    assert start(created) is NoTrial.TAKEN
+    finish(created, trials[2])
+    assert start(created) is NoTrial.DONE
+    assert start(created, target=2) is NoTrial.DONE
+
+
+def test_a_failed_trial_gives_its_slot_back(created: RDBStorage) -> None:
+    trials = [started(created) for _ in range(3)]
+    finish(created, trials[1], TrialState.FAIL)
+    again = started(created)
+    assert again.number == 3
+    assert [t.user_attrs["slot"] for t in (*trials, again)] == [0, 1, 2, 1]
+
+
+def test_an_interruption_repeats_the_proposal_and_an_error_does_not(
+    created: RDBStorage, small_study: StudyDefinition
+) -> None:
+    first = started(created)
+    proposed = suggest(first, small_study)
+    finish(created, first, TrialState.FAIL)
+    interrupted = started(created)
+    assert suggest(interrupted, small_study) == proposed
+    finish(created, interrupted, TrialState.FAIL, error="training broke")
+    assert suggest(started(created), small_study) != proposed
+
+
+def test_workers_that_start_together_propose_differently(created: RDBStorage, small_study: StudyDefinition) -> None:
+    proposals = [suggest(started(created, target=10), small_study) for _ in range(10)]
+    assert len({proposal.learning_rate for proposal in proposals}) == 10
+
+
+def test_a_listed_study_measures_each_entry_once(
+    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
+) -> None:
+    optimize.prepare_study(fresh_storage, "listed", listed_study, None, tmp_path)
+    first, second = (started(fresh_storage, name="listed", target=2) for _ in range(2))
+    assert [suggest(t, listed_study) for t in (first, second)] == [entry.params for entry in listed_study.trial]
+    finish(fresh_storage, first, TrialState.FAIL, error="training broke")
+    again = started(fresh_storage, name="listed", target=2)
+    assert suggest(again, listed_study) == listed_study.trial[0].params
+
+
+def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStorage) -> None:
+    study_id = storage.study_id(created, "small")
+    created.create_new_trial(study_id)  # as left by a process that died right after the insert
+    trial = started(created, target=1)
+    assert trial.number == 1
+    assert storage.count_trials(created, "small")[TrialState.FAIL] == 1
+
+
+def test_a_trial_of_a_dead_worker_on_this_host_is_failed_at_once(created: RDBStorage) -> None:
+    script = "from hpo.presence import Presence; import os; print(Presence('cpu').worker.file, flush=True); os._exit(9)"
+    file = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
+    started(created, target=1, worker=Worker(host="here", pid=1, device="cpu", file=file))
+    assert started(created, target=1).number == 1
+
+
+def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage) -> None:
+    presence = Presence("cpu")
+    started(created, target=2, worker=presence.worker)
+    started(created, target=2, worker=ELSEWHERE)
+    assert start(created, target=2) is NoTrial.TAKEN
+    presence.leave()
+
+
+def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStorage) -> None:
+    started(created, target=1)
+    with created.engine.begin() as connection:
+        connection.exec_driver_sql("update trial_heartbeats set heartbeat = datetime('now', '-301 seconds')")
+    assert started(created, target=1).number == 1
+
+
+def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
+    trial = started(created)
+    assert trial.user_attrs["worker"] == {"host": "elsewhere", "pid": 1, "device": "cpu", "file": "/nowhere/1.lock"}
+    with created.engine.connect() as connection:
+        assert connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar() == 1
+
+
+def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+    definition = define_study({**SMALL_STUDY, "run": {"max_failed_trials": 2}}, name="small")
+    optimize.prepare_study(fresh_storage, "small", definition, 10, tmp_path)
+    for _ in range(2):
+        finish(fresh_storage, started(fresh_storage), TrialState.FAIL, error="training broke")
+    with pytest.raises(WorkError, match="2 trials failed by an error"):
+        start(fresh_storage)
+    assert started(fresh_storage, since=2).number == 2
+
+
+def test_presence_is_alive_until_it_leaves() -> None:
+    presence = Presence("cpu")
+    assert not is_dead(presence.worker)
+    presence.leave()
+    assert not Path(presence.worker.file).exists()
+
+
+def test_every_argument_of_sampler_and_pruner_reaches_optuna(small_study: StudyDefinition) -> None:
+    sampler, pruner = make_sampler(small_study, 0, 0), make_pruner(small_study)
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    assert isinstance(pruner, optuna.pruners.PercentilePruner)
+    for pruner_table, kind in (
+        ({"name": "none"}, optuna.pruners.NopPruner),
+        ({"name": "successive_halving"}, optuna.pruners.SuccessiveHalvingPruner),
+    ):
+        definition = define_study({**SMALL_STUDY, "sampler": {"name": "random"}, "pruner": pruner_table}, name="small")
+        assert isinstance(make_pruner(definition), kind)
+        assert isinstance(make_sampler(definition, 0, 0), optuna.samplers.RandomSampler)

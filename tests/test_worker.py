@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo import optimize, storage
+from hpo.errors import RequestError, WorkError
+from hpo.results import Status
+from hpo.worker import Assignment, Crew, Stop, run_worker
+
+from . import stubs
+
+
+def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
+    return Assignment(
+        url=opened.url,
+        study="small",
+        target=target,
+        run_began_at=0,
+        device="cpu",
+        data_folder=folder,
+        make_objective=f"tests.stubs:{stub}",
+    )
+
+
+def work(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick", stop: Stop | None = None) -> None:
+    """Runs a worker in this process."""
+    make: Callable[..., stubs.Stub] = getattr(stubs, stub)
+    run_worker(assignment(opened, folder, target=target, stub=stub), make, stop or Stop())
+
+
+def counts(opened: RDBStorage) -> dict[str, int]:
+    return {state.name: count for state, count in storage.count_trials(opened, "small").items() if count}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def wait_for_crew(told: Assignment) -> None:
+    with Crew(told, workers=1) as crew:
+        while crew.is_working():
+            crew.wait(0.1)
+
+
+def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorage, tmp_path: Path) -> None:
+    work(created, tmp_path, target=4)
+    assert counts(created) == {"COMPLETE": 4}
+    work(created, tmp_path, target=4)
+    assert counts(created) == {"COMPLETE": 4}
+    work(created, tmp_path, target=5)
+    assert counts(created) == {"COMPLETE": 5}
+
+
+def test_a_pruned_trial_counts_and_has_no_value(created: RDBStorage, tmp_path: Path) -> None:
+    work(created, tmp_path, target=6, stub="pruned_every_third")
+    assert counts(created) == {"COMPLETE": 4, "PRUNED": 2}
+    pruned = storage.read_trials(created, "small", states=(TrialState.PRUNED,))
+    assert [trial.value for trial in pruned] == [None, None]
+
+
+def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: optimize.StudyDefinition) -> None:
+    runs = []
+    for name in ("first", "second"):
+        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        optimize.prepare_study(opened, "small", small_study, 8, tmp_path)
+        work(opened, tmp_path, target=8)
+        runs.append([(trial.params, trial.value) for trial in storage.read_trials(opened, "small")])
+    assert runs[0] == runs[1]
+
+
+def test_a_study_comes_out_the_same_when_it_was_interrupted(
+    tmp_path: Path, small_study: optimize.StudyDefinition
+) -> None:
+    runs = []
+    for name in ("whole", "interrupted"):
+        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        optimize.prepare_study(opened, "small", small_study, 12, tmp_path)
+        if name == "interrupted":
+            work(opened, tmp_path, target=5)
+            study = optuna.load_study(study_name="small", storage=opened)
+            for _ in range(3):  # workers that died at once
+                with pytest.warns(UserWarning, match="Heartbeat"):
+                    study.ask()
+        work(opened, tmp_path, target=12)
+        finished = storage.read_trials(opened, "small", states=(TrialState.COMPLETE,))
+        runs.append([(trial.attributes["slot"], trial.params, trial.value) for trial in finished])
+    assert runs[0] == runs[1]
+
+
+def test_an_error_in_training_is_kept_and_the_study_goes_on(created: RDBStorage, tmp_path: Path) -> None:
+    work(created, tmp_path, target=3, stub="fails_twice")
+    assert counts(created) == {"COMPLETE": 3, "FAIL": 2}
+    failed = storage.read_trials(created, "small", states=(TrialState.FAIL,))
+    assert failed[0].attributes["error"] == "ArithmeticError: the numbers ran out"
+    assert "in act" in failed[0].attributes["traceback"]
+
+
+def test_a_cap_on_failures_ends_the_run(created: RDBStorage, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="20 trials failed by an error"):
+        work(created, tmp_path, target=3, stub="fails_always")
+    assert counts(created) == {"FAIL": 20}
+
+
+def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_path: Path) -> None:
+    stop = Stop()
+
+    def make(definition: optimize.StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+        def act(trial: optuna.Trial, folder: Path) -> None:
+            if trial.number == 2:
+                stop.ask()
+
+        return stubs.Stub(definition, folder, act)
+
+    run_worker(assignment(created, tmp_path, target=5), make, stop)
+    assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
+    assert "error" not in storage.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
+    work(created, tmp_path, target=5)
+    assert counts(created) == {"COMPLETE": 5, "FAIL": 1}
+
+
+@pytest.mark.parametrize("moment", ["before it tells", "before it reports"])
+def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
+    created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str], moment: str
+) -> None:
+    class GivenUp:
+        device = "stub"
+
+        def __call__(self, trial: optuna.Trial) -> float:
+            if trial.number == 0:
+                created.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+                if moment == "before it reports":
+                    trial.report(1.0, step=1)
+            return 1.0
+
+    run_worker(assignment(created, tmp_path, target=2), lambda *_: GivenUp(), Stop())
+    assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
+    assert capfd.readouterr().err == "trial 0 was given up for dead meanwhile; its result is dropped\n"
+
+
+def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, tmp_path: Path) -> None:
+    shown: list[Status] = []
+    optimize.run_study(
+        created,
+        "small",
+        target=20,
+        workers=3,
+        device="cpu",
+        data_folder=tmp_path,
+        show=shown.append,
+        make_objective="tests.stubs:short_sleep",
+    )
+    assert counts(created) == {"COMPLETE": 20}
+    assert shown[-1].finished == 20
+    trials = storage.read_trials(created, "small")
+    assert len({trial.attributes["worker"]["pid"] for trial in trials}) == 3
+    assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
+
+
+def test_a_killed_worker_gives_its_place_back_and_is_replaced(created: RDBStorage, tmp_path: Path) -> None:
+    wait_for_crew(assignment(created, tmp_path, target=3, stub="killed_once"))
+    assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
+
+
+def test_workers_that_always_die_end_the_run(
+    created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.worker.MAX_DEATHS", 1)
+    with (
+        pytest.raises(
+            WorkError, match="2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
+        ),
+        Crew(assignment(created, tmp_path, target=3, stub="killed_always"), workers=1) as crew,
+    ):
+        while crew.is_working():
+            crew.wait(0.1)
+
+
+def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
+    with Crew(assignment(created, tmp_path, target=3, stub="sleeps_until_told"), workers=1) as crew:
+        wait_for(lambda: (tmp_path / "STARTED-0").exists())
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert not crew.is_working()
+    assert counts(created) == {"FAIL": 1}
+
+
+def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_path: Path) -> None:
+    told = assignment(created, tmp_path, target=3, stub="sleeps_until_told")
+    script = (
+        "from pathlib import Path; from hpo.worker import Assignment, Crew\n"
+        "if __name__ == '__main__':\n"
+        f"    crew = Crew(Assignment(url={told.url!r}, study='small', target=3, run_began_at=0, device='cpu',\n"
+        f"        data_folder=Path({str(tmp_path)!r}), make_objective={told.make_objective!r}), workers=1)\n"
+        "    while crew.is_working(): crew.wait(1)\n"
+    )
+    file = tmp_path / "parent.py"
+    file.write_text(script)
+    parent = subprocess.Popen([sys.executable, str(file)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    try:
+        wait_for(lambda: (tmp_path / "STARTED-0").exists())
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_for(lambda: counts(created) == {"FAIL": 1})
+
+
+def test_a_worker_that_cannot_go_on_ends_the_run_with_its_exit_code(created: RDBStorage, tmp_path: Path) -> None:
+    told = assignment(created, tmp_path, target=3)
+    no_such_device = Assignment(**{**vars(told), "device": "cuda:99", "make_objective": "hpo.objective:make_objective"})
+    with pytest.raises(WorkError) as raised:
+        wait_for_crew(no_such_device)
+    assert raised.value.exit_code == 2
+
+
+def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorage, tmp_path: Path) -> None:
+    def make(definition: optimize.StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+        def act(trial: optuna.Trial, folder: Path) -> None:
+            raise RequestError("the dataset went away")
+
+        return stubs.Stub(definition, folder, act)
+
+    with pytest.raises(RequestError, match="went away"):
+        run_worker(assignment(created, tmp_path, target=1), make, Stop())
+    assert counts(created) == {"FAIL": 1}
