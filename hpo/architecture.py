@@ -1,4 +1,4 @@
-"""A network's layers: what each is, what comes out of it, and how many parameters it has."""
+"""A network's layers: what each is, what comes out of it, and its parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ class Layer:
 
     Attributes:
         name: its path in the network, as in `towers.0.3`.
-        kind: PyTorch's description of it.
+        kind: PyTorch's description of it, as in `Linear(in_features=20, out_features=2, bias=True)`.
+        weight: its weight's shape; empty where it has none.
         shape: of its output for a single pair, images counted apart.
         parameters: trainable ones.
     """
 
     name: str
     kind: str
+    weight: tuple[int, ...]
     shape: tuple[int, ...]
     parameters: int
 
@@ -35,7 +37,9 @@ def list_layers(network: nn.Module) -> list[Layer]:
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            layers[name] = Layer(name, str(module), tuple(output.shape), count_parameters(module))
+            layers[name] = Layer(
+                name, str(module), _weight_shape(module), tuple(output.shape), count_parameters(module)
+            )
 
         return hook
 
@@ -53,3 +57,8 @@ def list_layers(network: nn.Module) -> list[Layer]:
 def count_parameters(network: nn.Module) -> int:
     """Returns the number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else ()

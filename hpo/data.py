@@ -1,4 +1,4 @@
-"""Pairs of digits as tensors: a round's training and test pairs, from MNIST or the embedded digits.
+"""Pairs of digits as tensors: what a round trains on and is tested on.
 
 Both reports work on pairs of 14x14 images (report A, section II; report B, section I.B).
 """

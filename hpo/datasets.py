@@ -1,4 +1,4 @@
-"""The datasets: what each holds, where its files are, and the proof that they are the right ones; never imports torch.
+"""The datasets: what each holds, where its files are, and the proof that they are right; without torch.
 
 MNIST's files are those of Y. LeCun, C. Cortes and C. Burges, as torchvision downloads them. The embedded digits are
 scikit-learn's copy of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.

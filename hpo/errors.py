@@ -1,4 +1,4 @@
-"""Every error that a user can meet: one line, whose setting, the rule, the value, the way out.
+"""Every error that a user can meet: whose setting, the rule, the value, the way out, in one line.
 
 HpoError
 ├── RequestError       the request was wrong: exit code 2

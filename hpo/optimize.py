@@ -1,4 +1,4 @@
-"""Brings a study to its trials: creates or joins it, and looks after the workers until it has them."""
+"""Brings a study to its trials: creates or joins it, and looks after its workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is alive on this host: every worker holds a lock on a file of its own, which the kernel frees when it dies.
+"""Who is alive on this host: every worker holds a file lock, which the kernel frees when it dies.
 
 A claim on a trial names its worker's file. Where the file is visible and free, the worker is dead at once, however it
 died; a claim from another host, whose file is not here, has to wait for the grace period of its heartbeat.

@@ -1,4 +1,4 @@
-"""One seed in, the same numbers out: every random stream is named, and its seed is a hash of its name."""
+"""One seed in, the same numbers out: a random stream has a name, and its seed is a hash of that."""
 
 from __future__ import annotations
 

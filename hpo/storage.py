@@ -1,5 +1,4 @@
-"""Opens a storage of studies with the settings that workers need, and reads it by SQL where Optuna would load every
-trial.
+"""Opens a storage of studies as workers need it, and reads it by SQL where Optuna would load every trial.
 
 The one file that touches private names of Optuna: its tables, and the id of a trial. `optuna>=5.0,<5.1` is pinned for
 it, and tests/test_storage.py names what it relies on.

@@ -212,14 +212,19 @@ def study_text(name: str, definition: dict[str, Any]) -> str:
 
 def layers_table(name: str, architecture: dict[str, Any]) -> list[Any]:
     """Returns an architecture's layers, as they are with weight sharing, and its parameter counts."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True)
-    table.add_column("kind")
-    table.add_column("output", no_wrap=True)
-    table.add_column("parameters", justify="right")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for heading, justify in (
+        ("layer", "left"),
+        ("kind", "left"),
+        ("weight", "right"),
+        ("output", "right"),
+        ("parameters", "right"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for layer in architecture["layers"]:
-        shape = "x".join(map(str, layer["shape"]))
-        table.add_row(layer["name"], layer["kind"], shape, f"{layer['parameters']:,}" if layer["parameters"] else "")
+        kind = layer["kind"].partition("(")[0]
+        weight, output = ("x".join(map(str, layer[key])) for key in ("weight", "shape"))
+        table.add_row(layer["name"], kind, weight, output, f"{layer['parameters']:,}" if layer["parameters"] else "")
     counts = architecture["parameters"]
     shared, apart = (f"{counts[key]:,}" for key in ("weight_sharing", "no_weight_sharing"))
     total = f"parameters: {shared} with weight sharing, {apart} without (two towers)"

@@ -1,4 +1,4 @@
-"""The digit-pair network: a tower for each image, and a head that compares what the towers saw."""
+"""The digit-pair network: a tower for each image, and a head that compares what they saw."""
 
 from __future__ import annotations
 

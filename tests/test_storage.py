@@ -4,6 +4,7 @@ import inspect
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -18,7 +19,7 @@ from hpo.errors import StorageError, UnknownName
 def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
     """Its pin is `optuna>=5.0,<5.1`: a wider one needs this test to pass."""
     assert optuna.__version__.startswith("5.0.")
-    columns = {
+    columns: dict[Any, set[str]] = {
         models.StudyModel: {"study_id", "study_name"},
         models.TrialModel: {"trial_id", "number", "study_id", "state", "datetime_start", "datetime_complete"},
         models.TrialValueModel: {"trial_id", "value"},

@@ -198,13 +198,15 @@ def test_gradient_norms_are_those_of_every_layer_in_both_ways(digit_pairs: tuple
 
 
 def test_gradient_norm_of_the_first_step_is_the_norm_of_autograds_gradient(digit_pairs: tuple[Pairs, Pairs]) -> None:
-    pairs = tuple(Pairs(p.images[:1, :20], p.classes[:1, :20], p.targets[:1, :20]) for p in digit_pairs)
-    (epoch,) = train(make_networks("fnn", seeds=[1]), *pairs, recipe(epochs=1), shuffle_seeds=[1], gradient_norms=True)
+    train_pairs, test_pairs = (Pairs(p.images[:1, :20], p.classes[:1, :20], p.targets[:1, :20]) for p in digit_pairs)
+    networks = make_networks("fnn", seeds=[1])
+    (epoch,) = train(
+        networks, train_pairs, test_pairs, recipe(epochs=1), shuffle_seeds=[1], gradient_norms=True, stacked=True
+    )
     (network,) = make_networks("fnn", seeds=[1])
-    comparison, digits = network(pairs[0].images[0])
-    recipe().loss(
-        comparison, digits, Pairs(*(part[0] for part in (pairs[0].images, pairs[0].classes, pairs[0].targets)))
-    ).backward()
+    comparison, digits = network(train_pairs.images[0])
+    batch = Pairs(train_pairs.images[0], train_pairs.classes[0], train_pairs.targets[0])
+    torch.autograd.backward(recipe().loss(comparison, digits, batch))
     layer = network.get_submodule("head.2")
     expected = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(epoch.gradient_norms["head.2"][0], expected)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from hpo import optimize, storage
 from hpo.errors import RequestError, WorkError
 from hpo.results import Status
+from hpo.study import StudyDefinition
 from hpo.worker import Assignment, Crew, Stop, run_worker
 
 from . import stubs
@@ -72,7 +73,7 @@ def test_a_pruned_trial_counts_and_has_no_value(created: RDBStorage, tmp_path: P
     assert [trial.value for trial in pruned] == [None, None]
 
 
-def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: optimize.StudyDefinition) -> None:
+def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: StudyDefinition) -> None:
     runs = []
     for name in ("first", "second"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
@@ -82,9 +83,7 @@ def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: opti
     assert runs[0] == runs[1]
 
 
-def test_a_study_comes_out_the_same_when_it_was_interrupted(
-    tmp_path: Path, small_study: optimize.StudyDefinition
-) -> None:
+def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, small_study: StudyDefinition) -> None:
     runs = []
     for name in ("whole", "interrupted"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
@@ -118,7 +117,7 @@ def test_a_cap_on_failures_ends_the_run(created: RDBStorage, tmp_path: Path) -> 
 def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_path: Path) -> None:
     stop = Stop()
 
-    def make(definition: optimize.StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             if trial.number == 2:
                 stop.ask()
@@ -179,14 +178,9 @@ def test_workers_that_always_die_end_the_run(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo.worker.MAX_DEATHS", 1)
-    with (
-        pytest.raises(
-            WorkError, match="2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
-        ),
-        Crew(assignment(created, tmp_path, target=3, stub="killed_always"), workers=1) as crew,
-    ):
-        while crew.is_working():
-            crew.wait(0.1)
+    complaint = "2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
+    with pytest.raises(WorkError, match=complaint):
+        wait_for_crew(assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
 def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
@@ -227,7 +221,7 @@ def test_a_worker_that_cannot_go_on_ends_the_run_with_its_exit_code(created: RDB
 
 
 def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorage, tmp_path: Path) -> None:
-    def make(definition: optimize.StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             raise RequestError("the dataset went away")
 

@@ -1,0 +1,1 @@
+"""What the documents claim, as commands that measure it again."""

@@ -1,0 +1,78 @@
+"""Rewrites what README shows of the program: the outputs of its commands, and the tree with its captions.
+
+    python -m docs.regenerate
+
+Commands run in order, in one empty folder. Of the progress, which goes to standard error, only the last line is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
+
+
+def regenerate(text: str) -> str:
+    """Returns README's text with its generated parts made again."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text)
+    return TREE.sub(lambda _: tree(), text)
+
+
+def transcript(block: str, folder: Path) -> str:
+    """Runs the `$ hpo …` lines of a console block, and returns them with what they print."""
+    parts = []
+    for command in (line[2:] for line in block.splitlines() if line.startswith("$ ")):
+        program, *arguments = shlex.split(command)
+        if program != "hpo":
+            raise ValueError(f"README's transcripts run hpo, not {program}")
+        done = subprocess.run(
+            [sys.executable, "-m", "hpo", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        progress = done.stderr.splitlines()[-1:]
+        printed = "\n".join(line.rstrip() for line in [*progress, *done.stdout.splitlines()])
+        parts.append(f"$ {command}\n{printed.strip()}\n")
+    return "\n".join(parts)
+
+
+def tree() -> str:
+    """Returns the files of the project, each with the first sentence of its docstring or title."""
+    return "".join(f"{name:<26}{caption}\n".rstrip() + "\n" for name, caption in _rows())
+
+
+def _rows() -> Iterator[tuple[str, str]]:
+    for folder in ("hpo", "models", "studies", "benchmarks"):
+        yield f"{folder}/", ""
+        for file in sorted((ROOT / folder).iterdir()):
+            if file.suffix in (".py", ".toml") and file.name not in ("__init__.py", "__main__.py"):
+                yield f"  {file.name}", _caption(file)
+
+
+def _caption(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".toml":
+        return str(tomllib.loads(text)["title"])
+    summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0].replace("\n", " ")
+    sentence = re.match(r".*?[.;](?=\s|$)", summary)
+    return (sentence.group() if sentence else summary).rstrip(".;")
+
+
+if __name__ == "__main__":
+    README.write_text(regenerate(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,270 @@
+"""The program as its user runs it: in a process of its own, by its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hpo.cli import main
+from hpo.datasets import mnist_files
+
+TINY = """
+title = "A tiny search"
+[protocol]
+dataset = "digits"
+rounds = 2
+epochs = 2
+batch_size = 50
+train_pairs = 100
+test_pairs = 100
+evaluate_at = [1]
+[sampler]
+name = "tpe"
+[pruner]
+name = "none"
+[space]
+architecture = ["fnn"]
+weight_sharing = [true, false]
+auxiliary_loss = [true]
+activation = ["relu"]
+optimizer = ["sgd", "adam"]
+learning_rate = { low = 1e-3, high = 1.0, log = true }
+"""
+
+
+def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `hpo` in a folder, its storage there."""
+    return subprocess.run(
+        [sys.executable, "-m", "hpo", *arguments],
+        cwd=folder,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def clean_environment(**environment: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
+    return {**inherited, "PYTHONPATH": os.getcwd(), **environment}
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tiny search of three trials has been run with one worker."""
+    folder = tmp_path_factory.mktemp("worked")
+    (folder / "tiny.toml").write_text(TINY)
+    done = hpo("optimize", "--study", "tiny.toml", "--trials", "3", "--workers", "1", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "3/3 trials" in done.stderr
+    assert "lowest test error" in done.stdout
+    return folder
+
+
+def read(folder: Path, *arguments: str) -> Any:
+    done = hpo(*arguments, "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
+    best = read(worked, "best", "--study", "tiny")
+    assert set(best) == {"study", "trial", "value", "std", "errors", "params", "rounds", "dataset", "confirmed"}
+    assert (best["study"], best["rounds"], best["dataset"], best["confirmed"]) == ("tiny", 2, "digits", None)
+    (status,) = read(worked, "status")
+    (alone, together) = (
+        {key: value for key, value in found.items() if key != "trials_per_hour"}  # it falls as time goes by
+        for found in (read(worked, "status", "--study", "tiny"), status)
+    )
+    assert alone == together
+    assert {"study", "total", "complete", "pruned", "running", "failed", "best", "workers", "eta_seconds"} <= set(
+        status
+    )
+    assert (status["total"], status["complete"], status["running"], status["eta_seconds"]) == (3, 3, 0, 0.0)
+    trials = read(worked, "trials", "--study", "tiny")
+    assert [trial["number"] for trial in trials] == [0, 1, 2]
+    keys = {"number", "state", "value", "std", "errors", "params", "label", "published", "seconds", "device", "worker"}
+    assert all(keys <= set(trial) for trial in trials)
+    assert best["value"] == min(trial["value"] for trial in trials)
+
+
+def test_tables_fit_80_columns(worked: Path) -> None:
+    for command in (
+        ["best", "--study", "tiny"],
+        ["status"],
+        ["trials", "--study", "tiny"],
+        ["list"],
+        ["show", "cnn_bn"],
+    ):
+        done = hpo(*command, folder=worked, COLUMNS="80")
+        assert done.returncode == 0
+        assert done.stdout.strip()
+        assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 80
+
+
+def test_repeating_the_command_does_nothing_and_a_larger_number_goes_on(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    before = read(tmp_path, "trials", "--study", "tiny")
+    for trials in (["--trials", "3"], ["--trials", "2"], []):
+        again = hpo("optimize", "--study", "tiny.toml", *trials, folder=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert read(tmp_path, "trials", "--study", "tiny") == before
+    (tmp_path / "tiny.toml").unlink()  # joining needs no file
+    more = hpo("optimize", "--study", "tiny", "--trials", "4", "--workers", "1", folder=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert read(tmp_path, "trials", "--study", "tiny")[:3] == before
+    assert read(tmp_path, "status", "--study", "tiny")["total"] == 4
+
+
+def test_an_edited_file_names_the_difference_and_the_way_out(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 3"))
+    refused = hpo("optimize", "--study", "tiny.toml", "--trials", "5", folder=tmp_path)
+    assert_one_line(refused, 2, "protocol.epochs is 3, but 2 there", "--name NEW starts a new study")
+    renamed = hpo("optimize", "--study", "tiny.toml", "--trials", "1", "--name", "other", folder=tmp_path)
+    assert renamed.returncode == 0, renamed.stderr
+    assert [status["study"] for status in read(tmp_path, "status")] == ["tiny", "other"]
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["optimize", "--study", "cn", "--trials", "5"], "no study named 'cn'; did you mean 'cnn'"),
+        (["optimize", "--study", "absent.toml", "--trials", "5"], "absent.toml cannot be read"),
+        (["optimize", "--study", "quickstart", "--trials", "0"], "0 is not in the range x>=1"),
+        (["optimize", "--study", "quickstart"], "needs a number of trials, as in --trials 200"),
+        (["optimize", "--study", "quickstart", "--trials", "5", "--workers", "none"], "--workers must be a number"),
+        (["optimize", "--study", "quickstart", "--trials", "5", "--device", "gpu"], "--device must be auto, cpu"),
+        (["optimize", "--study", "quickstart", "--trials", "5", "--storage", "hpo.db"], "is no database URL"),
+        (["optimize", "--study", "wrong.toml", "--trials", "5"], "no architecture named 'fn'; did you mean 'fnn'"),
+        (["optimize", "--study", "many.toml", "--trials", "5"], "train_pairs must be at most 1434006"),
+        (["optimise"], "No such command 'optimise'"),
+        (["status"], "sqlite:///hpo.db does not exist; hpo optimize creates it"),
+        (["best", "--study", "cnn"], "does not exist"),
+        (["dashboard"], "does not exist"),
+        (["status", "--storage", "sqlite:///songs.db"], "is the database of another program (it has songs)"),
+        (["show", "lenett"], "no study or architecture named 'lenett'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text(TINY.replace('"fnn"', '"fn"'))
+    (tmp_path / "many.toml").write_text(TINY.replace("train_pairs = 100", "train_pairs = 2000000"))
+    connection = sqlite3.connect(tmp_path / "songs.db")
+    connection.execute("create table songs (title text)")
+    connection.close()
+    assert_one_line(hpo(*arguments, folder=tmp_path), 2, complaint)
+    if arguments[0] != "optimize":
+        assert {file.name for file in tmp_path.iterdir()} == {"wrong.toml", "many.toml", "songs.db"}
+
+
+def test_mnist_that_is_not_here_is_one_line_and_starts_nothing(tmp_path: Path) -> None:
+    refusing = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    done = hpo(
+        "optimize", "--study", "cnn", "--trials", "5", "--data", str(tmp_path / "data"), folder=tmp_path, **refusing
+    )
+    assert done.returncode == 2
+    *_, last = done.stderr.strip().splitlines()
+    assert str(mnist_files(tmp_path / "data")) in last
+    assert "--dataset digits" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Path) -> None:
+    shutil.copy(worked / "hpo.db", tmp_path)
+    with sqlite3.connect(tmp_path / "hpo.db") as connection:
+        connection.execute("update trials set state = 'FAIL'")
+    connection.close()
+    assert_one_line(hpo("best", "--study", "tiny", folder=tmp_path), 2, "has no trial yet that was measured to the end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hpo", *command],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "hpo.db").exists() or read(tmp_path, "status")[0]["running"] < 2:
+            assert time.monotonic() < end
+        running.send_signal(number)
+        _, said = running.communicate(timeout=15)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert said.strip().splitlines()[-1].endswith("hpo " + " ".join(command))
+    status = read(tmp_path, "status", "--study", "long")
+    assert (status["running"], status["failed"]) == (0, 2)
+
+
+def test_help_is_there_for_every_command() -> None:
+    for name, command in main.commands.items():
+        shown = CliRunner().invoke(command, ["--help"])
+        assert shown.exit_code == 0, name
+        assert command.help
+        for parameter in command.params:
+            assert getattr(parameter, "help", None) or parameter.param_type_name == "argument", (
+                f"{name}: {parameter.name}"
+            )
+
+
+def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: Path) -> None:
+    both = read(tmp_path, "show", "cnn")
+    assert both["architecture"]["parameters"] == {"weight_sharing": 72_688, "no_weight_sharing": 144_914}
+    assert both["study"]["protocol"]["rounds"] == 10
+    printed = hpo("show", "cnn", folder=tmp_path)
+    assert "learning_rate = { low = 0.0001, high = 1, log = true }" in printed.stdout
+    assert "72,688 with weight sharing, 144,914 without" in printed.stdout
+
+
+def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) -> None:
+    import urllib.request
+
+    port = "18431"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "hpo", "dashboard", "--port", port],
+        cwd=worked,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert f"http://127.0.0.1:{port}/dashboard/" in server.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies/1", timeout=10) as answer:
+            study = json.load(answer)
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.2:{port}/", timeout=10)
+        taken = hpo("dashboard", "--port", port, folder=worked)
+        assert_one_line(taken, 2, f"port {port} is taken")
+    finally:
+        server.terminate()
+        server.communicate()
+    assert [len(trial["intermediate_values"]) for trial in study["trials"]] == [2, 2, 2]

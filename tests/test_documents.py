@@ -1,0 +1,65 @@
+"""Documents stay true: what README shows is what the program prints, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from docs import regenerate
+from hpo.cli import main
+from hpo.study import Configuration, Protocol, Run
+
+README = Path("README.md").read_text(encoding="utf-8")
+
+
+def skeleton(text: str) -> list[str]:
+    """What does not depend on the processor: lines without numbers, and without the winner's parameters."""
+    lines = [line for line in text.splitlines() if not line.startswith("  ")]
+    return [re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line)) for line in lines]
+
+
+@pytest.mark.slow
+def test_readme_shows_what_the_commands_print() -> None:
+    """`python -m docs.regenerate` mends it."""
+    again = regenerate.regenerate(README)
+    assert skeleton(again) == skeleton(README)
+
+
+def test_readme_shows_the_tree_as_it_is() -> None:
+    assert regenerate.TREE.search(README).group() == regenerate.tree()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
+def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    commands = re.findall(r"`(hpo [^`]+)`|^(?:    |\$ )(hpo .+)$", text, flags=re.MULTILINE)
+    for inline, line in commands:
+        for command in re.split(r"  +|\s#|; ", inline or line)[:1]:
+            _, name, *words = shlex.split(command.replace("…", ""))
+            if name in {"COMMAND", "--help"}:
+                continue
+            assert name in main.commands, f"{document}: {command}"
+            known = {option for parameter in main.commands[name].params for option in parameter.opts}
+            for word in words:
+                assert not word.startswith("--") or word in {*known, "--help"}, f"{document}: {command}"
+
+
+def test_every_command_stands_in_readme() -> None:
+    for name in main.commands:
+        assert f"hpo {name}" in README
+
+
+@pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_study_format_is_documented_whole() -> None:
+    text = Path("docs/studies.md").read_text(encoding="utf-8")
+    for table in (Protocol, Configuration, Run):
+        for key in table.model_fields:
+            assert re.search(rf"\b{key}\b", text), f"{table.__name__}.{key}"

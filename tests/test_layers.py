@@ -1,0 +1,99 @@
+"""Who may import whom: a file of `hpo/` imports only from rows above its own, and each library has one home."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROWS = [
+    {"__init__", "errors", "seeding"},
+    {"datasets", "tables", "provenance", "presence", "storage", "architecture"},
+    {"space", "data"},
+    {"study", "training"},
+    {"catalog", "budget", "results", "dashboard"},
+    {"worker", "terminal"},
+    {"objective", "optimize"},
+    {"cli"},
+    {"__main__"},
+]
+HOMES = {
+    "torch": {"data", "architecture", "training", "objective"},
+    "optuna": {"storage", "budget", "results", "worker", "optimize", "objective", "dashboard"},
+    "torchvision": {"data"},
+    "sqlalchemy": {"storage"},
+    "optuna_dashboard": {"dashboard"},
+    "rich": {"terminal", "cli"},
+    "click": {"cli"},
+}
+FILES = {file.stem: file for file in Path("hpo").glob("*.py")}
+
+
+def imports(file: Path) -> tuple[set[str], set[str]]:
+    """Returns the files of hpo/ and the libraries that a file imports, wherever in it."""
+    ours, libraries = set(), set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            libraries |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            ours |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            libraries.add(node.module.partition(".")[0])
+    return ours - {"__version__"}, libraries
+
+
+def test_every_file_has_a_row() -> None:
+    rows = [name for row in ROWS for name in row]
+    assert sorted(rows) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_only_from_rows_above_its_own(name: str) -> None:
+    above: set[str] = set()
+    for row in ROWS:
+        if name in row:
+            break
+        above |= row
+    assert imports(FILES[name])[0] <= above
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_only_at_home(library: str) -> None:
+    users = {name for name, file in FILES.items() if library in imports(file)[1]}
+    assert users == HOMES[library]
+
+
+def test_optuna_and_torch_meet_in_one_file() -> None:
+    assert HOMES["torch"] & HOMES["optuna"] == {"objective"}
+
+
+def test_networks_know_torch_alone() -> None:
+    for file in Path("models").glob("*.py"):
+        assert imports(file)[1] <= {"torch", "__future__", "collections", "functools", "itertools"}
+
+
+def test_private_names_of_optuna_stand_in_storage_alone() -> None:
+    for name, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):
+                private = [part for part in (node.module or "").split(".") if part.startswith("_")]
+                assert not private or name == "storage"
+            if isinstance(node, ast.Attribute) and node.attr in {"_trial_id", "_study_id", "_storage"}:
+                assert name == "storage"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("hpo.cli", ("torch", "optuna", "rich", "pydantic")),
+        ("hpo.optimize", ("torch", "sklearn")),
+        ("hpo.worker", ("torch",)),
+    ],
+)
+def test_importing_loads_nothing_heavy(module: str, absent: tuple[str, ...]) -> None:
+    script = f"import sys, {module}; print(sorted(set({absent!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
