@@ -60,26 +60,31 @@ def candidates() -> list[Candidate]:
     """Returns the pruners that are compared."""
     doubling, every = (2, 4, 8, 16), range(1, EPOCHS)
     compared = [
-        Candidate(f"percentile {p:g}, start-up {n}, at {'2 4 8 16' if at is doubling else '1 2 4 8 16'}", PercentilePruner,
-                  {"percentile": p, "n_startup_trials": n}, at)
-        for p in (10.0, 25.0, 50.0) for n in (1, 4) for at in (doubling, (1, 2, 4, 8, 16))
-    ]  # fmt: skip
+        Candidate(
+            f"percentile {percentile:g}, start-up {startup}, at {' '.join(map(str, at))}",
+            PercentilePruner,
+            {"percentile": percentile, "n_startup_trials": startup},
+            at,
+        )
+        for percentile in (10.0, 25.0, 50.0)
+        for startup in (1, 4)
+        for at in (doubling, (1, *doubling))
+    ]
+    halving = [
+        Candidate(
+            f"successive halving from {first}, factor {factor}",
+            SuccessiveHalvingPruner,
+            {"min_resource": first, "reduction_factor": factor},
+            every,
+        )
+        for first, factor in ((1, 2), (1, 4), (2, 2), (2, 3), (2, 4), (4, 2), (4, 4))
+    ]
     return [
         *compared,
+        *halving,
         Candidate("median, every epoch", MedianPruner, {"n_startup_trials": 5}, every),
         Candidate("percentile 25, every epoch", PercentilePruner, {"percentile": 25.0, "n_startup_trials": 5}, every),
-        Candidate(
-            "successive halving 1, 4", SuccessiveHalvingPruner, {"min_resource": 1, "reduction_factor": 4}, every
-        ),
-        Candidate(
-            "successive halving 2, 3", SuccessiveHalvingPruner, {"min_resource": 2, "reduction_factor": 3}, every
-        ),
-        Candidate(
-            "successive halving 2, 2", SuccessiveHalvingPruner, {"min_resource": 2, "reduction_factor": 2}, every
-        ),
-        Candidate(
-            "hyperband 1, 3", HyperbandPruner, {"min_resource": 1, "max_resource": EPOCHS, "reduction_factor": 3}, every
-        ),
+        Candidate("hyperband", HyperbandPruner, {"max_resource": EPOCHS}, every),
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from docs import regenerate
 from hpo.cli import main
-from hpo.study import Configuration, Protocol, Run
+from hpo.space import Configuration
+from hpo.study import Protocol, Run
 
 README = Path("README.md").read_text(encoding="utf-8")
 

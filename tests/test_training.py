@@ -54,7 +54,7 @@ def plain_loop(network: nn.Module, pairs: Pairs, r: int, how: Recipe, order_seed
                 second = functional.cross_entropy(digits[:, 1], classes[j, 1])
                 loss = how.main_weight * loss + how.auxiliary_weight * (first + second)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             epoch.append(loss.item())
         losses.append(sum(epoch) / len(epoch))
@@ -116,8 +116,8 @@ def run(architecture: str, pairs: tuple[Pairs, Pairs], how: Recipe, **settings: 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_round_does_not_depend_on_the_others(digit_pairs: tuple[Pairs, Pairs], stacked: bool) -> None:
     together = run("fnn", digit_pairs, recipe(), stacked=stacked)[-1]
-    one = [Pairs(p.images[1:2], p.classes[1:2], p.targets[1:2]) for p in digit_pairs]
-    *_, alone = train(make_networks("fnn", seeds=[2]), *one, recipe(), shuffle_seeds=[2], stacked=stacked)
+    one, one_test = (Pairs(p.images[1:2], p.classes[1:2], p.targets[1:2]) for p in digit_pairs)
+    *_, alone = train(make_networks("fnn", seeds=[2]), one, one_test, recipe(), shuffle_seeds=[2], stacked=stacked)
     torch.testing.assert_close(together.losses[1:2], alone.losses)
     assert together.errors is not None
     assert alone.errors is not None
