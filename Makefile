@@ -7,12 +7,9 @@ INSTALLED := .venv/.installed
 .PHONY: quickstart test check fix bench clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
-	$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
-	@echo
-	@echo "The study is in quickstart.db. In this environment (. .venv/bin/activate), look next at:"
-	@echo "  hpo trials --study quickstart --storage sqlite:///quickstart.db     every trial"
-	@echo "  hpo dashboard --storage sqlite:///quickstart.db                     its curves, in a browser"
-	@echo "  hpo optimize --study cnn --trials 200                               the real search, on MNIST"
+	@$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
+	@echo "  hpo optimize --study cnn --trials 200       (the real search, on MNIST)"
+	@echo "all of them in this environment: . .venv/bin/activate"
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/python -m pytest -n auto
@@ -33,7 +30,8 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache quickstart.db*
 
 $(INSTALLED): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or later: make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,postgresql]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or later: make PYTHON=python3.11")'
+	@echo "installing hpo and its packages into .venv (PyTorch is large: a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,postgresql]'
+	@touch $@

@@ -158,12 +158,9 @@ def optimize(
     status = read_status(opened, found)
     if status.complete:
         _print(*best_table(read_best(opened, found), definition.protocol.decision))
-    where = (
-        ""
-        if storage == DEFAULT_STORAGE or os.environ.get("HPO_STORAGE") == storage
-        else f" --storage {shlex.quote(storage)}"
-    )
-    click.echo(f"\nnext: hpo trials --study {found}{where} lists them; hpo dashboard{where} shows their curves")
+    known = storage in (DEFAULT_STORAGE, os.environ.get("HPO_STORAGE"))
+    where = "" if known else f" --storage {shlex.quote(storage)}"
+    click.echo(f"\nnext:\n  hpo trials --study {found}{where}\n  hpo dashboard{where}")
 
 
 @main.command()

@@ -45,6 +45,11 @@ def make_objective(definition: StudyDefinition, device: str, data_folder: Path) 
     return MeanError(definition, place, train_pairs.to(place, torch.float32), test_pairs.to(place, torch.float32))
 
 
+DECIMALS = (
+    6  # of a percentage; errors are multiples of 100 / test_pairs, and 2.74 need not be shown as 2.7399999999999998
+)
+
+
 class MeanError:
     """Maps a trial to the mean test error of its rounds."""
 
@@ -71,8 +76,8 @@ class MeanError:
             if epoch.errors is None:
                 continue
             errors = decided(epoch.errors, protocol.decision)
-            mean = errors.mean().item()
-            errors_by_epoch[epoch.number] = errors.tolist()
+            mean = round(errors.mean().item(), DECIMALS)
+            errors_by_epoch[epoch.number] = _rounded(errors)
             trial.report(mean, step=epoch.number)
             pruned = epoch.number < protocol.epochs and trial.should_prune()
             if pruned or epoch.number == protocol.epochs:
@@ -168,9 +173,13 @@ def describe_device(device: torch.device) -> str:
 
 def _measured(last: Errors, errors: Tensor) -> dict[str, Any]:
     return {
-        "errors": errors.tolist(),
-        "errors_head": last.head.tolist(),
-        "errors_recognition": last.recognition.tolist(),
+        "errors": _rounded(errors),
+        "errors_head": _rounded(last.head),
+        "errors_recognition": _rounded(last.recognition),
         "std": errors.std().item() if len(errors) > 1 else None,
         "diverged_rounds": last.diverged.nonzero().flatten().tolist(),
     }
+
+
+def _rounded(errors: Tensor) -> list[float]:
+    return [round(error, DECIMALS) for error in errors.tolist()]

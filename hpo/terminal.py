@@ -31,7 +31,7 @@ class StudyProgress:
         self._waiting = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[text]}"),
             console=console,
         )
@@ -74,6 +74,8 @@ def _progress_text(status: Status, target: int) -> str:
     parts = [f"{status.finished}/{target} trials"]
     if status.best:
         parts.append(f"best {spread(status.best['value'], status.best['std'])}")
+    if status.running:
+        parts.append(f"{status.running} running")
     if status.failed:
         parts.append(f"{status.failed} failed")
     if status.finished < target and status.trials_per_hour:
