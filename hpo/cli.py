@@ -128,39 +128,35 @@ def optimize(
     from rich.console import Console
 
     from .datasets import data_folder
-    from .optimize import check_device, count_workers, find_definition, prepare_study, run_study
+    from .optimize import begin, check_device, count_workers, make_plan, run_study
     from .results import read_best, read_status
-    from .storage import open_storage
     from .terminal import StudyProgress, best_table
 
     device = check_device(device)
     processes = count_workers(workers, device)
-    opened = open_storage(storage, create=True)
-    found, definition = find_definition(opened, study, name, dataset)
+    plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
     folder = data_folder(data)
-    target = prepare_study(opened, found, definition, trials, folder)
+    opened = begin(storage, plan, folder)
     console = Console(stderr=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        with StudyProgress(console, target) as progress:
-            run_study(
-                opened, found, target=target, workers=processes, device=device, data_folder=folder, show=progress.show
-            )
+        with StudyProgress(console, plan.target) as progress:
+            run_study(opened, plan, workers=processes, device=device, data_folder=folder, show=progress.show)
     except KeyboardInterrupt:
-        status = read_status(opened, found)
+        status = read_status(opened, plan.name)
         again = shlex.join(["hpo", *sys.argv[1:]])
         click.echo(
-            f"interrupted; {status.finished} of {target} trials are finished, and this goes on with them: {again}",
+            f"interrupted; {status.finished} of {plan.target} trials are finished, and this goes on with them: {again}",
             err=True,
         )
         raise
-    status = read_status(opened, found)
+    status = read_status(opened, plan.name)
     if status.complete:
-        _print(*best_table(read_best(opened, found), definition.protocol.decision))
+        _print(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
     known = storage in (DEFAULT_STORAGE, os.environ.get("HPO_STORAGE"))
     where = "" if known else f" --storage {shlex.quote(storage)}"
-    click.echo(f"\nnext:\n  hpo trials --study {found}{where}\n  hpo dashboard{where}")
+    click.echo(f"\nnext:\n  hpo trials --study {plan.name}{where}\n  hpo dashboard{where}")
 
 
 @main.command()

@@ -113,11 +113,17 @@ def verify_mnist(folder: Path) -> None:
 
 def _download_mnist(folder: Path) -> None:
     # In a process of its own: torchvision imports torch, and who calls this supervises workers and must stay small.
-    program = "import sys; from torchvision.datasets import MNIST; MNIST(sys.argv[1], download=True)"
-    print(f"downloading MNIST to {mnist_files(folder)}", file=sys.stderr)
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], stderr=subprocess.PIPE, text=True, check=False)
+    # Its progress goes to standard error, past us; what went wrong comes last on standard output.
+    program = (
+        "import sys; from torchvision.datasets import MNIST\n"
+        "try: MNIST(sys.argv[1], download=True)\n"
+        "except Exception as error: print(f'{type(error).__name__}: {error}'); sys.exit(1)"
+    )
+    if sys.stderr.isatty():
+        print(f"downloading MNIST to {mnist_files(folder)}", file=sys.stderr)
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
         raise DatasetError(
             f"dataset 'mnist' is not in {mnist_files(folder)} and could not be downloaded ({reason}); "
             "put its four files there, name the folder above MNIST by --data or HPO_DATA, "

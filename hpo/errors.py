@@ -6,6 +6,7 @@ HpoError
 │   ├── StudyError     a study file breaks a rule, or no longer matches the study in the storage
 │   ├── DatasetError   a dataset's files are missing, incomplete or wrong
 │   └── StorageError   a storage cannot be opened, or is not ours
+│       └── NoStorage  there is none yet
 └── WorkError          the work failed: exit code 1
 """
 
@@ -44,6 +45,10 @@ class DatasetError(RequestError):
 
 class StorageError(RequestError):
     """Raised when a storage cannot be opened, holds something else, or lacks what is asked of it."""
+
+
+class NoStorage(StorageError):
+    """Raised when a storage is to be read that does not exist, or is empty."""
 
 
 class WorkError(HpoError):

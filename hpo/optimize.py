@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -12,7 +13,7 @@ from optuna.storages import RDBStorage
 from . import catalog
 from . import storage as stored
 from .datasets import DATASETS, prepare
-from .errors import RequestError, StudyError, UnknownName
+from .errors import NoStorage, RequestError, StudyError, UnknownName
 from .provenance import versions
 from .results import Status, read_definition, read_status
 from .study import StudyDefinition
@@ -21,125 +22,135 @@ from .worker import Assignment, Crew
 REFRESH_SECONDS = 0.5
 
 
-def find_definition(
-    storage: RDBStorage, study: str, name: str | None, dataset: str | None
-) -> tuple[str, StudyDefinition]:
-    """Returns the name and definition of the study that was asked for.
+@dataclass(frozen=True)
+class Plan:
+    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials."""
 
-    It comes from its file; where there is none by that name, from the study in the storage, so that joining needs no
-    file.
+    name: str
+    definition: StudyDefinition
+    target: int
+
+
+def make_plan(
+    url: str, study: str, *, trials: int | None = None, dataset: str | None = None, name: str | None = None
+) -> Plan:
+    """Finds out what is asked for; reads the storage, if there is one, and changes nothing.
+
+    A study's definition comes from its file; where there is none by that name, from the study in the storage, so that
+    joining needs no file.
+
+    Args:
+        study: a name or a file.
+        trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
+        name: the study's name in the storage; None takes the file's.
 
     Raises:
-        RequestError: where there is no such study, its file breaks a rule, or it differs from the study that is being
-            joined.
+        RequestError: where there is no such study, its file breaks a rule or differs from the study that is being
+            joined, or no number of trials can be found.
     """
+    try:
+        storage = stored.open_storage(url)
+    except NoStorage:
+        storage = None
+    known = stored.study_names(storage) if storage else []
     try:
         found, definition = catalog.load_study(study, dataset=dataset)
     except UnknownName:
-        if dataset is not None or study not in stored.study_names(storage):
+        if storage is None or dataset is not None or study not in known:
             raise
-        return study, read_definition(storage, study)
+        found, definition = study, read_definition(storage, study)
     found = name or found
-    if found in stored.study_names(storage):
+    attributes = {}
+    if storage and found in known:
         check_same(storage, found, definition)
-    return found, definition
+        attributes = stored.study_attributes(storage, found)
+    return Plan(found, definition, _find_target(found, definition, trials, int(attributes.get("target", 0))))
 
 
 def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
-    """Makes sure that a study in the storage has this definition.
+    """Makes sure that a study in the storage has this definition, and was made on the datasets of today.
 
     Raises:
         StudyError: that says what differs, and how to start a new study.
     """
+    where = f"study {name!r} in {stored.show_url(storage.url)}"
     differences = definition.differences(read_definition(storage, name))
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise StudyError(
-            f"study {name!r} in {stored.show_url(storage.url)} was created with another definition: "
-            f"{differences[0]}{more}; --name NEW starts a new study"
+            f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
         )
+    if stored.study_attributes(storage, name)["dataset_sha256"] != DATASETS[definition.protocol.dataset].sha256:
+        raise StudyError(f"{where} was created on another release of its dataset; --name NEW starts a new study")
 
 
-def prepare_study(
-    storage: RDBStorage, name: str, definition: StudyDefinition, trials: int | None, data_folder: Path
-) -> int:
-    """Creates or joins a study and returns its target, the number of finished trials to bring it to.
-
-    Args:
-        trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
+def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
+    """Makes sure of the dataset, creates the study where it is new, and returns the storage, open for work.
 
     Raises:
-        RequestError: where no number can be found, or the dataset is not what the study was created on.
+        RequestError: where the dataset cannot be had, or another has created the study differently meanwhile.
     """
-    known = stored.study_attributes(storage, name) if name in stored.study_names(storage) else {}
-    asked_before = int(known.get("target", 0))
-    if definition.trial:
-        if trials not in (None, len(definition.trial)):
-            raise RequestError(
-                f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out"
-            )
-        trials = len(definition.trial)
-    target = trials or asked_before
-    if not target:
-        raise RequestError(f"study {name!r} searches a space, so it needs a number of trials, as in --trials 200")
-    dataset = definition.protocol.dataset
-    checksum = DATASETS[dataset].sha256
-    if known.get("dataset_sha256", checksum) != checksum:
-        raise RequestError(
-            f"study {name!r} was created on another release of dataset {dataset!r}; --name NEW starts a new study"
-        )
+    dataset = plan.definition.protocol.dataset
     prepare(dataset, data_folder)
-    stored.create_study(
-        storage,
-        name,
-        {
-            "definition": definition.model_dump(mode="json"),
-            "definition_sha256": definition.sha256,
-            "dataset_sha256": checksum,
-            "versions": versions(),
-        },
-    )
-    stored.set_study_attribute(
-        storage, name, "definition", definition.model_dump(mode="json")
-    )  # its title or labels may be new
-    stored.set_study_attribute(storage, name, "target", max(target, asked_before))
-    return target
+    storage = stored.open_storage(url, create=True)
+    attributes = {
+        "definition": plan.definition.model_dump(mode="json"),
+        "definition_sha256": plan.definition.sha256,
+        "dataset_sha256": DATASETS[dataset].sha256,
+        "versions": versions(),
+    }
+    stored.create_study(storage, plan.name, attributes)
+    check_same(storage, plan.name, plan.definition)
+    stored.set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
+    asked_before = int(stored.study_attributes(storage, plan.name).get("target", 0))
+    stored.set_study_attribute(storage, plan.name, "target", max(plan.target, asked_before))
+    return storage
 
 
 def run_study(
     storage: RDBStorage,
-    name: str,
+    plan: Plan,
     *,
-    target: int,
     workers: int,
     device: str,
     data_folder: Path,
     show: Callable[[Status], None],
     make_objective: str = Assignment.make_objective,
 ) -> None:
-    """Works on a study, with so many worker processes, until it has `target` finished trials; `show` is given its
-    status.
+    """Works on a study, with so many worker processes, until it has its trials; `show` is given its status meanwhile.
 
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
-    status = read_status(storage, name)
+    status = read_status(storage, plan.name)
     show(status)
-    if status.finished >= target:
+    if status.finished >= plan.target:
         return
     assignment = Assignment(
         url=storage.url,
-        study=name,
-        target=target,
+        study=plan.name,
+        target=plan.target,
         run_began_at=status.finished + status.failed + status.running,
         device=device,
         data_folder=data_folder,
         make_objective=make_objective,
     )
-    with Crew(assignment, workers=min(workers, target - status.finished)) as crew:
+    with Crew(assignment, workers=min(workers, plan.target - status.finished)) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(read_status(storage, name))
+            show(read_status(storage, plan.name))
+
+
+def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:
+    if definition.trial:
+        if trials not in (None, len(definition.trial)):
+            raise RequestError(
+                f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out"
+            )
+        return len(definition.trial)
+    if not trials and not asked_before:
+        raise RequestError(f"study {name!r} searches a space, so it needs a number of trials, as in --trials 200")
+    return trials or asked_before
 
 
 def count_workers(workers: str, device: str) -> int:

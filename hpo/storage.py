@@ -30,7 +30,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from .errors import StorageError, UnknownName
+from .errors import NoStorage, StorageError, UnknownName
 
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 300
@@ -306,7 +306,7 @@ def _check_sqlite(url: str, path: Path, create: bool) -> None:
         raise StorageError(f"storage {url}: there is no folder {path.parent}")
     if not path.exists():
         if not create:
-            raise StorageError(
+            raise NoStorage(
                 f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
             )
         return
@@ -329,7 +329,7 @@ def _connect(url: str, *, create: bool) -> RDBStorage:
                 "name another file"
             )
         if not tables and not create:
-            raise StorageError(f"storage {url} holds no studies; hpo optimize creates one")
+            raise NoStorage(f"storage {url} holds no studies; hpo optimize creates one")
         with experimental():
             storage = RDBStorage(
                 url,

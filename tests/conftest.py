@@ -80,10 +80,14 @@ def fresh_storage(storage_url: str) -> RDBStorage:
 
 
 @pytest.fixture
-def created(fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path) -> RDBStorage:
+def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStorage:
     """A storage with the study 'small', created and without trials."""
-    optimize.prepare_study(fresh_storage, "small", small_study, 10, tmp_path)
-    return fresh_storage
+    return create(fresh_storage, "small", small_study, 10)
+
+
+def create(opened: RDBStorage, name: str, definition: StudyDefinition, target: int) -> RDBStorage:
+    """Creates a study, and returns the storage."""
+    return optimize.begin(opened.url, optimize.Plan(name, definition, target), Path())
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import optimize, storage
+from hpo import storage
 from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
 from hpo.errors import WorkError
 from hpo.objective import suggest
@@ -17,7 +17,7 @@ from hpo.presence import Presence, Worker, is_dead
 from hpo.results import read_definition
 from hpo.study import StudyDefinition, define_study
 
-from .conftest import SMALL_STUDY
+from .conftest import SMALL_STUDY, create
 
 ELSEWHERE = Worker(host="elsewhere", pid=1, device="cpu", file="/nowhere/1.lock")
 
@@ -82,7 +82,7 @@ def test_workers_that_start_together_propose_differently(created: RDBStorage, sm
 def test_a_listed_study_measures_each_entry_once(
     fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
 ) -> None:
-    optimize.prepare_study(fresh_storage, "listed", listed_study, None, tmp_path)
+    create(fresh_storage, "listed", listed_study, 2)
     first, second = (started(fresh_storage, name="listed", target=2) for _ in range(2))
     assert [suggest(t, listed_study) for t in (first, second)] == [entry.params for entry in listed_study.trial]
     finish(fresh_storage, first, TrialState.FAIL, error="training broke")
@@ -129,7 +129,7 @@ def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> Non
 
 def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = define_study({**SMALL_STUDY, "run": {"max_failed_trials": 2}}, name="small")
-    optimize.prepare_study(fresh_storage, "small", definition, 10, tmp_path)
+    create(fresh_storage, "small", definition, 10)
     for _ in range(2):
         finish(fresh_storage, started(fresh_storage), TrialState.FAIL, error="training broke")
     with pytest.raises(WorkError, match="2 trials failed by an error"):

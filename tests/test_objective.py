@@ -8,14 +8,14 @@ import torch
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import optimize, storage
+from hpo import storage
 from hpo.errors import RequestError
 from hpo.objective import find_device, make_objective, suggest
 from hpo.results import read_best, read_rows
 from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Stop, run_worker
 
-from .conftest import LISTED_STUDY, SMALL_STUDY
+from .conftest import LISTED_STUDY, SMALL_STUDY, create
 
 
 def work(opened: RDBStorage, name: str, target: int, folder: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
     runs = []
     for name in ("first", "second"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
-        optimize.prepare_study(opened, "small", small_study, 6, tmp_path)
+        create(opened, "small", small_study, 6)
         work(opened, "small", 6, tmp_path)
         runs.append(
             [
@@ -63,7 +63,7 @@ def test_the_decision_chooses_the_objective_and_nothing_else(tmp_path: Path) -> 
     for decision in ("head", "recognition"):
         table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "decision": decision}}
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{decision}.db", create=True)
-        optimize.prepare_study(opened, "listed", define_study(table, name="listed"), None, tmp_path)
+        create(opened, "listed", define_study(table, name="listed"), 2)
         work(opened, "listed", 2, tmp_path)
         values[decision] = read_rows(opened, "listed")
     for by_head, by_recognition in zip(values["head"], values["recognition"], strict=True):
@@ -79,7 +79,7 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
         "space": {**SMALL_STUDY["space"], "optimizer": ["sgd"], "learning_rate": {"low": 1e6, "high": 1e8}},
     }
     opened = storage.open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
-    optimize.prepare_study(opened, "small", define_study(table, name="small"), 3, tmp_path)
+    create(opened, "small", define_study(table, name="small"), 3)
     work(opened, "small", 3, tmp_path)
     trials = storage.read_trials(opened, "small")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
@@ -89,7 +89,7 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
 def test_a_pruned_trial_keeps_what_it_showed_and_is_never_the_best(tmp_path: Path) -> None:
     table = {**SMALL_STUDY, "pruner": {"name": "percentile", "percentile": 1.0, "n_startup_trials": 1}}
     opened = storage.open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
-    optimize.prepare_study(opened, "small", define_study(table, name="small"), 8, tmp_path)
+    create(opened, "small", define_study(table, name="small"), 8)
     work(opened, "small", 8, tmp_path)
     pruned = storage.read_trials(opened, "small", states=(TrialState.PRUNED,))
     assert pruned
@@ -137,6 +137,6 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
         ],
     }
     opened = storage.open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
-    optimize.prepare_study(opened, "best", define_study(table, name="best"), None, mnist_folder)
+    create(opened, "best", define_study(table, name="best"), 1)
     work(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5

@@ -15,11 +15,12 @@ from optuna.trial import TrialState
 
 from hpo import optimize, storage
 from hpo.errors import RequestError, WorkError
-from hpo.results import Status
+from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition
 from hpo.worker import Assignment, Crew, Stop, run_worker
 
 from . import stubs
+from .conftest import create
 
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
@@ -77,7 +78,7 @@ def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: Stud
     runs = []
     for name in ("first", "second"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
-        optimize.prepare_study(opened, "small", small_study, 8, tmp_path)
+        create(opened, "small", small_study, 8)
         work(opened, tmp_path, target=8)
         runs.append([(trial.params, trial.value) for trial in storage.read_trials(opened, "small")])
     assert runs[0] == runs[1]
@@ -87,7 +88,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
     runs = []
     for name in ("whole", "interrupted"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
-        optimize.prepare_study(opened, "small", small_study, 12, tmp_path)
+        create(opened, "small", small_study, 12)
         if name == "interrupted":
             work(opened, tmp_path, target=5)
             study = optuna.load_study(study_name="small", storage=opened)
@@ -154,8 +155,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     shown: list[Status] = []
     optimize.run_study(
         created,
-        "small",
-        target=20,
+        optimize.Plan("small", read_definition(created, "small"), 20),
         workers=3,
         device="cpu",
         data_folder=tmp_path,
