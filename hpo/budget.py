@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from . import storage as stored
 from .errors import WorkError
 from .presence import Worker, is_dead
+from .pruning import PowerLawPruner
 from .seeding import derive_seed
 from .study import StudyDefinition
 
@@ -152,6 +153,8 @@ def make_sampler(definition: StudyDefinition, slot: int, failures: int) -> BaseS
 
 def make_pruner(definition: StudyDefinition) -> BasePruner:
     """Returns the study's pruner."""
+    if definition.pruner.name == "power_law":
+        return PowerLawPruner(last_step=definition.protocol.epochs, margin=definition.pruner.margin)
     pruners: Mapping[str, type[BasePruner]] = {
         "none": optuna.pruners.NopPruner,
         "percentile": optuna.pruners.PercentilePruner,

@@ -101,6 +101,13 @@ class PercentilePruner(Table):
     n_min_trials: Count = 1
 
 
+class PowerLawPruner(Table):
+    """Prunes what, drawn on to the last epoch, ends above `margin` times the best finished trial; see `pruning.py`."""
+
+    name: Literal["power_law"]
+    margin: Annotated[float, Field(gt=0)] = 1.0
+
+
 class SuccessiveHalvingPruner(Table):
     """Optuna's SuccessiveHalvingPruner; a resource is an epoch."""
 
@@ -111,7 +118,7 @@ class SuccessiveHalvingPruner(Table):
 
 
 Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
-Pruner = Annotated[NoPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
+Pruner = Annotated[NoPruner | PowerLawPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
 
 
 class Published(Table):

@@ -14,6 +14,7 @@ from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
 from hpo.errors import WorkError
 from hpo.objective import suggest
 from hpo.presence import Presence, Worker, is_dead
+from hpo.pruning import PowerLawPruner
 from hpo.results import read_definition
 from hpo.study import StudyDefinition, define_study
 
@@ -150,6 +151,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(small_study: StudyD
     assert isinstance(pruner, optuna.pruners.PercentilePruner)
     for pruner_table, kind in (
         ({"name": "none"}, optuna.pruners.NopPruner),
+        ({"name": "power_law", "margin": 1.5}, PowerLawPruner),
         ({"name": "successive_halving"}, optuna.pruners.SuccessiveHalvingPruner),
     ):
         definition = define_study({**SMALL_STUDY, "sampler": {"name": "random"}, "pruner": pruner_table}, name="small")

@@ -11,7 +11,7 @@ import pytest
 
 ROWS = [
     {"__init__", "errors", "seeding"},
-    {"datasets", "tables", "provenance", "presence", "storage", "architecture"},
+    {"datasets", "tables", "provenance", "presence", "storage", "architecture", "pruning"},
     {"space", "data"},
     {"study", "training"},
     {"catalog", "budget", "results", "dashboard"},
@@ -22,7 +22,7 @@ ROWS = [
 ]
 HOMES = {
     "torch": {"data", "architecture", "training", "objective"},
-    "optuna": {"storage", "budget", "results", "worker", "optimize", "objective", "dashboard"},
+    "optuna": {"storage", "budget", "pruning", "results", "worker", "optimize", "objective", "dashboard"},
     "torchvision": {"data"},
     "sqlalchemy": {"storage"},
     "optuna_dashboard": {"dashboard"},
