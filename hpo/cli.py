@@ -120,7 +120,7 @@ def optimize(
     name: str | None,
     data: Path | None,
 ) -> None:
-    """Create or join a study and bring it to N finished trials.
+    """Create or join a study, and bring it to N trials.
 
     Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
     the same every time.
@@ -164,7 +164,7 @@ def optimize(
 @_storage_option
 @_json_option
 def status(study: str | None, storage: str, as_json: bool) -> None:
-    """How far studies are: finished, running, failed, workers alive, time left, best so far."""
+    """How far studies are, and who works on them."""
     from .results import read_status
     from .storage import open_storage, study_names
     from .terminal import status_table, workers_table
@@ -183,7 +183,10 @@ def status(study: str | None, storage: str, as_json: bool) -> None:
 @_storage_option
 @_json_option
 def best(study: str, storage: str, as_json: bool) -> None:
-    """The winner of a study: the lowest mean error, with its spread and configuration."""
+    """The winner of a study, with its spread.
+
+    The winner is the trial with the lowest mean error among those measured to the end.
+    """
     from .results import read_best, read_definition
     from .storage import open_storage
     from .terminal import best_table
@@ -216,7 +219,7 @@ def trials(study: str, storage: str, as_json: bool) -> None:
 @main.command("list")
 @_json_option
 def list_(as_json: bool) -> None:
-    """The studies and architectures that are known here."""
+    """The studies and architectures known here."""
     from . import catalog
     from .study import read_study
     from .terminal import names_table
@@ -240,9 +243,10 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @_json_option
 def show(name: str, as_json: bool) -> None:
-    """A study as it is resolved, or an architecture's layers with shapes and parameters.
+    """A study resolved, or an architecture's layers.
 
-    Both, where both have the name.
+    A study is printed with every default filled in, an architecture with shapes and parameters. Both are, where both
+    have the name.
     """
     from . import catalog
     from .errors import UnknownName
@@ -275,7 +279,10 @@ def show(name: str, as_json: bool) -> None:
     help="The port to listen on, at 127.0.0.1.",
 )
 def dashboard(storage: str, port: int) -> None:
-    """Browse a storage live in optuna-dashboard, from this machine only."""
+    """Browse a storage in optuna-dashboard.
+
+    It listens on the loopback address alone: the dashboard has no login yet.
+    """
     from .dashboard import serve_dashboard
     from .storage import open_storage
 
@@ -306,4 +313,4 @@ def _print(*parts: Any) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
+    click.echo(json.dumps(value, indent=2))

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from . import catalog
 from . import storage as stored
 from .datasets import DATASETS, prepare
-from .errors import NoStorage, RequestError, StudyError, UnknownName
+from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
 from .provenance import versions
 from .results import Status, read_definition, read_status
 from .study import StudyDefinition
@@ -138,7 +138,10 @@ def run_study(
     with Crew(assignment, workers=min(workers, plan.target - status.finished)) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(read_status(storage, plan.name))
+            status = read_status(storage, plan.name)
+            show(status)
+    if status.finished < plan.target:
+        raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

@@ -71,8 +71,11 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     _check_sqlite(url, path, create)
     if not create:
         return _connect(url, create=False)
-    with hold_lock(lock_file(url)):  # two that create the schema at the same moment would break it
-        storage = _connect(url, create=True)
+    try:
+        with hold_lock(lock_file(url)):  # two that create the schema at the same moment would break it
+            storage = _connect(url, create=True)
+    except OSError as error:
+        raise StorageError(f"storage {url} cannot be written: {error.strerror}") from error
     _write_immediately(storage)
     return storage
 

@@ -43,6 +43,8 @@ def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////no/such/folder/hpo.db", "there is no folder /no/such/folder"),
         ("mysql://host/db", "only sqlite"),
+        ("sqlite:////proc/hpo.db", "cannot be written"),
+        ("sqlite:////tmp", "Is a directory"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_one_line(url: str, complaint: str) -> None:

@@ -212,6 +212,25 @@ def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_pat
     wait_for(lambda: counts(created) == {"FAIL": 1})
 
 
+def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RDBStorage, tmp_path: Path) -> None:
+    def stop_the_worker(status: Status) -> None:
+        for worker in status.workers:
+            if (tmp_path / f"STARTED-{worker['trial']}").exists():
+                os.kill(worker["pid"], signal.SIGTERM)
+
+    with pytest.raises(WorkError, match="every worker was stopped; 0 of 3 trials are finished"):
+        optimize.run_study(
+            created,
+            optimize.Plan("small", read_definition(created, "small"), 3),
+            workers=1,
+            device="cpu",
+            data_folder=tmp_path,
+            show=stop_the_worker,
+            make_objective="tests.stubs:sleeps_until_told",
+        )
+    assert counts(created) == {"FAIL": 1}
+
+
 def test_a_worker_that_cannot_go_on_ends_the_run_with_its_exit_code(created: RDBStorage, tmp_path: Path) -> None:
     told = assignment(created, tmp_path, target=3)
     no_such_device = Assignment(**{**vars(told), "device": "cuda:99", "make_objective": "hpo.objective:make_objective"})
