@@ -138,8 +138,9 @@ def run_study(
     with Crew(assignment, workers=min(workers, plan.target - status.finished)) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            status = read_status(storage, plan.name)
-            show(status)
+            show(read_status(storage, plan.name))
+    status = read_status(storage, plan.name)  # again: trials may have finished since
+    show(status)
     if status.finished < plan.target:
         raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
 
