@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from hpo.storage import open_storage, read_trials
+from hpo.records import read_trials
+from hpo.storage import open_storage
 
 FILE = Path(__file__).with_name("curves.json.gz")
 EPOCHS = 25

@@ -27,6 +27,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from . import records
 from . import storage as stored
 from .errors import WorkError
 from .presence import Worker, is_dead
@@ -120,16 +121,16 @@ def fail_dead_trials(storage: RDBStorage, study: optuna.Study) -> None:
     """
     with stored.experimental():
         optuna.storages.fail_stale_trials(study)
-    for trial in stored.read_trials(storage, study.study_name, states=(TrialState.RUNNING,)):
+    for trial in records.read_trials(storage, study.study_name, states=(TrialState.RUNNING,)):
         if "slot" not in trial.attributes or is_dead(Worker(**trial.attributes["worker"])):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def read_tally(storage: RDBStorage, name: str, run_began_at: int) -> Tally:
     """Reads what a study has; needs the start lock to stay true."""
-    counts = stored.count_trials(storage, name)
-    slots = stored.read_attribute(storage, name, "slot", states=(*FINISHED, TrialState.RUNNING))
-    failed = stored.read_attribute(storage, name, "slot", states=(TrialState.FAIL,), having="error")
+    counts = records.count_trials(storage, name)
+    slots = records.read_attribute(storage, name, "slot", states=(*FINISHED, TrialState.RUNNING))
+    failed = records.read_attribute(storage, name, "slot", states=(TrialState.FAIL,), having="error")
     return Tally(
         finished=sum(counts[state] for state in FINISHED),
         running=counts[TrialState.RUNNING],

@@ -165,8 +165,9 @@ def optimize(
 @_json_option
 def status(study: str | None, storage: str, as_json: bool) -> None:
     """How far studies are, and who works on them."""
+    from .records import study_names
     from .results import read_status
-    from .storage import open_storage, study_names
+    from .storage import open_storage
     from .terminal import status_table, workers_table
 
     opened = open_storage(storage)

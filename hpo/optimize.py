@@ -10,7 +10,7 @@ from pathlib import Path
 import joblib
 from optuna.storages import RDBStorage
 
-from . import catalog
+from . import catalog, records
 from . import storage as stored
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
@@ -52,7 +52,7 @@ def make_plan(
         storage = stored.open_storage(url)
     except NoStorage:
         storage = None
-    known = stored.study_names(storage) if storage else []
+    known = records.study_names(storage) if storage else []
     try:
         found, definition = catalog.load_study(study, dataset=dataset)
     except UnknownName:
@@ -63,7 +63,7 @@ def make_plan(
     attributes = {}
     if storage and found in known:
         check_same(storage, found, definition)
-        attributes = stored.study_attributes(storage, found)
+        attributes = records.study_attributes(storage, found)
     return Plan(found, definition, _find_target(found, definition, trials, int(attributes.get("target", 0))))
 
 
@@ -80,7 +80,7 @@ def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> N
         raise StudyError(
             f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
         )
-    if stored.study_attributes(storage, name)["dataset_sha256"] != DATASETS[definition.protocol.dataset].sha256:
+    if records.study_attributes(storage, name)["dataset_sha256"] != DATASETS[definition.protocol.dataset].sha256:
         raise StudyError(f"{where} was created on another release of its dataset; --name NEW starts a new study")
 
 
@@ -101,9 +101,9 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
     }
     stored.create_study(storage, plan.name, attributes)
     check_same(storage, plan.name, plan.definition)
-    stored.set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
-    asked_before = int(stored.study_attributes(storage, plan.name).get("target", 0))
-    stored.set_study_attribute(storage, plan.name, "target", max(plan.target, asked_before))
+    records.set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
+    asked_before = int(records.study_attributes(storage, plan.name).get("target", 0))
+    records.set_study_attribute(storage, plan.name, "target", max(plan.target, asked_before))
     return storage
 
 

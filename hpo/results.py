@@ -9,6 +9,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from . import records
 from . import storage as stored
 from .errors import StorageError
 from .study import ListedTrial, StudyDefinition, define_study
@@ -88,7 +89,7 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
     Raises:
         StorageError: where the study was not made by this program.
     """
-    attributes = stored.study_attributes(storage, study)
+    attributes = records.study_attributes(storage, study)
     if "definition" not in attributes:
         raise stored.not_ours(storage, study)
     return define_study(attributes["definition"], name=study)
@@ -97,7 +98,7 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     """Returns all trials of a study."""
     listed = read_definition(storage, study).trial
-    return [_row(trial, listed) for trial in stored.read_trials(storage, study)]
+    return [_row(trial, listed) for trial in records.read_trials(storage, study)]
 
 
 def read_best(storage: RDBStorage, study: str) -> Best:
@@ -107,7 +108,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
         StorageError: where no trial has been measured to the end.
     """
     definition = read_definition(storage, study)
-    best = stored.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
+    best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     if not best or best[0].value is None:
         raise StorageError(
             f"study {study!r} has no trial yet that was measured to the end; "
@@ -129,11 +130,11 @@ def read_best(storage: RDBStorage, study: str) -> Best:
 
 def read_status(storage: RDBStorage, study: str) -> Status:
     """Returns how far a study is, without loading its trials."""
-    counts = stored.count_trials(storage, study)
+    counts = records.count_trials(storage, study)
     complete, pruned = counts[TrialState.COMPLETE], counts[TrialState.PRUNED]
-    total = stored.study_attributes(storage, study).get("target")
-    best = stored.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
-    running = stored.read_trials(storage, study, states=(TrialState.RUNNING,))
+    total = records.study_attributes(storage, study).get("target")
+    best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
+    running = records.read_trials(storage, study, states=(TrialState.RUNNING,))
     per_hour = _trials_per_hour(storage, study)
     left = None if total is None else max(0, total - complete - pruned)
     return Status(
@@ -150,7 +151,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     )
 
 
-def _row(trial: stored.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
+def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
     attributes = trial.attributes
     entry = listed[attributes["slot"]] if listed and "slot" in attributes else None
     return TrialRow(
@@ -169,7 +170,7 @@ def _row(trial: stored.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow
     )
 
 
-def _worker(trial: stored.StoredTrial) -> dict[str, Any]:
+def _worker(trial: records.StoredTrial) -> dict[str, Any]:
     claim = trial.attributes["worker"]
     since = trial.started.isoformat(timespec="seconds") if trial.started else None
     return {
@@ -184,7 +185,7 @@ def _worker(trial: stored.StoredTrial) -> dict[str, Any]:
 def _trials_per_hour(storage: RDBStorage, study: str) -> float | None:
     now = datetime.now(UTC)
     since = now - timedelta(minutes=RATE_MINUTES)
-    count, first_start = stored.finish_times(storage, study, since)
+    count, first_start = records.finish_times(storage, study, since)
     if not count or first_start is None:
         return None
     return count / ((now - max(since, first_start)).total_seconds() / 3600)

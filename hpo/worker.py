@@ -33,6 +33,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from . import records
 from . import storage as stored
 from .budget import NoTrial, make_pruner, start_trial
 from .errors import HpoError, WorkError
@@ -121,7 +122,7 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
         HpoError: where it cannot go on; a trial that it had begun is given back.
     """
     storage = stored.open_storage(assignment.url, create=True)
-    definition = define_study(stored.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
+    definition = define_study(records.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
     study = optuna.load_study(study_name=assignment.study, storage=storage, pruner=make_pruner(definition))
     objective = make_objective(definition, assignment.device, assignment.data_folder)
     presence = Presence(objective.device)

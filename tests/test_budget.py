@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import storage
+from hpo import records, storage
 from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
 from hpo.errors import WorkError
 from hpo.objective import suggest
@@ -92,11 +92,11 @@ def test_a_listed_study_measures_each_entry_once(
 
 
 def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStorage) -> None:
-    study_id = storage.study_id(created, "small")
+    study_id = records.study_id(created, "small")
     created.create_new_trial(study_id)  # as left by a process that died right after the insert
     trial = started(created, target=1)
     assert trial.number == 1
-    assert storage.count_trials(created, "small")[TrialState.FAIL] == 1
+    assert records.count_trials(created, "small")[TrialState.FAIL] == 1
 
 
 def test_a_trial_of_a_dead_worker_on_this_host_is_failed_at_once(created: RDBStorage) -> None:

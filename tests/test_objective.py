@@ -8,7 +8,7 @@ import torch
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import storage
+from hpo import records, storage
 from hpo.errors import RequestError
 from hpo.objective import find_device, make_objective, suggest
 from hpo.results import read_best, read_rows
@@ -34,7 +34,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
         runs.append(
             [
                 (t.state, t.value, t.params, t.attributes["errors_by_epoch"])
-                for t in storage.read_trials(opened, "small")
+                for t in records.read_trials(opened, "small")
             ]
         )
     assert runs[0] == runs[1]
@@ -43,7 +43,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
 
 def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_path: Path) -> None:
     work(created, "small", 1, tmp_path)
-    (trial,) = storage.read_trials(created, "small")
+    (trial,) = records.read_trials(created, "small")
     kept = trial.attributes
     assert trial.state == TrialState.COMPLETE
     assert kept["errors"] == kept["errors_recognition"] == kept["errors_by_epoch"]["2"]
@@ -81,7 +81,7 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
     opened = storage.open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
     create(opened, "small", define_study(table, name="small"), 3)
     work(opened, "small", 3, tmp_path)
-    trials = storage.read_trials(opened, "small")
+    trials = records.read_trials(opened, "small")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     assert all(trial.value == 100.0 and trial.attributes["diverged_rounds"] == [0, 1, 2] for trial in trials)
 
@@ -91,7 +91,7 @@ def test_a_pruned_trial_keeps_what_it_showed_and_is_never_the_best(tmp_path: Pat
     opened = storage.open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
     create(opened, "small", define_study(table, name="small"), 8)
     work(opened, "small", 8, tmp_path)
-    pruned = storage.read_trials(opened, "small", states=(TrialState.PRUNED,))
+    pruned = records.read_trials(opened, "small", states=(TrialState.PRUNED,))
     assert pruned
     assert all(trial.value is None and list(trial.attributes["errors_by_epoch"]) == ["1"] for trial in pruned)
     assert all("errors" not in trial.attributes for trial in pruned)

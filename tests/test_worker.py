@@ -13,7 +13,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import optimize, storage
+from hpo import optimize, records, storage
 from hpo.errors import RequestError, WorkError
 from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition
@@ -42,7 +42,7 @@ def work(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick", 
 
 
 def counts(opened: RDBStorage) -> dict[str, int]:
-    return {state.name: count for state, count in storage.count_trials(opened, "small").items() if count}
+    return {state.name: count for state, count in records.count_trials(opened, "small").items() if count}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -70,7 +70,7 @@ def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorag
 def test_a_pruned_trial_counts_and_has_no_value(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=6, stub="pruned_every_third")
     assert counts(created) == {"COMPLETE": 4, "PRUNED": 2}
-    pruned = storage.read_trials(created, "small", states=(TrialState.PRUNED,))
+    pruned = records.read_trials(created, "small", states=(TrialState.PRUNED,))
     assert [trial.value for trial in pruned] == [None, None]
 
 
@@ -80,7 +80,7 @@ def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: Stud
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 8)
         work(opened, tmp_path, target=8)
-        runs.append([(trial.params, trial.value) for trial in storage.read_trials(opened, "small")])
+        runs.append([(trial.params, trial.value) for trial in records.read_trials(opened, "small")])
     assert runs[0] == runs[1]
 
 
@@ -96,7 +96,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
                 with pytest.warns(UserWarning, match="Heartbeat"):
                     study.ask()
         work(opened, tmp_path, target=12)
-        finished = storage.read_trials(opened, "small", states=(TrialState.COMPLETE,))
+        finished = records.read_trials(opened, "small", states=(TrialState.COMPLETE,))
         runs.append([(trial.attributes["slot"], trial.params, trial.value) for trial in finished])
     assert runs[0] == runs[1]
 
@@ -104,7 +104,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
 def test_an_error_in_training_is_kept_and_the_study_goes_on(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=3, stub="fails_twice")
     assert counts(created) == {"COMPLETE": 3, "FAIL": 2}
-    failed = storage.read_trials(created, "small", states=(TrialState.FAIL,))
+    failed = records.read_trials(created, "small", states=(TrialState.FAIL,))
     assert failed[0].attributes["error"] == "ArithmeticError: the numbers ran out"
     assert "in act" in failed[0].attributes["traceback"]
 
@@ -127,7 +127,7 @@ def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_pa
 
     run_worker(assignment(created, tmp_path, target=5), make, stop)
     assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
-    assert "error" not in storage.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
+    assert "error" not in records.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
     work(created, tmp_path, target=5)
     assert counts(created) == {"COMPLETE": 5, "FAIL": 1}
 
@@ -164,7 +164,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     )
     assert counts(created) == {"COMPLETE": 20}
     assert shown[-1].finished == 20
-    trials = storage.read_trials(created, "small")
+    trials = records.read_trials(created, "small")
     assert len({trial.attributes["worker"]["pid"] for trial in trials}) == 3
     assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
 

@@ -1,0 +1,183 @@
+"""Reads the studies and trials of a storage by SQL, where Optuna would load every trial whole.
+
+Reads Optuna's own tables, private to it: `optuna>=5.0,<5.1` is pinned, and a test names the columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+import sqlalchemy.orm
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+
+from .errors import UnknownName
+from .storage import show_url
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as the storage has it; times in UTC."""
+
+    number: int
+    state: TrialState
+    value: float | None
+    started: datetime | None
+    finished: datetime | None
+    params: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def study_names(storage: RDBStorage) -> list[str]:
+    """Returns the names of the studies in a storage, in order of their creation."""
+    with storage.engine.connect() as connection:
+        rows = connection.execute(sa.select(models.StudyModel.study_name).order_by(models.StudyModel.study_id))
+        return [name for (name,) in rows]
+
+
+def study_id(storage: RDBStorage, name: str) -> int:
+    """Returns the id of a study.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        raise UnknownName("study", name, study_names(storage), where=f"storage {show_url(storage.url)}: ") from None
+
+
+def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
+    """Returns a study's user attributes."""
+    return storage.get_study_user_attrs(study_id(storage, name))
+
+
+def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
+    """Sets one of a study's user attributes."""
+    storage.set_study_user_attr(study_id(storage, name), key, value)
+
+
+def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
+    """Returns how many trials of a study are in each state."""
+    table = models.TrialModel
+    query = (
+        sa.select(table.state, sa.func.count()).where(table.study_id == study_id(storage, name)).group_by(table.state)
+    )
+    with storage.engine.connect() as connection:
+        counted = {state: count for state, count in connection.execute(query)}
+    return {state: counted.get(state, 0) for state in TrialState}
+
+
+def read_trials(
+    storage: RDBStorage, name: str, *, states: Collection[TrialState] = tuple(TrialState), best: int | None = None
+) -> list[StoredTrial]:
+    """Reads the trials of a study in order of their numbers, or the best few in order of their values.
+
+    Args:
+        states: only trials in these states.
+        best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
+            left out.
+    """
+    trial, value = models.TrialModel, models.TrialValueModel
+    query = (
+        sa.select(
+            trial.trial_id,
+            trial.number,
+            trial.state,
+            value.value,
+            trial._datetime_start_utc,
+            trial._datetime_complete_utc,
+        )
+        .outerjoin(value, value.trial_id == trial.trial_id)
+        .where(trial.study_id == study_id(storage, name), trial.state.in_(states))
+    )
+    if best is None:
+        query = query.order_by(trial.number)
+    else:
+        query = query.where(value.value.is_not(None)).order_by(value.value, trial.number).limit(best)
+    with storage.engine.connect() as connection:
+        rows = connection.execute(query).all()
+        found = [row.trial_id for row in rows]
+        params = _read_params(connection, found)
+        attributes = _read_attributes(connection, found)
+    return [
+        StoredTrial(number, state, error, _utc(started), _utc(finished), params.get(key, {}), attributes.get(key, {}))
+        for key, number, state, error, started, finished in rows
+    ]
+
+
+def read_attribute(
+    storage: RDBStorage, name: str, key: str, *, states: Collection[TrialState], having: str | None = None
+) -> dict[int, Any]:
+    """Reads one user attribute of a study's trials: trial number -> value.
+
+    Args:
+        states: only of trials in these states.
+        having: only of trials that have this attribute too.
+    """
+    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    query = (
+        sa.select(trial.number, attribute.value_json)
+        .join(attribute, attribute.trial_id == trial.trial_id)
+        .where(trial.study_id == study_id(storage, name), trial.state.in_(states), attribute.key == key)
+    )
+    if having is not None:
+        other = sa.orm.aliased(attribute)
+        query = query.where(sa.exists().where(other.trial_id == trial.trial_id, other.key == having))
+    with storage.engine.connect() as connection:
+        return {number: json.loads(value) for number, value in connection.execute(query)}
+
+
+def finish_times(storage: RDBStorage, name: str, since: datetime) -> tuple[int, datetime | None]:
+    """Returns how many trials finished since a moment, and when the first of those started."""
+    trial = models.TrialModel
+    query = sa.select(sa.func.count(), sa.func.min(trial._datetime_start_utc)).where(
+        trial.study_id == study_id(storage, name),
+        trial.state.in_((TrialState.COMPLETE, TrialState.PRUNED)),
+        trial._datetime_complete_utc >= since.astimezone(UTC).replace(tzinfo=None),
+    )
+    with storage.engine.connect() as connection:
+        count, first = connection.execute(query).one()
+    return count, _utc(first)
+
+
+def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    table = models.TrialParamModel
+    params: dict[int, dict[str, Any]] = {}
+    query = sa.select(table.trial_id, table.param_name, table.param_value, table.distribution_json).order_by(
+        table.param_id
+    )
+    for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
+        params.setdefault(key, {})[name] = _distribution(distribution).to_external_repr(value)
+    return params
+
+
+def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    table = models.TrialUserAttributeModel
+    attributes: dict[int, dict[str, Any]] = {}
+    query = sa.select(table.trial_id, table.key, table.value_json)
+    for key, name, value in _rows_of(connection, query, table.trial_id, trial_ids):
+        attributes.setdefault(key, {})[name] = json.loads(value)
+    return attributes
+
+
+def _rows_of(connection: sa.Connection, query: sa.Select[Any], column: Any, trial_ids: Sequence[int]) -> Iterator[Any]:
+    for start in range(0, len(trial_ids), 10_000):  # SQLite takes up to 32 766 values in one statement
+        yield from connection.execute(query.where(column.in_(trial_ids[start : start + 10_000])))
+
+
+@lru_cache(maxsize=256)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
