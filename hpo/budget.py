@@ -22,6 +22,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
@@ -30,7 +31,8 @@ from optuna.trial import FrozenTrial, TrialState
 from . import records
 from . import storage as stored
 from .errors import WorkError
-from .presence import Worker, is_dead
+from .locks import hold_lock
+from .presence import Worker, probe
 from .pruning import PowerLawPruner
 from .seeding import derive_seed
 from .study import StudyDefinition
@@ -86,7 +88,7 @@ def start_trial(
     Raises:
         WorkError: where too many trials of this run failed.
     """
-    with stored.hold_lock(stored.lock_file(storage.url)):
+    with hold_lock(stored.lock_file(storage.url)):
         fail_dead_trials(storage, study)
         tally = read_tally(storage, study.study_name, run_began_at)
         if tally.finished >= target:
@@ -113,17 +115,41 @@ def start_trial(
 
 
 def fail_dead_trials(storage: RDBStorage, study: optuna.Study) -> None:
-    """Fails the trials of workers that are dead; needs the start lock.
+    """Fails the trials of workers that are gone; needs the start lock.
 
-    Dead is a worker whose file on this host is free, one whose heartbeat is older than the grace period, and one that
-    died before
-    it had published its claim: it held the lock that the caller holds now.
+    Gone is a worker whose lock file on this host is free, one whose heartbeat is older than the grace period, and one
+    that
+    died before it had published its claim: it held the lock that the caller holds now. Where a worker died alone and
+        its parent lives, its trial may have killed it, so that is an error and not an interruption.
     """
     with stored.experimental():
         optuna.storages.fail_stale_trials(study)
     for trial in records.read_trials(storage, study.study_name, states=(TrialState.RUNNING,)):
-        if "slot" not in trial.attributes or is_dead(Worker(**trial.attributes["worker"])):
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        worker = Worker(**trial.attributes["worker"]) if "slot" in trial.attributes else None
+        if worker is None:
+            _fail(storage, study.study_name, trial.number)
+        elif probe(worker.file) == "gone":
+            alone = probe(worker.parent) == "alive"
+            _fail(storage, study.study_name, trial.number, "its worker died" if alone else None)
+
+
+def fail_trial_of(storage: RDBStorage, study: str, worker_pid: int, parent: str, cause: str) -> None:
+    """Fails the trial that a worker process left when it died, with the cause; takes the start lock."""
+    with hold_lock(stored.lock_file(storage.url)):
+        for trial in records.read_trials(storage, study, states=(TrialState.RUNNING,)):
+            claim = trial.attributes.get("worker", {})
+            if (claim.get("pid"), claim.get("parent")) == (worker_pid, parent):
+                _fail(storage, study, trial.number, cause)
+
+
+def _fail(storage: RDBStorage, study: str, number: int, error: str | None = None) -> None:
+    key = storage.get_trial_id_from_study_id_trial_number(records.study_id(storage, study), number)
+    try:
+        if error is not None:
+            storage.set_trial_user_attr(key, "error", error)
+        storage.set_trial_state_values(key, TrialState.FAIL)
+    except UpdateFinishedTrialError:
+        return  # it was told, or given up, in this very moment
 
 
 def read_tally(storage: RDBStorage, name: str, run_began_at: int) -> Tally:

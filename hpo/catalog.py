@@ -37,6 +37,11 @@ def studies() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
 
+def has_study(name_or_file: str) -> bool:
+    """Says whether a study's file is there, by name or by path."""
+    return Path(name_or_file).suffix == ".toml" or name_or_file in studies()
+
+
 def load_study(name_or_file: str, *, dataset: str | None = None) -> tuple[str, StudyDefinition]:
     """Returns a study's name and definition, found by name or by path.
 

@@ -39,17 +39,25 @@ class _Program(click.Group):
             _fail(error.format_message().rstrip("."), 2)
         except HpoError as error:
             _fail(str(error), error.exit_code)
+        except Exception as error:
+            _fail(_storage_failure(error), 1)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(130)
 
 
+def _storage_failure(error: Exception) -> str:
+    """Returns what to say of an error that the storage's database made; raises any other again, which is a bug."""
+    if "hpo.storage" in sys.modules:
+        from .storage import FAILURES, explain_failure
+
+        if isinstance(error, FAILURES):
+            return f"the storage failed: {explain_failure(error)}"
+    raise error
+
+
 def _fail(message: str, exit_code: int) -> None:
-    if message != ALREADY_SAID:
-        click.echo(f"hpo: {message}", err=True)
+    click.echo(f"hpo: {message}", err=True)
     sys.exit(exit_code)
-
-
-ALREADY_SAID = "a worker could not go on"
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -137,7 +145,7 @@ def optimize(
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
         signal.signal(number, signal.default_int_handler)
     try:
@@ -154,7 +162,7 @@ def optimize(
     status = read_status(opened, plan.name)
     if status.complete:
         _print(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
-    known = storage in (DEFAULT_STORAGE, os.environ.get("HPO_STORAGE"))
+    known = storage == os.environ.get("HPO_STORAGE", DEFAULT_STORAGE)
     where = "" if known else f" --storage {shlex.quote(storage)}"
     click.echo(f"\nnext:\n  hpo trials --study {plan.name}{where}\n  hpo dashboard{where}")
 
@@ -222,13 +230,11 @@ def trials(study: str, storage: str, as_json: bool) -> None:
 def list_(as_json: bool) -> None:
     """The studies and architectures known here."""
     from . import catalog
-    from .study import read_study
     from .terminal import names_table
 
     found = {
         "studies": [
-            {"name": name, "file": str(file), "title": read_study(file).title}
-            for name, file in catalog.studies().items()
+            {"name": name, "file": str(file), "title": _title(file)} for name, file in catalog.studies().items()
         ],
         "architectures": [
             {"name": a.name, "file": str(a.file), "title": a.summary} for a in catalog.architectures().values()
@@ -290,6 +296,16 @@ def dashboard(storage: str, port: int) -> None:
     serve_dashboard(open_storage(storage), port)
 
 
+def _title(file: Path) -> str:
+    from .errors import StudyError
+    from .study import read_study
+
+    try:
+        return read_study(file).title
+    except StudyError as error:  # one broken file of many is no reason to list none
+        return f"({error})"
+
+
 def _describe_architecture(name: str) -> dict[str, Any]:
     from . import catalog
     from .architecture import count_parameters, list_layers
@@ -306,7 +322,7 @@ def _describe_architecture(name: str) -> dict[str, Any]:
 def _print(*parts: Any) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for i, part in enumerate(parts):
         if i:
             console.print()

@@ -6,8 +6,6 @@ nowhere else.
 
 from __future__ import annotations
 
-import errno
-
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 from waitress.server import create_server
@@ -26,8 +24,6 @@ def serve_dashboard(storage: RDBStorage, port: int) -> None:
     try:
         server = create_server(wsgi(storage), host=HOST, port=port)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise RequestError(f"port {port} is taken; --port {port + 1} may be free") from error
+        raise RequestError(f"port {port} cannot be had ({error.strerror}); --port names another") from error
     print(f"dashboard: http://{HOST}:{port}/dashboard/ (Ctrl-C ends it)", flush=True)
     server.run()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from .errors import DatasetError
+from .locks import hold_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,15 @@ def prepare(name: str, folder: Path) -> None:
     """
     if name != "mnist":
         return  # embedded; its checksum is compared when it is read
-    if not any((mnist_files(folder) / file).exists() for file in DATASETS["mnist"].checksums):
-        _download_mnist(folder)
-    verify_mnist(folder)
+    try:
+        if not _mnist_is_there(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with hold_lock(folder / ".download.lock"):  # one downloads, the others wait for it
+                if not _mnist_is_there(folder):
+                    _download_mnist(folder)
+        verify_mnist(folder)
+    except OSError as error:
+        raise DatasetError(f"dataset 'mnist': {error.filename or folder}: {error.strerror}") from error
 
 
 def verify_mnist(folder: Path) -> None:
@@ -102,30 +110,40 @@ def verify_mnist(folder: Path) -> None:
     for file, expected in DATASETS["mnist"].checksums.items():
         path = mnist_files(folder) / file
         if not path.is_file():
-            raise DatasetError(f"dataset 'mnist': {path} is missing; delete the folder to download MNIST again")
+            raise DatasetError(f"dataset 'mnist': {path} is missing")
         actual = hashlib.sha256(path.read_bytes()).hexdigest()
         if actual != expected:
             raise DatasetError(
                 f"dataset 'mnist': {path} is truncated or not MNIST's "
-                f"(SHA-256 {actual[:12]}…, expected {expected[:12]}…); delete the folder to download MNIST again"
+                f"(SHA-256 {actual[:12]}…, expected {expected[:12]}…); delete it to download MNIST again"
             )
 
 
+def _mnist_is_there(folder: Path) -> bool:
+    return all((mnist_files(folder) / file).is_file() for file in DATASETS["mnist"].checksums)
+
+
 def _download_mnist(folder: Path) -> None:
+    """Downloads to a folder beside, and moves the files to their place when they are whole and right."""
     # In a process of its own: torchvision imports torch, and who calls this supervises workers and must stay small.
     # Its progress goes to standard error, past us; what went wrong comes last on standard output.
     program = (
         "import sys; from torchvision.datasets import MNIST\n"
         "try: MNIST(sys.argv[1], download=True)\n"
-        "except Exception as error: print(f'{type(error).__name__}: {error}'); sys.exit(1)"
+        "except BaseException as error: print(f'{type(error).__name__}: {error}'); sys.exit(1)"
     )
     if sys.stderr.isatty():
         print(f"downloading MNIST to {mnist_files(folder)}", file=sys.stderr)
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
-        raise DatasetError(
-            f"dataset 'mnist' is not in {mnist_files(folder)} and could not be downloaded ({reason}); "
-            "put its four files there, name the folder above MNIST by --data or HPO_DATA, "
-            "or take --dataset digits, which needs no download"
-        )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as beside:
+        done = subprocess.run([sys.executable, "-c", program, beside], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
+            raise DatasetError(
+                f"dataset 'mnist' is not in {mnist_files(folder)} and could not be downloaded ({reason}); "
+                "put its four files there, name the folder above MNIST by --data or HPO_DATA, "
+                "or take --dataset digits, which needs no download"
+            )
+        verify_mnist(Path(beside))
+        mnist_files(folder).mkdir(parents=True, exist_ok=True)
+        for file in DATASETS["mnist"].checksums:
+            os.replace(mnist_files(Path(beside)) / file, mnist_files(folder) / file)

@@ -54,6 +54,10 @@ class NoStorage(StorageError):
 class WorkError(HpoError):
     """Raised when the work itself failed: too many failed trials, or workers that cannot go on."""
 
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Returns `did you mean 'x'? there are: x, y, z`, without the question where nothing is near."""

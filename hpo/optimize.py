@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,14 @@ from optuna.storages import RDBStorage
 from . import catalog, records
 from . import storage as stored
 from .datasets import DATASETS, prepare
-from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
+from .errors import NoStorage, RequestError, StudyError, WorkError
 from .provenance import versions
 from .results import Status, read_definition, read_status
 from .study import StudyDefinition
 from .worker import Assignment, Crew
 
 REFRESH_SECONDS = 0.5
+ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  # of a study that is wholly created
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,14 @@ def make_plan(
     except NoStorage:
         storage = None
     known = records.study_names(storage) if storage else []
-    try:
-        found, definition = catalog.load_study(study, dataset=dataset)
-    except UnknownName:
-        if storage is None or dataset is not None or study not in known:
-            raise
+    if storage and dataset is None and study in known and not catalog.has_study(study):
         found, definition = study, read_definition(storage, study)
+    else:
+        found, definition = catalog.load_study(study, dataset=dataset)
     found = name or found
-    attributes = {}
-    if storage and found in known:
+    attributes = records.study_attributes(storage, found) if storage and found in known else {}
+    if storage and attributes.keys() >= ATTRIBUTES:  # else it is new, or its creator died half-way
         check_same(storage, found, definition)
-        attributes = records.study_attributes(storage, found)
     return Plan(found, definition, _find_target(found, definition, trials, int(attributes.get("target", 0))))
 
 
@@ -93,17 +93,16 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
     dataset = plan.definition.protocol.dataset
     prepare(dataset, data_folder)
     storage = stored.open_storage(url, create=True)
+    described = plan.definition.model_dump(mode="json")
     attributes = {
-        "definition": plan.definition.model_dump(mode="json"),
+        "definition": described,
         "definition_sha256": plan.definition.sha256,
         "dataset_sha256": DATASETS[dataset].sha256,
         "versions": versions(),
     }
-    stored.create_study(storage, plan.name, attributes)
+    stored.create_study(storage, plan.name, attributes, plan.target)
     check_same(storage, plan.name, plan.definition)
-    records.set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
-    asked_before = int(records.study_attributes(storage, plan.name).get("target", 0))
-    records.set_study_attribute(storage, plan.name, "target", max(plan.target, asked_before))
+    records.set_study_attribute(storage, plan.name, "definition", described)  # its title may be new
     return storage
 
 
@@ -158,25 +157,45 @@ def _find_target(name: str, definition: StudyDefinition, trials: int | None, ask
 
 
 def count_workers(workers: str, device: str) -> int:
-    """Returns the number of worker processes that `--workers` stands for: with `auto` one for each physical core, or
-    one on a GPU.
+    """Returns the number of worker processes that `--workers` stands for.
+
+    `auto` is one on a GPU, and one for each physical core on a CPU.
+
+    Args:
+        device: as `check_device` returns it.
 
     Raises:
         RequestError: where it is neither a positive number nor `auto`.
     """
     if workers == "auto":
-        return 1 if device.startswith("cuda") else int(joblib.cpu_count(only_physical_cores=True))
+        return int(joblib.cpu_count(only_physical_cores=True)) if device == "cpu" else 1
     if not workers.isascii() or not workers.isdigit() or int(workers) < 1:
         raise RequestError(f"--workers must be a number from 1 or 'auto', but is {workers!r}")
     return int(workers)
 
 
 def check_device(device: str) -> str:
-    """Returns the device as it was given.
+    """Returns the device to train on, `auto` resolved: cpu, cuda or cuda:0, cuda:1 …
 
     Raises:
-        RequestError: where it is none of auto, cpu, cuda and cuda:0, cuda:1 …
+        RequestError: where it is none of these, or this machine has no such GPU.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise RequestError(f"--device must be auto, cpu, cuda or cuda:0, cuda:1 …, but is {device!r}")
+    if device == "cpu":
+        return device
+    gpus = _count_gpus()
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    if int(device.partition(":")[2] or 0) >= gpus:
+        raise RequestError(f"--device {device} is not here: this machine shows {gpus} NVIDIA GPUs; --device cpu works")
     return device
+
+
+def _count_gpus() -> int:
+    # By NVIDIA's own tool: importing torch to ask would take seconds, and this process is to stay small.
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import tempfile
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Worker:
 
     Attributes:
         file: the file whose lock it holds while it lives.
+        parent: the same of the process that looks after it; empty where there is none.
     """
 
     host: str
     pid: int
     device: str
     file: str
+    parent: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Returns the claim's form in the storage."""
@@ -35,35 +37,42 @@ class Worker:
 
 
 class Presence:
-    """Holds this process's lock file from construction to `leave`, or to the end of the process."""
+    """Holds a lock file for as long as it is entered.
 
-    def __init__(self, device: str) -> None:
+    On leaving by an error the file stays, free: whoever reads a claim on it then knows that its worker is gone.
+    """
+
+    def __init__(self) -> None:
         folder = Path(tempfile.gettempdir()) / "hpo-workers"
         folder.mkdir(exist_ok=True)
         if folder.stat().st_uid == os.getuid():
             folder.chmod(0o1777)  # like /tmp itself: workers of other users stand beside ours
-        path = folder / f"{os.getpid()}-{uuid.uuid4().hex}.lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        self.worker = Worker(platform.node(), os.getpid(), device, str(path))
+        self.file = folder / f"{os.getpid()}-{uuid.uuid4().hex}.lock"
+        self._descriptor = -1
 
-    def leave(self) -> None:
-        """Gives up the lock and removes the file."""
-        Path(self.worker.file).unlink(missing_ok=True)
+    def __enter__(self) -> Presence:
+        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.file.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
-def is_dead(worker: Worker) -> bool:
-    """Says whether a worker is known to be dead; false where it lives, and where this host cannot know."""
+def probe(file: str) -> Literal["alive", "gone", "unknown"]:
+    """Says how the holder of a lock file is; unknown where the file is not on this host."""
     try:
-        descriptor = os.open(worker.file, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY)
     except OSError:
-        return False
+        return "unknown"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return "alive"
     finally:
         os.close(descriptor)
-    Path(worker.file).unlink(missing_ok=True)
-    return True
+    return "gone"

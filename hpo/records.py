@@ -136,17 +136,17 @@ def read_attribute(
         return {number: json.loads(value) for number, value in connection.execute(query)}
 
 
-def finish_times(storage: RDBStorage, name: str, since: datetime) -> tuple[int, datetime | None]:
-    """Returns how many trials finished since a moment, and when the first of those started."""
+def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
+    """Returns when the last so many trials finished, the latest first."""
     trial = models.TrialModel
-    query = sa.select(sa.func.count(), sa.func.min(trial._datetime_start_utc)).where(
-        trial.study_id == study_id(storage, name),
-        trial.state.in_((TrialState.COMPLETE, TrialState.PRUNED)),
-        trial._datetime_complete_utc >= since.astimezone(UTC).replace(tzinfo=None),
+    query = (
+        sa.select(trial._datetime_complete_utc)
+        .where(trial.study_id == study_id(storage, name), trial.state.in_((TrialState.COMPLETE, TrialState.PRUNED)))
+        .order_by(trial._datetime_complete_utc.desc())
+        .limit(count)
     )
     with storage.engine.connect() as connection:
-        count, first = connection.execute(query).one()
-    return count, _utc(first)
+        return [finish.replace(tzinfo=UTC) for (finish,) in connection.execute(query)]
 
 
 def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

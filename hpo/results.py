@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -14,7 +17,7 @@ from . import storage as stored
 from .errors import StorageError
 from .study import ListedTrial, StudyDefinition, define_study
 
-RATE_MINUTES = 10
+RATE_TRIALS = 30  # so many of the last make the rate
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Status:
     Attributes:
         total: the trials asked for; None where none were yet.
         workers: those that run a trial now: host, pid, device, trial, and since when.
-        trials_per_hour: over the last ten minutes; None where nothing finished in them.
+        trials_per_hour: the rate of the last thirty trials; None where nothing can be said.
         eta_seconds: None where nothing can be foretold.
     """
 
@@ -135,7 +138,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     total = records.study_attributes(storage, study).get("target")
     best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     running = records.read_trials(storage, study, states=(TrialState.RUNNING,))
-    per_hour = _trials_per_hour(storage, study)
+    per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
     left = None if total is None else max(0, total - complete - pruned)
     return Status(
         study=study,
@@ -182,10 +185,17 @@ def _worker(trial: records.StoredTrial) -> dict[str, Any]:
     }
 
 
-def _trials_per_hour(storage: RDBStorage, study: str) -> float | None:
-    now = datetime.now(UTC)
-    since = now - timedelta(minutes=RATE_MINUTES)
-    count, first_start = records.finish_times(storage, study, since)
-    if not count or first_start is None:
+def trials_per_hour(finishes: Sequence[datetime]) -> float | None:
+    """Returns the rate at which trials finish, from the latest finishing times; None where two are not to be had.
+
+    A pause, as of a study that was resumed the next day, begins the count anew: a gap of more than a quarter of an hour
+    that is also over ten times the usual one.
+    """
+    times = sorted(finishes)
+    gaps = [(after - before).total_seconds() for before, after in pairwise(times)]
+    if not gaps:
         return None
-    return count / ((now - max(since, first_start)).total_seconds() / 3600)
+    pause = max(900.0, 10 * median(gaps))
+    since = max((i + 1 for i, gap in enumerate(gaps) if gap > pause), default=0)
+    lasted = (times[-1] - times[since]).total_seconds()
+    return 3600 * (len(times) - 1 - since) / lasted if lasted else None

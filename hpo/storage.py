@@ -9,8 +9,7 @@ nothing there, so without it two workers could act on the same row.
 
 from __future__ import annotations
 
-import fcntl
-import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +21,20 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 
 from .errors import NoStorage, StorageError
+from .locks import hold_lock
 
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 300
 BUSY_SECONDS = 60
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+FAILURES = (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+"""What a storage raises when its database fails it: full, locked for too long, damaged."""
 
 
 def open_storage(url: str, *, create: bool = False) -> RDBStorage:
@@ -40,24 +45,30 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
             lock.
 
     Raises:
-        StorageError: where the URL names no database that this program can use, or none is there and `create` is false.
+        NoStorage: where `create` is false and there is none.
+        StorageError: where the URL names no database that this program can use.
     """
-    address = _parse(url)
-    if address.get_backend_name() != "sqlite":
-        raise StorageError(
-            f"storage {show_url(url)}: only sqlite:///FILE can be opened yet, but this is {address.get_backend_name()}"
-        )
-    path = Path(address.database or "")
-    _check_sqlite(url, path, create)
-    if not create:
-        return _connect(url, create=False)
+    path = _find_file(url)
     try:
+        if not path.exists() and not create:
+            raise NoStorage(
+                f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
+            )
+        if path.exists() and path.stat().st_size and _read_beginning(path) != b"SQLite format 3\0":
+            raise StorageError(f"storage {url}: {path} is not a SQLite database")
+        if not create:
+            return _open_to_read(url)
         with hold_lock(lock_file(url)):  # two that create the schema at the same moment would break it
-            storage = _connect(url, create=True)
+            _check_ours(url)
+            storage = _connect(url, skip_table_creation=False)
+        _write_immediately(storage)
+        return storage
     except OSError as error:
-        raise StorageError(f"storage {url} cannot be written: {error.strerror}") from error
-    _write_immediately(storage)
-    return storage
+        raise StorageError(f"storage {url} cannot be opened: {error.filename or path}: {error.strerror}") from error
+    except FAILURES as error:
+        raise StorageError(f"storage {url} cannot be opened: {explain_failure(error)}") from error
+    except RuntimeError as error:  # Optuna's, about a schema of another version
+        raise StorageError(f"storage {url}: {explain_failure(error)}") from error
 
 
 @contextmanager
@@ -75,8 +86,14 @@ def show_url(url: str) -> str:
     """Returns a storage's URL without its password."""
     try:
         return sa.engine.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return url
+    except (sa.exc.ArgumentError, ValueError):
+        return re.sub(r":[^:@/]*@", ":***@", url)
+
+
+def explain_failure(error: Exception) -> str:
+    """Returns the first line of what the database itself said."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
 
 
 def lock_file(url: str) -> Path:
@@ -84,35 +101,24 @@ def lock_file(url: str) -> Path:
     return Path(f"{sa.engine.make_url(url).database}.lock")
 
 
-@contextmanager
-def hold_lock(path: Path) -> Iterator[int]:
-    """Holds the kernel's lock on a file; it is free again when the process dies, however it dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], target: int) -> None:
+    """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
 
-
-def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any]) -> None:
-    """Creates a study that minimises, with its attributes; leaves one that has them as it is.
-
-    A study without trials and attributes is one whose creator died half-way; it is completed.
+    A study without trials that lacks attributes is one whose creator died half-way; it is completed.
 
     Raises:
         StorageError: where a study of that name has trials but was not made by this program.
     """
     with hold_lock(lock_file(storage.url)):
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
-        if attributes.keys() <= study.user_attrs.keys():
-            return
-        if study.get_trials(deepcopy=False):
-            raise not_ours(storage, name)
-        for key, value in attributes.items():
-            study.set_user_attr(key, value)
-        with experimental():
-            study.set_metric_names(["test error (%)"])
+        if not attributes.keys() <= study.user_attrs.keys():
+            if study.get_trials(deepcopy=False):
+                raise not_ours(storage, name)
+            for key, value in attributes.items():
+                study.set_user_attr(key, value)
+            with experimental():
+                study.set_metric_names(["test error (%)"])
+        study.set_user_attr("target", max(target, study.user_attrs.get("target", 0)))
 
 
 def not_ours(storage: RDBStorage, name: str) -> StorageError:
@@ -127,66 +133,67 @@ def trial_id(trial: optuna.Trial) -> int:
     return trial._trial_id
 
 
-def _parse(url: str) -> sa.URL:
+def _find_file(url: str) -> Path:
     try:
         address = sa.engine.make_url(url)
-    except sa.exc.ArgumentError:
-        raise StorageError(f"storage {url!r} is no database URL; one looks like sqlite:///hpo.db") from None
-    if address.get_backend_name() == "sqlite" and address.database in (None, "", ":memory:"):
+    except (sa.exc.ArgumentError, ValueError):
+        raise StorageError(f"storage {show_url(url)!r} is no database URL; one looks like sqlite:///hpo.db") from None
+    if address.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StorageError(
+            f"storage {show_url(url)}: only sqlite:///FILE can be opened yet, but this is {address.drivername}"
+        )
+    if address.database in (None, "", ":memory:"):
         raise StorageError(f"storage {url!r} names no file, so workers cannot share it; sqlite:///hpo.db does")
-    return address
-
-
-def _check_sqlite(url: str, path: Path, create: bool) -> None:
+    path = Path(address.database)
     if not path.parent.is_dir():
         raise StorageError(f"storage {url}: there is no folder {path.parent}")
-    if not path.exists():
-        if not create:
-            raise NoStorage(
-                f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
-            )
-        return
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(16)
-    except OSError as error:
-        raise StorageError(f"storage {url} cannot be read: {error.strerror}") from error
-    if beginning not in (b"", b"SQLite format 3\0"):
-        raise StorageError(f"storage {url}: {path} is not a SQLite database")
+    return path
 
 
-def _connect(url: str, *, create: bool) -> RDBStorage:
-    try:
-        tables = _table_names(url)
-        foreign = tables and "studies" not in tables
-        if foreign:
-            raise StorageError(
-                f"storage {url} is the database of another program (it has {', '.join(sorted(tables)[:3])}); "
-                "name another file"
-            )
-        if not tables and not create:
-            raise NoStorage(f"storage {url} holds no studies; hpo optimize creates one")
-        with experimental():
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                skip_table_creation=not create,
-            )
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"storage {show_url(url)} cannot be opened: {_first_line(error)}") from error
-    except RuntimeError as error:  # Optuna's, about a schema of another version
-        raise StorageError(f"storage {show_url(url)}: {_first_line(error)}") from error
-    return storage
+def _read_beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
-def _table_names(url: str) -> set[str]:
+def _open_to_read(url: str) -> RDBStorage:
+    # RDBStorage completes an unfinished schema wherever it finds one, so it may not see one that is being created.
+    if not _check_ours(url):
+        raise NoStorage(f"storage {url} holds no studies; hpo optimize creates one")
+    return _connect(url, skip_table_creation=True)
+
+
+def _check_ours(url: str) -> bool:
+    """Says whether a database has Optuna's whole schema; where it has none, or an unfinished one, it can get it.
+
+    Raises:
+        StorageError: where it is the database of another program.
+    """
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     try:
-        return set(sa.inspect(engine).get_table_names())
+        tables = set(sa.inspect(engine).get_table_names())
+        optunas = {*models.BaseModel.metadata.tables, "alembic_version"}
+        if not (optunas <= tables or tables <= optunas):
+            foreign = ", ".join(sorted(tables - optunas)[:3])
+            raise StorageError(
+                f"storage {url} is the database of another program (it has {foreign}); name another file"
+            )
+        if not optunas <= tables:
+            return False
+        with engine.connect() as connection:  # the stamp comes last
+            return connection.execute(sa.text("select version_num from alembic_version")).first() is not None
     finally:
         engine.dispose()
+
+
+def _connect(url: str, *, skip_table_creation: bool) -> RDBStorage:
+    with experimental():
+        return RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            skip_table_creation=skip_table_creation,
+        )
 
 
 def _write_immediately(storage: RDBStorage) -> None:
@@ -194,16 +201,16 @@ def _write_immediately(storage: RDBStorage) -> None:
     @sa.event.listens_for(storage.engine, "connect")
     def _on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would come too late
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS * 1000}"):
-            connection.execute(f"PRAGMA {pragma}")
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":  # SQLite falls back without a word where the file system cannot do it
+            raise StorageError(
+                f"storage {storage.url} cannot use SQLite's WAL mode (it is {mode}); put it on a local disk"
+            )
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
 
     storage.engine.dispose()
 
     @sa.event.listens_for(storage.engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]

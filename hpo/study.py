@@ -99,6 +99,8 @@ class PercentilePruner(Table):
     percentile: Annotated[float, Field(gt=0, lt=100)]
     n_startup_trials: Annotated[int, Field(ge=0)] = 5
     n_min_trials: Count = 1
+    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    interval_steps: Count = 1
 
 
 class PowerLawPruner(Table):
@@ -115,6 +117,7 @@ class SuccessiveHalvingPruner(Table):
     min_resource: Count = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 4
     min_early_stopping_rate: Annotated[int, Field(ge=0)] = 0
+    bootstrap_count: Annotated[int, Field(ge=0)] = 0
 
 
 Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
@@ -172,6 +175,13 @@ class StudyDefinition(Table):
             )
         if self.trial and self.pruner.name != "none":
             raise ValueError(f"pruner.name must be 'none' where trials are listed, but is {self.pruner.name!r}")
+        needed = {"none": 0, "power_law": 2}.get(self.pruner.name, 1)
+        asked = sum(epoch < self.protocol.epochs for epoch in set(self.protocol.evaluate_at))
+        if asked < needed:
+            raise ValueError(
+                f"protocol.evaluate_at must name {needed} epochs before the last, or pruner {self.pruner.name!r} "
+                f"has nothing to go by, but is {list(self.protocol.evaluate_at)}"
+            )
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")

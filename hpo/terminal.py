@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -30,9 +31,9 @@ class StudyProgress:
         self._printed = ""
         self._waiting = ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
         )
         self._task = self._bar.add_task("", total=target, text="")
@@ -237,11 +238,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         if "choices" in value and not value["when"]:
             return _toml(value["choices"])
-        return (
-            "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item not in ({}, False)) + " }"
-        )
+        absent = {"when": {}, "log": False}  # as a file leaves them out
+        shown = {key: item for key, item in value.items() if key not in absent or item != absent[key]}
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in shown.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(value)  # for these values JSON is TOML

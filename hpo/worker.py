@@ -14,6 +14,7 @@ import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import signal
 import sys
 import threading
@@ -21,11 +22,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Protocol
 
 import optuna
@@ -35,9 +37,9 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
-from .budget import NoTrial, make_pruner, start_trial
+from .budget import NoTrial, fail_trial_of, make_pruner, start_trial
 from .errors import HpoError, WorkError
-from .presence import Presence
+from .presence import Presence, Worker
 from .study import StudyDefinition, define_study
 
 
@@ -68,6 +70,7 @@ class Assignment:
         target: the number of finished trials at which the study has enough.
         run_began_at: the number of the first trial that this run could have started.
         make_objective: `module:function`, given the study's definition, the device and the data folder.
+        parent: the lock file of the process that looks after the worker.
     """
 
     url: str
@@ -77,31 +80,23 @@ class Assignment:
     device: str
     data_folder: Path
     make_objective: str = "hpo.objective:make_objective"
+    parent: str = ""
 
 
 class Stop:
     """The wish to stop. While a trial is evaluated it interrupts; elsewhere it waits to be asked for."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self.asked = False  # a plain flag: whatever takes a lock could deadlock in a signal handler
         self._in_trial = False
 
     def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Takes a signal: the first stops the worker, the second ends the process."""
-        if self._asked.is_set():
+        if self.asked:
             os._exit(INTERRUPTED)
-        self._asked.set()
+        self.asked = True
         if self._in_trial:
             raise KeyboardInterrupt
-
-    @property
-    def asked(self) -> bool:
-        """Whether the worker is to stop."""
-        return self._asked.is_set()
-
-    def wait(self, seconds: float) -> None:
-        """Sleeps, but not beyond the wish to stop."""
-        self._asked.wait(seconds)
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
@@ -125,25 +120,18 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     definition = define_study(records.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
     study = optuna.load_study(study_name=assignment.study, storage=storage, pruner=make_pruner(definition))
     objective = make_objective(definition, assignment.device, assignment.data_folder)
-    presence = Presence(objective.device)
-    try:
+    with Presence() as presence:
+        worker = Worker(platform.node(), os.getpid(), objective.device, str(presence.file), assignment.parent)
         while not stop.asked:
             started = start_trial(
-                storage,
-                study,
-                definition,
-                presence.worker,
-                target=assignment.target,
-                run_began_at=assignment.run_began_at,
+                storage, study, definition, worker, target=assignment.target, run_began_at=assignment.run_began_at
             )
             if started is NoTrial.DONE:
                 return
             if isinstance(started, NoTrial):
-                stop.wait(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
             else:
                 run_trial(storage, started, objective, stop)
-    finally:
-        presence.leave()
 
 
 def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
@@ -215,71 +203,82 @@ def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
 
 
 class Crew:
-    """Several worker processes under one parent. A worker that dies is replaced; one that ends of itself is not.
+    """Several worker processes under one parent, while it is entered. A worker that dies is replaced.
 
-    Use as a context manager: on leaving, every worker is asked to stop, and ended if it does not.
+    On leaving, every worker is asked to stop, and ended if it does not.
     """
 
     def __init__(self, assignment: Assignment, workers: int) -> None:
         self._assignment = assignment
+        self._workers = workers
         self._spawn = multiprocessing.get_context("spawn")
+        self._presence = Presence()
         self._deaths = 0
-        self._processes = [self._start() for _ in range(workers)]
+        self._processes: dict[BaseProcess, Connection] = {}  # each with what it has to say before it ends
 
     def __enter__(self) -> Crew:
+        self._presence.__enter__()
+        self._assignment = replace(self._assignment, parent=str(self._presence.file))
+        try:
+            for _ in range(self._workers):
+                self._start()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for process in self._processes:
+                process.terminate()
+            end = time.monotonic() + STOP_SECONDS
+            for process in self._processes:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:  # after a second Ctrl-C too
+            for process in self._processes:
+                process.kill()
+                process.join()
+            self._presence.__exit__(kind, error, trace)
 
     def is_working(self) -> bool:
         """Says whether any worker still works; replaces those that died.
 
         Raises:
-            WorkError: where workers cannot go on, with the exit code that the first one gave.
+            WorkError: where a worker said that it cannot go on, or too many died.
         """
-        for process in [process for process in self._processes if not process.is_alive()]:
-            self._processes.remove(process)
-            if process.exitcode == 0:
+        for process, connection in list(self._processes.items()):
+            if process.is_alive():
                 continue
-            if process.exitcode in (1, 2):  # it has said why
-                raise Ended(process.exitcode)
-            self._deaths += 1
-            if self._deaths > MAX_DEATHS:
-                raise WorkError(f"{self._deaths} workers died; the last one {_cause(process.exitcode)}")
-            print(f"worker {process.pid} {_cause(process.exitcode)}; another takes its place", file=sys.stderr)
-            self._processes.append(self._start())
+            del self._processes[process]
+            process.join()
+            with connection, suppress(EOFError):  # where it had nothing to say
+                raise WorkError(*connection.recv())
+            if process.exitcode not in (0, INTERRUPTED):
+                self._replace(process)
         return bool(self._processes)
 
     def wait(self, seconds: float) -> None:
         """Sleeps until a worker ends, `seconds` at most."""
         multiprocessing.connection.wait([process.sentinel for process in self._processes], seconds)
 
-    def stop(self) -> None:
-        """Asks every worker to give its trial back and end; ends those that don't, or all at a second Ctrl-C."""
-        for process in self._processes:
-            process.terminate()
-        end = time.monotonic() + STOP_SECONDS
-        try:
-            for process in self._processes:
-                process.join(max(0.0, end - time.monotonic()))
-        finally:
-            for process in self._processes:
-                process.kill()
-                process.join()
+    def _replace(self, dead: BaseProcess) -> None:
+        cause = f"its worker {_cause(dead.exitcode)}"
+        storage = stored.open_storage(self._assignment.url, create=True)
+        fail_trial_of(storage, self._assignment.study, dead.pid or 0, self._assignment.parent, cause)
+        self._deaths += 1
+        if self._deaths > MAX_DEATHS:
+            raise WorkError(f"{self._deaths} workers died; the last one {_cause(dead.exitcode)}")
+        print(f"worker {dead.pid} {_cause(dead.exitcode)}; another takes its place", file=sys.stderr)
+        self._start()
 
-    def _start(self) -> BaseProcess:
-        process = self._spawn.Process(target=_main, args=(self._assignment,))
+    def _start(self) -> None:
+        ours, theirs = self._spawn.Pipe(duplex=False)
+        process = self._spawn.Process(target=_main, args=(self._assignment, theirs))
         process.start()
-        return process
-
-
-class Ended(WorkError):
-    """Raised when a worker ended the run; it has printed why."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("a worker could not go on")
-        self.exit_code = exit_code
+        theirs.close()
+        self._processes[process] = ours
 
 
 def _cause(exit_code: int | None) -> str:
@@ -289,8 +288,8 @@ def _cause(exit_code: int | None) -> str:
     return f"ended with exit code {exit_code}"
 
 
-def _main(assignment: Assignment) -> None:
-    """The life of a worker process."""
+def _main(assignment: Assignment, parent: Connection) -> None:
+    """The life of a worker process; what ends it for good it says to its parent: a line and an exit code."""
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop.ask)
@@ -299,8 +298,10 @@ def _main(assignment: Assignment) -> None:
         module, _, function = assignment.make_objective.partition(":")
         run_worker(assignment, getattr(importlib.import_module(module), function), stop)
     except HpoError as error:
-        print(f"hpo: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        parent.send((str(error), error.exit_code))
+    except stored.FAILURES as error:
+        parent.send((f"storage {stored.show_url(assignment.url)} failed: {stored.explain_failure(error)}", 1))
+    sys.exit(INTERRUPTED if stop.asked else 0)
 
 
 def _follow_parent() -> None:

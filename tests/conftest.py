@@ -85,9 +85,11 @@ def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStora
     return create(fresh_storage, "small", small_study, 10)
 
 
-def create(opened: RDBStorage, name: str, definition: StudyDefinition, target: int) -> RDBStorage:
+def create(
+    opened: RDBStorage, name: str, definition: StudyDefinition, target: int, data_folder: Path = Path()
+) -> RDBStorage:
     """Creates a study, and returns the storage."""
-    return optimize.begin(opened.url, optimize.Plan(name, definition, target), Path())
+    return optimize.begin(opened.url, optimize.Plan(name, definition, target), data_folder)
 
 
 @pytest.fixture(scope="session")

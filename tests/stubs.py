@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,8 +47,26 @@ def pruned_every_third(definition: StudyDefinition, device: str, folder: Path) -
     return Stub(definition, folder, act)
 
 
-def short_sleep(definition: StudyDefinition, device: str, folder: Path) -> Stub:
-    return Stub(definition, folder, lambda trial, folder: time.sleep(0.05))
+def waits_for_three(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    """No trial ends before three worker processes have begun one."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        (folder / f"worker-{os.getpid()}").touch()
+        while len(list(folder.glob("worker-*"))) < 3:
+            time.sleep(0.02)
+
+    return Stub(definition, folder, act)
+
+
+def drops_a_table(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    """Damages the database, which then fails the worker when it starts its next trial."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        with sqlite3.connect(folder / "studies.db") as connection:
+            connection.execute("drop table trial_heartbeats")
+        connection.close()
+
+    return Stub(definition, folder, act)
 
 
 def sleeps_until_told(definition: StudyDefinition, device: str, folder: Path) -> Stub:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,7 +14,7 @@ from hpo import records, storage
 from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
 from hpo.errors import WorkError
 from hpo.objective import suggest
-from hpo.presence import Presence, Worker, is_dead
+from hpo.presence import Presence, Worker, probe
 from hpo.pruning import PowerLawPruner
 from hpo.results import read_definition
 from hpo.study import StudyDefinition, define_study
@@ -100,18 +101,32 @@ def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStora
 
 
 def test_a_trial_of_a_dead_worker_on_this_host_is_failed_at_once(created: RDBStorage) -> None:
-    script = "from hpo.presence import Presence; import os; print(Presence('cpu').worker.file, flush=True); os._exit(9)"
-    file = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
-    started(created, target=1, worker=Worker(host="here", pid=1, device="cpu", file=file))
+    started(created, target=1, worker=Worker(host="here", pid=1, device="cpu", file=file_of_a_dead_process()))
     assert started(created, target=1).number == 1
+    assert "error" not in records.read_trials(created, "small")[0].attributes
+
+
+def file_of_a_dead_process() -> str:
+    script = (
+        "from hpo.presence import Presence; import os\n"
+        "with Presence() as presence: print(presence.file, flush=True); os._exit(9)"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def test_a_worker_that_died_alone_died_of_its_trial(created: RDBStorage) -> None:
+    with Presence() as parent:
+        worker = Worker(host="here", pid=1, device="cpu", file=file_of_a_dead_process(), parent=str(parent.file))
+        started(created, target=1, worker=worker)
+        assert started(created, target=1).number == 1
+    assert records.read_trials(created, "small")[0].attributes["error"] == "its worker died"
 
 
 def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage) -> None:
-    presence = Presence("cpu")
-    started(created, target=2, worker=presence.worker)
-    started(created, target=2, worker=ELSEWHERE)
-    assert start(created, target=2) is NoTrial.TAKEN
-    presence.leave()
+    with Presence() as presence:
+        started(created, target=2, worker=Worker("here", 1, "cpu", str(presence.file)))
+        started(created, target=2, worker=ELSEWHERE)
+        assert start(created, target=2) is NoTrial.TAKEN
 
 
 def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStorage) -> None:
@@ -123,7 +138,7 @@ def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStora
 
 def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
     trial = started(created)
-    assert trial.user_attrs["worker"] == {"host": "elsewhere", "pid": 1, "device": "cpu", "file": "/nowhere/1.lock"}
+    assert trial.user_attrs["worker"] == ELSEWHERE.as_json()
     with created.engine.connect() as connection:
         assert connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar() == 1
 
@@ -139,21 +154,40 @@ def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: R
 
 
 def test_presence_is_alive_until_it_leaves() -> None:
-    presence = Presence("cpu")
-    assert not is_dead(presence.worker)
-    presence.leave()
-    assert not Path(presence.worker.file).exists()
+    with Presence() as presence:
+        assert probe(str(presence.file)) == "alive"
+    assert probe(str(presence.file)) == "unknown"  # it left nothing behind
+    with pytest.raises(ArithmeticError), Presence() as presence:
+        raise ArithmeticError
+    assert probe(str(presence.file)) == "gone"
 
 
-def test_every_argument_of_sampler_and_pruner_reaches_optuna(small_study: StudyDefinition) -> None:
-    sampler, pruner = make_sampler(small_study, 0, 0), make_pruner(small_study)
-    assert isinstance(sampler, optuna.samplers.TPESampler)
-    assert isinstance(pruner, optuna.pruners.PercentilePruner)
-    for pruner_table, kind in (
-        ({"name": "none"}, optuna.pruners.NopPruner),
-        ({"name": "power_law", "margin": 1.5}, PowerLawPruner),
-        ({"name": "successive_halving"}, optuna.pruners.SuccessiveHalvingPruner),
+def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    for module, name in (
+        (optuna.samplers, "TPESampler"),
+        (optuna.pruners, "PercentilePruner"),
+        (optuna.pruners, "SuccessiveHalvingPruner"),
     ):
-        definition = define_study({**SMALL_STUDY, "sampler": {"name": "random"}, "pruner": pruner_table}, name="small")
-        assert isinstance(make_pruner(definition), kind)
-        assert isinstance(make_sampler(definition, 0, 0), optuna.samplers.RandomSampler)
+        monkeypatch.setattr(module, name, lambda name=name, **arguments: given.update({name: arguments}))
+    sampler = {"name": "tpe", "n_startup_trials": 1, "n_ei_candidates": 2, "multivariate": False, "group": False}
+    pruners: list[dict[str, Any]] = [
+        {"name": "percentile", "percentile": 10.0, "n_startup_trials": 3, "n_min_trials": 4, "n_warmup_steps": 5},
+        {"name": "successive_halving", "min_resource": 2, "reduction_factor": 3, "bootstrap_count": 6},
+    ]
+    for pruner in pruners:
+        definition = define_study({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
+        make_sampler(definition, 0, 0)
+        make_pruner(definition)
+    seed = given["TPESampler"].pop("seed")
+    assert isinstance(seed, int)
+    assert given["TPESampler"].items() >= {key: value for key, value in sampler.items() if key != "name"}.items()
+    assert given["PercentilePruner"].items() >= {k: v for k, v in pruners[0].items() if k != "name"}.items()
+    assert given["SuccessiveHalvingPruner"].items() >= {k: v for k, v in pruners[1].items() if k != "name"}.items()
+
+
+def test_a_power_law_pruner_is_ours(small_study: StudyDefinition) -> None:
+    table = {**SMALL_STUDY, "protocol": {**SMALL_STUDY["protocol"], "epochs": 4, "evaluate_at": [1, 2]}}
+    definition = define_study({**table, "pruner": {"name": "power_law", "margin": 1.5}}, name="small")
+    assert isinstance(make_pruner(definition), PowerLawPruner)
+    assert isinstance(make_pruner(small_study), optuna.pruners.PercentilePruner)

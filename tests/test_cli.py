@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -129,6 +130,34 @@ def test_repeating_the_command_does_nothing_and_a_larger_number_goes_on(worked: 
     assert read(tmp_path, "status", "--study", "tiny")["total"] == 4
 
 
+def test_a_misspelt_architecture_in_an_edited_file_is_not_passed_over(worked: Path, tmp_path: Path) -> None:
+    shutil.copy(worked / "hpo.db", tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "tiny.toml").write_text(TINY.replace('"fnn"', '"fn"'))
+    refused = hpo("optimize", "--study", "tiny", "--trials", "5", folder=tmp_path)
+    assert_one_line(refused, 2, "no architecture named 'fn'; did you mean 'fnn'")
+
+
+def test_a_broken_study_file_is_listed_as_broken(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "broken.toml").write_text("title = ")
+    listed = {study["name"]: study["title"] for study in read(tmp_path, "list")["studies"]}
+    assert "cannot be read" in listed["broken"]
+    assert listed["cnn"].startswith("Digit comparison")
+
+
+def test_errors_with_brackets_are_printed_as_they_are(worked: Path, tmp_path: Path) -> None:
+    shutil.copy(worked / "hpo.db", tmp_path)
+    with sqlite3.connect(tmp_path / "hpo.db") as connection:
+        connection.execute("update trials set state = 'FAIL' where number = 1")
+        connection.execute(
+            "insert into trial_user_attributes (trial_id, key, value_json) "
+            "select trial_id, 'error', '\"ValueError: not in [/data] of [batch]\"' from trials where number = 1"
+        )
+    connection.close()
+    assert "ValueError: not in [/data] of [batch]" in hpo("trials", "--study", "tiny", folder=tmp_path).stdout
+
+
 def test_an_edited_file_names_the_difference_and_the_way_out(worked: Path, tmp_path: Path) -> None:
     for file in worked.iterdir():
         shutil.copy(file, tmp_path)
@@ -160,6 +189,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *par
         (["optimize", "--study", "quickstart", "--trials", "5", "--storage", "hpo.db"], "is no database URL"),
         (["optimize", "--study", "wrong.toml", "--trials", "5"], "no architecture named 'fn'; did you mean 'fnn'"),
         (["optimize", "--study", "many.toml", "--trials", "5"], "train_pairs must be at most 1434006"),
+        (["optimize", "--study", "quickstart", "--trials", "5", "--device", "cuda:7"], "this machine shows"),
         (["optimise"], "No such command 'optimise'"),
         (["status"], "sqlite:///hpo.db does not exist; hpo optimize creates it"),
         (["best", "--study", "cnn"], "does not exist"),
@@ -199,6 +229,12 @@ def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Pa
     assert_one_line(hpo("best", "--study", "tiny", folder=tmp_path), 2, "has no trial yet that was measured to the end")
 
 
+def running_trials(folder: Path) -> int:
+    """Returns how many trials run, 0 while there is no storage yet."""
+    done = hpo("status", "--json", folder=folder)
+    return sum(status["running"] for status in json.loads(done.stdout)) if done.returncode == 0 else 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
@@ -212,7 +248,7 @@ def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.
     )
     try:
         end = time.monotonic() + 60
-        while not (tmp_path / "hpo.db").exists() or read(tmp_path, "status")[0]["running"] < 2:
+        while running_trials(tmp_path) < 2:
             assert time.monotonic() < end
         running.send_signal(number)
         _, said = running.communicate(timeout=15)
@@ -247,7 +283,9 @@ def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: 
 def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) -> None:
     import urllib.request
 
-    port = "18431"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     server = subprocess.Popen(
         [sys.executable, "-m", "hpo", "dashboard", "--port", port],
         cwd=worked,
@@ -263,7 +301,7 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"http://127.0.0.2:{port}/", timeout=10)
         taken = hpo("dashboard", "--port", port, folder=worked)
-        assert_one_line(taken, 2, f"port {port} is taken")
+        assert_one_line(taken, 2, f"port {port} cannot be had")
     finally:
         server.terminate()
         server.communicate()

@@ -137,6 +137,6 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
         ],
     }
     opened = storage.open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
-    create(opened, "best", define_study(table, name="best"), 1)
+    create(opened, "best", define_study(table, name="best"), 1, mnist_folder)
     work(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5

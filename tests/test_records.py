@@ -34,7 +34,7 @@ def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
 
 
 def test_an_unknown_study_is_named_with_the_nearest(fresh_storage: RDBStorage) -> None:
-    storage.create_study(fresh_storage, "cnn", {"definition": {}})
+    storage.create_study(fresh_storage, "cnn", {"definition": {}}, 1)
     with pytest.raises(UnknownName, match="no study named 'cn'; did you mean 'cnn'"):
         records.study_attributes(fresh_storage, "cn")
 
@@ -42,7 +42,7 @@ def test_an_unknown_study_is_named_with_the_nearest(fresh_storage: RDBStorage) -
 @pytest.fixture
 def five_trials(fresh_storage: RDBStorage) -> RDBStorage:
     """Values 3, 1, 1; a pruned and a running trial; parameters of every kind."""
-    storage.create_study(fresh_storage, "five", {"definition": {}})
+    storage.create_study(fresh_storage, "five", {"definition": {}}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
     for number, value in enumerate([3.0, 1.0, 1.0, None, None]):
         with pytest.warns(UserWarning, match="Heartbeat of storage"):
@@ -90,10 +90,8 @@ def test_one_attribute_is_read_for_chosen_trials(five_trials: RDBStorage) -> Non
     assert records.read_attribute(five_trials, "five", "slot", states=done, having="error") == {1: 1}
 
 
-def test_finish_times_count_only_what_finished_since(five_trials: RDBStorage) -> None:
-    now = datetime.now(UTC)
-    count, first = records.finish_times(five_trials, "five", now - timedelta(minutes=1))
-    assert count == 4
-    assert first is not None
-    assert abs(now - first) < timedelta(minutes=1)
-    assert records.finish_times(five_trials, "five", now + timedelta(minutes=1)) == (0, None)
+def test_the_last_finishes_come_latest_first(five_trials: RDBStorage) -> None:
+    finishes = records.last_finishes(five_trials, "five", 3)
+    assert len(finishes) == 3
+    assert finishes == sorted(finishes, reverse=True)
+    assert abs(datetime.now(UTC) - finishes[0]) < timedelta(minutes=1)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo import records, storage
+from hpo import optimize, records, storage
 from hpo.errors import StorageError
+from hpo.study import StudyDefinition
 
 
 @pytest.mark.parametrize(
@@ -19,7 +22,9 @@ from hpo.errors import StorageError
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////no/such/folder/hpo.db", "there is no folder /no/such/folder"),
         ("mysql://host/db", "only sqlite"),
-        ("sqlite:////proc/hpo.db", "cannot be written"),
+        ("sqlite+aiosqlite:///x.db", "only sqlite"),
+        ("postgresql://me:secret@host:port/db", r"postgresql://me:\*\*\*@host:port/db"),
+        ("sqlite:////proc/hpo.db", r"cannot be opened: /proc/hpo\.db\.lock"),
         ("sqlite:////tmp", "Is a directory"),
     ],
 )
@@ -27,6 +32,7 @@ def test_a_url_that_cannot_be_used_is_one_line(url: str, complaint: str) -> None
     with pytest.raises(StorageError, match=complaint) as raised:
         storage.open_storage(url, create=True)
     assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_passwords_are_never_shown() -> None:
@@ -48,16 +54,47 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == "these are my notes, not a database"
 
 
-def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tables", [["songs"], ["studies", "songs"]])
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path, tables: list[str]) -> None:
     file = tmp_path / "other.db"
     with sqlite3.connect(file) as connection:
-        connection.execute("create table songs (title text)")
+        for table in tables:
+            connection.execute(f"create table {table} (title text)")
     connection.close()
     content = file.read_bytes()
     for create in (True, False):
         with pytest.raises(StorageError, match=r"the database of another program \(it has songs\)"):
             storage.open_storage(f"sqlite:///{file}", create=create)
     assert file.read_bytes() == content
+
+
+def test_a_schema_that_is_being_created_is_not_there_yet(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/half.db"
+    storage.open_storage(url, create=True).engine.dispose()
+    with sqlite3.connect(tmp_path / "half.db") as connection:
+        connection.execute("delete from alembic_version")
+    connection.close()
+    with pytest.raises(StorageError, match="holds no studies"):
+        storage.open_storage(url)
+    storage.open_storage(url, create=True)
+    storage.open_storage(url)
+
+
+@pytest.mark.slow
+def test_many_processes_may_meet_at_a_brand_new_database(tmp_path: Path) -> None:
+    """Each plans and begins, as `hpo optimize` does, at a moment of its own."""
+    script = (
+        "import sys, time, random\n"
+        "from pathlib import Path\n"
+        "from hpo.optimize import begin, make_plan\n"
+        "time.sleep(random.random() / 2)\n"
+        "begin(sys.argv[1], make_plan(sys.argv[1], 'quickstart', trials=5), Path())\n"
+    )
+    for attempt in range(3):
+        command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/{attempt}.db"]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+        said = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 6, said
 
 
 def test_an_empty_database_holds_no_studies(tmp_path: Path) -> None:
@@ -76,19 +113,29 @@ def test_writers_use_wal_and_begin_immediately(fresh_storage: RDBStorage) -> Non
         raw.close()
 
 
-def test_a_study_is_created_with_its_attributes_once(fresh_storage: RDBStorage) -> None:
-    storage.create_study(fresh_storage, "a", {"definition": {"x": 1}})
-    storage.create_study(fresh_storage, "a", {"definition": {"x": 2}})
+def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDBStorage) -> None:
+    for mark, target in ((1, 5), (2, 9), (3, 7)):
+        storage.create_study(fresh_storage, "a", {"definition": mark}, target)
     assert records.study_names(fresh_storage) == ["a"]
-    assert records.study_attributes(fresh_storage, "a") == {"definition": {"x": 1}}
+    assert records.study_attributes(fresh_storage, "a") == {"definition": 1, "target": 9}
 
 
-def test_a_half_created_study_is_completed_but_a_foreign_one_is_not_touched(fresh_storage: RDBStorage) -> None:
-    study = optuna.create_study(study_name="half", storage=fresh_storage)
-    storage.create_study(fresh_storage, "half", {"definition": {"x": 1}})
-    assert study.user_attrs == {"definition": {"x": 1}}
-    foreign = optuna.create_study(study_name="foreign", storage=fresh_storage)
+@pytest.mark.parametrize("kept", [[], ["definition"]])
+def test_a_half_created_study_is_completed(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, kept: list[str]
+) -> None:
+    study = optuna.create_study(study_name="quickstart", storage=fresh_storage)
+    for key in kept:
+        study.set_user_attr(key, {})
+    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    optimize.begin(fresh_storage.url, plan, Path())
+    assert records.study_attributes(fresh_storage, "quickstart")["definition"]["title"] == plan.definition.title
+
+
+def test_a_foreign_study_is_not_touched(fresh_storage: RDBStorage) -> None:
+    foreign = optuna.create_study(study_name="quickstart", storage=fresh_storage)
     foreign.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StorageError, match=r"'foreign' in .* was not made by hpo"):
-        storage.create_study(fresh_storage, "foreign", {"definition": {"x": 1}})
+    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    with pytest.raises(StorageError, match=r"'quickstart' in .* was not made by hpo"):
+        optimize.begin(fresh_storage.url, plan, Path())
     assert foreign.user_attrs == {}

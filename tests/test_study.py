@@ -52,6 +52,12 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
         ("protocol.test_pairs", 400_000, "test_pairs must be at most 358202, all that dataset 'digits' has"),
         ("protocol.batch_size", 199, "batch_size must not leave one of 200 pairs over"),
         ("protocol.evaluate_at", [1, 3], "evaluate_at must name epochs up to 2, but is [1, 3]"),
+        (
+            "protocol.evaluate_at",
+            [2],
+            "must name 1 epochs before the last, or pruner 'percentile'",
+        ),
+        ("pruner", {"name": "power_law"}, "must name 2 epochs before the last"),
         ("spce", {}, "no key named 'spce'; did you mean 'space'?"),
         ("sampler.name", "tpee", "sampler.name must be one of 'tpe', 'random', but is 'tpee'"),
         ("pruner.percentil", 5.0, "no key named 'percentil'; did you mean 'percentile'?"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -160,7 +161,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
         device="cpu",
         data_folder=tmp_path,
         show=shown.append,
-        make_objective="tests.stubs:short_sleep",
+        make_objective="tests.stubs:waits_for_three",
     )
     assert counts(created) == {"COMPLETE": 20}
     assert shown[-1].finished == 20
@@ -169,9 +170,13 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
 
 
-def test_a_killed_worker_gives_its_place_back_and_is_replaced(created: RDBStorage, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBStorage, tmp_path: Path) -> None:
     wait_for_crew(assignment(created, tmp_path, target=3, stub="killed_once"))
     assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
+    (killed,) = records.read_trials(created, "small", states=(TrialState.FAIL,))
+    assert killed.attributes["error"] == "its worker was killed by SIGKILL, perhaps for lack of memory"
+    again = next(t for t in records.read_trials(created, "small") if t.number > 0 and t.attributes["slot"] == 0)
+    assert again.params != killed.params  # what killed one worker is not proposed to the next
 
 
 def test_workers_that_always_die_end_the_run(
@@ -197,9 +202,10 @@ def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_pat
     script = (
         "from pathlib import Path; from hpo.worker import Assignment, Crew\n"
         "if __name__ == '__main__':\n"
-        f"    crew = Crew(Assignment(url={told.url!r}, study='small', target=3, run_began_at=0, device='cpu',\n"
-        f"        data_folder=Path({str(tmp_path)!r}), make_objective={told.make_objective!r}), workers=1)\n"
-        "    while crew.is_working(): crew.wait(1)\n"
+        f"    told = Assignment(url={told.url!r}, study='small', target=3, run_began_at=0, device='cpu',\n"
+        f"        data_folder=Path({str(tmp_path)!r}), make_objective={told.make_objective!r})\n"
+        "    with Crew(told, workers=1) as crew:\n"
+        "        while crew.is_working(): crew.wait(1)\n"
     )
     file = tmp_path / "parent.py"
     file.write_text(script)
@@ -213,9 +219,12 @@ def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_pat
 
 
 def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RDBStorage, tmp_path: Path) -> None:
+    stopped = set()
+
     def stop_the_worker(status: Status) -> None:
         for worker in status.workers:
-            if (tmp_path / f"STARTED-{worker['trial']}").exists():
+            if (tmp_path / f"STARTED-{worker['trial']}").exists() and worker["pid"] not in stopped:
+                stopped.add(worker["pid"])  # once: a second signal would end it at once
                 os.kill(worker["pid"], signal.SIGTERM)
 
     with pytest.raises(WorkError, match="every worker was stopped; 0 of 3 trials are finished"):
@@ -231,12 +240,17 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
     assert counts(created) == {"FAIL": 1}
 
 
-def test_a_worker_that_cannot_go_on_ends_the_run_with_its_exit_code(created: RDBStorage, tmp_path: Path) -> None:
-    told = assignment(created, tmp_path, target=3)
-    no_such_device = Assignment(**{**vars(told), "device": "cuda:99", "make_objective": "hpo.objective:make_objective"})
-    with pytest.raises(WorkError) as raised:
-        wait_for_crew(no_such_device)
+def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Path) -> None:
+    told = replace(assignment(created, tmp_path, target=3), device="cuda:99", make_objective=Assignment.make_objective)
+    with pytest.raises(WorkError, match="device 'cuda:99' is not here") as raised:
+        wait_for_crew(told)
     assert raised.value.exit_code == 2
+
+
+def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="failed: no such table: trial_heartbeats") as raised:
+        wait_for_crew(assignment(created, tmp_path, target=3, stub="drops_a_table"))
+    assert raised.value.exit_code == 1
 
 
 def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorage, tmp_path: Path) -> None:
