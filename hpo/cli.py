@@ -39,10 +39,10 @@ class _Program(click.Group):
             _fail(error.format_message().rstrip("."), 2)
         except HpoError as error:
             _fail(str(error), error.exit_code)
-        except Exception as error:
-            _fail(_storage_failure(error), 1)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(130)
+        except Exception as error:
+            _fail(_storage_failure(error), 1)
 
 
 def _storage_failure(error: Exception) -> str:

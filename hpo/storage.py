@@ -4,7 +4,8 @@ Beside `records.py` the one file that touches a private name of Optuna, the id o
 for them, and a test names what they rely on.
 
 SQLite runs in WAL mode, and writers begin every transaction with BEGIN IMMEDIATE: Optuna's SELECT … FOR UPDATE does
-nothing there, so without it two workers could act on the same row.
+nothing there, so without it two workers could act on the same row. Nothing here opens the database's file but SQLite
+itself: whoever closes it drops the locks that SQLite holds for the whole process, and its readers then see what was.
 """
 
 from __future__ import annotations
@@ -54,8 +55,6 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
             raise NoStorage(
                 f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
             )
-        if path.exists() and path.stat().st_size and _read_beginning(path) != b"SQLite format 3\0":
-            raise StorageError(f"storage {url}: {path} is not a SQLite database")
         if not create:
             return _open_to_read(url)
         with hold_lock(lock_file(url)):  # two that create the schema at the same moment would break it
@@ -148,11 +147,6 @@ def _find_file(url: str) -> Path:
     if not path.parent.is_dir():
         raise StorageError(f"storage {url}: there is no folder {path.parent}")
     return path
-
-
-def _read_beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
 
 
 def _open_to_read(url: str) -> RDBStorage:

@@ -276,7 +276,7 @@ def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: 
     assert both["architecture"]["parameters"] == {"weight_sharing": 72_688, "no_weight_sharing": 144_914}
     assert both["study"]["protocol"]["rounds"] == 10
     printed = hpo("show", "cnn", folder=tmp_path)
-    assert "learning_rate = { low = 0.0001, high = 1, log = true }" in printed.stdout
+    assert "learning_rate = { low = 0.0001, high = 1.0, log = true }" in printed.stdout
     assert "72,688 with weight sharing, 144,914 without" in printed.stdout
 
 

@@ -69,20 +69,39 @@ def test_mnist_images_are_averaged_to_half_their_size(mnist_folder: Path) -> Non
 
 
 @pytest.mark.mnist
-@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
 def test_a_damaged_mnist_file_is_named_and_nothing_is_read(mnist_folder: Path, tmp_path: Path, damage: str) -> None:
-    shutil.copytree(mnist_files(mnist_folder), mnist_files(tmp_path))
-    file = mnist_files(tmp_path) / "train-labels-idx1-ubyte"
-    file.chmod(0o644)
-    file.parent.chmod(0o755)
-    if damage == "missing":
-        file.unlink()
-    else:
-        content = file.read_bytes()
-        file.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    file = copy_mnist(mnist_folder, tmp_path) / "train-labels-idx1-ubyte"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
     for read in (lambda: prepare("mnist", tmp_path), lambda: read_images("mnist", tmp_path)):
-        with pytest.raises(DatasetError, match="train-labels-idx1-ubyte"):
+        with pytest.raises(DatasetError, match="train-labels-idx1-ubyte is truncated or not MNIST's"):
             read()
+
+
+@pytest.mark.mnist
+def test_a_missing_mnist_file_is_downloaded_or_named(
+    mnist_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy_mnist(mnist_folder, tmp_path) / "train-labels-idx1-ubyte").unlink()
+    refuse_downloads(monkeypatch)
+    with pytest.raises(DatasetError, match="could not be downloaded"):
+        prepare("mnist", tmp_path)
+    with pytest.raises(DatasetError, match="train-labels-idx1-ubyte is missing"):
+        read_images("mnist", tmp_path)
+
+
+def copy_mnist(source: Path, target: Path) -> Path:
+    shutil.copytree(mnist_files(source), mnist_files(target))
+    for path in (mnist_files(target), *mnist_files(target).iterdir()):
+        path.chmod(0o755)  # the source may be read-only
+    return mnist_files(target)
+
+
+def refuse_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every proxy that urllib would ask is one that refuses, so no download can succeed here or anywhere."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
 def test_wrong_files_are_named_without_mnist_at_hand(tmp_path: Path) -> None:
@@ -96,9 +115,7 @@ def test_wrong_files_are_named_without_mnist_at_hand(tmp_path: Path) -> None:
 def test_missing_mnist_that_cannot_be_downloaded_names_folder_and_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every proxy that urllib would ask is one that refuses, so no download can succeed here or anywhere.
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    refuse_downloads(monkeypatch)
     with pytest.raises(DatasetError) as raised:
         prepare("mnist", tmp_path)
     message = str(raised.value)

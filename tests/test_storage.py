@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from hpo import optimize, records, storage
 from hpo.errors import StorageError
@@ -25,7 +26,7 @@ from hpo.study import StudyDefinition
         ("sqlite+aiosqlite:///x.db", "only sqlite"),
         ("postgresql://me:secret@host:port/db", r"postgresql://me:\*\*\*@host:port/db"),
         ("sqlite:////proc/hpo.db", r"cannot be opened: /proc/hpo\.db\.lock"),
-        ("sqlite:////tmp", "Is a directory"),
+        ("sqlite:////tmp", "unable to open database file"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_one_line(url: str, complaint: str) -> None:
@@ -49,7 +50,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("these are my notes, not a database")
     for create in (True, False):
-        with pytest.raises(StorageError, match="is not a SQLite database"):
+        with pytest.raises(StorageError, match="cannot be opened: file is not a database"):
             storage.open_storage(f"sqlite:///{file}", create=create)
     assert file.read_text() == "these are my notes, not a database"
 
@@ -78,6 +79,20 @@ def test_a_schema_that_is_being_created_is_not_there_yet(tmp_path: Path) -> None
         storage.open_storage(url)
     storage.open_storage(url, create=True)
     storage.open_storage(url)
+
+
+def test_a_storage_stays_current_when_others_open_and_leave_it(created: RDBStorage) -> None:
+    """SQLite's locks belong to the process: opened carelessly once more, the first storage would read what was."""
+    script = (
+        "import sys, optuna; from hpo.storage import open_storage\n"
+        "study = optuna.load_study(study_name='small', storage=open_storage(sys.argv[1], create=True))\n"
+        "study.add_trial(optuna.trial.create_trial(value=1.0))\n"
+    )
+    for count in (1, 2):
+        storage.open_storage(created.url)
+        storage.open_storage(created.url, create=True)
+        subprocess.run([sys.executable, "-c", script, created.url], check=True)
+        assert records.count_trials(created, "small")[TrialState.COMPLETE] == count
 
 
 @pytest.mark.slow
