@@ -37,6 +37,7 @@ def test_readme_shows_the_tree_as_it_is() -> None:
 def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     commands = re.findall(r"`(hpo [^`]+)`|^(?:    |\$ )(hpo .+)$", text, flags=re.MULTILINE)
+    assert commands or document.name != "README.md"
     for inline, line in commands:
         for command in re.split(r"  +|\s#|; ", inline or line)[:1]:
             _, name, *words = shlex.split(command.replace("…", ""))

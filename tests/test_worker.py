@@ -59,6 +59,14 @@ def wait_for_crew(told: Assignment) -> None:
             crew.wait(0.1)
 
 
+def run_small(
+    opened: RDBStorage, folder: Path, *, target: int, workers: int, stub: str, show: Callable[[Status], None]
+) -> None:
+    plan = optimize.Plan("small", read_definition(opened, "small"), target)
+    make = f"tests.stubs:{stub}"
+    optimize.run_study(opened, plan, workers=workers, device="cpu", data_folder=folder, show=show, make_objective=make)
+
+
 def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=4)
     assert counts(created) == {"COMPLETE": 4}
@@ -154,15 +162,7 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
 
 def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, tmp_path: Path) -> None:
     shown: list[Status] = []
-    optimize.run_study(
-        created,
-        optimize.Plan("small", read_definition(created, "small"), 20),
-        workers=3,
-        device="cpu",
-        data_folder=tmp_path,
-        show=shown.append,
-        make_objective="tests.stubs:waits_for_three",
-    )
+    run_small(created, tmp_path, target=20, workers=3, stub="waits_for_three", show=shown.append)
     assert counts(created) == {"COMPLETE": 20}
     assert shown[-1].finished == 20
     trials = records.read_trials(created, "small")
@@ -228,15 +228,7 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
                 os.kill(worker["pid"], signal.SIGTERM)
 
     with pytest.raises(WorkError, match="every worker was stopped; 0 of 3 trials are finished"):
-        optimize.run_study(
-            created,
-            optimize.Plan("small", read_definition(created, "small"), 3),
-            workers=1,
-            device="cpu",
-            data_folder=tmp_path,
-            show=stop_the_worker,
-            make_objective="tests.stubs:sleeps_until_told",
-        )
+        run_small(created, tmp_path, target=3, workers=1, stub="sleeps_until_told", show=stop_the_worker)
     assert counts(created) == {"FAIL": 1}
 
 
