@@ -18,8 +18,9 @@ from . import catalog
 from .data import Pairs, draw_rounds
 from .errors import RequestError
 from .provenance import cpu_name, versions
+from .sampling import suggest
 from .seeding import derive_seed
-from .space import Choices, Configuration
+from .space import Configuration
 from .study import StudyDefinition
 from .training import Epoch, Errors, Recipe, build_networks, train
 
@@ -114,20 +115,6 @@ def network_builder(configuration: Configuration) -> Callable[[], nn.Module]:
     architecture = catalog.load_architecture(configuration.architecture)
     activation = catalog.load_activations()(configuration.activation, configuration.elu_alpha)
     return lambda: architecture(activation, weight_sharing=configuration.weight_sharing)
-
-
-def suggest(trial: optuna.Trial, definition: StudyDefinition) -> Configuration:
-    """Lets the trial's sampler propose a configuration from the study's space."""
-    proposed: dict[str, Any] = {}
-    # Unconditional parameters first: the others ask for their values.
-    for name, parameter in sorted(definition.search_space.items(), key=lambda item: bool(item[1].when)):
-        if any(proposed[key] != value for key, value in parameter.when.items()):
-            continue
-        if isinstance(parameter, Choices):
-            proposed[name] = trial.suggest_categorical(name, parameter.choices)
-        else:
-            proposed[name] = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-    return Configuration(**proposed)
 
 
 def make_recipe(definition: StudyDefinition, configuration: Configuration) -> Recipe:

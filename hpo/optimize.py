@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from optuna.storages import RDBStorage
 
 from . import catalog, records
 from . import storage as stored
+from .crew import Crew
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, WorkError
 from .provenance import versions
 from .results import Status, read_definition, read_status
 from .study import StudyDefinition
-from .worker import Assignment, Crew
+from .worker import Assignment
 
 REFRESH_SECONDS = 0.5
 ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  # of a study that is wholly created
@@ -110,13 +111,15 @@ def run_study(
     storage: RDBStorage,
     plan: Plan,
     *,
-    workers: int,
-    device: str,
+    devices: Sequence[str],
     data_folder: Path,
     show: Callable[[Status], None],
     make_objective: str = Assignment.make_objective,
 ) -> None:
-    """Works on a study, with so many worker processes, until it has its trials; `show` is given its status meanwhile.
+    """Works on a study until it has its trials; `show` is given its status meanwhile.
+
+    Args:
+        devices: that of each worker process.
 
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
@@ -127,14 +130,14 @@ def run_study(
         return
     assignment = Assignment(
         url=storage.url,
-        study=plan.name,
+        studies=(plan.name,),
         target=plan.target,
-        run_began_at=status.finished + status.failed + status.running,
-        device=device,
+        began_at={plan.name: status.trials},
+        device="",
         data_folder=data_folder,
         make_objective=make_objective,
     )
-    with Crew(assignment, workers=min(workers, plan.target - status.finished)) as crew:
+    with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
             show(read_status(storage, plan.name))
@@ -156,40 +159,83 @@ def _find_target(name: str, definition: StudyDefinition, trials: int | None, ask
     return trials or asked_before
 
 
-def count_workers(workers: str, device: str) -> int:
-    """Returns the number of worker processes that `--workers` stands for.
-
-    `auto` is one on a GPU, and one for each physical core on a CPU.
+def serve(
+    storage: RDBStorage,
+    studies: tuple[str, ...] | None,
+    *,
+    devices: Sequence[str],
+    data_folder: Path,
+    exit_when_done: bool,
+    show: Callable[[list[Status]], None],
+    make_objective: str = Assignment.make_objective,
+) -> None:
+    """Works on every unfinished study of a storage, and on those to come; `show` is given the statuses meanwhile.
 
     Args:
-        device: as `check_device` returns it.
+        studies: only these, or None for all.
+        devices: that of each worker process.
+        exit_when_done: whether to end when every study has its trials.
 
     Raises:
-        RequestError: where it is neither a positive number nor `auto`.
+        UnknownName: where the storage has no such study.
+        WorkError: where a study had to be given up.
     """
-    if workers == "auto":
-        return int(joblib.cpu_count(only_physical_cores=True)) if device == "cpu" else 1
-    if not workers.isascii() or not workers.isdigit() or int(workers) < 1:
-        raise RequestError(f"--workers must be a number from 1 or 'auto', but is {workers!r}")
-    return int(workers)
+    before = {name: read_status(storage, name).trials for name in studies or records.study_names(storage)}
+    assignment = Assignment(
+        url=storage.url,
+        studies=studies,
+        began_at=before,
+        exit_when_done=exit_when_done,
+        device="",
+        data_folder=data_folder,
+        make_objective=make_objective,
+    )
+    with Crew(storage, assignment, devices) as crew:
+        while crew.is_working():
+            crew.wait(REFRESH_SECONDS)
+            show([read_status(storage, name) for name in studies or records.study_names(storage)])
+    if crew.given_up:
+        raise WorkError(f"given up: {', '.join(sorted({str(said.study) for said in crew.given_up}))}")
 
 
-def check_device(device: str) -> str:
-    """Returns the device to train on, `auto` resolved: cpu, cuda or cuda:0, cuda:1 …
+def assign_devices(workers: str, device: str) -> list[str]:
+    """Returns the device of each worker process that `--workers` stands for.
+
+    `auto` is one process for each physical core on a CPU, and one for each GPU. Processes take the GPUs in turn.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` for any GPU, or `cuda:0`, `cuda:1` … for that one.
 
     Raises:
-        RequestError: where it is none of these, or this machine has no such GPU.
+        RequestError: where the number is neither positive nor `auto`, or this machine has no such device.
+    """
+    if workers != "auto" and not (workers.isascii() and workers.isdigit() and int(workers) >= 1):
+        raise RequestError(f"--workers must be a number from 1 or 'auto', but is {workers!r}")
+    devices = find_devices(device)
+    if workers != "auto":
+        count = int(workers)
+    else:
+        count = int(joblib.cpu_count(only_physical_cores=True)) if devices == ["cpu"] else len(devices)
+    return [devices[i % len(devices)] for i in range(count)]
+
+
+def find_devices(device: str) -> list[str]:
+    """Returns the devices to train on: `cpu`, or one or several of `cuda:0`, `cuda:1` …
+
+    Raises:
+        RequestError: where `device` is none of these, or this machine has no such GPU.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise RequestError(f"--device must be auto, cpu, cuda or cuda:0, cuda:1 …, but is {device!r}")
-    if device == "cpu":
-        return device
-    gpus = _count_gpus()
-    if device == "auto":
-        return "cuda" if gpus else "cpu"
-    if int(device.partition(":")[2] or 0) >= gpus:
-        raise RequestError(f"--device {device} is not here: this machine shows {gpus} NVIDIA GPUs; --device cpu works")
-    return device
+    gpus = [f"cuda:{i}" for i in range(_count_gpus())] if device != "cpu" else []
+    if device == "cpu" or (device == "auto" and not gpus):
+        return ["cpu"]
+    chosen = [gpu for gpu in gpus if device in ("auto", "cuda", gpu)]
+    if not chosen:
+        raise RequestError(
+            f"--device {device} is not here: this machine shows {len(gpus)} NVIDIA GPUs; --device cpu works"
+        )
+    return chosen
 
 
 def _count_gpus() -> int:

@@ -1,6 +1,7 @@
 """Reads the studies and trials of a storage by SQL, where Optuna would load every trial whole.
 
-Reads Optuna's own tables, private to it: `optuna>=5.0,<5.1` is pinned, and a test names the columns.
+Reads Optuna's own tables, private to it: `optuna>=5.0,<5.1` is pinned, and a test names the columns. Every reading is
+repeated while the database is away.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from .errors import UnknownName
+from .outages import persistent
 from .storage import show_url
 
 
@@ -36,11 +38,53 @@ class StoredTrial:
     attributes: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that is running, or was when its worker died.
+
+    Attributes:
+        trial_id: the id by which the storage knows it.
+        slot, worker: its claim; None before it has published one.
+        heartbeat_age_seconds: by the database's clock; None before its first heartbeat.
+    """
+
+    trial_id: int
+    number: int
+    started: datetime | None
+    slot: int | None
+    worker: dict[str, Any] | None
+    heartbeat_age_seconds: float | None
+
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@persistent
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
     with storage.engine.connect() as connection:
         rows = connection.execute(sa.select(models.StudyModel.study_name).order_by(models.StudyModel.study_id))
         return [name for (name,) in rows]
+
+
+@persistent
+def unfinished_studies(storage: RDBStorage) -> dict[str, int]:
+    """Returns the studies with fewer finished trials than were asked for, the oldest first: name -> asked for."""
+    study, attribute, trial = models.StudyModel, models.StudyUserAttributeModel, models.TrialModel
+    finished = (
+        sa.select(sa.func.count())
+        .where(trial.study_id == study.study_id, trial.state.in_(FINISHED))
+        .correlate(study)
+        .scalar_subquery()
+    )
+    query = (
+        sa.select(study.study_name, attribute.value_json, finished)
+        .join(attribute, attribute.study_id == study.study_id)
+        .where(attribute.key == "target")
+        .order_by(study.study_id)
+    )
+    with storage.engine.connect() as connection:
+        return {name: int(target) for name, target, count in connection.execute(query) if count < int(target)}
 
 
 def study_id(storage: RDBStorage, name: str) -> int:
@@ -65,6 +109,7 @@ def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) ->
     storage.set_study_user_attr(study_id(storage, name), key, value)
 
 
+@persistent
 def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     """Returns how many trials of a study are in each state."""
     table = models.TrialModel
@@ -76,6 +121,7 @@ def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     return {state: counted.get(state, 0) for state in TrialState}
 
 
+@persistent
 def read_trials(
     storage: RDBStorage, name: str, *, states: Collection[TrialState] = tuple(TrialState), best: int | None = None
 ) -> list[StoredTrial]:
@@ -114,6 +160,51 @@ def read_trials(
     ]
 
 
+@persistent
+def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
+    """Reads the trials of a study that are running, in order of their numbers."""
+    trial, beat = models.TrialModel, models.TrialHeartbeatModel
+    query = (
+        sa.select(trial.trial_id, trial.number, trial._datetime_start_utc, beat.heartbeat, sa.func.now())
+        .outerjoin(beat, beat.trial_id == trial.trial_id)
+        .where(trial.study_id == study_id(storage, name), trial.state == TrialState.RUNNING)
+        .order_by(trial.number)
+    )
+    with storage.engine.connect() as connection:
+        rows = connection.execute(query).all()
+        attributes = _read_attributes(connection, [row.trial_id for row in rows])
+    return [
+        RunningTrial(
+            trial_id=key,
+            number=number,
+            started=_utc(started),
+            slot=attributes.get(key, {}).get("slot"),
+            worker=attributes.get(key, {}).get("worker"),
+            heartbeat_age_seconds=(now.replace(tzinfo=None) - beaten).total_seconds() if beaten else None,
+        )
+        for key, number, started, beaten, now in rows
+    ]
+
+
+@persistent
+def taken_slots(storage: RDBStorage, name: str, among: Collection[int]) -> set[int]:
+    """Returns which of the slots have a finished or running trial."""
+    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    query = (
+        sa.select(attribute.value_json)
+        .join(trial, attribute.trial_id == trial.trial_id)
+        .where(
+            trial.study_id == study_id(storage, name),
+            trial.state.in_((*FINISHED, TrialState.RUNNING)),
+            attribute.key == "slot",
+            attribute.value_json.in_([json.dumps(slot) for slot in among]),
+        )
+    )
+    with storage.engine.connect() as connection:
+        return {json.loads(slot) for (slot,) in connection.execute(query)}
+
+
+@persistent
 def read_attribute(
     storage: RDBStorage, name: str, key: str, *, states: Collection[TrialState], having: str | None = None
 ) -> dict[int, Any]:
@@ -136,12 +227,13 @@ def read_attribute(
         return {number: json.loads(value) for number, value in connection.execute(query)}
 
 
+@persistent
 def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
     """Returns when the last so many trials finished, the latest first."""
     trial = models.TrialModel
     query = (
         sa.select(trial._datetime_complete_utc)
-        .where(trial.study_id == study_id(storage, name), trial.state.in_((TrialState.COMPLETE, TrialState.PRUNED)))
+        .where(trial.study_id == study_id(storage, name), trial.state.in_(FINISHED))
         .order_by(trial._datetime_complete_utc.desc())
         .limit(count)
     )

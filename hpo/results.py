@@ -64,7 +64,7 @@ class Status:
 
     Attributes:
         total: the trials asked for; None where none were yet.
-        workers: those that run a trial now: host, pid, device, trial, and since when.
+        workers: those that run a trial now: host, pid, device, trial, since when, and how old its last heartbeat is.
         trials_per_hour: the rate of the last thirty trials; None where nothing can be said.
         eta_seconds: None where nothing can be foretold.
     """
@@ -84,6 +84,11 @@ class Status:
     def finished(self) -> int:
         """The trials that count."""
         return self.complete + self.pruned
+
+    @property
+    def trials(self) -> int:
+        """All trials, the number of the next."""
+        return self.finished + self.failed + self.running
 
 
 def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
@@ -137,7 +142,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     complete, pruned = counts[TrialState.COMPLETE], counts[TrialState.PRUNED]
     total = records.study_attributes(storage, study).get("target")
     best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
-    running = records.read_trials(storage, study, states=(TrialState.RUNNING,))
+    running = records.read_running(storage, study)
     per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
     left = None if total is None else max(0, total - complete - pruned)
     return Status(
@@ -148,7 +153,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
         running=counts[TrialState.RUNNING],
         failed=counts[TrialState.FAIL],
         best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes.get("std")} if best else None,
-        workers=[_worker(trial) for trial in running if "worker" in trial.attributes],
+        workers=[_worker(trial, trial.worker) for trial in running if trial.worker is not None],
         trials_per_hour=per_hour,
         eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
     )
@@ -173,15 +178,13 @@ def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRo
     )
 
 
-def _worker(trial: records.StoredTrial) -> dict[str, Any]:
-    claim = trial.attributes["worker"]
+def _worker(trial: records.RunningTrial, claim: dict[str, Any]) -> dict[str, Any]:
     since = trial.started.isoformat(timespec="seconds") if trial.started else None
     return {
-        "host": claim["host"],
-        "pid": claim["pid"],
-        "device": claim["device"],
+        **{key: claim[key] for key in ("host", "pid", "device")},
         "trial": trial.number,
         "since": since,
+        "heartbeat_age_seconds": trial.heartbeat_age_seconds,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from .errors import suggestion
-from .tables import Table, explain
+from .tables import Positive, Table, explain
 
 Value = bool | int | float | str
 
@@ -25,9 +25,9 @@ class Configuration(Table):
     weight_sharing: bool
     auxiliary_loss: bool
     activation: Literal["relu", "leaky_relu", "elu", "selu"]
-    elu_alpha: Annotated[float, Field(gt=0)] = 1.0
+    elu_alpha: Positive = 1.0
     optimizer: Literal["sgd", "rmsprop", "adam"]
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Positive
 
 
 class Choices(Table):

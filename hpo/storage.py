@@ -1,11 +1,7 @@
-"""Opens a storage of studies with the settings that workers need.
+"""Opens a storage of studies, SQLite or PostgreSQL, with the settings that workers need.
 
-Beside `records.py` the one file that touches a private name of Optuna, the id of a trial; `optuna>=5.0,<5.1` is pinned
-for them, and a test names what they rely on.
-
-SQLite runs in WAL mode, and writers begin every transaction with BEGIN IMMEDIATE: Optuna's SELECT … FOR UPDATE does
-nothing there, so without it two workers could act on the same row. Nothing here opens the database's file but SQLite
-itself: whoever closes it drops the locks that SQLite holds for the whole process, and its readers then see what was.
+Beside `records.py` and `outages.py` the one file that touches a private name of Optuna, the id of a trial;
+`optuna>=5.0,<5.1` is pinned for them, and a test names what they rely on.
 """
 
 from __future__ import annotations
@@ -14,60 +10,53 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
-import sqlalchemy.orm
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 
+from . import postgresql, sqlite
 from .errors import NoStorage, StorageError
-from .locks import hold_lock
-
-HEARTBEAT_SECONDS = 30
-GRACE_SECONDS = 300
-BUSY_SECONDS = 60
+from .locks import Lock
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
 FAILURES = (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-"""What a storage raises when its database fails it: full, locked for too long, damaged."""
+"""What a storage raises when its database fails it: full, locked for too long, damaged, away for too long."""
 
 
 def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     """Opens a storage for reading, or for working in it.
 
     Args:
-        create: whether to create the database where it is missing. Only then can it be written: reading takes no write
-            lock.
+        create: whether to create what is missing, SQLite's file and the schema. Only then can it be written: reading
+            SQLite takes no write lock.
 
     Raises:
         NoStorage: where `create` is false and there is none.
         StorageError: where the URL names no database that this program can use.
     """
-    path = _find_file(url)
+    backend, address = _find_backend(url)
+    shown = show_url(url)
     try:
-        if not path.exists() and not create:
-            raise NoStorage(
-                f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
-            )
+        url = backend.check_url(address, create=create)
+        if _check_ours(backend, url, shown):
+            return _connect(backend, url, write=create)
         if not create:
-            return _open_to_read(url)
-        with hold_lock(lock_file(url)):  # two that create the schema at the same moment would break it
-            _check_ours(url)
-            storage = _connect(url, skip_table_creation=False)
-        _write_immediately(storage)
-        return storage
+            raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
+        with backend.start_lock(url, "schema").hold():  # two that create the schema at the same moment would break it
+            _check_ours(backend, url, shown)
+            return _connect(backend, url, write=True, create_tables=True)
     except OSError as error:
-        raise StorageError(f"storage {url} cannot be opened: {error.filename or path}: {error.strerror}") from error
+        raise StorageError(f"storage {shown} cannot be opened: {error.filename}: {error.strerror}") from error
     except FAILURES as error:
-        raise StorageError(f"storage {url} cannot be opened: {explain_failure(error)}") from error
+        raise StorageError(f"storage {shown} cannot be opened: {explain_failure(error)}") from error
     except RuntimeError as error:  # Optuna's, about a schema of another version
-        raise StorageError(f"storage {url}: {explain_failure(error)}") from error
+        raise StorageError(f"storage {shown}: {explain_failure(error)}") from error
 
 
 @contextmanager
@@ -95,9 +84,11 @@ def explain_failure(error: Exception) -> str:
     return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
 
 
-def lock_file(url: str) -> Path:
-    """Returns the file beside a SQLite database whose lock makes one process start a trial at a time."""
-    return Path(f"{sa.engine.make_url(url).database}.lock")
+def start_lock(storage: RDBStorage, study: str) -> Lock:
+    """Returns the lock whose holder alone may start trials of a study, or create it."""
+    backend, _ = _find_backend(storage.url)
+    lock: Lock = backend.start_lock(storage.url, f"study {study}")
+    return lock
 
 
 def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], target: int) -> None:
@@ -108,7 +99,7 @@ def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], tar
     Raises:
         StorageError: where a study of that name has trials but was not made by this program.
     """
-    with hold_lock(lock_file(storage.url)):
+    with start_lock(storage, name).hold():
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
         if not attributes.keys() <= study.user_attrs.keys():
             if study.get_trials(deepcopy=False):
@@ -132,45 +123,35 @@ def trial_id(trial: optuna.Trial) -> int:
     return trial._trial_id
 
 
-def _find_file(url: str) -> Path:
+def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:
     try:
-        address = sa.engine.make_url(url)
+        address = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         raise StorageError(f"storage {show_url(url)!r} is no database URL; one looks like sqlite:///hpo.db") from None
-    if address.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise StorageError(
-            f"storage {show_url(url)}: only sqlite:///FILE can be opened yet, but this is {address.drivername}"
-        )
-    if address.database in (None, "", ":memory:"):
-        raise StorageError(f"storage {url!r} names no file, so workers cannot share it; sqlite:///hpo.db does")
-    path = Path(address.database)
-    if not path.parent.is_dir():
-        raise StorageError(f"storage {url}: there is no folder {path.parent}")
-    return path
+    for backend in (sqlite, postgresql):
+        if address.drivername in backend.DRIVERS:
+            return backend, address
+    raise StorageError(
+        f"storage {show_url(url)}: only sqlite:///FILE and postgresql://USER@HOST/DATABASE can be opened, "
+        f"but this is {address.drivername}"
+    )
 
 
-def _open_to_read(url: str) -> RDBStorage:
-    # RDBStorage completes an unfinished schema wherever it finds one, so it may not see one that is being created.
-    if not _check_ours(url):
-        raise NoStorage(f"storage {url} holds no studies; hpo optimize creates one")
-    return _connect(url, skip_table_creation=True)
-
-
-def _check_ours(url: str) -> bool:
+def _check_ours(backend: ModuleType, url: str, shown: str) -> bool:
     """Says whether a database has Optuna's whole schema; where it has none, or an unfinished one, it can get it.
+
+    RDBStorage completes an unfinished schema wherever it finds one, so it may not see one that is being created.
 
     Raises:
         StorageError: where it is the database of another program.
     """
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = sa.create_engine(url, **backend.ENGINE)
     try:
         tables = set(sa.inspect(engine).get_table_names())
         optunas = {*models.BaseModel.metadata.tables, "alembic_version"}
         if not (optunas <= tables or tables <= optunas):
             foreign = ", ".join(sorted(tables - optunas)[:3])
-            raise StorageError(
-                f"storage {url} is the database of another program (it has {foreign}); name another file"
-            )
+            raise StorageError(f"storage {shown} is the database of another program (it has {foreign}); name another")
         if not optunas <= tables:
             return False
         with engine.connect() as connection:  # the stamp comes last
@@ -179,32 +160,6 @@ def _check_ours(url: str) -> bool:
         engine.dispose()
 
 
-def _connect(url: str, *, skip_table_creation: bool) -> RDBStorage:
-    with experimental():
-        return RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            skip_table_creation=skip_table_creation,
-        )
-
-
-def _write_immediately(storage: RDBStorage) -> None:
-    # After construction: RDBStorage opens a second connection within its first transaction and would wait for itself.
-    @sa.event.listens_for(storage.engine, "connect")
-    def _on_connect(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would come too late
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":  # SQLite falls back without a word where the file system cannot do it
-            raise StorageError(
-                f"storage {storage.url} cannot use SQLite's WAL mode (it is {mode}); put it on a local disk"
-            )
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-
-    storage.engine.dispose()
-
-    @sa.event.listens_for(storage.engine, "begin")
-    def _on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _connect(backend: ModuleType, url: str, *, write: bool, create_tables: bool = False) -> RDBStorage:
+    storage: RDBStorage = backend.connect(url, write=write, create_tables=create_tables)
+    return storage

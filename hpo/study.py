@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from .datasets import DATASETS
 from .errors import StudyError
 from .space import Choices, Configuration, Parameter, Range, Value, check_space
-from .tables import Count, Table, explain
+from .tables import Count, Positive, Table, explain
 
 
 class Protocol(Table):
@@ -145,9 +145,25 @@ class Run(Table):
 
     Attributes:
         max_failed_trials: after so many trials failed by an error in training, the run ends.
+        trial_timeout_seconds: a trial that takes longer is ended, and counts as failed; no limit unless given.
+        heartbeat_seconds: how often a worker says that its trial lives.
+        grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
+            lasts longer costs the trials that were running.
     """
 
     max_failed_trials: Count = 20
+    trial_timeout_seconds: Positive | None = None
+    heartbeat_seconds: Positive = 30.0
+    grace_seconds: Positive = 300.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Run:
+        if self.grace_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"grace_seconds must be at least twice heartbeat_seconds, but is {self.grace_seconds:g} "
+                f"with {self.heartbeat_seconds:g}"
+            )
+        return self
 
 
 class StudyDefinition(Table):

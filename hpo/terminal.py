@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -137,14 +138,70 @@ def status_table(statuses: Sequence[Status]) -> Table:
     return table
 
 
-def workers_table(status: Status) -> Table:
-    """Returns the workers that run a trial of a study."""
+def workers_table(statuses: Sequence[Status]) -> Table:
+    """Returns the workers that run a trial now."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("worker", "pid", "device", "trial", "since"):
-        table.add_column(heading)
-    for worker in status.workers:
-        table.add_row(*(str(worker[key]) for key in ("host", "pid", "device", "trial", "since")))
+    for heading in ("worker", "pid", "device", "study", "trial", "since", "heartbeat"):
+        table.add_column(heading, justify="right" if heading in ("pid", "trial", "heartbeat") else "left")
+    for status in statuses:
+        for worker in status.workers:
+            age = worker["heartbeat_age_seconds"]
+            table.add_row(
+                worker["host"],
+                str(worker["pid"]),
+                worker["device"],
+                status.study,
+                str(worker["trial"]),
+                "" if worker["since"] is None else _local_time(worker["since"]),
+                "" if age is None else f"{age:.0f} s ago",
+            )
     return table
+
+
+def statuses_view(statuses: Sequence[Status]) -> Group:
+    """Returns the studies of a storage, and who works on them."""
+    if not statuses:
+        return Group("no studies yet; hpo optimize creates one")
+    if not any(status.workers for status in statuses):
+        return Group(status_table(statuses))
+    return Group(status_table(statuses), "", workers_table(statuses))
+
+
+class Watch:
+    """Draws a view again and again in its place; without a terminal, one below the other where it has changed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False)
+        self._printed = ""
+
+    def __enter__(self) -> Watch:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, view: Group) -> None:
+        """Draws the view."""
+        if self._console.is_terminal:
+            self._live.update(view, refresh=True)
+            return
+        with self._console.capture() as captured:
+            self._console.print(view)
+        if captured.get() != self._printed:
+            self._printed = captured.get()
+            self._console.print(view, "")
+
+
+def _local_time(moment: str) -> str:
+    """`14:03:07`, with the date where it is not today."""
+    local = datetime.fromisoformat(moment).astimezone()
+    return f"{local:%H:%M:%S}" if local.date() == datetime.now().date() else f"{local:%m-%d %H:%M}"
 
 
 def spread(mean: float, std: float | None, unit: str = " %") -> str:
@@ -201,16 +258,20 @@ def study_text(name: str, definition: dict[str, Any]) -> str:
     lines = [f"study {name}: {definition['title']}"]
     for table in ("protocol", "sampler", "pruner", "space", "run"):
         if definition[table]:
-            lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in definition[table].items())]
+            lines += ["", f"[{table}]", *_settings(definition[table])]
     for entry in definition["trial"]:
         published = entry["published"]
         beside = f"  (published {spread(published['mean'], published['std'])})" if published else ""
         lines += [
             "",
             f"[[trial]] {entry['label']}{beside}",
-            *(f"{key} = {_toml(value)}" for key, value in entry["params"].items()),
+            *_settings(entry["params"]),
         ]
     return "\n".join(lines)
+
+
+def _settings(table: dict[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
 
 
 def layers_table(name: str, architecture: dict[str, Any]) -> list[Any]:

@@ -1,18 +1,13 @@
-"""Workers: start a trial, evaluate it, tell its result; and the parent that looks after several of them.
+"""A worker: starts a trial of a study, evaluates it, tells its result, and so on until there is nothing to do.
 
-A worker is a process of its own, spawned, never forked. It is handed what it needs to evaluate a trial as the import
-path of a function, so this file knows nothing of training, and its parent never imports torch.
+It is handed what it needs to evaluate a trial as a function, so this file knows nothing of training.
 
-Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes on once. A
-stopping worker gives its trial back at once. A second signal ends everything immediately; what then stays RUNNING
+A worker stops at SIGTERM: it gives its trial back at once. A second signal ends it immediately; what then stays RUNNING
 is found dead by the next worker that looks.
 """
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import platform
 import signal
@@ -21,13 +16,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Protocol
 
 import optuna
@@ -37,10 +31,13 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
-from .budget import NoTrial, fail_trial_of, make_pruner, start_trial
-from .errors import HpoError, WorkError
+from .budget import NoTrial, start_trial
+from .errors import HpoError
+from .locks import Stopped
 from .presence import Presence, Worker
-from .study import StudyDefinition, define_study
+from .results import read_definition
+from .sampling import make_pruner
+from .study import StudyDefinition
 
 
 class Objective(Protocol):
@@ -56,10 +53,9 @@ class Objective(Protocol):
 
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
-POLL_SECONDS = 0.5
-STOP_SECONDS = 10.0
+SHORTEST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 2.0
 INTERRUPTED = 130
-MAX_DEATHS = 20  # of worker processes, before the run is given up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +63,50 @@ class Assignment:
     """What a worker process is told at its start; it reads the rest from the storage.
 
     Attributes:
-        target: the number of finished trials at which the study has enough.
-        run_began_at: the number of the first trial that this run could have started.
+        studies: the studies to serve, or None for all that the storage has, and will have.
+        target: the number of finished trials at which a study has enough; None takes what was asked for last.
+        began_at: study -> the number of the first trial that this run could have started there; 0 for others.
+        exit_when_done: whether to end when every study has its trials, or else wait for more.
+        device: for each process in turn.
         make_objective: `module:function`, given the study's definition, the device and the data folder.
         parent: the lock file of the process that looks after the worker.
     """
 
     url: str
-    study: str
-    target: int
-    run_began_at: int
+    studies: tuple[str, ...] | None
+    target: int | None = None
+    began_at: Mapping[str, int] = field(default_factory=dict)
+    exit_when_done: bool = True
     device: str
     data_folder: Path
     make_objective: str = "hpo.objective:make_objective"
     parent: str = ""
+
+
+@dataclass(frozen=True)
+class Began:
+    """A worker began a trial, which may take `limit_seconds`."""
+
+    study: str
+    trial: int
+    limit_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker ended its trial, however."""
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """A worker cannot go on: with one study, or where `study` is None, at all."""
+
+    study: str | None
+    message: str
+    exit_code: int
+
+
+Tell = Callable[[Began | Ended | GaveUp], None]
 
 
 class Stop:
@@ -110,36 +136,108 @@ class Stop:
             self._in_trial = False
 
 
-def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop) -> None:
-    """Works on a study until it has its trials, or a stop is asked for.
+def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop, tell: Tell) -> None:
+    """Serves the studies of an assignment until they have their trials, or a stop is asked for.
 
-    Raises:
-        HpoError: where it cannot go on; a trial that it had begun is given back.
+    A study that cannot be served here, for lack of its dataset or for too many failures, is given up, and the others
+    are gone on with; `tell` is told so.
     """
     storage = stored.open_storage(assignment.url, create=True)
-    definition = define_study(records.study_attributes(storage, assignment.study)["definition"], name=assignment.study)
-    study = optuna.load_study(study_name=assignment.study, storage=storage, pruner=make_pruner(definition))
-    objective = make_objective(definition, assignment.device, assignment.data_folder)
     with Presence() as presence:
-        worker = Worker(platform.node(), os.getpid(), objective.device, str(presence.file), assignment.parent)
+        server = _Server(storage, assignment, make_objective, str(presence.file), stop, tell)
+        pause = SHORTEST_PAUSE_SECONDS
         while not stop.asked:
-            started = start_trial(
-                storage, study, definition, worker, target=assignment.target, run_began_at=assignment.run_began_at
-            )
-            if started is NoTrial.DONE:
-                return
-            if isinstance(started, NoTrial):
-                time.sleep(POLL_SECONDS)
+            outcome = server.work()
+            if outcome is None:
+                pause = SHORTEST_PAUSE_SECONDS
+            elif outcome is NoTrial.DONE and assignment.exit_when_done:
+                break
             else:
-                run_trial(storage, started, objective, stop)
+                time.sleep(pause)
+                pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
 
 
-def run_trial(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
+class _Server:
+    """Serves one study after the other, the oldest first."""
+
+    def __init__(
+        self,
+        storage: RDBStorage,
+        assignment: Assignment,
+        make_objective: MakeObjective,
+        file: str,
+        stop: Stop,
+        tell: Tell,
+    ) -> None:
+        self._given_up: set[str] = set()
+        self._storage, self._assignment, self._make_objective = storage, assignment, make_objective
+        self._file, self._stop, self._tell = file, stop, tell
+        self._open = lru_cache(maxsize=4)(self._open_study)  # an objective holds its rounds' pairs, 31 MB
+
+    def work(self) -> NoTrial | None:
+        """Works on one trial, or says why there is none to work on."""
+        outcome = NoTrial.DONE
+        for name, target in self._wanted().items():
+            try:
+                found = self._work_on(name, target)
+            except HpoError as error:
+                self._given_up.add(name)
+                self._tell(GaveUp(name, str(error), error.exit_code))
+                continue
+            if found is None:
+                return None
+            if found is NoTrial.TAKEN:
+                outcome = found
+        return outcome
+
+    def _wanted(self) -> dict[str, int]:
+        """Returns the studies that may need a trial, and how many finished trials each shall have."""
+        chosen, target = self._assignment.studies, self._assignment.target
+        if chosen is not None and target is not None:
+            wanted = dict.fromkeys(chosen, target)
+        else:
+            wanted = records.unfinished_studies(self._storage)
+        return {
+            name: count
+            for name, count in wanted.items()
+            if name not in self._given_up and (chosen is None or name in chosen)
+        }
+
+    def _work_on(self, name: str, target: int) -> NoTrial | None:
+        study, definition, objective = self._open(name)
+        worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self._assignment.parent)
+        began_at, stop = self._assignment.began_at.get(name, 0), self._stop
+        try:
+            started = start_trial(
+                self._storage, study, definition, worker, target=target, run_began_at=began_at, stop=lambda: stop.asked
+            )
+        except Stopped:
+            return NoTrial.TAKEN
+        if isinstance(started, NoTrial):
+            return started
+        self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
+        run_trial(self._storage, started, objective, stop, definition.run.heartbeat_seconds)
+        self._tell(Ended())
+        return None
+
+    def _open_study(self, name: str) -> tuple[optuna.Study, StudyDefinition, Objective]:
+        definition = read_definition(self._storage, name)
+        study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
+        return (
+            study,
+            definition,
+            self._make_objective(definition, self._assignment.device, self._assignment.data_folder),
+        )
+
+
+def run_trial(
+    storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float = 30.0
+) -> None:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
     A trial that was given up for dead meanwhile refuses whatever is told of it; its result is dropped.
     """
-    with _heartbeat(storage, trial):
+    with _heartbeat(storage, trial, heartbeat_seconds):
         try:
             _evaluate(storage, trial, objective, stop)
         except UpdateFinishedTrialError:
@@ -177,7 +275,7 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, st
 
 
 @contextmanager
-def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
+def _heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: float) -> Iterator[None]:
     """Records the trial's heartbeat in a thread of its own.
 
     Optuna's own thread would die at the first database error.
@@ -185,7 +283,7 @@ def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(stored.HEARTBEAT_SECONDS):
+        while not done.wait(seconds):
             try:
                 storage.record_heartbeat(stored.trial_id(trial))
             except (
@@ -200,115 +298,3 @@ def _heartbeat(storage: RDBStorage, trial: optuna.Trial) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-class Crew:
-    """Several worker processes under one parent, while it is entered. A worker that dies is replaced.
-
-    On leaving, every worker is asked to stop, and ended if it does not.
-    """
-
-    def __init__(self, assignment: Assignment, workers: int) -> None:
-        self._assignment = assignment
-        self._workers = workers
-        self._spawn = multiprocessing.get_context("spawn")
-        self._presence = Presence()
-        self._deaths = 0
-        self._processes: dict[BaseProcess, Connection] = {}  # each with what it has to say before it ends
-
-    def __enter__(self) -> Crew:
-        self._presence.__enter__()
-        self._assignment = replace(self._assignment, parent=str(self._presence.file))
-        try:
-            for _ in range(self._workers):
-                self._start()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            for process in self._processes:
-                process.terminate()
-            end = time.monotonic() + STOP_SECONDS
-            for process in self._processes:
-                process.join(max(0.0, end - time.monotonic()))
-        finally:  # after a second Ctrl-C too
-            for process in self._processes:
-                process.kill()
-                process.join()
-            self._presence.__exit__(kind, error, trace)
-
-    def is_working(self) -> bool:
-        """Says whether any worker still works; replaces those that died.
-
-        Raises:
-            WorkError: where a worker said that it cannot go on, or too many died.
-        """
-        for process, connection in list(self._processes.items()):
-            if process.is_alive():
-                continue
-            del self._processes[process]
-            process.join()
-            with connection, suppress(EOFError):  # where it had nothing to say
-                raise WorkError(*connection.recv())
-            if process.exitcode not in (0, INTERRUPTED):
-                self._replace(process)
-        return bool(self._processes)
-
-    def wait(self, seconds: float) -> None:
-        """Sleeps until a worker ends, `seconds` at most."""
-        multiprocessing.connection.wait([process.sentinel for process in self._processes], seconds)
-
-    def _replace(self, dead: BaseProcess) -> None:
-        cause = f"its worker {_cause(dead.exitcode)}"
-        storage = stored.open_storage(self._assignment.url, create=True)
-        fail_trial_of(storage, self._assignment.study, dead.pid or 0, self._assignment.parent, cause)
-        self._deaths += 1
-        if self._deaths > MAX_DEATHS:
-            raise WorkError(f"{self._deaths} workers died; the last one {_cause(dead.exitcode)}")
-        print(f"worker {dead.pid} {_cause(dead.exitcode)}; another takes its place", file=sys.stderr)
-        self._start()
-
-    def _start(self) -> None:
-        ours, theirs = self._spawn.Pipe(duplex=False)
-        process = self._spawn.Process(target=_main, args=(self._assignment, theirs))
-        process.start()
-        theirs.close()
-        self._processes[process] = ours
-
-
-def _cause(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-    return f"ended with exit code {exit_code}"
-
-
-def _main(assignment: Assignment, parent: Connection) -> None:
-    """The life of a worker process; what ends it for good it says to its parent: a line and an exit code."""
-    stop = Stop()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop.ask)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    try:
-        module, _, function = assignment.make_objective.partition(":")
-        run_worker(assignment, getattr(importlib.import_module(module), function), stop)
-    except HpoError as error:
-        parent.send((str(error), error.exit_code))
-    except stored.FAILURES as error:
-        parent.send((f"storage {stored.show_url(assignment.url)} failed: {stored.explain_failure(error)}", 1))
-    sys.exit(INTERRUPTED if stop.asked else 0)
-
-
-def _follow_parent() -> None:
-    """Waits for the parent's end, however it comes, and follows it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_SECONDS)
-        os._exit(INTERRUPTED)

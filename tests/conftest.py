@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 import torch
 from optuna.storages import RDBStorage
 
 from hpo import optimize, storage
 from hpo.data import Pairs, draw_rounds
 from hpo.study import StudyDefinition, define_study
+
+from .postgres import TemporaryPostgres
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",
@@ -69,9 +75,38 @@ def listed_study() -> StudyDefinition:
     return define_study(LISTED_STUDY, name="listed")
 
 
-@pytest.fixture
-def storage_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/studies.db"
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[TemporaryPostgres]:
+    """A server of PostgreSQL, one for each process that runs tests."""
+    server = TemporaryPostgres()
+    storage.open_storage(server.create_database("template"), create=True).engine.dispose()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(autouse=True)
+def closed_connections() -> Iterator[None]:
+    """Closes what connections to PostgreSQL a test leaves open."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def remember(connection: Any, record: Any) -> None:
+        if isinstance(connection, psycopg.Connection):
+            opened.append(connection)
+
+    sa.event.listen(sa.Pool, "connect", remember)
+    yield
+    sa.event.remove(sa.Pool, "connect", remember)
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh storage of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/studies.db"
+    server: TemporaryPostgres = request.getfixturevalue("postgres")
+    return server.create_database(uuid.uuid4().hex, template="template")
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy as sa
 
-from hpo.objective import suggest
+from hpo.sampling import suggest
 from hpo.study import StudyDefinition
 
 
@@ -62,9 +62,10 @@ def drops_a_table(definition: StudyDefinition, device: str, folder: Path) -> Stu
     """Damages the database, which then fails the worker when it starts its next trial."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
-        with sqlite3.connect(folder / "studies.db") as connection:
-            connection.execute("drop table trial_heartbeats")
-        connection.close()
+        engine = sa.create_engine((folder / "URL").read_text())
+        with engine.begin() as connection:
+            connection.execute(sa.text("drop table trial_heartbeats"))
+        engine.dispose()
 
     return Stub(definition, folder, act)
 

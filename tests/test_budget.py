@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import records, storage
-from hpo.budget import NoTrial, make_pruner, make_sampler, start_trial
+from hpo.budget import NoTrial, start_trial
 from hpo.errors import WorkError
-from hpo.objective import suggest
 from hpo.presence import Presence, Worker, probe
 from hpo.pruning import PowerLawPruner
 from hpo.results import read_definition
+from hpo.sampling import Place, make_pruner, make_sampler, suggest
 from hpo.study import StudyDefinition, define_study
 
 from .conftest import SMALL_STUDY, create
@@ -131,9 +133,16 @@ def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage
 
 def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStorage) -> None:
     started(created, target=1)
-    with created.engine.begin() as connection:
-        connection.exec_driver_sql("update trial_heartbeats set heartbeat = datetime('now', '-301 seconds')")
+    age_heartbeats(created, seconds=299)
+    assert start(created, target=1) is NoTrial.TAKEN
+    age_heartbeats(created, seconds=301)
     assert started(created, target=1).number == 1
+
+
+def age_heartbeats(opened: RDBStorage, *, seconds: float) -> None:
+    then = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=seconds)
+    with opened.engine.begin() as connection:
+        connection.execute(sa.text("update trial_heartbeats set heartbeat = :then"), {"then": then})
 
 
 def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
@@ -177,7 +186,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest
     ]
     for pruner in pruners:
         definition = define_study({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
-        make_sampler(definition, 0, 0)
+        make_sampler(definition, Place(0, failures=0))
         make_pruner(definition)
     seed = given["TPESampler"].pop("seed")
     assert isinstance(seed, int)

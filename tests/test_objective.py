@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from hpo import records, storage
 from hpo.errors import RequestError
-from hpo.objective import find_device, make_objective, suggest
+from hpo.objective import find_device, make_objective
 from hpo.results import read_best, read_rows
+from hpo.sampling import suggest
 from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Stop, run_worker
 
@@ -19,8 +20,8 @@ from .conftest import LISTED_STUDY, SMALL_STUDY, create
 
 
 def work(opened: RDBStorage, name: str, target: int, folder: Path) -> None:
-    told = Assignment(url=opened.url, study=name, target=target, run_began_at=0, device="cpu", data_folder=folder)
-    run_worker(told, make_objective, Stop())
+    told = Assignment(url=opened.url, studies=(name,), target=target, device="cpu", data_folder=folder)
+    run_worker(told, make_objective, Stop(), lambda said: None)
 
 
 def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(

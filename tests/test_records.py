@@ -45,8 +45,7 @@ def five_trials(fresh_storage: RDBStorage) -> RDBStorage:
     storage.create_study(fresh_storage, "five", {"definition": {}}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
     for number, value in enumerate([3.0, 1.0, 1.0, None, None]):
-        with pytest.warns(UserWarning, match="Heartbeat of storage"):
-            trial = study.ask()
+        trial = study.ask()
         trial.suggest_categorical("flag", [True, False])
         trial.suggest_float("rate", 1e-3, 1.0, log=True)
         trial.set_user_attr("slot", number)

@@ -15,10 +15,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import optimize, records, storage
+from hpo.crew import Crew
 from hpo.errors import RequestError, WorkError
 from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition
-from hpo.worker import Assignment, Crew, Stop, run_worker
+from hpo.worker import Assignment, Began, Ended, GaveUp, Stop, run_worker
 
 from . import stubs
 from .conftest import create
@@ -27,9 +28,8 @@ from .conftest import create
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
     return Assignment(
         url=opened.url,
-        study="small",
+        studies=("small",),
         target=target,
-        run_began_at=0,
         device="cpu",
         data_folder=folder,
         make_objective=f"tests.stubs:{stub}",
@@ -39,7 +39,12 @@ def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "qu
 def work(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick", stop: Stop | None = None) -> None:
     """Runs a worker in this process."""
     make: Callable[..., stubs.Stub] = getattr(stubs, stub)
-    run_worker(assignment(opened, folder, target=target, stub=stub), make, stop or Stop())
+    run_worker(assignment(opened, folder, target=target, stub=stub), make, stop or Stop(), raise_what_is_given_up)
+
+
+def raise_what_is_given_up(said: Began | Ended | GaveUp) -> None:
+    if isinstance(said, GaveUp):
+        raise WorkError(said.message, said.exit_code)
 
 
 def counts(opened: RDBStorage) -> dict[str, int]:
@@ -53,8 +58,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def wait_for_crew(told: Assignment) -> None:
-    with Crew(told, workers=1) as crew:
+def wait_for_crew(opened: RDBStorage, told: Assignment) -> None:
+    with Crew(opened, told, [told.device]) as crew:
         while crew.is_working():
             crew.wait(0.1)
 
@@ -64,7 +69,7 @@ def run_small(
 ) -> None:
     plan = optimize.Plan("small", read_definition(opened, "small"), target)
     make = f"tests.stubs:{stub}"
-    optimize.run_study(opened, plan, workers=workers, device="cpu", data_folder=folder, show=show, make_objective=make)
+    optimize.run_study(opened, plan, devices=["cpu"] * workers, data_folder=folder, show=show, make_objective=make)
 
 
 def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorage, tmp_path: Path) -> None:
@@ -102,8 +107,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
             work(opened, tmp_path, target=5)
             study = optuna.load_study(study_name="small", storage=opened)
             for _ in range(3):  # workers that died at once
-                with pytest.warns(UserWarning, match="Heartbeat"):
-                    study.ask()
+                study.ask()
         work(opened, tmp_path, target=12)
         finished = records.read_trials(opened, "small", states=(TrialState.COMPLETE,))
         runs.append([(trial.attributes["slot"], trial.params, trial.value) for trial in finished])
@@ -134,7 +138,7 @@ def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_pa
 
         return stubs.Stub(definition, folder, act)
 
-    run_worker(assignment(created, tmp_path, target=5), make, stop)
+    run_worker(assignment(created, tmp_path, target=5), make, stop, raise_what_is_given_up)
     assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
     assert "error" not in records.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
     work(created, tmp_path, target=5)
@@ -155,7 +159,7 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
                     trial.report(1.0, step=1)
             return 1.0
 
-    run_worker(assignment(created, tmp_path, target=2), lambda *_: GivenUp(), Stop())
+    run_worker(assignment(created, tmp_path, target=2), lambda *_: GivenUp(), Stop(), raise_what_is_given_up)
     assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
     assert capfd.readouterr().err == "trial 0 was given up for dead meanwhile; its result is dropped\n"
 
@@ -171,7 +175,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBStorage, tmp_path: Path) -> None:
-    wait_for_crew(assignment(created, tmp_path, target=3, stub="killed_once"))
+    wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_once"))
     assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
     (killed,) = records.read_trials(created, "small", states=(TrialState.FAIL,))
     assert killed.attributes["error"] == "its worker was killed by SIGKILL, perhaps for lack of memory"
@@ -182,14 +186,14 @@ def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBS
 def test_workers_that_always_die_end_the_run(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.worker.MAX_DEATHS", 1)
+    monkeypatch.setattr("hpo.crew.MAX_DEATHS", 1)
     complaint = "2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
     with pytest.raises(WorkError, match=complaint):
-        wait_for_crew(assignment(created, tmp_path, target=3, stub="killed_always"))
+        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
 def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
-    with Crew(assignment(created, tmp_path, target=3, stub="sleeps_until_told"), workers=1) as crew:
+    with Crew(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"), ["cpu"]) as crew:
         wait_for(lambda: (tmp_path / "STARTED-0").exists())
         began = time.monotonic()
     assert time.monotonic() - began < 5
@@ -200,11 +204,12 @@ def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_pat
 def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_path: Path) -> None:
     told = assignment(created, tmp_path, target=3, stub="sleeps_until_told")
     script = (
-        "from pathlib import Path; from hpo.worker import Assignment, Crew\n"
+        "from pathlib import Path\n"
+        "from hpo import storage; from hpo.crew import Crew; from hpo.worker import Assignment\n"
         "if __name__ == '__main__':\n"
-        f"    told = Assignment(url={told.url!r}, study='small', target=3, run_began_at=0, device='cpu',\n"
+        f"    told = Assignment(url={told.url!r}, studies=('small',), target=3, device='cpu',\n"
         f"        data_folder=Path({str(tmp_path)!r}), make_objective={told.make_objective!r})\n"
-        "    with Crew(told, workers=1) as crew:\n"
+        "    with Crew(storage.open_storage(told.url), told, ['cpu']) as crew:\n"
         "        while crew.is_working(): crew.wait(1)\n"
     )
     file = tmp_path / "parent.py"
@@ -235,13 +240,14 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
 def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Path) -> None:
     told = replace(assignment(created, tmp_path, target=3), device="cuda:99", make_objective=Assignment.make_objective)
     with pytest.raises(WorkError, match="device 'cuda:99' is not here") as raised:
-        wait_for_crew(told)
+        wait_for_crew(created, told)
     assert raised.value.exit_code == 2
 
 
 def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
-    with pytest.raises(WorkError, match="failed: no such table: trial_heartbeats") as raised:
-        wait_for_crew(assignment(created, tmp_path, target=3, stub="drops_a_table"))
+    (tmp_path / "URL").write_text(created.url)
+    with pytest.raises(WorkError, match=r"failed: .*trial_heartbeats") as raised:
+        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="drops_a_table"))
     assert raised.value.exit_code == 1
 
 
@@ -252,6 +258,7 @@ def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorag
 
         return stubs.Stub(definition, folder, act)
 
-    with pytest.raises(RequestError, match="went away"):
-        run_worker(assignment(created, tmp_path, target=1), make, Stop())
+    with pytest.raises(WorkError, match="went away") as raised:
+        run_worker(assignment(created, tmp_path, target=1), make, Stop(), raise_what_is_given_up)
+    assert raised.value.exit_code == RequestError.exit_code
     assert counts(created) == {"FAIL": 1}

@@ -1,0 +1,80 @@
+"""What several commands share: their options, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_STORAGE = "sqlite:///hpo.db"
+
+
+def storage_option(command: Command) -> Command:
+    """`--storage URL`."""
+    return click.option(
+        "--storage",
+        metavar="URL",
+        envvar="HPO_STORAGE",
+        default=DEFAULT_STORAGE,
+        show_default=True,
+        show_envvar=True,
+        help="The database of studies.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """`--json`, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
+
+
+def workers_option(command: Command) -> Command:
+    """`--workers`."""
+    return click.option(
+        "--workers",
+        default="auto",
+        show_default=True,
+        metavar="N|auto",
+        help="Worker processes; auto is one for each physical core, or for each GPU.",
+    )(command)
+
+
+def device_option(command: Command) -> Command:
+    """`--device`."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:i]",
+        help="Where to train; worker processes take several GPUs in turn.",
+    )(command)
+
+
+def data_option(command: Command) -> Command:
+    """`--data DIR`."""
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]",
+    )(command)
+
+
+def print_parts(*parts: Any) -> None:
+    """Prints tables and lines, an empty line between two."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    for i, part in enumerate(parts):
+        if i:
+            console.print()
+        console.print(part)
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON."""
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,186 @@
+"""The commands that read: hpo status, best, trials, list, show, dashboard. They create nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_options import json_option, print_json, print_parts, storage_option
+
+WATCH_SECONDS = 2.0
+
+
+@click.command()
+@click.option("--study", metavar="NAME", help="Only this one.")
+@storage_option
+@click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
+@json_option
+def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
+    """How far studies are, and who works on them."""
+    from .records import study_names
+    from .results import Status, read_status
+    from .storage import open_storage
+    from .terminal import statuses_view
+
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other")
+    opened = open_storage(storage)
+
+    def read() -> list[Status]:
+        return [read_status(opened, name) for name in ([study] if study else study_names(opened))]
+
+    if watch:
+        _watch(lambda: statuses_view(read()))
+    elif as_json:
+        found = [asdict(status) for status in read()]
+        print_json(found[0] if study else found)
+    else:
+        print_parts(statuses_view(read()))
+
+
+def _watch(view: Callable[[], Any]) -> None:
+    from rich.console import Console
+
+    from .terminal import Watch
+
+    with Watch(Console(highlight=False, markup=False, emoji=False)) as watch:
+        while True:
+            watch.show(view())
+            time.sleep(WATCH_SECONDS)
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@storage_option
+@json_option
+def best(study: str, storage: str, as_json: bool) -> None:
+    """The winner of a study, with its spread.
+
+    The winner is the trial with the lowest mean error among those measured to the end.
+    """
+    from .results import read_best, read_definition
+    from .storage import open_storage
+    from .terminal import best_table
+
+    opened = open_storage(storage)
+    winner = read_best(opened, study)
+    if as_json:
+        print_json(asdict(winner))
+        return
+    print_parts(*best_table(winner, read_definition(opened, study).protocol.decision))
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@storage_option
+@json_option
+def trials(study: str, storage: str, as_json: bool) -> None:
+    """All trials of a study."""
+    from .results import read_rows
+    from .storage import open_storage
+    from .terminal import trials_table
+
+    rows = read_rows(open_storage(storage), study)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    print_parts(trials_table(rows))
+
+
+@click.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The studies and architectures known here."""
+    from . import catalog
+    from .terminal import names_table
+
+    found = {
+        "studies": [
+            {"name": name, "file": str(file), "title": _title(file)} for name, file in catalog.studies().items()
+        ],
+        "architectures": [
+            {"name": a.name, "file": str(a.file), "title": a.summary} for a in catalog.architectures().values()
+        ],
+    }
+    if as_json:
+        print_json(found)
+        return
+    print_parts(*(names_table(kind, entries) for kind, entries in found.items()))
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """A study resolved, or an architecture's layers.
+
+    A study is printed with every default filled in, an architecture with shapes and parameters. Both are, where both
+    have the name.
+    """
+    from . import catalog
+    from .errors import UnknownName
+    from .terminal import layers_table, study_text
+
+    known = {**catalog.studies(), **catalog.architectures()}
+    if name not in known and not name.endswith(".toml"):
+        raise UnknownName("study or architecture", name, known)
+    found: dict[str, Any] = {}
+    if name in catalog.studies() or name.endswith(".toml"):
+        found["study"] = catalog.load_study(name)[1].model_dump(mode="json")
+    if name in catalog.architectures():
+        found["architecture"] = _describe_architecture(name)
+    if as_json:
+        print_json(found)
+        return
+    if "study" in found:
+        click.echo(study_text(name, found["study"]))
+    if "architecture" in found:
+        print_parts(*layers_table(name, found["architecture"]))
+
+
+@click.command()
+@storage_option
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="The port to listen on, at 127.0.0.1.",
+)
+def dashboard(storage: str, port: int) -> None:
+    """Browse a storage in optuna-dashboard.
+
+    It listens on the loopback address alone: the dashboard has no login yet.
+    """
+    from .dashboard import serve_dashboard
+    from .storage import open_storage
+
+    serve_dashboard(open_storage(storage), port)
+
+
+def _title(file: Path) -> str:
+    from .errors import StudyError
+    from .study import read_study
+
+    try:
+        return read_study(file).title
+    except StudyError as error:  # one broken file of many is no reason to list none
+        return f"({error})"
+
+
+def _describe_architecture(name: str) -> dict[str, Any]:
+    from . import catalog
+    from .architecture import count_parameters, list_layers
+
+    build, relu = catalog.load_architecture(name), catalog.load_activations()("relu")
+    shared, apart = (build(relu, weight_sharing=sharing) for sharing in (True, False))
+    return {
+        "summary": catalog.architectures()[name].summary,
+        "layers": [asdict(layer) for layer in list_layers(shared)],
+        "parameters": {"weight_sharing": count_parameters(shared), "no_weight_sharing": count_parameters(apart)},
+    }

@@ -1,0 +1,134 @@
+"""The commands that work: hpo optimize, hpo worker."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from .cli_options import (
+    DEFAULT_STORAGE,
+    data_option,
+    device_option,
+    print_parts,
+    storage_option,
+    workers_option,
+)
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Bring the study to N finished trials, over all workers and restarts.",
+)
+@workers_option
+@storage_option
+@device_option
+@click.option(
+    "--dataset",
+    type=click.Choice(["mnist", "digits"]),
+    help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.",
+)
+@click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
+@data_option
+def optimize(
+    study: str,
+    trials: int | None,
+    workers: str,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    name: str | None,
+    data: Path | None,
+) -> None:
+    """Create or join a study, and bring it to N trials.
+
+    Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
+    the same every time.
+    """
+    from rich.console import Console
+
+    from .datasets import data_folder
+    from .optimize import assign_devices, begin, make_plan, run_study
+    from .results import read_best, read_status
+    from .terminal import StudyProgress, best_table
+
+    devices = assign_devices(workers, device)
+    plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
+    folder = data_folder(data)
+    opened = begin(storage, plan, folder)
+    console = Console(stderr=True, markup=False)
+    _stop_on_signals()
+    try:
+        with StudyProgress(console, plan.target) as progress:
+            run_study(opened, plan, devices=devices, data_folder=folder, show=progress.show)
+    except KeyboardInterrupt:
+        status = read_status(opened, plan.name)
+        click.echo(
+            f"interrupted; {status.finished} of {plan.target} trials are finished, and this goes on with them: "
+            + _this_command(),
+            err=True,
+        )
+        raise
+    status = read_status(opened, plan.name)
+    if status.complete:
+        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
+    known = storage == os.environ.get("HPO_STORAGE", DEFAULT_STORAGE)
+    where = "" if known else f" --storage {shlex.quote(storage)}"
+    click.echo(f"\nnext:\n  hpo trials --study {plan.name}{where}\n  hpo dashboard{where}")
+
+
+@click.command()
+@storage_option
+@click.option("--study", "studies", metavar="NAME", multiple=True, help="Only this study; can be given several times.")
+@workers_option
+@device_option
+@click.option("--exit-when-done", is_flag=True, help="End when every study has its trials; else wait for more.")
+@data_option
+def worker(
+    storage: str, studies: tuple[str, ...], workers: str, device: str, exit_when_done: bool, data: Path | None
+) -> None:
+    """Serve every unfinished study in a storage, and wait for more.
+
+    Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
+    trials it shall have.
+    """
+    from rich.console import Console
+
+    from .datasets import data_folder
+    from .optimize import assign_devices, serve
+    from .storage import open_storage
+    from .terminal import Watch, statuses_view
+
+    devices = assign_devices(workers, device)
+    opened = open_storage(storage, create=True)
+    _stop_on_signals()
+    try:
+        with Watch(Console(stderr=True, markup=False)) as watch:
+            serve(
+                opened,
+                studies or None,
+                devices=devices,
+                data_folder=data_folder(data),
+                exit_when_done=exit_when_done,
+                show=lambda statuses: watch.show(statuses_view(statuses)),
+            )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; this goes on: {_this_command()}", err=True)
+        raise
+
+
+def _stop_on_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
+        signal.signal(number, signal.default_int_handler)
+
+
+def _this_command() -> str:
+    return shlex.join(["hpo", *sys.argv[1:]])

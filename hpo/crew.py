@@ -1,0 +1,208 @@
+"""A crew: several worker processes under a parent that looks after them.
+
+Processes are spawned, never forked, and handed their objective as the import path of a function: the parent never
+imports torch. Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes
+on once. A parent that dies takes its workers along.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+
+from optuna.storages import RDBStorage
+
+from . import storage as stored
+from .budget import fail_trial
+from .errors import HpoError, WorkError
+from .presence import Presence
+from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
+
+STOP_SECONDS = 10.0
+MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
+
+
+@dataclass
+class _Member:
+    """A worker process, and what its parent knows of it."""
+
+    process: BaseProcess
+    connection: Connection
+    device: str
+    trial: Began | None = None
+    began: float = 0.0
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its trial takes longer than it may."""
+        limit = self.trial.limit_seconds if self.trial else None
+        return limit is not None and time.monotonic() - self.began > limit
+
+
+class Crew:
+    """Several worker processes, one for each of the devices, while it is entered. A worker that dies is replaced.
+
+    On leaving, every worker is asked to stop, and ended if it does not.
+
+    Attributes:
+        given_up: what workers said of studies that cannot be served here.
+    """
+
+    def __init__(self, storage: RDBStorage, assignment: Assignment, devices: Sequence[str]) -> None:
+        self._storage, self._assignment, self._devices = storage, assignment, devices
+        self._spawn = multiprocessing.get_context("spawn")
+        self._presence = Presence()
+        self._members: list[_Member] = []
+        self._deaths = 0
+        self.given_up: set[GaveUp] = set()
+
+    def __enter__(self) -> Crew:
+        self._presence.__enter__()
+        self._assignment = replace(self._assignment, parent=str(self._presence.file))
+        try:
+            for device in self._devices:
+                self._start(device)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        processes = [member.process for member in self._members]
+        try:
+            for process in processes:
+                process.terminate()
+            end = time.monotonic() + STOP_SECONDS
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:  # after a second Ctrl-C too
+            for process in processes:
+                process.kill()
+                process.join()
+            self._presence.__exit__(kind, error, trace)
+
+    def is_working(self) -> bool:
+        """Says whether any worker still works; replaces those that died, and those whose trial takes too long.
+
+        Raises:
+            WorkError: where a worker cannot go on at all, or too many died.
+        """
+        for member in list(self._members):
+            self._listen(member)
+            if member.is_overdue:
+                self._end_overdue(member)
+            elif not member.process.is_alive():
+                self._listen(member)  # to its last words
+                self._bury(member)
+        return bool(self._members)
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until a worker has something to say or ends, `seconds` at most."""
+        ends = [member.process.sentinel for member in self._members]
+        multiprocessing.connection.wait([*ends, *(member.connection for member in self._members)], seconds)
+
+    def _listen(self, member: _Member) -> None:
+        with suppress(EOFError, ConnectionResetError):
+            while member.connection.poll():
+                said = member.connection.recv()
+                member.trial, member.began = (said if isinstance(said, Began) else None), time.monotonic()
+                if isinstance(said, Ended):
+                    self._deaths = 0
+                elif isinstance(said, GaveUp):
+                    self._hear(said)
+
+    def _hear(self, said: GaveUp) -> None:
+        if said.study is None or len(self._assignment.studies or ()) == 1:
+            raise WorkError(said.message, said.exit_code)
+        if said not in self.given_up:  # each worker finds it out for itself
+            self.given_up.add(said)
+            print(said.message, file=sys.stderr)
+
+    def _end_overdue(self, member: _Member) -> None:
+        limit = member.trial.limit_seconds if member.trial else None
+        member.process.kill()
+        self._replace(member, f"it took longer than {limit:g} s (run.trial_timeout_seconds)")
+
+    def _bury(self, member: _Member) -> None:
+        member.process.join()
+        code = member.process.exitcode
+        if code in (0, INTERRUPTED):
+            self._remove(member)
+            return
+        self._deaths += 1
+        if self._deaths > MAX_DEATHS:
+            raise WorkError(f"{self._deaths} workers died; the last one {_cause(code)}")
+        print(f"worker {member.process.pid} {_cause(code)}; another takes its place", file=sys.stderr)
+        self._replace(member, f"its worker {_cause(code)}")
+
+    def _replace(self, member: _Member, cause: str) -> None:
+        member.process.join()
+        self._remove(member)
+        if member.trial is not None:
+            fail_trial(self._storage, member.trial.study, member.trial.trial, cause)
+        self._start(member.device)
+
+    def _remove(self, member: _Member) -> None:
+        member.connection.close()
+        self._members.remove(member)
+
+    def _start(self, device: str) -> None:
+        ours, theirs = self._spawn.Pipe(duplex=False)
+        process = self._spawn.Process(target=_main, args=(replace(self._assignment, device=device), theirs))
+        process.start()
+        theirs.close()
+        self._members.append(_Member(process, ours, device))
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+    return f"ended with exit code {exit_code}"
+
+
+def _main(assignment: Assignment, parent: Connection) -> None:
+    """The life of a worker process; what ends it for good it says to its parent."""
+    stop = Stop()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop.ask)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+    def tell(said: Began | Ended | GaveUp) -> None:
+        with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
+            parent.send(said)
+
+    try:
+        module, _, function = assignment.make_objective.partition(":")
+        run_worker(assignment, getattr(importlib.import_module(module), function), stop, tell)
+    except HpoError as error:
+        tell(GaveUp(None, str(error), error.exit_code))
+    except stored.FAILURES as error:
+        tell(GaveUp(None, f"storage {stored.show_url(assignment.url)} failed: {stored.explain_failure(error)}", 1))
+    except OSError as error:
+        tell(GaveUp(None, f"{error.filename}: {error.strerror}", 1))
+    sys.exit(INTERRUPTED if stop.asked else 0)
+
+
+def _follow_parent() -> None:
+    """Waits for the parent's end, however it comes, and follows it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os._exit(INTERRUPTED)

@@ -1,0 +1,124 @@
+"""A storage that rides out a restart of its database.
+
+Optuna's own workers crash on a PostgreSQL that is away for a second, `pool_pre_ping` or not. Here an operation whose
+connection broke is repeated with growing pauses: each of them either happened or did not, and doing it twice leaves
+what doing it once leaves. A trial that was created twice is one without a claim, which the next holder of the start
+lock fails.
+
+Overrides private methods of Optuna's RDBStorage, because its cache calls them; `optuna>=5.0,<5.1` is pinned for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PASSING = (
+    "08",  # connection exceptions
+    "40",  # deadlock, serialization failure
+    "53300",  # too many connections
+    "57P",  # shutting down, crashed, starting up
+    "25P03",  # idle in a transaction for too long, as a paused worker is
+)
+OUTAGE_SECONDS = 240.0  # shorter than the grace period: who waits longer has been given up for dead
+LONGEST_PAUSE_SECONDS = 2.0
+REPEATED = (
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "create_new_trial",
+    "get_all_studies",
+    "get_all_trials",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial_system_attrs",
+    "get_trial_user_attrs",
+    "record_heartbeat",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_param",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+)
+
+
+class OutageProofStorage(RDBStorage):
+    """RDBStorage whose operations outlast an outage of up to `OUTAGE_SECONDS`."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        super().__init__(url, **settings)
+        for name in REPEATED:
+            setattr(self, name, persistent(getattr(self, name)))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Sets a trial's state; that it was already set, by an attempt whose answer got lost, counts as done."""
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return super(OutageProofStorage, self).set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                if attempts > 1 and self._stands(trial_id, state, values):
+                    return True
+                raise
+
+        return persistent(attempt)()
+
+    def _stands(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        trial = self.get_trial(trial_id)
+        return trial.state == state and (values is None or list(trial.values or ()) == list(values))
+
+
+def persistent(operation: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation, repeated with growing pauses while the database is away."""
+
+    @functools.wraps(operation)
+    def persevere(*args: P.args, **kwargs: P.kwargs) -> R:
+        end, pause = time.monotonic() + OUTAGE_SECONDS, 0.1
+        while True:
+            try:
+                return operation(*args, **kwargs)
+            except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+                if not is_outage(error) or time.monotonic() > end:
+                    raise
+                time.sleep(pause * random.uniform(0.5, 1.5))  # so that workers do not come back all at once
+                pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+
+    return persevere
+
+
+def is_outage(error: BaseException) -> bool:
+    """Says whether an error means that PostgreSQL or the way to it is away, rather than that the request was wrong.
+
+    SQLite's errors are none: a full disk or a damaged file does not mend itself.
+    """
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if isinstance(cause, sa.exc.PendingRollbackError):  # Optuna went on with a session whose connection had broken
+        return True
+    if not isinstance(cause, sa.exc.DBAPIError) or not type(cause.orig).__module__.startswith("psycopg"):
+        return False
+    state = getattr(cause.orig, "sqlstate", None)
+    if state is None:  # no word from the server: refused, timed out, closed
+        return isinstance(cause, sa.exc.OperationalError | sa.exc.InterfaceError)
+    return bool(state.startswith(PASSING))

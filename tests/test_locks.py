@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hpo import locks, postgresql
+from hpo.locks import FileLock, Lock, LockLost, Stopped
+
+from .postgres import TemporaryPostgres
+
+MakeLock = Callable[[], Lock]
+
+
+@pytest.fixture(params=["file", "advisory"])
+def make_lock(request: pytest.FixtureRequest, tmp_path: Path, postgres: TemporaryPostgres) -> MakeLock:
+    """Makes locks that exclude each other, as two processes would have them."""
+    if request.param == "file":
+        return lambda: FileLock(tmp_path / "a.lock")
+    return lambda: postgresql.start_lock(postgres.url(), f"study {tmp_path}")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (locks, postgresql):
+        monkeypatch.setattr(module, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(postgresql, "WAIT_SECONDS", 0.2)
+
+
+def test_one_holds_a_lock_at_a_time(make_lock: MakeLock) -> None:
+    inside: list[int] = []
+    most = 0
+
+    def work() -> None:
+        nonlocal most
+        lock = make_lock()
+        for _ in range(10):
+            with lock.hold():
+                inside.append(1)
+                most = max(most, len(inside))
+                time.sleep(0.001)
+                inside.pop()
+                lock.verify()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_lock_is_free_again_after_an_error(make_lock: MakeLock) -> None:
+    lock = make_lock()
+    with pytest.raises(ArithmeticError), lock.hold():
+        raise ArithmeticError
+    with lock.hold():
+        lock.verify()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_holder_that_takes_too_long_loses_the_lock_and_finds_it_out(make_lock: MakeLock) -> None:
+    slow, quick = make_lock(), make_lock()
+    with slow.hold():
+        slow.verify()
+        began = time.monotonic()
+        with quick.hold():
+            assert 0.5 < time.monotonic() - began < 5
+            quick.verify()
+            with pytest.raises(LockLost):
+                slow.verify()
+    with slow.hold():
+        slow.verify()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_many_holders_one_after_the_other_lose_nothing(make_lock: MakeLock) -> None:
+    """Who waits long tells a new holder from the old one."""
+    lost = []
+
+    def work() -> None:
+        lock = make_lock()
+        for _ in range(3):
+            with lock.hold():
+                time.sleep(0.2)
+                try:
+                    lock.verify()
+                except LockLost as error:
+                    lost.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]  # 2.4 s in all, so somebody waits over a second
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+
+
+def test_who_waits_can_be_stopped(make_lock: MakeLock) -> None:
+    with make_lock().hold():
+        began = time.monotonic()
+        with pytest.raises(Stopped), make_lock().hold(lambda: time.monotonic() - began > 0.5):
+            pass
+        assert time.monotonic() - began < 5
+
+
+def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path, postgres: TemporaryPostgres) -> None:
+    for expression, lock in (
+        (f"locks.FileLock(Path({str(tmp_path / 'a.lock')!r}))", FileLock(tmp_path / "a.lock")),
+        (f"postgresql.start_lock({postgres.url()!r}, 'b')", postgresql.start_lock(postgres.url(), "b")),
+    ):
+        script = (
+            "import os, signal; from pathlib import Path; from hpo import locks, postgresql\n"
+            f"with {expression}.hold(): os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+        with lock.hold(_after_seconds(5)):
+            pass
+
+
+def _after_seconds(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def test_locks_of_two_studies_do_not_exclude_each_other(postgres: TemporaryPostgres) -> None:
+    with (
+        postgresql.start_lock(postgres.url(), "study a").hold(),
+        postgresql.start_lock(postgres.url(), "study b").hold(),
+    ):
+        pass
+
+
+def test_a_lock_leaves_no_connection_behind(postgres: TemporaryPostgres) -> None:
+    url = postgres.create_database("no_connection_left", template="template")
+    for _ in range(3):
+        with postgresql.start_lock(url, "a").hold():
+            pass
+    engine = sa.create_engine(postgres.url())
+    query = sa.text("select count(*) from pg_stat_activity where datname = 'no_connection_left'")
+    end = time.monotonic() + 5  # the server takes a moment to see a connection go
+    with engine.connect() as connection:
+        while connection.execute(query).scalar_one():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    engine.dispose()

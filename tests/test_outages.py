@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo import outages, records, storage
+from hpo.outages import OutageProofStorage, is_outage, persistent
+from hpo.study import StudyDefinition
+
+from .conftest import create
+from .postgres import TemporaryPostgres
+
+
+@pytest.fixture
+def server() -> Iterator[TemporaryPostgres]:
+    """A server of its own, to be stopped and started."""
+    started = TemporaryPostgres()
+    yield started
+    started.remove()
+
+
+@pytest.fixture
+def away(server: TemporaryPostgres, small_study: StudyDefinition) -> RDBStorage:
+    opened = storage.open_storage(server.url(), create=True)
+    return create(opened, "small", small_study, 10)
+
+
+def test_every_repeated_operation_is_optunas() -> None:
+    for name in outages.REPEATED:
+        assert callable(getattr(RDBStorage, name)), name
+
+
+def test_an_operation_outlasts_a_restart(away: RDBStorage, server: TemporaryPostgres) -> None:
+    study = optuna.load_study(study_name="small", storage=away)
+    trial = study.ask()
+    server.restart(signal.SIGQUIT)
+    trial.suggest_float("rate", 0.0, 1.0)
+    server.restart(signal.SIGQUIT)
+    trial.report(1.0, step=1)
+    server.restart(signal.SIGQUIT)
+    assert records.count_trials(away, "small")[TrialState.RUNNING] == 1
+    server.restart(signal.SIGQUIT)
+    away.record_heartbeat(storage.trial_id(trial))
+    server.restart(signal.SIGQUIT)
+    away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
+    (kept,) = records.read_trials(away, "small")
+    assert (kept.state, kept.value) == (TrialState.COMPLETE, 2.0)
+
+
+def test_an_operation_waits_for_a_database_that_is_away(away: RDBStorage, server: TemporaryPostgres) -> None:
+    server.stop(signal.SIGQUIT)
+    with ThreadPoolExecutor(1) as pool:
+        names = pool.submit(records.study_names, away)
+        time.sleep(1.0)
+        assert not names.done()
+        server.start()
+        assert names.result(timeout=10) == ["small"]
+
+
+def test_a_database_that_stays_away_is_an_error_in_the_end(
+    away: RDBStorage, server: TemporaryPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "OUTAGE_SECONDS", 1.0)
+    server.stop(signal.SIGQUIT)
+    with pytest.raises(storage.FAILURES):
+        records.study_names(away)
+
+
+def test_a_result_whose_answer_got_lost_is_not_told_twice(away: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = optuna.load_study(study_name="small", storage=away).ask()
+    really = RDBStorage.set_trial_state_values
+
+    def land_and_break(self: RDBStorage, *told: object) -> bool:
+        monkeypatch.setattr(RDBStorage, "set_trial_state_values", really)
+        really(self, *told)  # type: ignore[arg-type]
+        raise StorageInternalError from sa.exc.PendingRollbackError("the connection broke")
+
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", land_and_break)
+    assert isinstance(away, OutageProofStorage)
+    assert away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
+
+
+def test_a_trial_that_was_given_up_refuses_its_result(away: RDBStorage) -> None:
+    trial = optuna.load_study(study_name="small", storage=away).ask()
+    away.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: TemporaryPostgres) -> None:
+    engine = sa.create_engine("sqlite://" if kind == "sqlite" else postgres.url())
+    tries = []
+
+    @persistent
+    def ask() -> None:
+        tries.append(1)
+        with engine.connect() as connection:
+            connection.execute(sa.text("select nothing from nowhere"))
+
+    with pytest.raises(sa.exc.SQLAlchemyError) as raised:
+        ask()
+    assert not is_outage(raised.value)
+    assert len(tries) == 1
+    engine.dispose()

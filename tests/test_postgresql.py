@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from hpo import records, storage
+from hpo.errors import StorageError
+
+from .postgres import TemporaryPostgres
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_every_spelling_of_the_url_opens_the_same(scheme: str, postgres: TemporaryPostgres) -> None:
+    url = postgres.url("template").replace("postgresql+psycopg", scheme)
+    assert records.study_names(storage.open_storage(url)) == []
+
+
+def test_a_database_that_is_absent_is_one_line(postgres: TemporaryPostgres) -> None:
+    with pytest.raises(StorageError, match='database "absent" does not exist') as raised:
+        storage.open_storage(postgres.url("absent"), create=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_database_holds_no_studies(postgres: TemporaryPostgres) -> None:
+    url = postgres.create_database("empty")
+    with pytest.raises(StorageError, match="holds no studies"):
+        storage.open_storage(url)
+
+
+def test_a_database_of_another_program_is_left_alone(postgres: TemporaryPostgres) -> None:
+    url = postgres.create_database("other")
+    with sa.create_engine(url).begin() as connection:
+        connection.exec_driver_sql("create table songs (title text)")
+    with pytest.raises(StorageError, match=r"the database of another program \(it has songs\)"):
+        storage.open_storage(url, create=True)
+
+
+def test_a_worker_needs_two_connections_and_no_more(postgres: TemporaryPostgres) -> None:
+    """64 workers must fit a server's connections; those who wait for the start lock hold one more each."""
+    opened = storage.open_storage(postgres.create_database("few", template="template"), create=True)
+    for _ in range(5):
+        records.study_names(opened)
+    assert opened.engine.pool.status().startswith("Pool size: 1 ")
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, postgres: TemporaryPostgres) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StorageError, match=r"pip install 'hpo-studies\[postgresql\]'"):
+        storage.open_storage(postgres.url())
