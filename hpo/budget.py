@@ -9,7 +9,7 @@ A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or li
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -92,23 +92,26 @@ def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float) -
     """Fails the trials of workers that are gone; needs the start lock.
 
     Gone is a worker whose lock file on this host is free, one whose heartbeat is older than the grace period, and one
-    that died before it had published its claim: it held the lock that the caller holds now. Where a worker died alone
-    and its parent lives, its trial may have killed it, so that is an error and not an interruption.
+    that died before it had published its claim: it held the lock that the caller holds now. A worker that died alone is
+    left to its parent, which knows the cause.
     """
     for trial in records.read_running(storage, study):
         if trial.worker is None or trial.slot is None:
             _fail(storage, trial.trial_id)
             continue
         worker = Worker(**trial.worker)
-        if probe(worker.file) == "gone":
-            _fail(storage, trial.trial_id, "its worker died" if probe(worker.parent) == "alive" else None)
-        elif trial.heartbeat_age_seconds is None or trial.heartbeat_age_seconds > grace_seconds:
+        died = probe(worker.file) == "gone" and probe(worker.parent) != "alive"
+        age = trial.heartbeat_age_seconds
+        if died or age is None or age > grace_seconds:
             _fail(storage, trial.trial_id)
 
 
-def fail_trial(storage: RDBStorage, study: str, number: int, error: str) -> None:
-    """Fails a trial whose worker process is no more, with the cause; does nothing where it has ended."""
-    _fail(storage, storage.get_trial_id_from_study_id_trial_number(records.study_id(storage, study), number), error)
+def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str) -> None:
+    """Fails the trial that a worker process left when it died, with the cause."""
+    for study in studies:
+        for trial in records.read_running(storage, study):
+            if trial.worker and (trial.worker["pid"], trial.worker["parent"]) == (pid, parent):
+                _fail(storage, trial.trial_id, error)
 
 
 def _fail(storage: RDBStorage, trial_id: int, error: str | None = None) -> None:

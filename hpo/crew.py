@@ -24,8 +24,9 @@ from types import TracebackType
 
 from optuna.storages import RDBStorage
 
+from . import records
 from . import storage as stored
-from .budget import fail_trial
+from .budget import fail_trial_of
 from .errors import HpoError, WorkError
 from .presence import Presence
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
@@ -152,8 +153,8 @@ class Crew:
     def _replace(self, member: _Member, cause: str) -> None:
         member.process.join()
         self._remove(member)
-        if member.trial is not None:
-            fail_trial(self._storage, member.trial.study, member.trial.trial, cause)
+        studies = self._assignment.studies or records.study_names(self._storage)
+        fail_trial_of(self._storage, studies, member.process.pid or 0, self._assignment.parent, cause)
         self._start(member.device)
 
     def _remove(self, member: _Member) -> None:

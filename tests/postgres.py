@@ -35,7 +35,9 @@ SETTINGS = {
 class TemporaryPostgres:
     """A server in a folder of its own; `start`, `stop` and `restart` it as often as you like, then `remove` it."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: str = "127.0.0.1") -> None:
+        """`listen` is the address to listen on; `*` lets every host in, without a password."""
+        self._listen = listen
         self._binaries = find_binaries()
         self._folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
         self._user = _unprivileged_user()
@@ -51,6 +53,9 @@ class TemporaryPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         initdb = ["initdb", "--pgdata", self._data, "--username", "postgres", "--auth", "trust"]
         self._run(*initdb, "--no-sync", "--encoding", "UTF8", "--locale", "C")
+        if listen == "*":
+            with (Path(self._data) / "pg_hba.conf").open("a") as hba:
+                hba.write("host all all 0.0.0.0/0 trust\n")
         self.start()
 
     @property
@@ -74,7 +79,7 @@ class TemporaryPostgres:
     def start(self) -> None:
         """Starts the server and waits until it answers; it ends with the thread that started it."""
         settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
-        place = ["-D", self._data, "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self._folder)]
+        place = ["-D", self._data, "-p", str(self.port), "-h", self._listen, "-k", str(self._folder)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", *place, *settings],

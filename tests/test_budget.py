@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import records, storage
-from hpo.budget import NoTrial, start_trial
+from hpo.budget import NoTrial, fail_trial_of, start_trial
 from hpo.errors import WorkError
 from hpo.presence import Presence, Worker, probe
 from hpo.pruning import PowerLawPruner
@@ -116,12 +116,16 @@ def file_of_a_dead_process() -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
 
 
-def test_a_worker_that_died_alone_died_of_its_trial(created: RDBStorage) -> None:
+def test_a_worker_that_died_alone_is_left_to_its_parent_which_knows_the_cause(created: RDBStorage) -> None:
     with Presence() as parent:
         worker = Worker(host="here", pid=1, device="cpu", file=file_of_a_dead_process(), parent=str(parent.file))
         started(created, target=1, worker=worker)
+        assert start(created, target=1) is NoTrial.TAKEN
+        fail_trial_of(created, ["small"], 2, str(parent.file), "another worker's end")
+        assert start(created, target=1) is NoTrial.TAKEN
+        fail_trial_of(created, ["small"], 1, str(parent.file), "its worker was killed")
         assert started(created, target=1).number == 1
-    assert records.read_trials(created, "small")[0].attributes["error"] == "its worker died"
+    assert records.read_trials(created, "small")[0].attributes["error"] == "its worker was killed"
 
 
 def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage) -> None:

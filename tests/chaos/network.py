@@ -1,0 +1,51 @@
+"""A machine behind a wire that can be cut: a network namespace, joined by a pair of virtual cables. Needs root."""
+
+from __future__ import annotations
+
+import subprocess
+from types import TracebackType
+
+import sqlalchemy as sa
+
+
+class Wire:
+    """A network namespace that reaches this machine over one cable; cut, packets vanish without a word."""
+
+    def __init__(self, number: int) -> None:
+        self._space, self._near, self._far = f"hpo-{number}", f"hpo{number}a", f"hpo{number}b"
+        self._net = f"10.231.{number % 250}"
+        self.prefix = ("ip", "netns", "exec", self._space)
+
+    def __enter__(self) -> Wire:
+        self._ip("netns", "add", self._space)
+        self._ip("link", "add", self._near, "type", "veth", "peer", "name", self._far, "netns", self._space)
+        self._ip("address", "add", f"{self._net}.1/24", "dev", self._near)
+        self._ip("link", "set", self._near, "up")
+        for command in (
+            ("address", "add", f"{self._net}.2/24", "dev", self._far),
+            ("link", "set", self._far, "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            self._ip("-n", self._space, *command)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ip("link", "delete", self._near)
+        self._ip("netns", "delete", self._space)
+
+    def reach(self, url: str) -> str:
+        """Returns the URL by which the machine behind the wire reaches a database on this one."""
+        return sa.make_url(url).set(host=f"{self._net}.1").render_as_string(hide_password=False)
+
+    def cut(self) -> None:
+        """Cuts the wire."""
+        self._ip("link", "set", self._near, "down")
+
+    def heal(self) -> None:
+        """Joins it again."""
+        self._ip("link", "set", self._near, "up")
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)

@@ -1,0 +1,44 @@
+"""One machine's parent process: what `hpo optimize` does, with an objective that needs no training.
+
+python -m tests.chaos.parent URL TARGET WORKERS FOLDER
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from hpo import optimize, storage
+from hpo.errors import HpoError
+from hpo.results import read_definition
+
+
+def main(url: str, target: str, workers: str, folder: str) -> int:
+    """Brings the study 'chaos' to its trials; returns the exit code of `hpo optimize`."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        opened = storage.open_storage(url, create=True)
+        plan = optimize.Plan("chaos", read_definition(opened, "chaos"), int(target))
+        optimize.run_study(
+            opened,
+            plan,
+            devices=["cpu"] * int(workers),
+            data_folder=Path(folder),
+            show=lambda status: None,
+            make_objective="tests.chaos.faults:make_objective",
+        )
+    except HpoError as error:
+        print(f"hpo: {error}", file=sys.stderr)
+        return error.exit_code
+    except storage.FAILURES as error:
+        print(f"hpo: the storage failed: {storage.explain_failure(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,418 @@
+"""What is done to the workers of a study, and what proves that it was done; every study must come out exactly.
+
+A scenario gets an arena, makes its field there, and returns a line of evidence; it raises where something does not
+hold. `scale` is 1 for `make chaos` and less for the test suite: the budget and the number of workers shrink with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.trial import TrialState
+
+from hpo import records, storage
+from hpo.records import FINISHED
+
+from ..postgres import TemporaryPostgres
+from . import faults, network
+from .faults import Faults
+from .field import Field, check
+
+Kind = Literal["sqlite", "postgresql"]
+ACROSS_HOSTS: dict[str, Any] = {"heartbeat_seconds": 1.0, "grace_seconds": 4.0}
+
+
+@dataclass
+class Arena:
+    """Where a scenario takes place: a folder, a kind of database, a seed.
+
+    Attributes:
+        postgres: a server that the scenario may stop.
+    """
+
+    kind: Kind
+    folder: Path
+    seed: int
+    postgres: TemporaryPostgres
+    scale: float = 1.0
+
+    @property
+    def budget(self) -> int:
+        """100 trials at full scale."""
+        return round(100 * self.scale)
+
+    def new_url(self) -> str:
+        """Returns the URL of a database that is new and empty."""
+        name = uuid.uuid4().hex
+        return f"sqlite:///{self.folder}/{name}.db" if self.kind == "sqlite" else self.postgres.create_database(name)
+
+    def field(self, stack: ExitStack, plan: Faults | None = None, url: str | None = None, **run: Any) -> Field:
+        """Makes a field, closed with the stack."""
+        made = Field(url or self.new_url(), self.folder, seed=self.seed, budget=self.budget, faults=plan, **run)
+        stack.callback(made.close)
+        return made
+
+    def launch(self, field: Field) -> None:
+        """Starts the usual machines: two with four workers each."""
+        field.launch(machines=2, workers=max(2, round(4 * self.scale)))
+
+
+def killed_at_random(arena: Arena) -> str:
+    """Three workers are killed, at random moments."""
+    with ExitStack() as stack:
+        field = arena.field(stack)
+        arena.launch(field)
+        killed: list[str] = []
+        for count in sorted(field.random.sample(range(arena.budget // 10, arena.budget * 8 // 10), 3)):
+            field.wait_until_finished(count)
+            field.wait_until(lambda: field.status().workers)
+            victim = field.random.choice(field.status().workers or [{"pid": 0}])
+            if victim["pid"]:
+                os.kill(victim["pid"], signal.SIGKILL)
+                killed.append(f"after {field.status().finished} trials")
+        field.end()
+        check(len(killed) == 3, f"{len(killed)} were killed")
+        return f"killed {', '.join(killed)}; {len(field.failed())} trials failed"
+
+
+def killed_in_windows(arena: Arena) -> str:
+    """Workers are killed in each of the narrow windows around the start of a trial."""
+    with ExitStack() as stack:
+        windows = (faults.INSIDE_LOCK, faults.AFTER_INSERT, faults.AFTER_HEARTBEAT, faults.AFTER_CLAIM)
+        field = arena.field(stack, Faults(dict.fromkeys(windows, 1), chance=0.1 / arena.scale))
+        return _killed(arena, field)
+
+
+def killed_inside_the_lock(arena: Arena) -> str:
+    """Three workers are killed while they hold the start lock, before they insert a trial."""
+    return _killed_in(arena, faults.INSIDE_LOCK)
+
+
+def killed_after_the_insert(arena: Arena) -> str:
+    """Three workers are killed right after they inserted a trial, before its first heartbeat."""
+    return _killed_in(arena, faults.AFTER_INSERT)
+
+
+def killed_after_the_first_heartbeat(arena: Arena) -> str:
+    """Three workers are killed after a trial's first heartbeat, before its claim."""
+    return _killed_in(arena, faults.AFTER_HEARTBEAT)
+
+
+def killed_after_the_claim(arena: Arena) -> str:
+    """Three workers are killed right after they published their claim, still inside the lock."""
+    return _killed_in(arena, faults.AFTER_CLAIM)
+
+
+def _killed_in(arena: Arena, window: str) -> str:
+    with ExitStack() as stack:
+        return _killed(arena, arena.field(stack, Faults({window: 3})))
+
+
+def _killed(arena: Arena, field: Field) -> str:
+    """Lets the faults kill, and finds in the database what each kill must have left."""
+    expected = Counter(field.faults.windows)
+    arena.launch(field)
+    field.end()
+    strikes = Counter(strike["window"] for strike in field.strikes())
+    check(strikes == expected, f"struck {dict(strikes)} instead of {dict(expected)}")
+    left = _remains(field)
+    for window in (faults.AFTER_INSERT, faults.AFTER_HEARTBEAT, faults.AFTER_CLAIM):
+        check(left[window] == expected[window], f"{dict(left)} in the database after {dict(strikes)}")
+    return f"killed {', '.join(f'{count} {window}' for window, count in strikes.items())}"
+
+
+def _remains(field: Field) -> Counter[str]:
+    """Counts failed trials by how far they had come when their worker died."""
+    with field.storage.engine.connect() as connection:
+        beaten = {number for (number,) in connection.exec_driver_sql(
+            "select number from trials join trial_heartbeats on trial_heartbeats.trial_id = trials.trial_id"
+        )}  # fmt: skip
+    pids = {strike["pid"] for strike in field.strikes()}
+    left: Counter[str] = Counter()
+    for trial in field.failed():
+        if trial.number not in beaten:
+            left[faults.AFTER_INSERT] += 1
+        elif "worker" not in trial.attributes:
+            left[faults.AFTER_HEARTBEAT] += 1
+        elif trial.attributes["worker"]["pid"] in pids:
+            left[faults.AFTER_CLAIM] += 1
+    return left
+
+
+def paused_beyond_the_grace_period(arena: Arena) -> str:
+    """Two workers are paused in a trial until they have been given up for dead, and continued."""
+    with ExitStack() as stack:
+        field = arena.field(stack, Faults({faults.IN_TRIAL: 2}, act="pause", chance=0.1 / arena.scale), **ACROSS_HOSTS)
+        arena.launch(field)
+        field.wait_until(lambda: len(field.strikes()) == 2)
+        pids = {strike["pid"] for strike in field.strikes()}
+
+        def given_up() -> bool:
+            return sum(trial.attributes.get("worker", {}).get("pid") in pids for trial in field.failed()) == 2
+
+        field.wait_until(given_up)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        field.end()
+        dropped = field.said().count("was given up for dead meanwhile; its result is dropped")
+        check(dropped == 2, f"{dropped} results were dropped")
+        return "two paused, given up, continued; both dropped their results"
+
+
+def all_killed_and_restarted(arena: Arena) -> str:
+    """Every process of every machine is killed at the same moment; then they are started again."""
+    with ExitStack() as stack:
+        field = arena.field(stack)
+        arena.launch(field)
+        field.wait_until_finished(field.random.randrange(arena.budget // 5, arena.budget * 3 // 5))
+        for machine in field.machines:
+            machine.kill()
+        left = field.status()
+        check(left.finished < arena.budget, "the study had ended before the kill")
+        field.machines.clear()
+        arena.launch(field)
+        field.end()
+        return f"killed after {left.finished} trials with {left.running} running"
+
+
+def ctrl_c_on_one(arena: Arena) -> str:
+    """Ctrl-C on one of two machines; its trials' places are free at once."""
+    with ExitStack() as stack:
+        field = arena.field(stack, Faults(trial_seconds=0.4))
+        arena.launch(field)
+        first = field.machines[0]
+        field.wait_until(lambda: field.status().finished >= arena.budget // 5 and len(field.status().workers) > 2)
+        pids = {worker["pid"] for worker in field.status().workers}
+        code = first.interrupt()
+        check(code == 130, f"exit code {code} after Ctrl-C")
+        running = {worker["pid"] for worker in field.status().workers}
+        interrupted = [t for t in field.failed() if t.attributes.get("worker", {}).get("pid") in pids - running]
+        field.machines.remove(first)
+        field.end()
+        check("Traceback" not in first.said(), first.said())
+        errors = [trial.attributes["error"] for trial in field.failed() if "error" in trial.attributes]
+        check(not errors, f"counted as errors: {errors}")
+        check(bool(interrupted), "no trial was interrupted")
+        return f"{len(interrupted)} running trials were given back at once"
+
+
+def lock_holder_paused(arena: Arena) -> str:
+    """The holder of the start lock is paused for a minute; the others go on within the lock's time-out."""
+    with ExitStack() as stack:
+        field = arena.field(stack, Faults({faults.INSIDE_LOCK: 1}, act="pause"))
+        arena.launch(field)
+        field.wait_until(lambda: len(field.strikes()) == 1)
+        (strike,) = field.strikes()
+        waited = _wait_for_the_next_start(field)
+        check(25 < waited < 40, f"the others went on after {waited:.1f} s")
+        time.sleep(max(0.0, 60 - (time.time() - strike["time"])))
+        os.kill(strike["pid"], signal.SIGCONT)
+        field.end()
+        return f"the others went on after {waited:.1f} s"
+
+
+def _wait_for_the_next_start(field: Field) -> float:
+    """Waits until somebody starts a trial after the strike, and returns the seconds between."""
+    (strike,) = field.strikes()
+    time.sleep(0.5)  # what was started before may still appear
+    before = field.status().trials
+    field.wait_until(lambda: field.status().trials > before)
+    return time.time() - float(strike["time"])
+
+
+def lock_holder_cut_off(arena: Arena) -> str:
+    """The network of the lock's holder drops every packet for a minute; the others go on within the time-out."""
+    with ExitStack() as stack:
+        wire = stack.enter_context(network.Wire(arena.seed))
+        field = arena.field(stack, Faults({faults.INSIDE_LOCK: 1}, act="linger", chance=0.3, linger_seconds=5.0))
+        field.launch(machines=1, workers=4, prefix=wire.prefix, url=wire.reach(field.url))
+        field.wait_until(lambda: len(field.strikes()) == 1)  # only those behind the wire can be struck
+        field.launch(machines=1, workers=4)
+        wire.cut()
+        waited = _wait_for_the_next_start(field)
+        check(25 < waited < 45, f"the others went on after {waited:.1f} s")
+        time.sleep(max(0.0, 60 - waited))
+        wire.heal()
+        field.end(seconds=240)
+        return f"the others went on after {waited:.1f} s"
+
+
+def server_restarted_twice(arena: Arena) -> str:
+    """PostgreSQL is restarted twice in `immediate` mode, which is a crash."""
+    with ExitStack() as stack:
+        field = arena.field(stack)
+        arena.launch(field)
+        moments = sorted(field.random.sample(range(arena.budget // 10, arena.budget * 8 // 10), 2))
+        for count in moments:
+            field.wait_until_finished(count)
+            arena.postgres.restart(signal.SIGQUIT)
+        field.end()
+        _check_no_live_trial_failed(field)
+        return f"restarted after {' and '.join(map(str, moments))} trials; no live trial failed"
+
+
+def server_stopped_for_30_s(arena: Arena) -> str:
+    """PostgreSQL is stopped for 30 s; the grace period is longer."""
+    return _stopped(arena, seconds=30)
+
+
+def server_stopped_for_3_s(arena: Arena) -> str:
+    """PostgreSQL is stopped for 3 s; the grace period is longer."""
+    return _stopped(arena, seconds=3)
+
+
+def _stopped(arena: Arena, seconds: float) -> str:
+    with ExitStack() as stack:
+        field = arena.field(stack, heartbeat_seconds=5.0, grace_seconds=60.0)
+        arena.launch(field)
+        count = field.random.randrange(arena.budget // 10, arena.budget * 8 // 10)
+        field.wait_until_finished(count)
+        arena.postgres.stop(signal.SIGQUIT)
+        time.sleep(seconds)
+        arena.postgres.start()
+        field.end(seconds=180)
+        _check_no_live_trial_failed(field)
+        return f"stopped after {count} trials; no live trial failed"
+
+
+def _check_no_live_trial_failed(field: Field) -> None:
+    """One without a slot never lived: its insertion's answer got lost, or its lock."""
+    lived = [trial for trial in field.failed() if trial.attributes.get("errors") or "error" in trial.attributes]
+    reported = [t for t in field.failed() if "slot" in t.attributes and t.params]
+    check(not lived and not reported, f"live trials failed: {[t.number for t in (*lived, *reported)]}")
+
+
+def brand_new_database(arena: Arena) -> str:
+    """Eight processes open a database that is brand-new, five times over."""
+    script = (
+        "import sys, time; from hpo.storage import open_storage\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "open_storage(sys.argv[1], create=True)\n"
+    )
+    count = max(1, round(5 * arena.scale))
+    for _ in range(count):
+        command = [sys.executable, "-c", script, arena.new_url(), str(time.time() + 4 * arena.scale)]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+        said = [process.communicate()[1] for process in processes]
+        check([process.returncode for process in processes] == [0] * 8, f"{said}")
+        check(records.study_names(storage.open_storage(command[3])) == [], "there are studies")
+    return f"opened {count} times by 8"
+
+
+def disk_full(arena: Arena) -> str:
+    """SQLite's disk is full; with space back, the command finishes the study."""
+    disk = arena.folder / "disk"
+    disk.mkdir()
+    _mount(disk, "size=1m")
+    with ExitStack() as stack:
+        stack.callback(lambda: subprocess.run(["umount", "--lazy", disk], check=True))
+        field = arena.field(stack, url=f"sqlite:///{disk}/studies.db")
+        arena.launch(field)
+        codes = [machine.wait(90) for machine in field.machines]
+        said = [machine.said().splitlines() for machine in field.machines]
+        check(codes == [1, 1], f"exit codes {codes}; {said}")
+        check(all(len(lines) == 1 for lines in said), f"more than a line: {said}")
+        check(all("full" in line or "No space" in line for (line,) in said), f"unclear: {said}")
+        finished = field.status().finished
+        check(0 < finished < arena.budget, f"{finished} were finished")
+        _mount(disk, "remount,size=64m")
+        field.machines.clear()
+        arena.launch(field)
+        field.end()
+        return f"full after {finished} trials: {said[0][0]!r}"
+
+
+def _mount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+
+
+def trials_that_fail(arena: Arena) -> str:
+    """One trial raises, one is killed for lack of memory, one hangs beyond its limit."""
+    with ExitStack() as stack:
+        group = _memory_group(arena.folder, stack)
+        plan = Faults(slots={"3": "raises", "5": "eats memory", "7": "hangs"})
+        field = arena.field(stack, plan, trial_timeout_seconds=3.0)
+        arena.launch(field)
+        field.end()
+        errors = {trial.attributes["slot"]: trial.attributes.get("error") for trial in field.failed()}
+        check(
+            errors
+            == {
+                3: "ArithmeticError: the numbers ran out",
+                5: "its worker was killed by SIGKILL, perhaps for lack of memory",
+                7: "it took longer than 3 s (run.trial_timeout_seconds)",
+            },
+            f"{errors}",
+        )
+        return f"each recorded with its cause; killed by {'the kernel, in a control group' if group else 'SIGKILL'}"
+
+
+def _memory_group(folder: Path, stack: ExitStack) -> Path | None:
+    """Makes a control group of 200 MiB, where this machine lets us."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    mine = next((line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory"), None)
+    if mine is None:
+        return None
+    group = Path(f"/sys/fs/cgroup/memory{mine}") / f"hpo-{uuid.uuid4().hex}"
+    try:
+        group.mkdir()
+        stack.callback(group.rmdir)
+        (group / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+    except OSError:
+        return None
+    (folder / "memory").symlink_to(group)
+    return group
+
+
+def failures_beyond_the_cap(arena: Arena) -> str:
+    """Every trial fails; the run ends with a clear line instead of going on for ever."""
+    with ExitStack() as stack:
+        plan = Faults(slots={str(slot): "raises" for slot in (2, 3, 4)})
+        field = arena.field(stack, plan, max_failed_trials=3)
+        field.launch(machines=1, workers=3)
+        code = field.machines[0].wait(60)
+        said = field.said().splitlines()
+        check(code == 1 and len(said) == 1 and "3 trials failed by an error" in said[0], f"{code}: {said}")
+        check(records.count_trials(field.storage, "chaos")[TrialState.RUNNING] == 0, "some are running")
+        check(records.read_attribute(field.storage, "chaos", "slot", states=FINISHED) != {}, "none finished")
+        return said[0]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One of the functions above, and the databases that it is for."""
+
+    name: str
+    play: Callable[[Arena], str]
+    kinds: tuple[Kind, ...] = ("sqlite", "postgresql")
+
+
+SCENARIOS = (
+    Scenario("three killed at random", killed_at_random),
+    Scenario("killed inside the lock", killed_inside_the_lock),
+    Scenario("killed after the insert", killed_after_the_insert),
+    Scenario("killed after the first heartbeat", killed_after_the_first_heartbeat),
+    Scenario("killed after the claim", killed_after_the_claim),
+    Scenario("paused beyond the grace period", paused_beyond_the_grace_period),
+    Scenario("all killed and restarted", all_killed_and_restarted),
+    Scenario("Ctrl-C on one", ctrl_c_on_one),
+    Scenario("trials that fail", trials_that_fail),
+    Scenario("failures beyond the cap", failures_beyond_the_cap),
+    Scenario("brand-new database", brand_new_database),
+    Scenario("disk full", disk_full, ("sqlite",)),
+    Scenario("server restarted twice", server_restarted_twice, ("postgresql",)),
+    Scenario("server stopped for 30 s", server_stopped_for_30_s, ("postgresql",)),
+    Scenario("lock holder paused", lock_holder_paused),
+    Scenario("lock holder cut off", lock_holder_cut_off, ("postgresql",)),
+)
