@@ -64,7 +64,9 @@ def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
 
 @lru_cache
 def _lock_engine(url: str) -> sa.Engine:
-    return sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args=CONNECTION)
+    idle, wait = (f"{seconds * 1000:.0f}" for seconds in (TIMEOUT_SECONDS, WAIT_SECONDS))
+    settings = {**CONNECTION, "options": f"-c idle_session_timeout={idle} -c lock_timeout={wait}"}
+    return sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args=settings)
 
 
 class AdvisoryLock:
@@ -99,9 +101,6 @@ class AdvisoryLock:
             raise LockLost(f"the start lock was lost with its connection: {error.orig}") from error
 
     def _acquire(self, connection: sa.Connection, stop: Callable[[], bool]) -> None:
-        settings = {"idle_session_timeout": TIMEOUT_SECONDS, "lock_timeout": WAIT_SECONDS}
-        for setting, seconds in settings.items():
-            connection.execute(sa.text(f"set {setting} = {seconds * 1000:.0f}"))
         lock = sa.text("select pg_advisory_lock(:ours, :key)")
         while not stop():
             try:

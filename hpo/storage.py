@@ -22,6 +22,7 @@ from optuna.storages._rdb import models
 from . import postgresql, sqlite
 from .errors import NoStorage, StorageError
 from .locks import Lock
+from .outages import persistent
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -29,12 +30,13 @@ FAILURES = (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What a storage raises when its database fails it: full, locked for too long, damaged, away for too long."""
 
 
-def open_storage(url: str, *, create: bool = False) -> RDBStorage:
+def open_storage(url: str, *, create: bool = False, patient: bool = False) -> RDBStorage:
     """Opens a storage for reading, or for working in it.
 
     Args:
         create: whether to create what is missing, SQLite's file and the schema. Only then can it be written: reading
             SQLite takes no write lock.
+        patient: whether to wait for a database that is away, as a worker does that starts during an outage.
 
     Raises:
         NoStorage: where `create` is false and there is none.
@@ -42,15 +44,9 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     """
     backend, address = _find_backend(url)
     shown = show_url(url)
+    opening = persistent(_open) if patient else _open
     try:
-        url = backend.check_url(address, create=create)
-        if _check_ours(backend, url, shown):
-            return _connect(backend, url, write=create)
-        if not create:
-            raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
-        with backend.start_lock(url, "schema").hold():  # two that create the schema at the same moment would break it
-            _check_ours(backend, url, shown)
-            return _connect(backend, url, write=True, create_tables=True)
+        return opening(backend, backend.check_url(address, create=create), shown, create)
     except OSError as error:
         raise StorageError(f"storage {shown} cannot be opened: {error.filename}: {error.strerror}") from error
     except FAILURES as error:
@@ -158,6 +154,16 @@ def _check_ours(backend: ModuleType, url: str, shown: str) -> bool:
             return connection.execute(sa.text("select version_num from alembic_version")).first() is not None
     finally:
         engine.dispose()
+
+
+def _open(backend: ModuleType, url: str, shown: str, create: bool) -> RDBStorage:
+    if _check_ours(backend, url, shown):
+        return _connect(backend, url, write=create)
+    if not create:
+        raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
+    with backend.start_lock(url, "schema").hold():  # two that create the schema at the same moment would break it
+        _check_ours(backend, url, shown)
+        return _connect(backend, url, write=True, create_tables=True)
 
 
 def _connect(backend: ModuleType, url: str, *, write: bool, create_tables: bool = False) -> RDBStorage:

@@ -142,7 +142,7 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     A study that cannot be served here, for lack of its dataset or for too many failures, is given up, and the others
     are gone on with; `tell` is told so.
     """
-    storage = stored.open_storage(assignment.url, create=True)
+    storage = stored.open_storage(assignment.url, create=True, patient=True)
     with Presence() as presence:
         server = _Server(storage, assignment, make_objective, str(presence.file), stop, tell)
         pause = SHORTEST_PAUSE_SECONDS

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,13 @@ def make_lock(request: pytest.FixtureRequest, tmp_path: Path, postgres: Temporar
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (locks, postgresql):
         monkeypatch.setattr(module, "TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(postgresql, "WAIT_SECONDS", 0.2)
+    postgresql._lock_engine.cache_clear()
+    yield
+    postgresql._lock_engine.cache_clear()
 
 
 def test_one_holds_a_lock_at_a_time(make_lock: MakeLock) -> None:

@@ -14,6 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import outages, records, storage
+from hpo.errors import StorageError
 from hpo.outages import OutageProofStorage, is_outage, persistent
 from hpo.study import StudyDefinition
 
@@ -65,6 +66,20 @@ def test_an_operation_waits_for_a_database_that_is_away(away: RDBStorage, server
         assert not names.done()
         server.start()
         assert names.result(timeout=10) == ["small"]
+
+
+def test_a_worker_that_starts_during_an_outage_waits_and_a_command_does_not(
+    away: RDBStorage, server: TemporaryPostgres
+) -> None:
+    server.stop(signal.SIGQUIT)
+    with pytest.raises(StorageError, match=r"(?i)connection refused"):
+        storage.open_storage(server.url(), create=True)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(storage.open_storage, server.url(), create=True, patient=True)
+        time.sleep(1.0)
+        assert not opened.done()
+        server.start()
+        assert records.study_names(opened.result(timeout=10)) == ["small"]
 
 
 def test_a_database_that_stays_away_is_an_error_in_the_end(

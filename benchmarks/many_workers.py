@@ -1,0 +1,98 @@
+"""How many trials an hour 64 workers could start on one PostgreSQL, beside plain Optuna with 64 processes.
+
+    python -m benchmarks.many_workers              # takes 5 minutes; needs the test extra
+
+Nothing is evaluated, so this is the ceiling that the database, the start lock and the sampler set. All processes wait
+for each other before their first trial; the time is from the first trial's start to the last one's end. Ours makes
+exactly the trials asked for; plain Optuna's processes make a fixed share each.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+
+from hpo import optimize, records, storage
+from hpo.catalog import load_study
+from hpo.sampling import Place, make_sampler
+from hpo.study import StudyDefinition
+from tests.postgres import TemporaryPostgres
+
+from .overhead import Objective
+
+WORKERS = 64
+TRIALS_EACH = 10
+
+
+def make_objective(definition: StudyDefinition, device: str, folder: Path) -> Objective:
+    """Returns the objective, once every worker is there."""
+    meet(folder)
+    return Objective(definition)
+
+
+def meet(folder: Path) -> None:
+    """Waits until all processes are there."""
+    Path(tempfile.mkstemp(dir=folder)[1])
+    while len(list(folder.iterdir())) < WORKERS:
+        time.sleep(0.05)
+
+
+def work_plainly(url: str, folder: Path, number: int) -> None:
+    """The life of one of plain Optuna's processes."""
+    _, definition = load_study("cnn")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(
+        study_name="cnn", storage=url, sampler=make_sampler(definition, Place(number, failures=0))
+    )
+    meet(folder)
+    study.optimize(Objective(definition), n_trials=TRIALS_EACH)
+
+
+def rate(url: str) -> tuple[int, float]:
+    """Returns how many trials a study has, and how many it made a second."""
+    trials = records.read_trials(storage.open_storage(url), "cnn")
+    moments = [moment.timestamp() for trial in trials for moment in (trial.started, trial.finished) if moment]
+    return len(trials), len(trials) / (max(moments) - min(moments))
+
+
+def main() -> None:
+    """Prints the table."""
+    server = TemporaryPostgres()
+    _, definition = load_study("cnn")
+    count = WORKERS * TRIALS_EACH
+    print("| 64 processes | trials | trials a second |\n|---|---|---|")
+    url = server.create_database("ours")
+    with tempfile.TemporaryDirectory() as folder:
+        opened = storage.open_storage(url, create=True)
+        storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, count)
+        optimize.run_study(
+            opened,
+            optimize.Plan("cnn", definition, count),
+            devices=["cpu"] * WORKERS,
+            data_folder=Path(folder),
+            show=lambda status: None,
+            make_objective="benchmarks.many_workers:make_objective",
+        )
+    print("| hpo | {} | {:.1f} |".format(*rate(url)))
+    sys.stdout.flush()
+    url = server.create_database("plain")
+    with tempfile.TemporaryDirectory() as folder:
+        storage.open_storage(url, create=True)
+        optuna.create_study(study_name="cnn", storage=url)
+        spawn = multiprocessing.get_context("spawn")
+        processes = [spawn.Process(target=work_plainly, args=(url, Path(folder), i)) for i in range(WORKERS)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    print("| plain Optuna | {} | {:.1f} |".format(*rate(url)))
+    server.remove()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What a trial costs besides its evaluation, in milliseconds, beside plain Optuna in the same run.
+
+    python -m benchmarks.overhead                  # takes 5 minutes; needs the test extra
+
+Plain Optuna is `study.optimize` with the same sampler on the same database, opened as its users open it; ours adds the
+start lock, the sweep for dead trials, the count, the claim and the heartbeat. Both suggest the same space, report once
+and store the same two attributes. Ours and Optuna's trials take turns; medians over all but the first, which loads the
+study's history in both.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import optuna
+
+from hpo import storage
+from hpo.budget import start_trial
+from hpo.catalog import load_study
+from hpo.presence import Presence, Worker
+from hpo.sampling import Place, make_pruner, make_sampler, suggest
+from hpo.study import StudyDefinition
+from hpo.worker import Stop, run_trial
+from tests.postgres import TemporaryPostgres
+
+from .many_trials import fill
+
+SIZES = (10, 1_000, 10_000)
+TRIALS = 40
+
+
+class Objective:
+    """Evaluates nothing."""
+
+    device = "cpu"
+
+    def __init__(self, definition: StudyDefinition) -> None:
+        self._definition = definition
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Does what every trial does."""
+        configuration = suggest(trial, self._definition)
+        trial.report(50.0, step=1)
+        trial.set_user_attr("errors", [configuration.learning_rate] * 10)
+        trial.set_user_attr("std", 0.0)
+        return configuration.learning_rate
+
+
+def ours(url: str, definition: StudyDefinition, presence: Presence) -> Callable[[], None]:
+    """Returns what makes one trial by this program."""
+    opened = storage.open_storage(url, create=True)
+    study = optuna.load_study(study_name="cnn", storage=opened, pruner=make_pruner(definition))
+    worker, objective, stop = Worker("h", 1, "cpu", str(presence.file)), Objective(definition), Stop()
+
+    def make() -> None:
+        trial = start_trial(opened, study, definition, worker, target=10**9, run_began_at=0)
+        if not isinstance(trial, optuna.Trial):
+            raise RuntimeError("no trial was started")
+        run_trial(opened, trial, objective, stop)
+
+    return make
+
+
+def plain(url: str, definition: StudyDefinition) -> Callable[[], None]:
+    """Returns what makes one trial by Optuna alone."""
+    sampler = make_sampler(definition, Place(0, failures=0))
+    study = optuna.load_study(study_name="cnn", storage=url, sampler=sampler)
+    objective = Objective(definition)
+    return lambda: study.optimize(objective, n_trials=1)
+
+
+def measure(url: str, other_url: str, definition: StudyDefinition) -> tuple[float, float]:
+    """Returns the milliseconds of a trial, ours and Optuna's."""
+    with Presence() as presence:
+        makers = (ours(url, definition, presence), plain(other_url, definition))
+        taken: tuple[list[float], list[float]] = ([], [])
+        for make in makers:
+            make()
+        for _ in range(TRIALS):
+            for make, seconds in zip(makers, taken, strict=True):
+                began = time.perf_counter()
+                make()
+                seconds.append(time.perf_counter() - began)
+    return 1000 * median(taken[0]), 1000 * median(taken[1])
+
+
+def main() -> None:
+    """Prints the table."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _, definition = load_study("cnn")
+    print("| database | finished trials | hpo, ms | plain Optuna, ms | ratio |\n|---|---|---|---|---|")
+    server = TemporaryPostgres()
+    with tempfile.TemporaryDirectory() as folder:
+        for count in SIZES:
+            for kind in ("SQLite", "PostgreSQL"):
+                url = f"sqlite:///{folder}/{count}.db" if kind == "SQLite" else server.create_database(f"n{count}")
+                opened = storage.open_storage(url, create=True)
+                storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+                fill(opened, "cnn", definition, count)
+                opened.engine.dispose()
+                if kind == "SQLite":
+                    other = f"sqlite:///{folder}/{count}-plain.db"
+                    shutil.copy(Path(folder) / f"{count}.db", Path(folder) / f"{count}-plain.db")
+                else:
+                    other = server.create_database(f"p{count}", template=f"n{count}")
+                mine, theirs = measure(url, other, definition)
+                print(f"| {kind} | {count:,} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |")
+                sys.stdout.flush()
+    server.remove()
+
+
+if __name__ == "__main__":
+    main()
