@@ -77,8 +77,7 @@ def _claim(storage: RDBStorage, trial: optuna.Trial, worker: Worker, place: Plac
     try:
         # The heartbeat before the claim: a trial with a claim has a heartbeat, and one without has lost its creator.
         storage.record_heartbeat(stored.trial_id(trial))
-        trial.set_user_attr("worker", worker.as_json())
-        trial.set_user_attr("slot", place.slot)
+        stored.claim_trial(storage, stored.trial_id(trial), {"worker": worker.as_json(), "slot": place.slot})
         lock.verify()
     except UpdateFinishedTrialError as error:
         raise LockLost("the next holder of the lock has failed the new trial") from error

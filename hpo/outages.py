@@ -39,6 +39,7 @@ REPEATED = (
     "_get_stale_trial_ids",
     "_get_trials",
     "_set_trial_param",
+    "create_new_study",
     "create_new_trial",
     "get_all_studies",
     "get_all_trials",

@@ -63,9 +63,9 @@ def file_system(folder: Path) -> str:
     return next((kinds[place] for place in (whole, *whole.parents) if place in kinds), "")
 
 
-def start_lock(url: str, name: str) -> FileLock:
+def start_lock(engine: sa.Engine, name: str) -> FileLock:
     """Returns the lock of the whole database, whatever its name: SQLite has one writer at a time anyway."""
-    return FileLock(Path(f"{sa.make_url(url).database}.lock"))
+    return FileLock(Path(f"{engine.url.database}.lock"))
 
 
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:

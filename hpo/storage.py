@@ -6,6 +6,7 @@ Beside `records.py` and `outages.py` the one file that touches a private name of
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
+import sqlalchemy.orm
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
@@ -83,7 +85,7 @@ def explain_failure(error: Exception) -> str:
 def start_lock(storage: RDBStorage, study: str) -> Lock:
     """Returns the lock whose holder alone may start trials of a study, or create it."""
     backend, _ = _find_backend(storage.url)
-    lock: Lock = backend.start_lock(storage.url, f"study {study}")
+    lock: Lock = backend.start_lock(storage.engine, f"study {study}")
     return lock
 
 
@@ -119,6 +121,24 @@ def trial_id(trial: optuna.Trial) -> int:
     return trial._trial_id
 
 
+@persistent
+def claim_trial(storage: RDBStorage, trial_id: int, claim: dict[str, Any]) -> None:
+    """Sets the user attributes that make a claim on a running trial, all or none.
+
+    In one transaction: by Optuna's own method each attribute is one. A `Trial` does not learn of them.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: where the trial is not running any more.
+    """
+    attribute = models.TrialUserAttributeModel
+    with sa.orm.Session(storage.engine) as session, session.begin():
+        trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        storage.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
+        # Those of an attempt whose answer got lost.
+        session.execute(sa.delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(claim)))
+        session.add_all(attribute(trial_id=trial_id, key=k, value_json=json.dumps(v)) for k, v in claim.items())
+
+
 def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:
     try:
         address = sa.make_url(url)
@@ -133,7 +153,25 @@ def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:
     )
 
 
-def _check_ours(backend: ModuleType, url: str, shown: str) -> bool:
+def _open(backend: ModuleType, url: str, shown: str, create: bool) -> RDBStorage:
+    engine = sa.create_engine(url, **backend.ENGINE)
+    try:
+        complete = _check_ours(engine, shown)
+        if not complete and not create:
+            raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
+        storage: RDBStorage
+        if complete:
+            storage = backend.connect(url, write=create, create_tables=False)
+            return storage
+        with backend.start_lock(engine, "schema").hold():  # two that create it at the same moment would break it
+            _check_ours(engine, shown)
+            storage = backend.connect(url, write=True, create_tables=True)
+            return storage
+    finally:
+        engine.dispose()
+
+
+def _check_ours(engine: sa.Engine, shown: str) -> bool:
     """Says whether a database has Optuna's whole schema; where it has none, or an unfinished one, it can get it.
 
     RDBStorage completes an unfinished schema wherever it finds one, so it may not see one that is being created.
@@ -141,31 +179,12 @@ def _check_ours(backend: ModuleType, url: str, shown: str) -> bool:
     Raises:
         StorageError: where it is the database of another program.
     """
-    engine = sa.create_engine(url, **backend.ENGINE)
-    try:
-        tables = set(sa.inspect(engine).get_table_names())
-        optunas = {*models.BaseModel.metadata.tables, "alembic_version"}
-        if not (optunas <= tables or tables <= optunas):
-            foreign = ", ".join(sorted(tables - optunas)[:3])
-            raise StorageError(f"storage {shown} is the database of another program (it has {foreign}); name another")
-        if not optunas <= tables:
-            return False
-        with engine.connect() as connection:  # the stamp comes last
-            return connection.execute(sa.text("select version_num from alembic_version")).first() is not None
-    finally:
-        engine.dispose()
-
-
-def _open(backend: ModuleType, url: str, shown: str, create: bool) -> RDBStorage:
-    if _check_ours(backend, url, shown):
-        return _connect(backend, url, write=create)
-    if not create:
-        raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
-    with backend.start_lock(url, "schema").hold():  # two that create the schema at the same moment would break it
-        _check_ours(backend, url, shown)
-        return _connect(backend, url, write=True, create_tables=True)
-
-
-def _connect(backend: ModuleType, url: str, *, write: bool, create_tables: bool = False) -> RDBStorage:
-    storage: RDBStorage = backend.connect(url, write=write, create_tables=create_tables)
-    return storage
+    tables = set(sa.inspect(engine).get_table_names())
+    optunas = {*models.BaseModel.metadata.tables, "alembic_version"}
+    if not (optunas <= tables or tables <= optunas):
+        foreign = ", ".join(sorted(tables - optunas)[:3])
+        raise StorageError(f"storage {shown} is the database of another program (it has {foreign}); name another")
+    if not optunas <= tables:
+        return False
+    with engine.connect() as connection:  # the stamp comes last
+        return connection.execute(sa.text("select version_num from alembic_version")).first() is not None

@@ -63,7 +63,7 @@ def test_a_failed_trial_gives_its_slot_back(created: RDBStorage) -> None:
     finish(created, trials[1], TrialState.FAIL)
     again = started(created)
     assert again.number == 3
-    assert [t.user_attrs["slot"] for t in (*trials, again)] == [0, 1, 2, 1]
+    assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2, 1]
 
 
 def test_an_interruption_repeats_the_proposal_and_an_error_does_not(
@@ -150,8 +150,8 @@ def age_heartbeats(opened: RDBStorage, *, seconds: float) -> None:
 
 
 def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
-    trial = started(created)
-    assert trial.user_attrs["worker"] == ELSEWHERE.as_json()
+    started(created)
+    assert records.read_running(created, "small")[0].worker == ELSEWHERE.as_json()
     with created.engine.connect() as connection:
         assert connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar() == 1
 

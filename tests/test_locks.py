@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +23,14 @@ def make_lock(request: pytest.FixtureRequest, tmp_path: Path, postgres: Temporar
     """Makes locks that exclude each other, as two processes would have them."""
     if request.param == "file":
         return lambda: FileLock(tmp_path / "a.lock")
-    return lambda: postgresql.start_lock(postgres.url(), f"study {tmp_path}")
+    return lambda: postgresql.start_lock(sa.create_engine(postgres.url()), f"study {tmp_path}")
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (locks, postgresql):
         monkeypatch.setattr(module, "TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(postgresql, "WAIT_SECONDS", 0.2)
-    postgresql._lock_engine.cache_clear()
-    yield
-    postgresql._lock_engine.cache_clear()
 
 
 def test_one_holds_a_lock_at_a_time(make_lock: MakeLock) -> None:
@@ -116,10 +113,13 @@ def test_who_waits_can_be_stopped(make_lock: MakeLock) -> None:
 def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path, postgres: TemporaryPostgres) -> None:
     for expression, lock in (
         (f"locks.FileLock(Path({str(tmp_path / 'a.lock')!r}))", FileLock(tmp_path / "a.lock")),
-        (f"postgresql.start_lock({postgres.url()!r}, 'b')", postgresql.start_lock(postgres.url(), "b")),
+        (
+            f"postgresql.start_lock(sa.create_engine({postgres.url()!r}), 'b')",
+            postgresql.start_lock(sa.create_engine(postgres.url()), "b"),
+        ),
     ):
         script = (
-            "import os, signal; from pathlib import Path; from hpo import locks, postgresql\n"
+            "import os, signal; from pathlib import Path; import sqlalchemy as sa; from hpo import locks, postgresql\n"
             f"with {expression}.hold(): os.kill(os.getpid(), signal.SIGKILL)"
         )
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
@@ -133,23 +133,22 @@ def _after_seconds(seconds: float) -> Callable[[], bool]:
 
 
 def test_locks_of_two_studies_do_not_exclude_each_other(postgres: TemporaryPostgres) -> None:
-    with (
-        postgresql.start_lock(postgres.url(), "study a").hold(),
-        postgresql.start_lock(postgres.url(), "study b").hold(),
-    ):
+    one, other = (postgresql.start_lock(sa.create_engine(postgres.url()), f"study {name}") for name in "ab")
+    with one.hold(), other.hold():
         pass
 
 
-def test_a_lock_leaves_no_connection_behind(postgres: TemporaryPostgres) -> None:
-    url = postgres.create_database("no_connection_left", template="template")
-    for _ in range(3):
-        with postgresql.start_lock(url, "a").hold():
-            pass
-    engine = sa.create_engine(postgres.url())
-    query = sa.text("select count(*) from pg_stat_activity where datname = 'no_connection_left'")
-    end = time.monotonic() + 5  # the server takes a moment to see a connection go
+def test_a_lock_that_was_held_leaves_its_connection_as_it_was(postgres: TemporaryPostgres) -> None:
+    engine = sa.create_engine(postgres.url(), pool_size=1, max_overflow=0)
+    lock = postgresql.start_lock(engine, "c")
+    with lock.hold():
+        pass
+    with pytest.raises(ArithmeticError), lock.hold():
+        raise ArithmeticError
+    with lock.hold():
+        pass
     with engine.connect() as connection:
-        while connection.execute(query).scalar_one():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    engine.dispose()
+        assert connection.execute(sa.text("show idle_session_timeout")).scalar() == "0"
+        assert connection.execute(sa.text("show lock_timeout")).scalar() == "0"
+        held = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+        assert connection.execute(sa.text(held)).scalar() == 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from hpo import records, storage
+from hpo import postgresql, records, storage
 from hpo.errors import StorageError
 
 from .postgres import TemporaryPostgres
@@ -39,11 +39,18 @@ def test_a_worker_needs_two_connections_and_no_more(postgres: TemporaryPostgres)
     """64 workers must fit a server's connections; those who wait for the start lock hold one more each."""
     opened = storage.open_storage(postgres.create_database("few", template="template"), create=True)
     for _ in range(5):
-        records.study_names(opened)
-    assert opened.engine.pool.status().startswith("Pool size: 1 ")
+        with storage.start_lock(opened, "small").hold():
+            records.study_names(opened)
+    assert "Connections in pool: 2 " in opened.engine.pool.status()
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, postgres: TemporaryPostgres) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(StorageError, match=r"pip install 'hpo-studies\[postgresql\]'"):
         storage.open_storage(postgres.url())
+
+
+def test_a_server_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch, postgres: TemporaryPostgres) -> None:
+    monkeypatch.setattr(postgresql, "OLDEST", (99,))
+    with pytest.raises(StorageError, match="PostgreSQL must be 99 or later, but this server is"):
+        storage.open_storage(postgres.url("template"))

@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 
-from hpo import budget
+from hpo import budget, storage
 from hpo.sampling import suggest
 from hpo.study import StudyDefinition
 
@@ -82,7 +82,7 @@ class Target:
         configuration = suggest(trial, self._definition)
         trial.report(50.0, step=1)
         self._strike(IN_TRIAL)
-        self._fail(str(trial.user_attrs["slot"]))
+        self._fail(str(_slot(trial)))
         time.sleep(self._random.uniform(0.2, 1.0) * self._faults.trial_seconds)
         if self._random.random() < 0.3:
             raise optuna.TrialPruned
@@ -95,21 +95,13 @@ class Target:
         """Puts a strike into each window of this process."""
         self._wrap(budget, "find_place", after=INSIDE_LOCK)
         self._wrap(optuna.Study, "ask", after=AFTER_INSERT)
-        publish = optuna.Trial.set_user_attr
+        self._wrap(storage, "claim_trial", before=AFTER_HEARTBEAT, after=AFTER_CLAIM)
 
-        def set_user_attr(trial: optuna.Trial, key: str, value: Any) -> None:
-            if key == "worker":
-                self._strike(AFTER_HEARTBEAT)
-            publish(trial, key, value)
-            if key == "slot":
-                self._strike(AFTER_CLAIM)
-
-        setattr(optuna.Trial, "set_user_attr", set_user_attr)  # noqa: B010
-
-    def _wrap(self, owner: Any, name: str, *, after: str) -> None:
+    def _wrap(self, owner: Any, name: str, *, before: str = "", after: str) -> None:
         original: Callable[..., Any] = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._strike(before)
             result = original(*args, **kwargs)
             if not isinstance(result, budget.NoTrial):
                 self._strike(after)
@@ -151,6 +143,11 @@ class Target:
         os.write(descriptor, line.encode())
         os.fsync(descriptor)
         os.close(descriptor)
+
+
+def _slot(trial: optuna.Trial) -> int:
+    attributes = trial.study.trials[trial.number].user_attrs
+    return int(attributes["slot"])
 
 
 def _run_out_of_memory(folder: Path) -> None:
