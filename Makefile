@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check fix bench clean
+.PHONY: quickstart test check fix bench chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
 	@$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
@@ -25,6 +25,9 @@ fix: $(INSTALLED)  ## mends what can be mended by itself
 
 bench: $(INSTALLED)  ## what documents claim about searching, measured again
 	$(BIN)/python -m benchmarks.pruners
+
+chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; resumable; some need root)
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache quickstart.db*

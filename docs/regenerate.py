@@ -1,4 +1,4 @@
-"""Rewrites what README shows of the program: the outputs of its commands, and the tree with its captions.
+"""Rewrites what documents show of the program: README's commands and tree, and the outcomes of tests/chaos.
 
     python -m docs.regenerate
 
@@ -18,9 +18,13 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.chaos.__main__ import FILE, read, table
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+RELIABILITY = ROOT / "docs" / "reliability.md"
+CHAOS = re.compile(r"(?<=<!-- chaos -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
 
 
@@ -29,6 +33,11 @@ def regenerate(text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         text = CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text)
     return TREE.sub(lambda _: tree(), text)
+
+
+def chaos_table() -> str:
+    """Returns the table of the scenarios that have been played."""
+    return table(read(FILE)) + "\n"
 
 
 def transcript(block: str, folder: Path) -> str:
@@ -76,3 +85,5 @@ def _caption(file: Path) -> str:
 
 if __name__ == "__main__":
     README.write_text(regenerate(README.read_text(encoding="utf-8")), encoding="utf-8")
+    text = RELIABILITY.read_text(encoding="utf-8")
+    RELIABILITY.write_text(CHAOS.sub(lambda _: chaos_table(), text), encoding="utf-8")

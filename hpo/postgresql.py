@@ -124,8 +124,10 @@ class AdvisoryLock:
         raise Stopped
 
     def _release(self, connection: sa.Connection) -> None:
-        unlock = sa.text(f"select pg_advisory_unlock(:ours, :key), {SET_TIMEOUTS}")
+        # All: where the lock is granted at the very moment of lock_timeout, PostgreSQL 15 raises the error and keeps the
+        # lock, which is then taken twice.
+        unlock = sa.text(f"select pg_advisory_unlock_all(), {SET_TIMEOUTS}")
         try:
-            connection.execute(unlock, {"idle": "0", "wait": "0", **self._key})
+            connection.execute(unlock, {"idle": "0", "wait": "0"})
         except sa.exc.SQLAlchemyError:  # the session has ended, so the lock is free; what was done has been verified
             connection.invalidate()

@@ -32,6 +32,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .budget import NoTrial, start_trial
+from .datasets import prepare
 from .errors import HpoError
 from .locks import Stopped
 from .presence import Presence, Worker
@@ -222,6 +223,7 @@ class _Server:
 
     def _open_study(self, name: str) -> tuple[optuna.Study, StudyDefinition, Objective]:
         definition = read_definition(self._storage, name)
+        prepare(definition.protocol.dataset, self._assignment.data_folder)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
         return (
             study,

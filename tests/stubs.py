@@ -108,3 +108,21 @@ def killed_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
 
 def killed_always(definition: StudyDefinition, device: str, folder: Path) -> Stub:
     return Stub(definition, folder, lambda trial, folder: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def fails_where_broken(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    """Fails in a study with the title 'broken', and nowhere else."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if definition.title == "broken":
+            raise ArithmeticError("the numbers ran out")
+
+    return Stub(definition, folder, act)
+
+
+def hangs_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number == 1:
+            time.sleep(3600)
+
+    return Stub(definition, folder, act)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from hpo import records, storage
 from hpo.cli import main
 from hpo.datasets import mnist_files
 
@@ -227,6 +228,52 @@ def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Pa
         connection.execute("update trials set state = 'FAIL'")
     connection.close()
     assert_one_line(hpo("best", "--study", "tiny", folder=tmp_path), 2, "has no trial yet that was measured to the end")
+
+
+def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    records.set_study_attribute(opened, "tiny", "target", 5)
+    opened.engine.dispose()
+    done = hpo("worker", "--exit-when-done", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tiny" in done.stderr
+    assert "5/5" in done.stderr
+    assert read(tmp_path, "status", "--study", "tiny")["complete"] == 5
+
+
+def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "hpo", "worker", "--workers", "1"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline() == "no studies yet; hpo optimize creates one\n"
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert said.strip() == "interrupted; this goes on: hpo worker --workers 1"
+
+
+def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "hpo", "status", "--watch"],
+        cwd=worked,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("study finished pruned")
+    assert watching.stdout.readline().startswith("tiny")
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=20)
+    assert (watching.returncode, said) == (130, "")
 
 
 def running_trials(folder: Path) -> int:

@@ -33,6 +33,11 @@ def test_readme_shows_the_tree_as_it_is() -> None:
     assert regenerate.TREE.search(README).group() == regenerate.tree()  # type: ignore[union-attr]
 
 
+def test_the_outcomes_of_chaos_are_shown_as_they_are() -> None:
+    text = regenerate.RELIABILITY.read_text(encoding="utf-8")
+    assert regenerate.CHAOS.search(text).group() == regenerate.chaos_table()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
 def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
     text = document.read_text(encoding="utf-8")

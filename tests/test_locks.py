@@ -102,6 +102,16 @@ def test_many_holders_one_after_the_other_lose_nothing(make_lock: MakeLock) -> N
     assert lost == []
 
 
+def test_a_lock_that_was_granted_as_the_wait_timed_out_is_released_all_the_same(postgres: TemporaryPostgres) -> None:
+    """PostgreSQL then raises the error and keeps the lock; here the second taking is made by hand."""
+    engine = sa.create_engine(postgres.url(), pool_size=1, max_overflow=0)
+    lock, other = (postgresql.start_lock(e, "d") for e in (engine, sa.create_engine(postgres.url())))
+    with lock.hold():
+        lock._acquire(lock._connection, bool)  # type: ignore[arg-type]
+    with other.hold(_after_seconds(5)):
+        pass
+
+
 def test_who_waits_can_be_stopped(make_lock: MakeLock) -> None:
     with make_lock().hold():
         began = time.monotonic()

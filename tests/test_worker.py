@@ -16,13 +16,13 @@ from optuna.trial import TrialState
 
 from hpo import optimize, records, storage
 from hpo.crew import Crew
-from hpo.errors import RequestError, WorkError
+from hpo.errors import RequestError, UnknownName, WorkError
 from hpo.results import Status, read_definition
-from hpo.study import StudyDefinition
+from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Began, Ended, GaveUp, Stop, run_worker
 
 from . import stubs
-from .conftest import create
+from .conftest import SMALL_STUDY, create
 
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
@@ -190,6 +190,87 @@ def test_workers_that_always_die_end_the_run(
     complaint = "2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
     with pytest.raises(WorkError, match=complaint):
         wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_always"))
+
+
+def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+    definition = define_study({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
+    create(fresh_storage, "small", definition, 3)
+    wait_for_crew(fresh_storage, assignment(fresh_storage, tmp_path, target=3, stub="hangs_once"))
+    assert counts(fresh_storage) == {"COMPLETE": 3, "FAIL": 1}
+    (hung,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    assert hung.attributes["error"] == "it took longer than 1 s (run.trial_timeout_seconds)"
+
+
+def test_a_worker_serves_every_unfinished_study_the_oldest_first(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    for name, target in (("first", 3), ("second", 2), ("third", 1)):
+        create(fresh_storage, name, small_study, target)
+    seen: list[list[Status]] = []
+    serve(fresh_storage, tmp_path, show=seen.append)
+    assert [(status.study, status.finished) for status in seen[-1]] == [("first", 3), ("second", 2), ("third", 1)]
+    ends = [records.last_finishes(fresh_storage, name, 1)[0] for name in ("first", "second", "third")]
+    assert ends == sorted(ends)
+
+
+def test_a_worker_picks_up_a_study_that_comes_later(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def show(statuses: list[Status]) -> None:
+        if not statuses:
+            create(fresh_storage, "later", small_study, 2)
+        elif statuses[0].finished == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        serve(fresh_storage, tmp_path, show=show, exit_when_done=False)
+
+
+def test_a_worker_serves_the_studies_it_is_told_to(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        create(fresh_storage, name, small_study, 1)
+    serve(fresh_storage, tmp_path, studies=("second",))
+    assert records.unfinished_studies(fresh_storage) == {"first": 1}
+    with pytest.raises(UnknownName, match="no study named 'third'"):
+        serve(fresh_storage, tmp_path, studies=("third",))
+
+
+def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = define_study({**SMALL_STUDY, "title": "broken", "run": {"max_failed_trials": 1}}, name="broken")
+    create(fresh_storage, "broken", broken, 2)
+    create(fresh_storage, "small", small_study, 2)
+    with pytest.raises(WorkError, match="given up: broken"):
+        serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
+    assert counts(fresh_storage) == {"COMPLETE": 2}
+    assert capfd.readouterr().err.count("study 'broken': 1 trials failed by an error") == 1
+
+
+def serve(
+    opened: RDBStorage,
+    folder: Path,
+    *,
+    studies: tuple[str, ...] | None = None,
+    show: Callable[[list[Status]], None] = lambda statuses: None,
+    exit_when_done: bool = True,
+    stub: str = "quick",
+    workers: int = 1,
+) -> None:
+    optimize.serve(
+        opened,
+        studies,
+        devices=["cpu"] * workers,
+        data_folder=folder,
+        exit_when_done=exit_when_done,
+        show=show,
+        make_objective=f"tests.stubs:{stub}",
+    )
 
 
 def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:

@@ -41,13 +41,14 @@ class Machine:
 
     def __init__(self, field: Field, workers: int, prefix: Sequence[str] = (), url: str | None = None) -> None:
         command = [sys.executable, "-m", "tests.chaos.parent", url or field.url, str(field.budget), str(workers)]
-        self._said = (field.folder / f"machine-{time.monotonic_ns()}.txt").open("w+")
-        self._process = subprocess.Popen(
-            [*prefix, *command, str(field.folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=self._said,
-            start_new_session=True,
-        )
+        self._said = field.folder / f"machine-{time.monotonic_ns()}.txt"
+        with self._said.open("w") as said:
+            self._process = subprocess.Popen(
+                [*prefix, *command, str(field.folder)],
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
         self.pid = self._process.pid
 
     def is_running(self) -> bool:
@@ -70,8 +71,7 @@ class Machine:
 
     def said(self) -> str:
         """Returns what it and its workers wrote to standard error."""
-        self._said.flush()
-        return Path(self._said.name).read_text()
+        return self._said.read_text()
 
 
 class Field:

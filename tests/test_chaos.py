@@ -1,0 +1,52 @@
+"""Short scenarios of tests/chaos, which `make chaos` plays at full length and often."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .chaos import scenarios
+from .chaos.scenarios import Arena, Kind
+from .postgres import TemporaryPostgres
+
+SHORT = (
+    scenarios.killed_in_windows,
+    scenarios.paused_beyond_the_grace_period,
+    scenarios.all_killed_and_restarted,
+    scenarios.ctrl_c_on_one,
+    scenarios.trials_that_fail,
+)
+
+
+@pytest.fixture
+def own_server() -> Iterator[TemporaryPostgres]:
+    """A server of its own, for it is stopped."""
+    server = TemporaryPostgres()
+    yield server
+    server.remove()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("play", SHORT, ids=lambda play: play.__name__)
+def test_a_study_comes_out_exactly(
+    play: scenarios.Play, kind: Kind, tmp_path: Path, postgres: TemporaryPostgres
+) -> None:
+    assert play(Arena(kind, tmp_path, seed=0, postgres=postgres, scale=0.25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "play", [scenarios.server_restarted_twice, scenarios.server_stopped_for_3_s], ids=lambda play: play.__name__
+)
+def test_a_study_rides_out_an_outage(play: scenarios.Play, tmp_path: Path, own_server: TemporaryPostgres) -> None:
+    assert play(Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, postgres: TemporaryPostgres) -> None:
+    assert scenarios.disk_full(Arena("sqlite", tmp_path, seed=0, postgres=postgres, scale=0.5))
