@@ -124,8 +124,8 @@ class AdvisoryLock:
         raise Stopped
 
     def _release(self, connection: sa.Connection) -> None:
-        # All: where the lock is granted at the very moment of lock_timeout, PostgreSQL 15 raises the error and keeps the
-        # lock, which is then taken twice.
+        # All: where the lock is granted at the very moment of lock_timeout, PostgreSQL 15 raises the error and keeps
+        # the lock, which is then taken twice.
         unlock = sa.text(f"select pg_advisory_unlock_all(), {SET_TIMEOUTS}")
         try:
             connection.execute(unlock, {"idle": "0", "wait": "0"})
