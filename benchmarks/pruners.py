@@ -65,7 +65,7 @@ def candidates() -> list[Candidate]:
     doubling, every, ours = (2, 4, 8, 16), range(1, EPOCHS), (1, 2, 3, 4, 6, 8, 12, 16)
     power_laws = [
         Candidate(f"power law, margin {margin}", PowerLawPruner, {"last_step": EPOCHS, "margin": margin}, ours)
-        for margin in (1.0, 1.1, 1.25)
+        for margin in (1.0, 1.02, 1.1, 2.0)
     ]
     compared = [
         Candidate(
@@ -119,11 +119,11 @@ def main() -> None:
     print(
         f"\n{HALVES} random halves, each with a winner of its own; regret: mean / largest, and how often above zero\n"
     )
-    print("| pruner | all: spent | regret | AL = true: spent | regret |")
-    print("|---|---|---|---|---|")
+    print("| pruner | " + " | ".join(f"{name}: spent | regret" for name in parts) + " |")
+    print("|---|" + "---|---|" * len(parts))
     for candidate in candidates():
         cells = []
-        for part in (parts["all"], parts["AL = true"]):
+        for part in parts.values():
             halves = [np.random.default_rng(seed).permutation(len(part))[: len(part) // 2] for seed in range(HALVES)]
             outcomes = [replay([part[i] for i in half], range(len(half)), candidate) for half in halves]
             spent, regret = np.array(outcomes).T

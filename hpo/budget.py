@@ -125,9 +125,6 @@ def find_place(
 ) -> Place | NoTrial:
     """Returns the place of the next trial; needs the start lock for the answer to stay true.
 
-    Slots are taken from below, so every one under the number of finished and running trials is taken, but for those
-    that a failed trial left.
-
     Raises:
         WorkError: where too many trials of this run failed.
     """
@@ -135,10 +132,8 @@ def find_place(
     finished = sum(counts[state] for state in records.FINISHED)
     if finished >= target:
         return NoTrial.DONE
-    failed = (
-        records.read_attribute(storage, study, "slot", states=(TrialState.FAIL,)) if counts[TrialState.FAIL] else {}
-    )
-    errors = records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)) if failed else {}
+    any_failed = bool(counts[TrialState.FAIL])
+    errors = records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)) if any_failed else {}
     recent = sum(number >= run_began_at for number in errors)
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
@@ -147,7 +142,7 @@ def find_place(
         )
     if finished + counts[TrialState.RUNNING] >= target:
         return NoTrial.TAKEN
-    left = set(failed.values())
-    left -= records.taken_slots(storage, study, left) if left else set()
-    slot = min({*left, finished + counts[TrialState.RUNNING]})
-    return Place(slot, failures=sum(failed[number] == slot for number in errors if number in failed))
+    failed = records.read_attribute(storage, study, "slot", states=(TrialState.FAIL,)) if errors else {}
+    # Not just the number of finished and running trials: a worker that lost the lock may be adding one, to fail it.
+    slot = records.lowest_free_slot(storage, study)
+    return Place(slot, failures=sum(failed.get(number) == slot for number in errors))

@@ -185,21 +185,27 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
 
 
 @persistent
-def taken_slots(storage: RDBStorage, name: str, among: Collection[int]) -> set[int]:
-    """Returns which of the slots have a finished or running trial."""
+def lowest_free_slot(storage: RDBStorage, name: str) -> int:
+    """Returns the lowest slot of a study without a finished or running trial."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    slot = sa.cast(attribute.value_json, sa.Integer)
     query = (
-        sa.select(attribute.value_json)
+        sa.select(slot)
+        .distinct()
         .join(trial, attribute.trial_id == trial.trial_id)
         .where(
             trial.study_id == _id_of(name),
             trial.state.in_((*FINISHED, TrialState.RUNNING)),
             attribute.key == "slot",
-            attribute.value_json.in_([json.dumps(slot) for slot in among]),
         )
     )
+    taken = query.subquery()
     with storage.engine.connect() as connection:
-        return {json.loads(slot) for (slot,) in connection.execute(query)}
+        count, highest = connection.execute(sa.select(sa.func.count(), sa.func.max(taken.c[0]))).one()
+        if count == 0 or count == highest + 1:  # the rule; a failed trial leaves a gap
+            return int(count)
+        slots = set(connection.execute(query).scalars())
+    return next(slot for slot in range(count + 1) if slot not in slots)
 
 
 @persistent

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import records, storage
+from hpo import budget, records, storage
 from hpo.budget import NoTrial, fail_trial_of, start_trial
 from hpo.errors import WorkError
 from hpo.presence import Presence, Worker, probe
@@ -64,6 +64,24 @@ def test_a_failed_trial_gives_its_slot_back(created: RDBStorage) -> None:
     again = started(created)
     assert again.number == 3
     assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2, 1]
+
+
+def test_a_trial_that_a_former_holder_of_the_lock_adds_meanwhile_takes_no_slot(
+    created: RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lost the lock, does not know it yet, and is about to fail its trial."""
+    started(created, target=10)
+    really = budget.fail_dead_trials
+
+    def and_then_one_is_added(*args: Any, **kwargs: Any) -> None:
+        really(*args, **kwargs)
+        created.create_new_trial(records.study_id(created, "small"))
+
+    monkeypatch.setattr(budget, "fail_dead_trials", and_then_one_is_added)
+    for _ in range(3):
+        started(created, target=10)
+    running = [trial.slot for trial in records.read_running(created, "small")]
+    assert [slot for slot in running if slot is not None] == [0, 1, 2, 3]
 
 
 def test_an_interruption_repeats_the_proposal_and_an_error_does_not(
