@@ -67,6 +67,14 @@ def candidates() -> list[Candidate]:
         Candidate(f"power law, margin {margin}", PowerLawPruner, {"last_step": EPOCHS, "margin": margin}, ours)
         for margin in (1.0, 1.02, 1.1, 2.0)
     ]
+    power_laws.append(
+        Candidate(
+            "power law, margin 1.01, at 1 2 3 4 5 6 8 10 12 14 16 20",
+            PowerLawPruner,
+            {"last_step": EPOCHS, "margin": 1.01},
+            (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20),
+        )
+    )
     compared = [
         Candidate(
             f"percentile {percentile:g}, start-up {startup}, at {' '.join(map(str, at))}",

@@ -273,7 +273,7 @@ def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
     assert watching.stdout.readline().startswith("tiny")
     watching.send_signal(signal.SIGINT)
     _, said = watching.communicate(timeout=20)
-    assert (watching.returncode, said) == (130, "")
+    assert (watching.returncode, said.strip()) == (130, "")
 
 
 def running_trials(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from types import TracebackType
 
@@ -12,7 +13,7 @@ class Wire:
     """A network namespace that reaches this machine over one cable; cut, packets vanish without a word."""
 
     def __init__(self, number: int) -> None:
-        self._space, self._near, self._far = f"hpo-{number}", f"hpo{number}a", f"hpo{number}b"
+        self._space, self._near, self._far = (f"hpo{os.getpid()}{end}" for end in ("", "a", "b"))
         self._net = f"10.231.{number % 250}"
         self.prefix = ("ip", "netns", "exec", self._space)
 

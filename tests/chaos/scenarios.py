@@ -193,7 +193,7 @@ def all_killed_and_restarted(arena: Arena) -> str:
 def ctrl_c_on_one(arena: Arena) -> str:
     """Ctrl-C on one of two machines; its trials' places are free at once."""
     with ExitStack() as stack:
-        field = arena.field(stack, Faults(trial_seconds=2.0))
+        field = arena.field(stack, Faults(trial_seconds=2.0 * arena.scale))
         arena.launch(field)
         first = field.machines.pop(0)
         field.wait_until(lambda: field.status().finished >= arena.budget // 5 and _parents(field, "alive") == 2)
