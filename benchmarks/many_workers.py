@@ -44,7 +44,7 @@ def meet(folder: Path) -> None:
 
 def work_plainly(url: str, folder: Path, number: int) -> None:
     """The life of one of plain Optuna's processes."""
-    _, definition = load_study("cnn")
+    _, definition = load_study("cnn", dataset="digits")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(
         study_name="cnn", storage=url, sampler=make_sampler(definition, Place(number, failures=0))
@@ -63,7 +63,7 @@ def rate(url: str) -> tuple[int, float]:
 def main() -> None:
     """Prints the table."""
     server = TemporaryPostgres()
-    _, definition = load_study("cnn")
+    _, definition = load_study("cnn", dataset="digits")
     count = WORKERS * TRIALS_EACH
     print("| 64 processes | trials | trials a second |\n|---|---|---|")
     url = server.create_database("ours")
