@@ -54,7 +54,7 @@ def check_url(url: sa.URL, *, create: bool) -> str:
         shown = url.render_as_string(hide_password=True)
         raise StorageError(f"storage {shown} names no database; one looks like postgresql://USER@HOST/DATABASE")
     if importlib.util.find_spec("psycopg") is None:
-        raise StorageError("PostgreSQL needs a driver: pip install 'hpo-studies[postgresql]'")
+        raise StorageError("PostgreSQL needs its driver: pip install 'psycopg[binary]'")
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 

@@ -1,4 +1,4 @@
-"""A worker: starts a trial of a study, evaluates it, tells its result, and so on until there is nothing to do.
+"""A worker: starts a trial, evaluates it, tells its result, and so on until there is nothing to do.
 
 It is handed what it needs to evaluate a trial as a function, so this file knows nothing of training.
 

@@ -46,7 +46,7 @@ def test_a_worker_needs_two_connections_and_no_more(postgres: TemporaryPostgres)
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, postgres: TemporaryPostgres) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StorageError, match=r"pip install 'hpo-studies\[postgresql\]'"):
+    with pytest.raises(StorageError, match=r"pip install 'psycopg\[binary\]'"):
         storage.open_storage(postgres.url())
 
 
