@@ -12,12 +12,13 @@ from .chaos import scenarios
 from .chaos.scenarios import Arena, Kind
 from .postgres import TemporaryPostgres
 
-SHORT = (
-    scenarios.killed_in_windows,
-    scenarios.paused_beyond_the_grace_period,
-    scenarios.all_killed_and_restarted,
-    scenarios.ctrl_c_on_one,
-    scenarios.trials_that_fail,
+BOTH: tuple[Kind, ...] = ("sqlite", "postgresql")
+SHORT: tuple[tuple[scenarios.Play, tuple[Kind, ...]], ...] = (
+    (scenarios.killed_in_windows, BOTH),
+    (scenarios.paused_beyond_the_grace_period, BOTH),
+    (scenarios.all_killed_and_restarted, ("postgresql",)),
+    (scenarios.ctrl_c_on_one, ("sqlite",)),
+    (scenarios.trials_that_fail, ("postgresql",)),
 )
 
 
@@ -30,8 +31,10 @@ def own_server() -> Iterator[TemporaryPostgres]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("play", SHORT, ids=lambda play: play.__name__)
+@pytest.mark.parametrize(
+    ("play", "kind"),
+    [pytest.param(play, kind, id=f"{play.__name__}-{kind}") for play, kinds in SHORT for kind in kinds],
+)
 def test_a_study_comes_out_exactly(
     play: scenarios.Play, kind: Kind, tmp_path: Path, postgres: TemporaryPostgres
 ) -> None:
