@@ -105,8 +105,8 @@ def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float) -
             _fail(storage, trial.trial_id)
 
 
-def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str) -> None:
-    """Fails the trial that a worker process left when it died, with the cause."""
+def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str | None) -> None:
+    """Fails the trial that a worker process left when it died, with the cause; None for an interruption."""
     for study in studies:
         for trial in records.read_running(storage, study):
             if trial.worker and (trial.worker["pid"], trial.worker["parent"]) == (pid, parent):
@@ -145,4 +145,6 @@ def find_place(
     failed = records.read_attribute(storage, study, "slot", states=(TrialState.FAIL,)) if errors else {}
     # Not just the number of finished and running trials: a worker that lost the lock may be adding one, to fail it.
     slot = records.lowest_free_slot(storage, study)
+    if slot >= target:
+        return NoTrial.TAKEN
     return Place(slot, failures=sum(failed.get(number) == slot for number in errors))

@@ -66,13 +66,13 @@ def optimize(
     opened = begin(storage, plan, folder)
     console = Console(stderr=True, markup=False)
     _stop_on_signals()
+    progress = StudyProgress(console, plan.target)
     try:
-        with StudyProgress(console, plan.target) as progress:
+        with progress:
             run_study(opened, plan, devices=devices, data_folder=folder, show=progress.show)
-    except KeyboardInterrupt:
-        status = read_status(opened, plan.name)
+    except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         click.echo(
-            f"interrupted; {status.finished} of {plan.target} trials are finished, and this goes on with them: "
+            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
             + _this_command(),
             err=True,
         )

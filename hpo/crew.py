@@ -143,6 +143,7 @@ class Crew:
         code = member.process.exitcode
         if code in (0, INTERRUPTED):
             self._remove(member)
+            self._fail_trial_of(member, None)  # where a second signal ended it before it could do so itself
             return
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
@@ -153,9 +154,12 @@ class Crew:
     def _replace(self, member: _Member, cause: str) -> None:
         member.process.join()
         self._remove(member)
+        self._fail_trial_of(member, cause)
+        self._start(member.device)
+
+    def _fail_trial_of(self, member: _Member, cause: str | None) -> None:
         studies = self._assignment.studies or records.study_names(self._storage)
         fail_trial_of(self._storage, studies, member.process.pid or 0, self._assignment.parent, cause)
-        self._start(member.device)
 
     def _remove(self, member: _Member) -> None:
         member.connection.close()

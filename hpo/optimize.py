@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -243,5 +244,8 @@ def _count_gpus() -> int:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # torch counts these; the tool does not ask
+    if visible is not None:
+        return sum(name.strip() not in ("", "-1") for name in visible.split(","))
     listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -96,11 +96,13 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(operation)
     def persevere(*args: P.args, **kwargs: P.kwargs) -> R:
-        end, pause = time.monotonic() + OUTAGE_SECONDS, 0.1
+        end, pause = 0.0, 0.1
         while True:
             try:
                 return operation(*args, **kwargs)
             except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+                # From the first failure: a process that was paused in the middle of an operation has not tried yet.
+                end = end or time.monotonic() + OUTAGE_SECONDS
                 if not is_outage(error) or time.monotonic() > end:
                     raise
                 time.sleep(pause * random.uniform(0.5, 1.5))  # so that workers do not come back all at once

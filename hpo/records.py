@@ -205,7 +205,7 @@ def lowest_free_slot(storage: RDBStorage, name: str) -> int:
         if count == 0 or count == highest + 1:  # the rule; a failed trial leaves a gap
             return int(count)
         slots = set(connection.execute(query).scalars())
-    return next(slot for slot in range(count + 1) if slot not in slots)
+    return next(slot for slot in range(len(slots) + 1) if slot not in slots)
 
 
 @persistent

@@ -23,9 +23,13 @@ class StudyProgress:
     """The progress of a whole study, over all its workers.
 
     A line that is redrawn, or now and then a plain one without a terminal.
+
+    Attributes:
+        finished: the finished trials that were shown last.
     """
 
     def __init__(self, console: Console, target: int) -> None:
+        self.finished = 0
         self._console = console
         self._target = target
         self._printed_at = -PLAIN_SECONDS
@@ -54,6 +58,7 @@ class StudyProgress:
 
     def show(self, status: Status) -> None:
         """Shows how far the study is."""
+        self.finished = status.finished
         if self._console.is_terminal:
             self._bar.update(
                 self._task,

@@ -52,3 +52,11 @@ def test_a_device_or_number_that_cannot_be_is_refused(workers: str, device: str,
     with pytest.raises(RequestError) as raised:
         optimize.assign_devices(workers, device)
     assert str(raised.value).startswith(complaint)
+
+
+@pytest.mark.parametrize(("visible", "count"), [("2", 1), ("0,3", 2), ("", 0), ("-1", 0)])
+def test_gpus_that_are_hidden_do_not_count(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert optimize.assign_devices("auto", "auto")[:1] == (["cuda:0"] if count else ["cpu"])
+    assert optimize._count_gpus() == count

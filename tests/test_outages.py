@@ -91,6 +91,21 @@ def test_a_database_that_stays_away_is_an_error_in_the_end(
         records.study_names(away)
 
 
+def test_a_process_that_was_paused_in_an_operation_still_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "OUTAGE_SECONDS", 0.5)
+    tries = []
+
+    @persistent
+    def ask() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            time.sleep(0.6)  # longer than an outage may last
+            raise StorageInternalError from sa.exc.PendingRollbackError("the connection broke")
+        return "answered"
+
+    assert ask() == "answered"
+
+
 def test_a_result_whose_answer_got_lost_is_not_told_twice(away: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = optuna.load_study(study_name="small", storage=away).ask()
     really = RDBStorage.set_trial_state_values
