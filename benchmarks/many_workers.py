@@ -1,6 +1,6 @@
-"""How many trials an hour 64 workers could start on one PostgreSQL, beside plain Optuna with 64 processes.
+"""How many trials a second 64 workers could start on one PostgreSQL, beside plain Optuna with 64 processes.
 
-    python -m benchmarks.many_workers              # takes 5 minutes; needs the test extra
+    python -m benchmarks.many_workers              # takes 3 minutes; needs the test extra
 
 Nothing is evaluated, so this is the ceiling that the database, the start lock and the sampler set. All processes wait
 for each other before their first trial; the time is from the first trial's start to the last one's end. Ours makes

@@ -1,6 +1,6 @@
 """The start lock: trials are started exactly as often as asked.
 
-Whoever wants to start a trial holds the lock of its storage, and starts one only while finished and living trials
+Whoever wants to start a trial holds the lock of its study, and starts one only while finished and living trials
 together are fewer than asked for. Dead workers' trials are failed first; FAIL is final in Optuna, so a trial once
 given up can never count, and its place is taken exactly once more.
 

@@ -31,7 +31,7 @@ PASSING = (
     "57P",  # shutting down, crashed, starting up
     "25P03",  # idle in a transaction for too long, as a paused worker is
 )
-OUTAGE_SECONDS = 240.0  # shorter than the grace period: who waits longer has been given up for dead
+OUTAGE_SECONDS = 240.0  # shorter than the usual grace period: who waits longer has been given up for dead
 LONGEST_PAUSE_SECONDS = 2.0
 REPEATED = (
     "_create_new_trial",

@@ -79,7 +79,8 @@ def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
 class AdvisoryLock:
     """PostgreSQL's session advisory lock, held by a connection that does nothing else meanwhile.
 
-    A connection of its own for each holding would be simpler, but to open one costs a tenth of all that a trial costs.
+    A connection of its own for each holding would be simpler, but to open one took 6 of a trial's 66 ms (medians of 60
+    trials with and without the lock, on the loopback device).
     """
 
     def __init__(self, engine: sa.Engine, name: str) -> None:

@@ -233,7 +233,7 @@ class _Server:
 
 
 def run_trial(
-    storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float = 30.0
+    storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float
 ) -> None:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
@@ -288,9 +288,8 @@ def _heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: float) -> Iter
         while not done.wait(seconds):
             try:
                 storage.record_heartbeat(stored.trial_id(trial))
-            except (
-                Exception
-            ) as error:  # the next beat may succeed; should none, the trial is given up after the grace period
+            # The next beat may succeed; should none, the trial is given up after the grace period.
+            except Exception as error:
                 warnings.warn(f"trial {trial.number}: heartbeat not recorded: {error}", stacklevel=1)
 
     thread = threading.Thread(target=beat, daemon=True)
