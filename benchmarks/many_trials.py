@@ -13,7 +13,6 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from hpo.records import study_id
 from hpo.space import Choices
 from hpo.study import StudyDefinition
 
@@ -21,7 +20,10 @@ from hpo.study import StudyDefinition
 def fill(storage: RDBStorage, name: str, definition: StudyDefinition, count: int) -> None:
     """Adds `count` finished trials of random configurations to a study that has none; one in two was pruned."""
     random = np.random.default_rng(0)
-    study, began = study_id(storage, name), datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=count)
+    study, began = (
+        storage.get_study_id_from_name(name),
+        datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=count),
+    )
     rows: dict[type, list[dict[str, Any]]] = {
         table: []
         for table in (

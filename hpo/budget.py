@@ -38,6 +38,25 @@ class NoTrial(Enum):
 
 
 @persistent
+def look_for_place(
+    storage: RDBStorage,
+    study: str,
+    definition: StudyDefinition,
+    *,
+    target: int,
+    run_began_at: int,
+    stop: Callable[[], bool] = bool,
+) -> Place | NoTrial:
+    """Says whether a trial could be started now, for one who has costly things to prepare before.
+
+    The arguments and errors are those of `start_trial`.
+    """
+    with stored.start_lock(storage, study).hold(stop):
+        fail_dead_trials(storage, study, grace_seconds=definition.run.grace_seconds)
+        return find_place(storage, study, definition, target=target, run_began_at=run_began_at)
+
+
+@persistent
 def start_trial(
     storage: RDBStorage,
     study: optuna.Study,
@@ -105,8 +124,8 @@ def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float) -
             _fail(storage, trial.trial_id)
 
 
-def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str | None) -> None:
-    """Fails the trial that a worker process left when it died, with the cause; None for an interruption."""
+def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str) -> None:
+    """Fails the trial that a worker process left when it died, with the cause."""
     for study in studies:
         for trial in records.read_running(storage, study):
             if trial.worker and (trial.worker["pid"], trial.worker["parent"]) == (pid, parent):

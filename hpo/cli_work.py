@@ -108,6 +108,8 @@ def worker(
     from .terminal import Watch, statuses_view
 
     devices = assign_devices(workers, device)
+    if studies:
+        open_storage(storage)  # or a mistyped name would leave an empty database
     opened = open_storage(storage, create=True)
     _stop_on_signals()
     try:

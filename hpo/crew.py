@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from .errors import HpoError, WorkError
 from .presence import Presence
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 10.0
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
 
@@ -71,6 +73,7 @@ class Crew:
 
     def __enter__(self) -> Crew:
         self._presence.__enter__()
+        multiprocessing.resource_tracker.ensure_running()  # its start would let through the signals that `_start` holds
         self._assignment = replace(self._assignment, parent=str(self._presence.file))
         try:
             for device in self._devices:
@@ -143,7 +146,6 @@ class Crew:
         code = member.process.exitcode
         if code in (0, INTERRUPTED):
             self._remove(member)
-            self._fail_trial_of(member, None)  # where a second signal ended it before it could do so itself
             return
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
@@ -157,7 +159,7 @@ class Crew:
         self._fail_trial_of(member, cause)
         self._start(member.device)
 
-    def _fail_trial_of(self, member: _Member, cause: str | None) -> None:
+    def _fail_trial_of(self, member: _Member, cause: str) -> None:
         studies = self._assignment.studies or records.study_names(self._storage)
         fail_trial_of(self._storage, studies, member.process.pid or 0, self._assignment.parent, cause)
 
@@ -168,9 +170,15 @@ class Crew:
     def _start(self, device: str) -> None:
         ours, theirs = self._spawn.Pipe(duplex=False)
         process = self._spawn.Process(target=_main, args=(replace(self._assignment, device=device), theirs))
-        process.start()
-        theirs.close()
-        self._members.append(_Member(process, ours, device))
+        # A worker inherits what is blocked, and lets signals in once it can answer them; one that reaches this process
+        # meanwhile waits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+            theirs.close()
+            self._members.append(_Member(process, ours, device))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(exit_code: int | None) -> str:
@@ -185,6 +193,7 @@ def _main(assignment: Assignment, parent: Connection) -> None:
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop.ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
     def tell(said: Began | Ended | GaveUp) -> None:

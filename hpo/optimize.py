@@ -17,11 +17,11 @@ from . import catalog, records
 from . import storage as stored
 from .crew import Crew
 from .datasets import DATASETS, prepare
-from .errors import NoStorage, RequestError, StudyError, WorkError
+from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
 from .provenance import versions
-from .results import Status, read_definition, read_status
+from .results import Status, read_definition, read_status, read_statuses
 from .study import StudyDefinition
-from .worker import Assignment
+from .worker import Assignment, was_deleted
 
 REFRESH_SECONDS = 0.5
 ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  # of a study that is wholly created
@@ -125,7 +125,7 @@ def run_study(
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
-    status = read_status(storage, plan.name)
+    status = _status_of_ours(storage, plan.name)
     show(status)
     if status.finished >= plan.target:
         return
@@ -141,11 +141,18 @@ def run_study(
     with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(read_status(storage, plan.name))
-    status = read_status(storage, plan.name)  # again: trials may have finished since
+            show(_status_of_ours(storage, plan.name))
+    status = _status_of_ours(storage, plan.name)  # again: trials may have finished since
     show(status)
     if status.finished < plan.target:
         raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
+
+
+def _status_of_ours(storage: RDBStorage, name: str) -> Status:
+    try:
+        return read_status(storage, name)
+    except UnknownName as error:
+        raise was_deleted(name) from error
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:
@@ -194,7 +201,7 @@ def serve(
     with Crew(storage, assignment, devices) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show([read_status(storage, name) for name in studies or records.study_names(storage)])
+            show(read_statuses(storage, studies or records.study_names(storage)))
     if crew.given_up:
         raise WorkError(f"given up: {', '.join(sorted({str(said.study) for said in crew.given_up}))}")
 

@@ -1,4 +1,4 @@
-"""A storage that rides out a restart of its database.
+"""A storage that rides out a restart of its database, and one that is locked for too long.
 
 Optuna's own workers crash on a PostgreSQL that is away for a second, `pool_pre_ping` or not. Here an operation whose
 connection broke is repeated with growing pauses: each of them either happened or did not, and doing it twice leaves
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -114,12 +115,18 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
 def is_outage(error: BaseException) -> bool:
     """Says whether an error means that PostgreSQL or the way to it is away, rather than that the request was wrong.
 
-    SQLite's errors are none: a full disk or a damaged file does not mend itself.
+    Of SQLite's errors one is: that its write lock is held for too long, as by a process that is paused in the middle of
+    a transaction. A full disk or a damaged file does not mend itself.
     """
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, sa.exc.PendingRollbackError):  # Optuna went on with a session whose connection had broken
         return True
-    if not isinstance(cause, sa.exc.DBAPIError) or not type(cause.orig).__module__.startswith("psycopg"):
+    if not isinstance(cause, sa.exc.DBAPIError):
+        return False
+    if isinstance(cause.orig, sqlite3.OperationalError):
+        code: int = getattr(cause.orig, "sqlite_errorcode", 0)
+        return code & 0xFF == sqlite3.SQLITE_BUSY  # the low byte; the others say which kind
+    if not type(cause.orig).__module__.startswith("psycopg"):
         return False
     state = getattr(cause.orig, "sqlstate", None)
     if state is None:  # no word from the server: refused, timed out, closed

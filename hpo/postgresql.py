@@ -42,6 +42,7 @@ CONNECTION: dict[str, Any] = {
 # No pool_pre_ping: outages.py repeats what meets a dead connection, and to ask before each of a trial's twenty
 # transactions took 3 of 61 ms (medians of 60 trials beside each other, on the loopback device).
 ENGINE: dict[str, Any] = {"connect_args": CONNECTION, "pool_size": 2, "max_overflow": 1}
+READING: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}  # saves the ROLLBACK's way to the server and back
 
 
 def check_url(url: sa.URL, *, create: bool) -> str:

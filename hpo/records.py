@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from .errors import UnknownName
 from .outages import persistent
-from .storage import show_url
+from .storage import reading, show_url
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,20 @@ class StoredTrial:
     finished: datetime | None
     params: dict[str, Any]
     attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UnfinishedStudy:
+    """A study with fewer finished trials than were asked for.
+
+    Attributes:
+        target: the number of finished trials that was asked for.
+        identity: tells it from a study of the same name that is made after this one was deleted.
+    """
+
+    name: str
+    target: int
+    identity: str | None
 
 
 @dataclass(frozen=True)
@@ -62,15 +76,16 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 @persistent
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         rows = connection.execute(sa.select(models.StudyModel.study_name).order_by(models.StudyModel.study_id))
         return [name for (name,) in rows]
 
 
 @persistent
-def unfinished_studies(storage: RDBStorage) -> dict[str, int]:
-    """Returns the studies with fewer finished trials than were asked for, the oldest first: name -> asked for."""
-    study, attribute, trial = models.StudyModel, models.StudyUserAttributeModel, models.TrialModel
+def unfinished_studies(storage: RDBStorage) -> list[UnfinishedStudy]:
+    """Returns the studies with fewer finished trials than were asked for, the oldest first."""
+    study, trial = models.StudyModel, models.TrialModel
+    target, identity = (sa.orm.aliased(models.StudyUserAttributeModel) for _ in range(2))
     finished = (
         sa.select(sa.func.count())
         .where(trial.study_id == study.study_id, trial.state.in_(FINISHED))
@@ -78,35 +93,56 @@ def unfinished_studies(storage: RDBStorage) -> dict[str, int]:
         .scalar_subquery()
     )
     query = (
-        sa.select(study.study_name, attribute.value_json, finished)
-        .join(attribute, attribute.study_id == study.study_id)
-        .where(attribute.key == "target")
+        sa.select(study.study_name, target.value_json, identity.value_json, finished)
+        .join(target, sa.and_(target.study_id == study.study_id, target.key == "target"))
+        .outerjoin(identity, sa.and_(identity.study_id == study.study_id, identity.key == "identity"))
         .order_by(study.study_id)
     )
-    with storage.engine.connect() as connection:
-        return {name: int(target) for name, target, count in connection.execute(query) if count < int(target)}
+    with reading(storage) as connection:
+        rows = connection.execute(query).all()
+    return [
+        UnfinishedStudy(name, int(wanted), token and json.loads(token))
+        for name, wanted, token, count in rows
+        if count < int(wanted)
+    ]
 
 
-def study_id(storage: RDBStorage, name: str) -> int:
-    """Returns the id of a study.
+@persistent
+def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
+    """Returns a study's user attributes.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    study, attribute = models.StudyModel, models.StudyUserAttributeModel
+    query = (
+        sa.select(attribute.key, attribute.value_json)
+        .select_from(study)
+        .outerjoin(attribute, attribute.study_id == study.study_id)
+        .where(study.study_name == name)
+    )
+    with reading(storage) as connection:
+        rows = connection.execute(query).all()
+    if not rows:
+        raise _unknown(storage, name)
+    return {key: json.loads(value) for key, value in rows if key is not None}
+
+
+def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
+    """Sets one of a study's user attributes.
 
     Raises:
         UnknownName: where the storage has no such study.
     """
     try:
-        return storage.get_study_id_from_name(name)
+        found = storage.get_study_id_from_name(name)
     except KeyError:
-        raise UnknownName("study", name, study_names(storage), where=f"storage {show_url(storage.url)}: ") from None
+        raise _unknown(storage, name) from None
+    storage.set_study_user_attr(found, key, value)
 
 
-def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
-    """Returns a study's user attributes."""
-    return storage.get_study_user_attrs(study_id(storage, name))
-
-
-def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
-    """Sets one of a study's user attributes."""
-    storage.set_study_user_attr(study_id(storage, name), key, value)
+def _unknown(storage: RDBStorage, study: str) -> UnknownName:
+    return UnknownName("study", study, study_names(storage), where=f"storage {show_url(storage.url)}: ")
 
 
 @persistent
@@ -114,7 +150,7 @@ def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     """Returns how many trials of a study are in each state."""
     table = models.TrialModel
     query = sa.select(table.state, sa.func.count()).where(table.study_id == _id_of(name)).group_by(table.state)
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         counted = {state: count for state, count in connection.execute(query)}
     return {state: counted.get(state, 0) for state in TrialState}
 
@@ -147,7 +183,7 @@ def read_trials(
         query = query.order_by(trial.number)
     else:
         query = query.where(value.value.is_not(None)).order_by(value.value, trial.number).limit(best)
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         rows = connection.execute(query).all()
         found = [row.trial_id for row in rows]
         params = _read_params(connection, found)
@@ -168,7 +204,7 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
         .where(trial.study_id == _id_of(name), trial.state == TrialState.RUNNING)
         .order_by(trial.number)
     )
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         rows = connection.execute(query).all()
         attributes = _read_attributes(connection, [row.trial_id for row in rows])
     return [
@@ -200,7 +236,7 @@ def lowest_free_slot(storage: RDBStorage, name: str) -> int:
         )
     )
     taken = query.subquery()
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         count, highest = connection.execute(sa.select(sa.func.count(), sa.func.max(taken.c[0]))).one()
         if count == 0 or count == highest + 1:  # the rule; a failed trial leaves a gap
             return int(count)
@@ -227,7 +263,7 @@ def read_attribute(
     if having is not None:
         other = sa.orm.aliased(attribute)
         query = query.where(sa.exists().where(other.trial_id == trial.trial_id, other.key == having))
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         return {number: json.loads(value) for number, value in connection.execute(query)}
 
 
@@ -241,7 +277,7 @@ def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
         .order_by(trial._datetime_complete_utc.desc())
         .limit(count)
     )
-    with storage.engine.connect() as connection:
+    with reading(storage) as connection:
         return [finish.replace(tzinfo=UTC) for (finish,) in connection.execute(query)]
 
 

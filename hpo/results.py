@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
-from .errors import StorageError
+from .errors import StorageError, UnknownName
 from .study import ListedTrial, StudyDefinition, define_study
 
 RATE_TRIALS = 30  # so many of the last make the rate
@@ -64,6 +65,8 @@ class Status:
 
     Attributes:
         total: the trials asked for; None where none were yet.
+        failed: by an error.
+        interrupted: given back or lost with their workers, and started again.
         workers: those that run a trial now: host, pid, device, trial, since when, and how old its last heartbeat is.
         trials_per_hour: the rate of the last thirty trials; None where nothing can be said.
         eta_seconds: None where nothing can be foretold.
@@ -75,6 +78,7 @@ class Status:
     pruned: int
     running: int
     failed: int
+    interrupted: int
     best: dict[str, Any] | None
     workers: list[dict[str, Any]]
     trials_per_hour: float | None
@@ -88,7 +92,7 @@ class Status:
     @property
     def trials(self) -> int:
         """All trials, the number of the next."""
-        return self.finished + self.failed + self.running
+        return self.finished + self.failed + self.interrupted + self.running
 
 
 def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
@@ -143,6 +147,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     total = records.study_attributes(storage, study).get("target")
     best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     running = records.read_running(storage, study)
+    failed = len(records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)))
     per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
     left = None if total is None else max(0, total - complete - pruned)
     return Status(
@@ -151,12 +156,22 @@ def read_status(storage: RDBStorage, study: str) -> Status:
         complete=complete,
         pruned=pruned,
         running=counts[TrialState.RUNNING],
-        failed=counts[TrialState.FAIL],
+        failed=failed,
+        interrupted=max(0, counts[TrialState.FAIL] - failed),  # another may have failed between the two readings
         best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes.get("std")} if best else None,
         workers=[_worker(trial, trial.worker) for trial in running if trial.worker is not None],
         trials_per_hour=per_hour,
         eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
     )
+
+
+def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
+    """Returns how far studies are, leaving out those that were deleted meanwhile."""
+    statuses = []
+    for study in studies:
+        with suppress(UnknownName):
+            statuses.append(read_status(storage, study))
+    return statuses
 
 
 def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:

@@ -15,10 +15,12 @@ from optuna.storages import RDBStorage
 
 from .errors import NoStorage, StorageError
 from .locks import FileLock
+from .outages import OutageProofStorage
 
 DRIVERS = ("sqlite", "sqlite+pysqlite")
 BUSY_SECONDS = 60
 ENGINE: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+READING: dict[str, Any] = {"reads_only": True}
 NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "ocfs2", "gfs2"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone"),
@@ -70,7 +72,7 @@ def start_lock(engine: sa.Engine, name: str) -> FileLock:
 
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     """Opens the database; to read takes no write lock."""
-    storage = RDBStorage(url, engine_kwargs=ENGINE, skip_table_creation=not create_tables)
+    storage = OutageProofStorage(url, engine_kwargs=ENGINE, skip_table_creation=not create_tables)
     if write:
         _write_immediately(storage)
     return storage
@@ -93,4 +95,5 @@ def _write_immediately(storage: RDBStorage) -> None:
 
     @sa.event.listens_for(storage.engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads_only = connection.get_execution_options().keys() >= READING.keys()
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,14 @@ def open_storage(url: str, *, create: bool = False, patient: bool = False) -> RD
         raise StorageError(f"storage {shown} cannot be opened: {explain_failure(error)}") from error
     except RuntimeError as error:  # Optuna's, about a schema of another version
         raise StorageError(f"storage {shown}: {explain_failure(error)}") from error
+
+
+@contextmanager
+def reading(storage: RDBStorage) -> Iterator[sa.Connection]:
+    """Gives a connection to read with: on SQLite without waiting for writers, on PostgreSQL without a transaction."""
+    backend, _ = _find_backend(storage.url)
+    with storage.engine.connect() as connection:
+        yield connection.execution_options(**backend.READING)
 
 
 @contextmanager
@@ -106,6 +115,8 @@ def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], tar
                 study.set_user_attr(key, value)
             with experimental():
                 study.set_metric_names(["test error (%)"])
+        if "identity" not in study.user_attrs:
+            study.set_user_attr("identity", uuid.uuid4().hex)
         study.set_user_attr("target", max(target, study.user_attrs.get("target", 0)))
 
 

@@ -116,7 +116,7 @@ def trials_table(rows: Sequence[TrialRow]) -> Table:
         seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
         table.add_row(
             str(row.number),
-            row.state.lower(),
+            "interrupted" if row.state == "FAIL" and row.error is None else row.state.lower(),
             "" if row.value is None else spread(row.value, row.std, unit=""),
             seconds,
             _described(row),

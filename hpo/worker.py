@@ -2,8 +2,8 @@
 
 It is handed what it needs to evaluate a trial as a function, so this file knows nothing of training.
 
-A worker stops at SIGTERM: it gives its trial back at once. A second signal ends it immediately; what then stays RUNNING
-is found dead by the next worker that looks.
+A worker stops at SIGTERM: it gives its trial back at once. Further signals say nothing new, for a service manager
+sends one to each process of a group, and the parent passes its own on; who is in a hurry kills.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -31,11 +31,12 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
-from .budget import NoTrial, start_trial
+from .budget import NoTrial, look_for_place, start_trial
 from .datasets import prepare
-from .errors import HpoError
+from .errors import HpoError, UnknownName, WorkError
 from .locks import Stopped
 from .presence import Presence, Worker
+from .records import UnfinishedStudy
 from .results import read_definition
 from .sampling import make_pruner
 from .study import StudyDefinition
@@ -54,6 +55,7 @@ class Objective(Protocol):
 
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
+MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
 INTERRUPTED = 130
@@ -118,9 +120,9 @@ class Stop:
         self._in_trial = False
 
     def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        """Takes a signal: the first stops the worker, the second ends the process."""
+        """Takes a signal; a second one must not interrupt the first's work."""
         if self.asked:
-            os._exit(INTERRUPTED)
+            return
         self.asked = True
         if self._in_trial:
             raise KeyboardInterrupt
@@ -170,20 +172,22 @@ class _Server:
         stop: Stop,
         tell: Tell,
     ) -> None:
-        self._given_up: set[str] = set()
+        self._given_up: set[tuple[str, str | None]] = set()
+        self._objectives: dict[tuple[str, str | None], Objective] = {}
         self._storage, self._assignment, self._make_objective = storage, assignment, make_objective
         self._file, self._stop, self._tell = file, stop, tell
-        self._open = lru_cache(maxsize=4)(self._open_study)  # an objective holds its rounds' pairs, 31 MB
+        self._open = lru_cache(maxsize=64)(self._open_study)
 
     def work(self) -> NoTrial | None:
         """Works on one trial, or says why there is none to work on."""
         outcome = NoTrial.DONE
-        for name, target in self._wanted().items():
+        for wanted in self._wanted():
             try:
-                found = self._work_on(name, target)
+                found = self._work_on(wanted)
             except HpoError as error:
-                self._given_up.add(name)
-                self._tell(GaveUp(name, str(error), error.exit_code))
+                self._given_up.add((wanted.name, wanted.identity))
+                self._tell(GaveUp(wanted.name, str(error), error.exit_code))
+                outcome = NoTrial.TAKEN  # so that the others are looked at again, and a successor of the same name
                 continue
             if found is None:
                 return None
@@ -191,29 +195,56 @@ class _Server:
                 outcome = found
         return outcome
 
-    def _wanted(self) -> dict[str, int]:
-        """Returns the studies that may need a trial, and how many finished trials each shall have."""
+    def _wanted(self) -> list[UnfinishedStudy]:
+        """Returns the studies that may need a trial."""
         chosen, target = self._assignment.studies, self._assignment.target
         if chosen is not None and target is not None:
-            wanted = dict.fromkeys(chosen, target)
+            wanted = [UnfinishedStudy(name, target, identity=None) for name in chosen]
         else:
             wanted = records.unfinished_studies(self._storage)
-        return {
-            name: count
-            for name, count in wanted.items()
-            if name not in self._given_up and (chosen is None or name in chosen)
-        }
+        return [
+            study
+            for study in wanted
+            if (study.name, study.identity) not in self._given_up and (chosen is None or study.name in chosen)
+        ]
 
-    def _work_on(self, name: str, target: int) -> NoTrial | None:
-        study, definition, objective = self._open(name)
-        worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self._assignment.parent)
-        began_at, stop = self._assignment.began_at.get(name, 0), self._stop
+    def _work_on(self, wanted: UnfinishedStudy) -> NoTrial | None:
         try:
-            started = start_trial(
-                self._storage, study, definition, worker, target=target, run_began_at=began_at, stop=lambda: stop.asked
-            )
+            return self._serve(wanted)
         except Stopped:
             return NoTrial.TAKEN
+        except KeyError as error:  # Optuna's word for a study or trial that is not there
+            if self._is_there(wanted):
+                raise
+            raise was_deleted(wanted.name) from error
+
+    def _is_there(self, wanted: UnfinishedStudy) -> bool:
+        try:
+            identity = records.study_attributes(self._storage, wanted.name).get("identity")
+        except UnknownName:
+            return False
+        return wanted.identity in (None, identity)
+
+    def _serve(self, wanted: UnfinishedStudy) -> NoTrial | None:
+        name, stop = wanted.name, self._stop
+        study, definition = self._open(name, wanted.identity)
+        terms: dict[str, Any] = {
+            "target": wanted.target,
+            "run_began_at": self._assignment.began_at.get(name, 0),
+            "stop": lambda: stop.asked,
+        }
+        key = (name, wanted.identity)
+        if key not in self._objectives:
+            place = look_for_place(self._storage, name, definition, **terms)
+            if isinstance(place, NoTrial):
+                return place
+            self._make_room()
+            self._objectives[key] = self._make_objective(
+                definition, self._assignment.device, self._assignment.data_folder
+            )
+        objective = self._objectives[key]
+        worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self._assignment.parent)
+        started = start_trial(self._storage, study, definition, worker, **terms)
         if isinstance(started, NoTrial):
             return started
         self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
@@ -221,15 +252,19 @@ class _Server:
         self._tell(Ended())
         return None
 
-    def _open_study(self, name: str) -> tuple[optuna.Study, StudyDefinition, Objective]:
+    def _make_room(self) -> None:
+        while len(self._objectives) >= MAX_OBJECTIVES:
+            del self._objectives[next(iter(self._objectives))]
+
+    def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
         prepare(definition.protocol.dataset, self._assignment.data_folder)
-        study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
-        return (
-            study,
-            definition,
-            self._make_objective(definition, self._assignment.device, self._assignment.data_folder),
-        )
+        return optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition)), definition
+
+
+def was_deleted(study: str) -> WorkError:
+    """Returns the error about a study that somebody deleted while it was worked on."""
+    return WorkError(f"study {study!r} was deleted while it was worked on")
 
 
 def run_trial(

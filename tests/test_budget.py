@@ -75,7 +75,7 @@ def test_a_trial_that_a_former_holder_of_the_lock_adds_meanwhile_takes_no_slot(
 
     def and_then_one_is_added(*args: Any, **kwargs: Any) -> None:
         really(*args, **kwargs)
-        created.create_new_trial(records.study_id(created, "small"))
+        created.create_new_trial(created.get_study_id_from_name("small"))
 
     monkeypatch.setattr(budget, "fail_dead_trials", and_then_one_is_added)
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_a_listed_study_measures_each_entry_once(
 
 
 def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStorage) -> None:
-    study_id = records.study_id(created, "small")
+    study_id = created.get_study_id_from_name("small")
     created.create_new_trial(study_id)  # as left by a process that died right after the insert
     trial = started(created, target=1)
     assert trial.number == 1

@@ -304,7 +304,7 @@ def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.
     assert running.returncode == 130
     assert said.strip().splitlines()[-1].endswith("hpo " + " ".join(command))
     status = read(tmp_path, "status", "--study", "long")
-    assert (status["running"], status["failed"]) == (0, 2)
+    assert (status["running"], status["interrupted"], status["failed"]) == (0, 2, 0)
 
 
 def test_help_is_there_for_every_command() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -143,3 +144,22 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
     assert not is_outage(raised.value)
     assert len(tries) == 1
     engine.dispose()
+
+
+def test_an_operation_outlasts_a_writer_of_sqlite_that_is_paused(
+    tmp_path: Path, small_study: StudyDefinition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.sqlite.BUSY_SECONDS", 0.2)
+    opened = create(storage.open_storage(f"sqlite:///{tmp_path}/studies.db", create=True), "small", small_study, 10)
+    study = optuna.load_study(study_name="small", storage=opened)
+    other = sqlite3.connect(f"{tmp_path}/studies.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sa.exc.OperationalError, match="locked") as raised, opened.engine.begin():
+        pass
+    assert is_outage(raised.value)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(study.ask)
+        time.sleep(1.0)
+        assert not asked.done()
+        other.execute("COMMIT")
+        assert asked.result(timeout=10).number == 0

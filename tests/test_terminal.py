@@ -17,6 +17,7 @@ def status(finished: int, *, total: int = 10, best: float | None = None) -> Stat
         pruned=0,
         running=2,
         failed=1,
+        interrupted=0,
         best=None if best is None else {"trial": 3, "value": best, "std": 0.5},
         workers=[],
         trials_per_hour=360.0,

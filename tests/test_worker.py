@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import optimize, records, storage
+from hpo.budget import NoTrial
 from hpo.crew import Crew
 from hpo.errors import RequestError, UnknownName, WorkError
+from hpo.presence import Presence, Worker
 from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition, define_study
-from hpo.worker import Assignment, Began, Ended, GaveUp, Stop, run_worker
+from hpo.worker import Assignment, Began, Ended, GaveUp, Stop, _Server, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create
@@ -235,7 +238,7 @@ def test_a_worker_serves_the_studies_it_is_told_to(
     for name in ("first", "second"):
         create(fresh_storage, name, small_study, 1)
     serve(fresh_storage, tmp_path, studies=("second",))
-    assert records.unfinished_studies(fresh_storage) == {"first": 1}
+    assert [(study.name, study.target) for study in records.unfinished_studies(fresh_storage)] == [("first", 1)]
     with pytest.raises(UnknownName, match="no study named 'third'"):
         serve(fresh_storage, tmp_path, studies=("third",))
 
@@ -250,6 +253,66 @@ def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
         serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
     assert counts(fresh_storage) == {"COMPLETE": 2}
     assert capfd.readouterr().err.count("study 'broken': 1 trials failed by an error") == 1
+
+
+def test_a_study_that_is_deleted_ends_its_run_in_one_line(created: RDBStorage, tmp_path: Path) -> None:
+    def delete(status: Status) -> None:
+        if (tmp_path / "STARTED-0").exists():
+            optuna.delete_study(study_name="small", storage=created)
+            (tmp_path / "GO").touch()
+
+    with pytest.raises(WorkError, match="study 'small' was deleted while it was worked on"):
+        run_small(created, tmp_path, target=3, workers=1, stub="sleeps_until_told", show=delete)
+
+
+def test_a_worker_tells_a_study_from_its_successor_of_the_same_name(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", small_study, 1)
+    successor = define_study({**SMALL_STUDY, "title": "the successor"}, name="small")
+    served: list[str] = []
+
+    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+        def act(trial: optuna.Trial, folder: Path) -> None:
+            served.append(definition.title)
+            if len(served) == 1:
+                optuna.delete_study(study_name="small", storage=fresh_storage)
+                create(fresh_storage, "small", successor, 1)
+
+        return stubs.Stub(definition, folder, act)
+
+    said: list[Began | Ended | GaveUp] = []
+    told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
+    run_worker(told, make, Stop(), said.append)
+    assert served == ["A small study", "the successor"]
+    assert counts(fresh_storage) == {"COMPLETE": 1}
+    gave_up = [what.message for what in said if isinstance(what, GaveUp)]
+    assert gave_up == ["study 'small' was deleted while it was worked on"]
+
+
+def test_an_objective_is_made_only_where_there_is_something_to_do(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    names = [f"study-{number}" for number in range(6)]
+    stop = Stop()
+    made = 0
+
+    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+        nonlocal made
+        made += 1
+        return stubs.Stub(definition, folder, lambda trial, folder: None)
+
+    with Presence() as other:
+        for name in names:
+            create(fresh_storage, name, small_study, 1)
+            claimed = optuna.load_study(study_name=name, storage=fresh_storage).ask()
+            fresh_storage.record_heartbeat(storage.trial_id(claimed))
+            claim = {"worker": Worker("host", 1, "cpu", str(other.file)).as_json(), "slot": 0}
+            storage.claim_trial(fresh_storage, storage.trial_id(claimed), claim)
+        told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
+        server = _Server(fresh_storage, told, make, "", stop, raise_what_is_given_up)
+        assert [server.work() for _ in range(3)] == [NoTrial.TAKEN] * 3
+    assert made == 0
 
 
 def serve(
@@ -282,20 +345,49 @@ def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_pat
     assert counts(created) == {"FAIL": 1}
 
 
-def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_path: Path) -> None:
-    told = assignment(created, tmp_path, target=3, stub="sleeps_until_told")
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
+    created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Crew(created, assignment(created, tmp_path, target=2), ["cpu"]) as crew:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGINT)
+        while crew.is_working():
+            crew.wait(0.1)
+    assert counts(created) == {"COMPLETE": 2}
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_to_the_whole_group_gives_the_trials_back(created: RDBStorage, tmp_path: Path) -> None:
+    parent = start_parent(assignment(created, tmp_path, target=3, stub="sleeps_until_told"), tmp_path)
+    wait_for(lambda: (tmp_path / "STARTED-0").exists())
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(10) == 130
+    assert counts(created) == {"FAIL": 1}
+
+
+def start_parent(told: Assignment, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts a parent process with one worker, in a process group of its own; it ends with 130 when interrupted."""
     script = (
+        "import signal, sys\n"
         "from pathlib import Path\n"
         "from hpo import storage; from hpo.crew import Crew; from hpo.worker import Assignment\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"    told = Assignment(url={told.url!r}, studies=('small',), target=3, device='cpu',\n"
-        f"        data_folder=Path({str(tmp_path)!r}), make_objective={told.make_objective!r})\n"
-        "    with Crew(storage.open_storage(told.url), told, ['cpu']) as crew:\n"
-        "        while crew.is_working(): crew.wait(1)\n"
+        f"        data_folder=Path({str(folder)!r}), make_objective={told.make_objective!r})\n"
+        "    try:\n"
+        "        with Crew(storage.open_storage(told.url), told, ['cpu']) as crew:\n"
+        "            while crew.is_working(): crew.wait(1)\n"
+        "    except KeyboardInterrupt: sys.exit(130)\n"
     )
-    file = tmp_path / "parent.py"
+    file = folder / "parent.py"
     file.write_text(script)
-    parent = subprocess.Popen([sys.executable, str(file)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    return subprocess.Popen([sys.executable, str(file)], env=environment, start_new_session=True)
+
+
+def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_path: Path) -> None:
+    parent = start_parent(assignment(created, tmp_path, target=3, stub="sleeps_until_told"), tmp_path)
     try:
         wait_for(lambda: (tmp_path / "STARTED-0").exists())
     finally:
@@ -310,7 +402,7 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
     def stop_the_worker(status: Status) -> None:
         for worker in status.workers:
             if (tmp_path / f"STARTED-{worker['trial']}").exists() and worker["pid"] not in stopped:
-                stopped.add(worker["pid"])  # once: a second signal would end it at once
+                stopped.add(worker["pid"])
                 os.kill(worker["pid"], signal.SIGTERM)
 
     with pytest.raises(WorkError, match="every worker was stopped; 0 of 3 trials are finished"):

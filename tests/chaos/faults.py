@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
+import sqlalchemy.orm
 
 from hpo import budget, storage
 from hpo.sampling import suggest
@@ -26,6 +28,7 @@ from hpo.study import StudyDefinition
 INSIDE_LOCK = "inside the lock"
 AFTER_INSERT = "after the insert"
 AFTER_HEARTBEAT = "after the first heartbeat"
+IN_TRANSACTION = "in the claim's transaction"
 AFTER_CLAIM = "after the claim"
 IN_TRIAL = "in a trial"
 
@@ -96,6 +99,7 @@ class Target:
         self._wrap(budget, "find_place", after=INSIDE_LOCK)
         self._wrap(optuna.Study, "ask", after=AFTER_INSERT)
         self._wrap(storage, "claim_trial", before=AFTER_HEARTBEAT, after=AFTER_CLAIM)
+        self._wrap(sa.orm.Session, "add_all", after=IN_TRANSACTION)  # nothing but a claim calls it
 
     def _wrap(self, owner: Any, name: str, *, before: str = "", after: str) -> None:
         original: Callable[..., Any] = getattr(owner, name)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from hpo import records, storage
+from hpo import records, sqlite, storage
 from hpo.presence import probe
 from hpo.records import FINISHED
 
@@ -239,6 +239,33 @@ def _wait_for_the_next_start(field: Field) -> float:
     return time.time() - float(strike["time"])
 
 
+def paused_inside_a_transaction(arena: Arena) -> str:
+    """The holder of the start lock is paused in the middle of a transaction, for longer than SQLite waits by itself.
+
+    PostgreSQL ends its session, and the others go on; SQLite has nobody to do so, and all go on when it does.
+    """
+    with ExitStack() as stack:
+        field = arena.field(stack, Faults({faults.IN_TRANSACTION: 1}, act="pause"))
+        arena.launch(field)
+        field.wait_until(lambda: len(field.strikes()) == 1)
+        (strike,) = field.strikes()
+        pause = sqlite.BUSY_SECONDS + 15.0
+        if arena.kind == "postgresql":
+            waited = _wait_for_the_next_start(field)
+            check(25 < waited < 40, f"the others went on after {waited:.1f} s")
+            evidence = f"the others went on after {waited:.1f} s"
+        else:
+            time.sleep(5)
+            before = field.status()
+            time.sleep(pause - (time.time() - strike["time"]))
+            check(field.status().trials == before.trials, "trials were started: no transaction was held up")
+            evidence = f"paused after {before.finished} trials; all waited for {pause:g} s"
+        time.sleep(max(0.0, pause - (time.time() - strike["time"])))
+        os.kill(strike["pid"], signal.SIGCONT)
+        field.end()
+        return evidence
+
+
 def lock_holder_cut_off(arena: Arena) -> str:
     """The network of the lock's holder drops every packet for a minute; the others go on within the time-out."""
     with ExitStack() as stack:
@@ -422,5 +449,6 @@ SCENARIOS = (
     Scenario("server restarted twice", server_restarted_twice, ("postgresql",)),
     Scenario("server stopped for 30 s", server_stopped_for_30_s, ("postgresql",)),
     Scenario("lock holder paused", lock_holder_paused),
+    Scenario("paused inside a transaction", paused_inside_a_transaction),
     Scenario("lock holder cut off", lock_holder_cut_off, ("postgresql",)),
 )
