@@ -42,7 +42,7 @@ def main(url: str, study: str, number: int, first: int, end: int) -> None:
         stream: [derive_seed(protocol.seed, "round", r, stream) for r in rounds] for stream in ("weights", "shuffle")
     }
     networks = build_networks(network_builder(configuration), seeds["weights"])
-    recipe = make_recipe(definition, configuration)
+    recipe = make_recipe(definition.protocol, configuration)
     *_, last = train(networks, train_pairs, test_pairs, recipe, shuffle_seeds=seeds["shuffle"])
     if last.errors is None:
         raise RuntimeError("the last epoch was not evaluated")

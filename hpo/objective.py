@@ -5,6 +5,7 @@ A trial's value is its mean test error over all rounds after the last epoch, in 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,13 @@ from . import catalog
 from .data import Pairs, draw_rounds
 from .errors import RequestError
 from .provenance import cpu_name, versions
+from .range_test import sweep_rates
+from .results import range_test_key
 from .sampling import suggest
 from .seeding import derive_seed
-from .space import Configuration
-from .study import StudyDefinition
+from .space import Configuration, Setup
+from .study import Protocol, StudyDefinition
+from .sweep import HIGH, LOW, STEPS, Curve, Sweep, as_json, spaced_rates
 from .training import Epoch, Errors, Recipe, build_networks, train
 
 
@@ -72,8 +76,14 @@ class MeanError:
         """
         began = time.perf_counter()
         protocol = self.definition.protocol
+        keep = self.definition.run.keep
         errors_by_epoch: dict[int, list[float]] = {}
-        for epoch in self.train(suggest(trial, self.definition)):
+        kept: dict[str, Any] = {}
+        for epoch in self.train(suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))):
+            if "losses" in keep:
+                kept.setdefault("losses_by_epoch", []).append(_shortened(epoch.losses))
+            for layer, norms in epoch.gradient_norms.items():
+                kept.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
             if epoch.errors is None:
                 continue
             errors = decided(epoch.errors, protocol.decision)
@@ -83,51 +93,75 @@ class MeanError:
             pruned = epoch.number < protocol.epochs and trial.should_prune()
             if pruned or epoch.number == protocol.epochs:
                 measured = {} if pruned else _measured(epoch.errors, errors)
-                self._keep(trial, errors_by_epoch=errors_by_epoch, seconds=time.perf_counter() - began, **measured)
+                seconds = time.perf_counter() - began
+                self._keep(trial, errors_by_epoch=errors_by_epoch, seconds=seconds, **measured, **kept)
                 if pruned:
                     raise optuna.TrialPruned
         return mean
 
     def train(self, configuration: Configuration) -> Iterator[Epoch]:
         """Trains every round of a configuration, seeded by the study's seed and the round's number."""
-        protocol = self.definition.protocol
-        seeds = {
-            stream: [derive_seed(protocol.seed, "round", r, stream) for r in range(protocol.rounds)]
-            for stream in ("weights", "shuffle")
-        }
         return train(
-            build_networks(network_builder(configuration), seeds["weights"]),
+            build_networks(network_builder(configuration), self._seeds("weights")),
             self.train_pairs,
             self.test_pairs,
-            make_recipe(self.definition, configuration),
-            shuffle_seeds=seeds["shuffle"],
-            evaluate_at=protocol.evaluate_at,
+            make_recipe(self.definition.protocol, configuration),
+            shuffle_seeds=self._seeds("shuffle"),
+            evaluate_at=self.definition.protocol.evaluate_at,
+            device=self.place,
+            gradient_norms="gradient_norms" in self.definition.run.keep,
+        )
+
+    def sweep(self, setup: Setup, rates: Curve) -> Sweep:
+        """Makes a range test of a setup, on every round's training pairs with networks of its own."""
+        return sweep_rates(
+            build_networks(network_builder(setup), self._seeds("range test weights")),
+            self.train_pairs,
+            make_recipe(self.definition.protocol, Configuration(**setup.model_dump(), learning_rate=float(rates[0]))),
+            rates,
+            shuffle_seeds=self._seeds("range test shuffle"),
             device=self.place,
         )
+
+    def _find_rate(self, trial: optuna.Trial, setup: Setup) -> float:
+        """Returns the optimum of a setup's range test, which is made once and kept with the study.
+
+        Two workers that make the same one at the same moment find the same.
+        """
+        key = range_test_key(setup)
+        stored = trial.study.user_attrs.get(key)
+        if stored is None:
+            stored = as_json(self.sweep(setup, spaced_rates(LOW, HIGH, STEPS)), setup.optimizer)
+            trial.study.set_user_attr(key, stored)
+        return float(stored["mean"])
+
+    def _seeds(self, stream: str) -> list[int]:
+        protocol = self.definition.protocol
+        return [derive_seed(protocol.seed, "round", r, stream) for r in range(protocol.rounds)]
 
     def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
         for key, value in {**measured, "device": describe_device(self.place), "versions": versions()}.items():
             trial.set_user_attr(key, value)
 
 
-def network_builder(configuration: Configuration) -> Callable[[], nn.Module]:
-    """Returns what makes a fresh network of a configuration."""
-    architecture = catalog.load_architecture(configuration.architecture)
-    activation = catalog.load_activations()(configuration.activation, configuration.elu_alpha)
-    return lambda: architecture(activation, weight_sharing=configuration.weight_sharing)
+def network_builder(setup: Setup) -> Callable[[], nn.Module]:
+    """Returns what makes a fresh network of a setup."""
+    architecture = catalog.load_architecture(setup.architecture)
+    activation = catalog.load_activations()(setup.activation, setup.elu_alpha)
+    return lambda: architecture(activation, weight_sharing=setup.weight_sharing)
 
 
-def make_recipe(definition: StudyDefinition, configuration: Configuration) -> Recipe:
-    """Returns how a configuration is trained under the study's protocol."""
-    protocol = definition.protocol
+def make_recipe(protocol: Protocol, configuration: Configuration) -> Recipe:
+    """Returns how a configuration is trained under a protocol."""
+    share = configuration.auxiliary_share
     return Recipe(
         epochs=protocol.epochs,
         batch_size=protocol.batch_size,
         optimizer=configuration.optimizer,
         learning_rate=configuration.learning_rate,
         auxiliary_loss=configuration.auxiliary_loss,
-        main_weight=protocol.main_weight,
-        auxiliary_weight=protocol.auxiliary_weight,
+        main_weight=protocol.main_weight if share is None else 1 - share,
+        auxiliary_weight=protocol.auxiliary_weight if share is None else share,
     )
 
 
@@ -166,6 +200,11 @@ def _measured(last: Errors, errors: Tensor) -> dict[str, Any]:
         "std": errors.std().item() if len(errors) > 1 else None,
         "diverged_rounds": last.diverged.nonzero().flatten().tolist(),
     }
+
+
+def _shortened(values: Tensor) -> list[float | None]:
+    """Returns numbers to six digits; None for one that is not finite, which JSON has no word for."""
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _rounded(errors: Tensor) -> list[float]:

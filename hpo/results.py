@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .errors import StorageError, UnknownName
+from .space import Setup, short_name
 from .study import ListedTrial, StudyDefinition, define_study
 
 RATE_TRIALS = 30  # so many of the last make the rate
@@ -105,6 +106,11 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
     if "definition" not in attributes:
         raise stored.not_ours(storage, study)
     return define_study(attributes["definition"], name=study)
+
+
+def range_test_key(setup: Setup) -> str:
+    """Returns the name of the study attribute that holds the range test of a setup."""
+    return f"range_test {short_name(setup.model_dump())}"
 
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:

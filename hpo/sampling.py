@@ -11,7 +11,7 @@ The sampler is built afresh for each trial, because Optuna's samplers cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial
 
 from .pruning import PowerLawPruner
 from .seeding import derive_seed
-from .space import Choices, Configuration
+from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
 from .storage import experimental
 from .study import StudyDefinition
 
@@ -39,7 +39,7 @@ class Place:
 def make_sampler(definition: StudyDefinition, place: Place) -> BaseSampler:
     """Returns the sampler of one trial: the study's, seeded for the slot; or the listed configuration itself."""
     if definition.trial:
-        return _Listed(definition.trial[place.slot].params.model_dump())
+        return _Listed(definition.trial[place.slot].params)
     seed = derive_seed(definition.protocol.seed, "sampler", place.slot, place.failures)
     arguments = definition.sampler.model_dump(exclude={"name"})
     if definition.sampler.name == "random":
@@ -60,8 +60,17 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
     return pruners[definition.pruner.name](**definition.pruner.model_dump(exclude={"name"}))
 
 
-def suggest(trial: optuna.Trial, definition: StudyDefinition) -> Configuration:
-    """Lets the trial's sampler propose a configuration from the study's space."""
+FindRate = Callable[[Setup], float]
+
+
+def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRate | None = None) -> Configuration:
+    """Lets the trial's sampler propose a configuration from the study's space.
+
+    Args:
+        find_rate: makes a range test and returns its optimum, for listed trials that leave their rate to it.
+    """
+    if isinstance(trial.study.sampler, _Listed):
+        return _suggest_listed(trial, definition, trial.study.sampler.listed, find_rate)
     proposed: dict[str, Any] = {}
     # Unconditional parameters first: the others ask for their values.
     for name, parameter in sorted(definition.search_space.items(), key=lambda item: bool(item[1].when)):
@@ -74,11 +83,31 @@ def suggest(trial: optuna.Trial, definition: StudyDefinition) -> Configuration:
     return Configuration(**proposed)
 
 
+def _suggest_listed(
+    trial: optuna.Trial, definition: StudyDefinition, listed: ListedConfiguration, find_rate: FindRate | None
+) -> Configuration:
+    space = definition.search_space
+    params = listed.model_dump(exclude_none=True)
+    if listed.learning_rate == RANGE_TEST:
+        if find_rate is None:
+            raise ValueError("this objective makes no range tests")
+        params["learning_rate"] = find_rate(Setup(**{key: params[key] for key in Setup.model_fields if key in params}))
+        space["learning_rate"] = Range(low=params["learning_rate"], high=params["learning_rate"])
+    for name, parameter in space.items():
+        if name not in params or any(params[key] != value for key, value in parameter.when.items()):
+            continue
+        if isinstance(parameter, Choices):
+            trial.suggest_categorical(name, parameter.choices)
+        else:
+            trial.suggest_float(name, parameter.low, parameter.high)
+    return Configuration(**params)
+
+
 class _Listed(BaseSampler):
     """Proposes one given configuration."""
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
+    def __init__(self, listed: ListedConfiguration) -> None:
+        self.listed = listed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -91,4 +120,4 @@ class _Listed(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._params[param_name]
+        return getattr(self.listed, param_name)

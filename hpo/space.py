@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -13,21 +13,53 @@ from .tables import Positive, Table, explain
 Value = bool | int | float | str
 
 
-class Configuration(Table):
-    """One configuration: what a trial measures.
+class Setup(Table):
+    """A configuration but for its learning rate: what a range test is made of.
 
     Attributes:
         architecture: the name of a function in `models/`.
+        auxiliary_share: report B's α (equation 1): with auxiliary loss the loss is (1 - α) L1 + α (L2 + L3); None
+            leaves the weights to the protocol.
         elu_alpha: ELU's alpha; without effect for other activations.
     """
 
     architecture: str
     weight_sharing: bool
     auxiliary_loss: bool
+    auxiliary_share: Annotated[float | None, Field(ge=0, le=1)] = None
     activation: Literal["relu", "leaky_relu", "elu", "selu"]
     elu_alpha: Positive = 1.0
     optimizer: Literal["sgd", "rmsprop", "adam"]
+
+
+class Configuration(Setup):
+    """One configuration: what a trial measures."""
+
     learning_rate: Positive
+
+
+RANGE_TEST: Literal["range_test"] = "range_test"
+
+
+class ListedConfiguration(Setup):
+    """A configuration as a list of trials has it: its rate may be left to a range test, which is made when it runs."""
+
+    learning_rate: Positive | Literal["range_test"]
+
+
+def short_name(params: Mapping[str, Any]) -> str:
+    """Returns `cnn_bn+ws+al leaky_relu sgd 0.1383`: flags by their initials, the rest by value."""
+    flags = [initials for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name)]
+    share = f"({params['auxiliary_share']:.3g})" if params.get("auxiliary_share") is not None else ""
+    elu = f"({params['elu_alpha']:.2f})" if params.get("activation") == "elu" and "elu_alpha" in params else ""
+    rate = params.get("learning_rate")
+    parts = [
+        "+".join([str(params.get("architecture", "")), *flags]) + share,
+        f"{params.get('activation', '')}{elu}",
+        str(params.get("optimizer", "")),
+        f"{rate:.4g}" if isinstance(rate, float) else str(rate or ""),
+    ]
+    return " ".join(part for part in parts if part)
 
 
 class Choices(Table):
@@ -96,7 +128,7 @@ def check_space(space: Mapping[str, Choices | Range]) -> None:
                 rule.validate_python(value, strict=True)
             except ValidationError as error:
                 raise ValueError(f"space.{name}: {explain(error)}") from error
-        if isinstance(parameter, Range) and fields[name].annotation is not float:
+        if isinstance(parameter, Range) and float not in (fields[name].annotation, *get_args(fields[name].annotation)):
             raise ValueError(f"space.{name} must be a list of choices, but is a range")
         _check_condition(name, parameter, space)
     if space and (

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .datasets import DATASETS
 from .errors import StudyError
-from .space import Choices, Configuration, Parameter, Range, Value, check_space
+from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Parameter, Range, Value, check_space
 from .tables import Count, Positive, Table, explain
 
 
@@ -136,7 +136,7 @@ class ListedTrial(Table):
     """One entry of a study that is a list: a configuration, and the figure published for it."""
 
     label: str
-    params: Configuration
+    params: ListedConfiguration
     published: Published | None = None
 
 
@@ -149,12 +149,14 @@ class Run(Table):
         heartbeat_seconds: how often a worker says that its trial lives.
         grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
             lasts longer costs the trials that were running.
+        keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
     """
 
     max_failed_trials: Count = 20
     trial_timeout_seconds: Positive | None = None
     heartbeat_seconds: Positive = 30.0
     grace_seconds: Positive = 300.0
+    keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Run:
@@ -209,11 +211,12 @@ class StudyDefinition(Table):
         """The space; for a list of trials, the smallest one that holds them all."""
         if self.space:
             return dict(self.space)
-        configurations = [entry.params.model_dump() for entry in self.trial]
+        configurations = [entry.params.model_dump(exclude_none=True) for entry in self.trial]
         space: dict[str, Choices | Range] = {}
         for name in Configuration.model_fields:
             when: dict[str, Value] = {"activation": "elu"} if name == "elu_alpha" else {}
-            values = sorted({c[name] for c in configurations if all(c[key] == value for key, value in when.items())})
+            listed = {c.get(name) for c in configurations if all(c[key] == value for key, value in when.items())}
+            values = sorted(value for value in listed if value not in (None, RANGE_TEST))
             if values and isinstance(values[0], float):
                 space[name] = Range(low=values[0], high=values[-1], when=when)
             elif values:

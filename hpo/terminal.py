@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from .results import Best, Status, TrialRow
+from .space import short_name
 
 PLAIN_SECONDS = 10.0
 
@@ -231,21 +232,7 @@ def _described(row: TrialRow) -> str:
         return row.error
     if row.label is not None:
         return row.label
-    return _short(row.params)
-
-
-def _short(params: dict[str, Any]) -> str:
-    """`cnn_bn+ws+al leaky_relu sgd 0.1383`: flags by their initials, the rest by value."""
-    flags = "".join(
-        f"+{initials}" for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name)
-    )
-    activation = str(params.get("activation", "")) + (f"({params['elu_alpha']:.2f})" if "elu_alpha" in params else "")
-    rest = [
-        activation,
-        str(params.get("optimizer", "")),
-        text_of(params["learning_rate"]) if "learning_rate" in params else "",
-    ]
-    return " ".join([str(params.get("architecture", "")) + flags, *rest]).strip()
+    return short_name(row.params)
 
 
 def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:

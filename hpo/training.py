@@ -1,11 +1,10 @@
 """Trains the rounds of one configuration in step, epoch by epoch.
 
 R rounds are R networks of one structure, each with its own weights, pairs and shuffles. They are trained in one of two
-ways with
-equal results: *stacked*, all at once, their parameters stacked along a leading dimension of R and the forward pass
-under `torch.func.vmap`; or *looped*, one after another within each epoch. Every operation and every optimizer here
-works element by element or network by network, so a stacked round computes what it would alone; a test holds both
-to a plain `torch.optim` loop.
+ways with equal results: *stacked*, all at once, their parameters stacked along a leading dimension of R and the forward
+pass under `torch.func.vmap`; or *looped*, one after another within each epoch. Every operation and every optimizer here
+works element by element or network by network, so a stacked round computes what it would alone; a test holds both to a
+plain `torch.optim` loop.
 
 On two x86 cores the convolutional towers are faster looped (vmap turns them into grouped convolutions, which are slow
 on a CPU), the linear ones stacked; on a GPU stacking always wins. `train` chooses so by itself.
@@ -132,14 +131,12 @@ def train(
         gradient_norms: whether to measure the gradient of every layer.
     """
     train_pairs, test_pairs = train_pairs.to(device, dtype), test_pairs.to(device, dtype)
-    if stacked is None:
-        stacked = device.type != "cpu" or not _has_convolutions(networks[0])
-    rounds: Rounds = (StackedRounds if stacked else LoopedRounds)([n.to(device, dtype) for n in networks], recipe)
+    rounds = make_rounds([network.to(device, dtype) for network in networks], recipe, device, stacked)
     shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
     for number in range(1, recipe.epochs + 1):
         orders = torch.stack([torch.randperm(train_pairs.targets.shape[1], generator=g) for g in shuffles])  # (R, N)
         norms = GradientNorms() if gradient_norms else None
-        losses = rounds.train_epoch(_shuffled(train_pairs, orders.to(device)), norms)
+        losses = rounds.train_epoch(shuffled(train_pairs, orders.to(device)), norms)
         evaluated = number in evaluate_at or number == recipe.epochs
         errors = measure(*rounds.predict(test_pairs.images), test_pairs) if evaluated else None
         yield Epoch(number, losses.cpu(), errors, norms.mean() if norms else {})
@@ -184,9 +181,19 @@ class GradientNorms:
 
 
 class Rounds(Protocol):
-    """R networks of one structure in training; they are moved and changed in place, or copied."""
+    """R networks of one structure in training; they are moved and changed in place, or copied.
+
+    Attributes:
+        optimizers: one for each round, or one for all.
+    """
+
+    optimizers: list[torch.optim.Optimizer]
 
     def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None: ...
+
+    @abstractmethod
+    def step(self, batch: Pairs) -> Tensor:
+        """Trains every round on its batch, and returns the losses (R,) from before."""
 
     @abstractmethod
     def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:
@@ -205,31 +212,35 @@ class LoopedRounds(Rounds):
         self.recipe = recipe
         self.optimizers = [make_optimizer(recipe, network.parameters()) for network in self.networks]
 
+    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
+        return torch.stack([self._step(r, _of_round(batch, r)) for r in range(len(self.networks))])
+
     def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         losses = []
         steps: list[list[dict[str, Tensor]]] = []  # of each round, of each step: its gradients
-        for r, (network, optimizer) in enumerate(zip(self.networks, self.optimizers, strict=True)):
-            network.train()
+        for r, network in enumerate(self.networks):
             total, gradients = pairs.images.new_zeros(()), []
-            for batch, share in _batches(
-                Pairs(pairs.images[r], pairs.classes[r], pairs.targets[r]), self.recipe.batch_size, dim=0
-            ):
-                comparison, digits = network(batch.images)
-                loss = self.recipe.loss(comparison, digits, batch)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+            for batch, share in _batches(_of_round(pairs, r), self.recipe.batch_size, dim=0):
+                total += share * self._step(r, batch)
                 if norms is not None:
                     gradients.append(
                         {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
                     )
-                optimizer.step()
-                total += share * loss.detach()
             losses.append(total)
             steps.append(gradients)
         if norms is not None:
             for step in zip(*steps, strict=True):
                 norms.add({name: torch.stack([gradients[name] for gradients in step]) for name in step[0]})
         return torch.stack(losses)
+
+    def _step(self, r: int, batch: Pairs) -> Tensor:
+        network, optimizer = self.networks[r].train(), self.optimizers[r]
+        comparison, digits = network(batch.images)
+        loss = self.recipe.loss(comparison, digits, batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -253,20 +264,24 @@ class StackedRounds(Rounds):
         self.structure = networks[0]
         self.parameters, self.buffers = stack_module_state(list(networks))  # name -> (R, ...)
         self.recipe = recipe
-        self.optimizer = make_optimizer(recipe, self.parameters.values())
+        self.optimizers = [make_optimizer(recipe, self.parameters.values())]
+
+    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
+        (optimizer,) = self.optimizers
+        self.structure.train()
+        losses = self.recipe.loss(*self._forward(batch.images), batch)  # (R,)
+        optimizer.zero_grad()
+        # No parameter belongs to two rounds, so the sum gives each its own gradient.
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return losses.detach()
 
     def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:  # noqa: D102
-        self.structure.train()
         total = pairs.images.new_zeros(len(pairs.targets))  # (R,)
         for batch, share in _batches(pairs, self.recipe.batch_size, dim=1):
-            losses = self.recipe.loss(*self._forward(batch.images), batch)  # (R,)
-            self.optimizer.zero_grad()
-            # No parameter belongs to two rounds, so the sum gives each its own gradient.
-            losses.sum().backward()  # type: ignore[no-untyped-call] # no parameter is in two rounds: each gets its own gradient
+            total += share * self.step(batch)
             if norms is not None:
                 norms.add({name: p.grad for name, p in self.parameters.items() if p.grad is not None})
-            self.optimizer.step()
-            total += share * losses.detach()
         return total
 
     @torch.no_grad()
@@ -283,6 +298,13 @@ class StackedRounds(Rounds):
         return both
 
 
+def make_rounds(networks: Sequence[nn.Module], recipe: Recipe, device: torch.device, stacked: bool | None) -> Rounds:
+    """Returns networks in training, moved to the device; `stacked` is which of the two ways, None the faster."""
+    if stacked is None:
+        stacked = device.type != "cpu" or not _has_convolutions(networks[0])
+    return (StackedRounds if stacked else LoopedRounds)(networks, recipe)
+
+
 def make_optimizer(recipe: Recipe, parameters: Collection[Tensor] | Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     """Returns the recipe's optimizer over parameters, PyTorch's defaults but for the learning rate."""
     return OPTIMIZERS[recipe.optimizer](parameters, lr=recipe.learning_rate)  # type: ignore[call-arg]
@@ -297,9 +319,14 @@ def _has_convolutions(network: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
-def _shuffled(pairs: Pairs, orders: Tensor) -> Pairs:
+def shuffled(pairs: Pairs, orders: Tensor) -> Pairs:
+    """Returns the pairs of R rounds in these orders, (R, N)."""
     rows = torch.arange(orders.shape[0], device=orders.device).unsqueeze(1)  # (R, 1), against orders (R, N)
     return Pairs(pairs.images[rows, orders], pairs.classes[rows, orders], pairs.targets[rows, orders])
+
+
+def _of_round(pairs: Pairs, r: int) -> Pairs:
+    return Pairs(pairs.images[r], pairs.classes[r], pairs.targets[r])
 
 
 def _batches(pairs: Pairs, size: int, dim: int) -> Iterator[tuple[Pairs, float]]:

@@ -19,6 +19,7 @@ from hpo.presence import Presence, Worker, probe
 from hpo.pruning import PowerLawPruner
 from hpo.results import read_definition
 from hpo.sampling import Place, make_pruner, make_sampler, suggest
+from hpo.space import Configuration
 from hpo.study import StudyDefinition, define_study
 
 from .conftest import SMALL_STUDY, create
@@ -106,10 +107,11 @@ def test_a_listed_study_measures_each_entry_once(
 ) -> None:
     create(fresh_storage, "listed", listed_study, 2)
     first, second = (started(fresh_storage, name="listed", target=2) for _ in range(2))
-    assert [suggest(t, listed_study) for t in (first, second)] == [entry.params for entry in listed_study.trial]
+    listed = [Configuration(**entry.params.model_dump()) for entry in listed_study.trial]
+    assert [suggest(t, listed_study) for t in (first, second)] == listed
     finish(fresh_storage, first, TrialState.FAIL, error="training broke")
     again = started(fresh_storage, name="listed", target=2)
-    assert suggest(again, listed_study) == listed_study.trial[0].params
+    assert suggest(again, listed_study) == listed[0]
 
 
 def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStorage) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 ROWS = [
     {"__init__", "errors", "seeding", "locks", "outages"},
-    {"datasets", "tables", "provenance", "presence", "sqlite", "postgresql", "architecture", "pruning"},
+    {"datasets", "tables", "provenance", "presence", "sqlite", "postgresql", "architecture", "pruning", "sweep"},
     {"space", "data", "storage"},
     {"records"},
     {"study", "training"},
-    {"catalog", "sampling", "results", "dashboard"},
+    {"catalog", "sampling", "results", "dashboard", "range_test"},
     {"budget"},
     {"worker", "terminal"},
     {"crew"},
@@ -26,7 +26,7 @@ ROWS = [
     {"__main__"},
 ]
 HOMES = {
-    "torch": {"data", "architecture", "training", "objective"},
+    "torch": {"data", "architecture", "training", "range_test", "objective"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
         *("worker", "crew", "optimize", "objective", "dashboard"),

@@ -1,0 +1,143 @@
+"""What a learning-rate range test found: its curves of loss against rate, and the rates that they suggest.
+
+The rate is raised exponentially, batch after batch, and the loss of each batch recorded (Smith, "Cyclical learning
+rates for training neural networks", 2017). Report A takes "the mean learning rate at which the loss reaches its
+minimum over 10 rounds" (section III.C, figure 2); that is `Sweep.optima` and their mean.
+
+A curve is a sequence of rates and one of losses of the same length; losses from the step on at which a round diverged
+are not finite, and nothing is concluded from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Curve = NDArray[np.float64]
+
+LOW, HIGH, STEPS, ROUNDS = 1e-4, 1.0, 100, 10
+SMOOTHING = 0.9  # of the exponential mean that slopes are read from: a batch's loss is too noisy
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The curves of R rounds over S rates.
+
+    Attributes:
+        rates: (S,), ascending.
+        losses: (R, S), each batch's loss before its step; not finite from where a round diverged.
+    """
+
+    rates: Curve
+    losses: Curve
+
+    @property
+    def optima(self) -> list[float]:
+        """The rate at each round's lowest loss."""
+        return [minimum(self.rates, curve) for curve in self.losses]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the optima: report A's rule."""
+        return float(np.mean(self.optima))
+
+    @property
+    def std(self) -> float | None:
+        """The deviation of the optima; None for a single round."""
+        return float(np.std(self.optima, ddof=1)) if len(self.losses) > 1 else None
+
+    @property
+    def mean_losses(self) -> Curve:
+        """The mean curve (S,), as far as no round has diverged."""
+        return np.asarray(self.losses.mean(axis=0))
+
+    @property
+    def ended(self) -> int:
+        """How many rounds diverged before the last rate."""
+        return int((~np.isfinite(self.losses)).any(axis=1).sum())
+
+
+def spaced_rates(low: float, high: float, steps: int) -> Curve:
+    """Returns `steps` rates from low to high, evenly spaced in their logarithm."""
+    return np.geomspace(low, high, steps)
+
+
+def minimum(rates: Curve, losses: Curve) -> float:
+    """Returns the rate at the lowest loss, as it was measured."""
+    return float(rates[int(np.nanargmin(_finite(losses)))])
+
+
+def steepest(rates: Curve, losses: Curve) -> float:
+    """Returns the rate at which the smoothed loss falls fastest, over the logarithm of the rate."""
+    finite = _smooth(_cut(losses))
+    if len(finite) < 2:
+        return float(rates[0])
+    return float(rates[int(np.argmin(np.gradient(finite, np.log(rates[: len(finite)]))))])
+
+
+def valley(rates: Curve, losses: Curve) -> float:
+    """Returns the rate in the middle of the longest valley: the longest falling subsequence of the smoothed loss.
+
+    The rule that fastai's learner suggests by.
+    """
+    finite = _smooth(_cut(losses))
+    length, start = np.ones(len(finite), dtype=int), np.arange(len(finite))
+    for i in range(1, len(finite)):
+        above = np.flatnonzero(finite[:i] > finite[i])
+        if len(above):
+            best = above[np.argmax(length[above])]
+            length[i], start[i] = length[best] + 1, start[best]
+    end = int(np.argmax(length))
+    return float(rates[(start[end] + end) // 2])
+
+
+def bounds(rates: Curve, losses: Curve) -> tuple[float, float]:
+    """Returns the rates between which a search is worth its trials.
+
+    From where the smoothed loss has fallen by a tenth of all that it falls, to where it is last below the half.
+    """
+    finite = _smooth(_cut(losses))
+    fall = finite[0] - finite.min()
+    low = int(np.argmax(finite <= finite[0] - 0.1 * fall))
+    high = int(np.flatnonzero(finite <= finite[0] - 0.5 * fall)[-1])
+    return float(rates[low]), float(rates[max(low, high)])
+
+
+def _finite(losses: Curve) -> Curve:
+    return np.where(np.isfinite(losses), losses, np.nan)
+
+
+def _cut(losses: Curve) -> Curve:
+    """Returns a curve up to where it is not finite any more."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    return losses[: bad[0]] if len(bad) else losses
+
+
+def _smooth(losses: Curve) -> Curve:
+    """Returns the exponential mean, corrected for its beginning at zero."""
+    mean, smoothed = 0.0, []
+    for step, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss)
+        smoothed.append(mean / (1 - SMOOTHING**step))
+    return np.array(smoothed)
+
+
+def as_json(sweep: Sweep, optimizer: str) -> dict[str, Any]:
+    """Returns what `hpo lr-find --json` prints; a loss that is not finite is null."""
+    return {
+        "optimizer": optimizer,
+        "rates": sweep.rates.tolist(),
+        "losses": [[loss if np.isfinite(loss) else None for loss in curve] for curve in sweep.losses.tolist()],
+        "optima": sweep.optima,
+        "mean": sweep.mean,
+        "std": sweep.std,
+    }
+
+
+def from_json(stored: Mapping[str, Any]) -> Sweep:
+    """Returns the sweep that `as_json` has described."""
+    return Sweep(np.array(stored["rates"], dtype=float), np.array(stored["losses"], dtype=float))
