@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -52,6 +53,15 @@ def list_layers(network: nn.Module) -> list[Layer]:
         for handle in hooks:
             handle.remove()
     return list(layers.values())
+
+
+def describe(build: Callable[..., nn.Module], activation: Callable[[], nn.Module]) -> dict[str, Any]:
+    """Returns an architecture's layers, as they are with weight sharing, and its parameters with and without."""
+    shared, apart = (build(activation, weight_sharing=sharing) for sharing in (True, False))
+    return {
+        "layers": [asdict(layer) for layer in list_layers(shared)],
+        "parameters": {"weight_sharing": count_parameters(shared), "no_weight_sharing": count_parameters(apart)},
+    }
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -42,10 +42,12 @@ def has_study(name_or_file: str) -> bool:
     return Path(name_or_file).suffix == ".toml" or name_or_file in studies()
 
 
-def load_study(name_or_file: str, *, dataset: str | None = None) -> tuple[str, StudyDefinition]:
+def load_study(
+    name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
+) -> tuple[str, StudyDefinition]:
     """Returns a study's name and definition, found by name or by path.
 
-    With another dataset than the file's it is a study of its own, NAME-DATASET.
+    With another dataset or number of rounds than the file's it is a study of its own, NAME-DATASET or NAME-N-rounds.
 
     Raises:
         UnknownName: where there is no such study, or it names an unknown architecture.
@@ -58,11 +60,12 @@ def load_study(name_or_file: str, *, dataset: str | None = None) -> tuple[str, S
             raise UnknownName("study", name_or_file, known)
         path = known[name_or_file]
     name, definition = path.stem, read_study(path)
-    if dataset is not None and dataset != definition.protocol.dataset:
-        table = definition.model_dump(mode="json")
-        table["protocol"]["dataset"] = dataset
-        name = f"{name}-{dataset}"
-        definition = define_study(table, name=name)
+    for key, value, suffix in (("dataset", dataset, str(dataset)), ("rounds", rounds, f"{rounds}-rounds")):
+        if value is not None and value != getattr(definition.protocol, key):
+            table = definition.model_dump(mode="json")
+            table["protocol"][key] = value
+            name = f"{name}-{suffix}"
+            definition = define_study(table, name=name)
     check_architectures(name, definition)
     return name, definition
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from . import __version__, cli_read, cli_work
+from . import __version__, cli_lab, cli_read, cli_work
 from .errors import HpoError
 
 
@@ -65,6 +65,8 @@ def main() -> None:
 for command in (
     cli_work.optimize,
     cli_work.worker,
+    cli_lab.lr_find,
+    cli_lab.reproduce,
     cli_read.status,
     cli_read.best,
     cli_read.trials,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +65,26 @@ def data_option(command: Command) -> Command:
         metavar="DIR",
         help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]",
     )(command)
+
+
+def dataset_option(command: Command) -> Command:
+    """`--dataset`."""
+    return click.option(
+        "--dataset",
+        type=click.Choice(["mnist", "digits"]),
+        help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.",
+    )(command)
+
+
+def stop_on_signals() -> None:
+    """Makes SIGINT and SIGTERM raise KeyboardInterrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
+        signal.signal(number, signal.default_int_handler)
+
+
+def this_command() -> str:
+    """Returns the command that is running, as one would type it."""
+    return shlex.join(["hpo", *sys.argv[1:]])
 
 
 def print_parts(*parts: Any) -> None:

@@ -115,15 +115,19 @@ def list_(as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
+@click.option(
+    "-o", "picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Draw the architecture into FILE.png or FILE.html.",
+)  # fmt: skip
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, picture: Path | None, as_json: bool) -> None:
     """A study resolved, or an architecture's layers.
 
     A study is printed with every default filled in, an architecture with shapes and parameters. Both are, where both
     have the name.
     """
     from . import catalog
-    from .errors import UnknownName
+    from .errors import RequestError, UnknownName
     from .terminal import layers_table, study_text
 
     known = {**catalog.studies(), **catalog.architectures()}
@@ -133,7 +137,15 @@ def show(name: str, as_json: bool) -> None:
     if name in catalog.studies() or name.endswith(".toml"):
         found["study"] = catalog.load_study(name)[1].model_dump(mode="json")
     if name in catalog.architectures():
-        found["architecture"] = _describe_architecture(name)
+        from .architecture import describe
+
+        summary = catalog.architectures()[name].summary
+        build, relu = catalog.load_architecture(name), catalog.load_activations()("relu")
+        found["architecture"] = {"summary": summary, **describe(build, relu)}
+    if picture is not None:
+        if "architecture" not in found or picture.suffix not in (".png", ".html"):
+            raise RequestError(f"-o draws an architecture into a .png or .html, not {name!r} into {picture}")
+        _draw(name, found["architecture"]["layers"], picture)
     if as_json:
         print_json(found)
         return
@@ -141,6 +153,17 @@ def show(name: str, as_json: bool) -> None:
         click.echo(study_text(name, found["study"]))
     if "architecture" in found:
         print_parts(*layers_table(name, found["architecture"]))
+
+
+def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
+    from .errors import WorkError
+    from .figures import network_figure, write_html, write_png
+
+    figure = network_figure(name, layers)
+    if picture.suffix == ".html":
+        write_html(figure, picture)
+    elif not write_png(figure, picture):
+        raise WorkError("a .png takes a Chromium, which is not here; a .html does not")
 
 
 @click.command()
@@ -171,16 +194,3 @@ def _title(file: Path) -> str:
         return read_study(file).title
     except StudyError as error:  # one broken file of many is no reason to list none
         return f"({error})"
-
-
-def _describe_architecture(name: str) -> dict[str, Any]:
-    from . import catalog
-    from .architecture import count_parameters, list_layers
-
-    build, relu = catalog.load_architecture(name), catalog.load_activations()("relu")
-    shared, apart = (build(relu, weight_sharing=sharing) for sharing in (True, False))
-    return {
-        "summary": catalog.architectures()[name].summary,
-        "layers": [asdict(layer) for layer in list_layers(shared)],
-        "parameters": {"weight_sharing": count_parameters(shared), "no_weight_sharing": count_parameters(apart)},
-    }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
-import sys
 from pathlib import Path
 
 import click
@@ -13,9 +11,12 @@ import click
 from .cli_options import (
     DEFAULT_STORAGE,
     data_option,
+    dataset_option,
     device_option,
     print_parts,
+    stop_on_signals,
     storage_option,
+    this_command,
     workers_option,
 )
 
@@ -31,11 +32,7 @@ from .cli_options import (
 @workers_option
 @storage_option
 @device_option
-@click.option(
-    "--dataset",
-    type=click.Choice(["mnist", "digits"]),
-    help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.",
-)
+@dataset_option
 @click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
 @data_option
 def optimize(
@@ -65,7 +62,7 @@ def optimize(
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
     console = Console(stderr=True, markup=False)
-    _stop_on_signals()
+    stop_on_signals()
     progress = StudyProgress(console, plan.target)
     try:
         with progress:
@@ -73,7 +70,7 @@ def optimize(
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         click.echo(
             f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
-            + _this_command(),
+            + this_command(),
             err=True,
         )
         raise
@@ -111,7 +108,7 @@ def worker(
     if studies:
         open_storage(storage)  # or a mistyped name would leave an empty database
     opened = open_storage(storage, create=True)
-    _stop_on_signals()
+    stop_on_signals()
     try:
         with Watch(Console(stderr=True, markup=False)) as watch:
             serve(
@@ -123,14 +120,5 @@ def worker(
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; this goes on: {_this_command()}", err=True)
+        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
         raise
-
-
-def _stop_on_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
-        signal.signal(number, signal.default_int_handler)
-
-
-def _this_command() -> str:
-    return shlex.join(["hpo", *sys.argv[1:]])

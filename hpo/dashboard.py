@@ -6,8 +6,10 @@ nowhere else.
 
 from __future__ import annotations
 
+import optuna
+import plotly.graph_objects as go
 from optuna.storages import RDBStorage
-from optuna_dashboard import wsgi
+from optuna_dashboard import save_plotly_graph_object, wsgi
 from waitress.server import create_server
 
 from .errors import RequestError
@@ -27,3 +29,8 @@ def serve_dashboard(storage: RDBStorage, port: int) -> None:
         raise RequestError(f"port {port} cannot be had ({error.strerror}); --port names another") from error
     print(f"dashboard: http://{HOST}:{port}/dashboard/ (Ctrl-C ends it)", flush=True)
     server.run()
+
+
+def save_figure(storage: RDBStorage, study: str, name: str, figure: go.Figure) -> None:
+    """Saves a plotly figure into a study, whose page shows it; one of the same name is replaced."""
+    save_plotly_graph_object(optuna.load_study(study_name=study, storage=storage), figure, graph_object_id=name)

@@ -114,10 +114,11 @@ class MeanError:
 
     def sweep(self, setup: Setup, rates: Curve) -> Sweep:
         """Makes a range test of a setup, on every round's training pairs with networks of its own."""
+        configuration = Configuration(**{**setup.model_dump(), "learning_rate": float(rates[0])})
         return sweep_rates(
             build_networks(network_builder(setup), self._seeds("range test weights")),
             self.train_pairs,
-            make_recipe(self.definition.protocol, Configuration(**setup.model_dump(), learning_rate=float(rates[0]))),
+            make_recipe(self.definition.protocol, configuration),
             rates,
             shuffle_seeds=self._seeds("range test shuffle"),
             device=self.place,

@@ -37,7 +37,13 @@ class Plan:
 
 
 def make_plan(
-    url: str, study: str, *, trials: int | None = None, dataset: str | None = None, name: str | None = None
+    url: str,
+    study: str,
+    *,
+    trials: int | None = None,
+    dataset: str | None = None,
+    rounds: int | None = None,
+    name: str | None = None,
 ) -> Plan:
     """Finds out what is asked for; reads the storage, if there is one, and changes nothing.
 
@@ -46,6 +52,7 @@ def make_plan(
 
     Args:
         study: a name or a file.
+        dataset, rounds: others than the file's make it a study of its own.
         trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
         name: the study's name in the storage; None takes the file's.
 
@@ -58,10 +65,10 @@ def make_plan(
     except NoStorage:
         storage = None
     known = records.study_names(storage) if storage else []
-    if storage and dataset is None and study in known and not catalog.has_study(study):
+    if storage and dataset is None and rounds is None and study in known and not catalog.has_study(study):
         found, definition = study, read_definition(storage, study)
     else:
-        found, definition = catalog.load_study(study, dataset=dataset)
+        found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
     found = name or found
     attributes = records.study_attributes(storage, found) if storage and found in known else {}
     if storage and attributes.keys() >= ATTRIBUTES:  # else it is new, or its creator died half-way

@@ -19,6 +19,7 @@ from .errors import StorageError, UnknownName
 from .space import Setup, short_name
 from .study import ListedTrial, StudyDefinition, define_study
 
+RANGE_TEST_PREFIX = "range_test "  # of the study attributes that hold range tests
 RATE_TRIALS = 30  # so many of the last make the rate
 
 
@@ -110,7 +111,7 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
 
 def range_test_key(setup: Setup) -> str:
     """Returns the name of the study attribute that holds the range test of a setup."""
-    return f"range_test {short_name(setup.model_dump())}"
+    return RANGE_TEST_PREFIX + short_name(setup.model_dump())
 
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from .results import Best, Status, TrialRow
 from .space import short_name
+from .sweep import Curve, Sweep, bounds, minimum, steepest, valley
 
 PLAIN_SECONDS = 10.0
 
@@ -128,8 +130,9 @@ def trials_table(rows: Sequence[TrialRow]) -> Table:
 def status_table(statuses: Sequence[Status]) -> Table:
     """Returns the studies of a storage as a table."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("study", "finished", "pruned", "running", "failed", "per hour", "time left", "best error"):
-        table.add_column(heading, justify="left" if heading == "study" else "right")
+    table.add_column("study", overflow="fold")
+    for heading in ("finished", "pruned", "running", "failed", "per hour", "time left", "best error"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for status in statuses:
         table.add_row(
             status.study,
@@ -148,7 +151,8 @@ def workers_table(statuses: Sequence[Status]) -> Table:
     """Returns the workers that run a trial now."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading in ("worker", "pid", "device", "study", "trial", "since", "heartbeat"):
-        table.add_column(heading, justify="right" if heading in ("pid", "trial", "heartbeat") else "left")
+        numeric = heading in ("pid", "trial", "heartbeat")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for status in statuses:
         for worker in status.workers:
             age = worker["heartbeat_age_seconds"]
@@ -233,6 +237,47 @@ def _described(row: TrialRow) -> str:
     if row.label is not None:
         return row.label
     return short_name(row.params)
+
+
+def rows_table(title: str, rows: Sequence[Sequence[str]]) -> list[Any]:
+    """Returns rows, their headings the first, as a table under its title."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return [title, table, ""]
+
+
+def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
+    """Returns what a range test found, and its mean curve."""
+    mean, rounds = sweep.mean_losses, len(sweep.losses)
+    low, high = bounds(sweep.rates, mean)
+    deviation = "" if sweep.std is None else f" ± {sweep.std:.2g}"
+    rates = Table(show_header=False, box=None, padding=(0, 2))
+    rates.add_row(f"{sweep.mean:.3g}{deviation}", "the optimum: where the loss is lowest, mean of rounds")
+    rates.add_row(f"{minimum(sweep.rates, mean):.3g}", "where the mean curve is lowest")
+    rates.add_row(f"{steepest(sweep.rates, mean):.3g}", "where it falls fastest")
+    rates.add_row(f"{valley(sweep.rates, mean):.3g}", "the middle of its longest valley")
+    headline = f"range test of {name} ({rounds} rounds, {dataset})"
+    ended = f"{sweep.ended} of {rounds} rounds diverged before the last rate; the curve is the mean until the first did"
+    suggested = f"for a study's file:  learning_rate = {{ low = {low:.1g}, high = {high:.1g}, log = true }}"
+    return [headline, curve_chart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
+
+
+def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -> str:
+    """Returns a small picture of losses over the logarithm of the rates, for 80 columns."""
+    known = losses[np.isfinite(losses)]
+    low, high = float(known.min()), float(known.max())
+    rows = [[" "] * width for _ in range(height)]
+    for i, loss in enumerate(losses):
+        if np.isfinite(loss):
+            row = round((high - loss) / (high - low or 1.0) * (height - 1))
+            rows[row][round(i / (len(losses) - 1) * (width - 1))] = "•"
+    labels = [f"{high:.3g}", *[""] * (height - 2), f"{low:.3g}"]
+    lines = [f"{label:>6} │{''.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
+    axis = f"{rates[0]:.0e}".ljust(width - 8) + f"{rates[-1]:.0e}".rjust(8)
+    return "\n".join([*lines, f"{'loss':>6} └{'─' * width}", f"{'':>8}{axis}", f"{'':>8}{'learning rate':^{width}}"])
 
 
 def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:

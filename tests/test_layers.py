@@ -11,17 +11,28 @@ import pytest
 
 ROWS = [
     {"__init__", "errors", "seeding", "locks", "outages"},
-    {"datasets", "tables", "provenance", "presence", "sqlite", "postgresql", "architecture", "pruning", "sweep"},
+    {
+        "datasets",
+        "tables",
+        "provenance",
+        "presence",
+        "sqlite",
+        "postgresql",
+        "architecture",
+        "pruning",
+        "sweep",
+        "statistics",
+    },
     {"space", "data", "storage"},
     {"records"},
     {"study", "training"},
-    {"catalog", "sampling", "results", "dashboard", "range_test"},
-    {"budget"},
-    {"worker", "terminal"},
+    {"catalog", "sampling", "results", "dashboard", "range_test", "figures"},
+    {"budget", "reproduction"},
+    {"worker", "terminal", "report"},
     {"crew"},
     {"objective", "optimize"},
     {"cli_options"},
-    {"cli_read", "cli_work"},
+    {"cli_read", "cli_work", "cli_lab"},
     {"cli"},
     {"__main__"},
 ]
@@ -29,13 +40,15 @@ HOMES = {
     "torch": {"data", "architecture", "training", "range_test", "objective"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
-        *("worker", "crew", "optimize", "objective", "dashboard"),
+        *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "report"),
     },
     "torchvision": {"data"},
     "sqlalchemy": {"outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard"},
-    "rich": {"terminal", "cli_options", "cli_read", "cli_work"},
-    "click": {"cli", "cli_options", "cli_read", "cli_work"},
+    "plotly": {"figures", "report", "dashboard"},
+    "scipy": {"statistics"},
+    "rich": {"terminal", "cli_options", "cli_read", "cli_work", "cli_lab"},
+    "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}
 

@@ -1,0 +1,255 @@
+"""The commands of the laboratory: hpo lr-find, hpo reproduce."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_options import (
+    data_option,
+    dataset_option,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    stop_on_signals,
+    storage_option,
+    this_command,
+    workers_option,
+)
+
+OPTIMIZERS = ("sgd", "rmsprop", "adam")
+FINAL = {  # report A's final network
+    "architecture": "cnn_bn",
+    "weight_sharing": True,
+    "auxiliary_loss": True,
+    "activation": "leaky_relu",
+}
+
+
+@click.command("lr-find")
+@click.option(
+    "--optimizer", "optimizers", type=click.Choice(OPTIMIZERS), multiple=True, help="Can be repeated.  [default: sgd]"
+)
+@click.option(
+    "--set", "settings", metavar="KEY=VALUE", multiple=True,
+    help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
+)  # fmt: skip
+@click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
+@click.option("--low", default=1e-4, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--high", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(min=2), help="Batches, one at each rate.")
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Write HTML, JSON and, where there is a Chromium, PNG here.",
+)  # fmt: skip
+@storage_option
+@device_option
+@dataset_option
+@data_option
+@json_option
+def lr_find(
+    optimizers: tuple[str, ...],
+    settings: tuple[str, ...],
+    study: str | None,
+    low: float,
+    high: float,
+    steps: int,
+    rounds: int,
+    folder: Path | None,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Find a learning rate: raise it batch by batch, and watch the loss.
+
+    The optimum is report A's: the mean, over the rounds, of the rate at which a round's loss is lowest.
+    """
+    from .datasets import data_folder, prepare
+    from .errors import RequestError
+    from .figures import range_test_figure
+    from .objective import make_objective
+    from .optimize import find_devices
+    from .space import short_name
+    from .study import define_study
+    from .sweep import as_json as describe
+    from .sweep import spaced_rates
+    from .terminal import sweep_view
+
+    if low >= high:
+        raise RequestError(f"--low must be below --high, but is {low:g} with {high:g}")
+    opened, protocol = _find_protocol(study, storage)
+    protocol |= {"rounds": rounds, "evaluate_at": [], **({"dataset": dataset} if dataset else {})}
+    params = {**FINAL, **_parse(settings)}
+    where = data_folder(data)
+    prepare(protocol["dataset"], where)
+    found = []
+    for optimizer in optimizers or ("sgd",):
+        entry = {"label": "range test", "params": {**params, "optimizer": optimizer, "learning_rate": "range_test"}}
+        definition = define_study({"title": "range test", "protocol": protocol, "trial": [entry]}, name="lr-find")
+        setup = definition.trial[0].params
+        _check_architecture(setup.architecture)
+        name = short_name(setup.model_dump(exclude={"learning_rate"}))
+        click.echo(f"{name}: {rounds} rounds, {steps} rates from {low:g} to {high:g}", err=True)
+        sweep = make_objective(definition, find_devices(device)[0], where).sweep(setup, spaced_rates(low, high, steps))
+        described = describe(sweep, optimizer)
+        found.append(described)
+        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
+        if not as_json:
+            print_parts(*sweep_view(name, sweep, protocol["dataset"]))
+        if folder is not None:
+            _write(figure, described, folder / f"range_test_{optimizer}")
+        if opened is not None and study is not None:
+            from .dashboard import save_figure
+
+            save_figure(opened, study, f"range_test_{optimizer}", figure)
+            click.echo(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+
+
+def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]]:
+    """Returns the storage, where it has the study, and the protocol to go by."""
+    from . import catalog, records
+    from .errors import NoStorage
+    from .results import read_definition
+    from .storage import open_storage
+
+    if study is None:
+        return None, {"dataset": "mnist"}
+    try:
+        opened = open_storage(storage)
+        known = study in records.study_names(opened)
+    except NoStorage:
+        known = False
+    if known:
+        opened = open_storage(storage, create=True)  # to write the figure
+        return opened, read_definition(opened, study).protocol.model_dump(mode="json")
+    return None, catalog.load_study(study)[1].protocol.model_dump(mode="json")
+
+
+def _parse(settings: Sequence[str]) -> dict[str, Any]:
+    from .errors import RequestError
+
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RequestError(f"--set must be KEY=VALUE, but is {setting!r}")
+        try:
+            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = value.strip()
+        if key.strip() in ("optimizer", "learning_rate"):
+            raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")
+    return parsed
+
+
+def _check_architecture(name: str) -> None:
+    from . import catalog
+    from .errors import UnknownName
+
+    if name not in catalog.architectures():
+        raise UnknownName("architecture", name, catalog.architectures())
+
+
+def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
+    from .figures import write_html, write_png
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    write_html(figure, stem.with_suffix(".html"))
+    pictured = write_png(figure, stem.with_suffix(".png"))
+    click.echo(
+        f"wrote {stem}.html, .json" + (" and .png" if pictured else "; a .png takes a Chromium, which is not here"),
+        err=True,
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--rounds", type=click.IntRange(min=1), help="A quick look with so many rounds, marked as such.")
+@click.option(
+    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True,
+    metavar="DIR", help="Write the document and its figures here.",
+)  # fmt: skip
+@workers_option
+@storage_option
+@device_option
+@dataset_option
+@data_option
+def reproduce(
+    names: tuple[str, ...],
+    rounds: int | None,
+    folder: Path,
+    workers: str,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    data: Path | None,
+) -> None:
+    """Measure the two reports' tables and figures again, beside their published numbers.
+
+    All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. Stopped, it goes on where
+    it was; other machines can help by hpo worker.
+    """
+    from rich.console import Console
+
+    from .datasets import data_folder
+    from .figures import write_png
+    from .optimize import assign_devices, begin, make_plan, serve
+    from .report import draw, picture_of, short_rows, write_document
+    from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
+    from .terminal import Watch, rows_table, statuses_view
+
+    items = find_items(names)
+    devices = assign_devices(workers, device)
+    plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
+    where, opened = data_folder(data), None
+    for plan in plans.values():
+        opened = begin(storage, plan, where)
+    if opened is not None:
+        stop_on_signals()
+        try:
+            with Watch(Console(stderr=True, markup=False)) as watch:
+                serve(
+                    opened,
+                    tuple(plan.name for plan in plans.values()),
+                    devices=devices,
+                    data_folder=where,
+                    exit_when_done=True,
+                    show=lambda statuses: watch.show(statuses_view(statuses)),
+                )
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+            raise
+    stored = {study: make_plan(storage, study, dataset=dataset, rounds=rounds).name for study in studies_of(ITEMS)}
+    networks = {name: _describe(name) for name in architectures_of(items)}
+    found = read_reproduction(opened, stored, networks)
+    for item in items:
+        cells = [cell for cell in found.cells if cell.table == item]
+        if cells:
+            print_parts(*rows_table(ITEMS[item].title, short_rows(cells)))
+    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
+    document = write_document(folder, suffix, found)
+    figures = {item: draw(item, opened, stored, found, networks) for item in items}
+    pictured = [
+        write_png(figure, folder / picture_of(item, suffix)) for item, figure in figures.items() if figure is not None
+    ]
+    missing = "" if all(pictured) else "; its figures take a Chromium, which is not here"
+    click.echo(f"wrote {document}{missing}", err=True)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from . import catalog
+    from .architecture import describe
+
+    return describe(catalog.load_architecture(name), catalog.load_activations()("relu"))

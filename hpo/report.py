@@ -1,0 +1,256 @@
+"""What was reproduced, as a document: tables in Markdown, figures as pictures, in the marked places of a text.
+
+The document is written by a person but for the places between `<!-- NAME -->` and `<!-- end -->`, which are filled anew
+each time; what stands between them stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from optuna.storages import RDBStorage
+
+from . import records
+from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
+from .reproduction import ITEMS, PUBLISHED_PARAMETERS, Cell, RangeTestResult, Reproduction, judge, measured_trials
+from .results import RANGE_TEST_PREFIX, read_definition
+from .statistics import ratio_of_deviations
+from .sweep import from_json
+
+REPORT_B_MODELS = {
+    "report_b_figure_6": "Fully connected",
+    "report_b_figure_7": "Simple convolutional",
+    "report_b_figure_8": "Residual",
+}
+
+
+def render(found: Reproduction, suffix: str = "") -> dict[str, str]:
+    """Returns the document's parts, by name: a table's rows, a figure's picture, and what sums them up."""
+    parts = {"summary": _summary(found), "decisions": _both_decisions(found.cells)}
+    for name, item in ITEMS.items():
+        if name.split("_")[2] == "figure":
+            parts[name] = f"![{item.title}]({picture_of(name, suffix)})"
+        elif name == "report_b_table_1":
+            parts[name] = _parameter_table(found.parameters)
+        else:
+            cells = [cell for cell in found.cells if cell.table == name]
+            parts[name] = _cell_table(cells) if cells else f"not measured yet: `hpo reproduce {name}`"
+    parts["range_tests"] = _range_test_table(found.range_tests)
+    return parts
+
+
+def short_rows(cells: Sequence[Cell]) -> list[list[str]]:
+    """Returns published and measured errors in percent, and the verdicts, headings first."""
+    rows = [["", "published %", "measured %", "verdict"]]
+    for cell in cells:
+        rows.append([cell.label, *_both_means(cell), str(judge(cell) or "")])
+    return rows
+
+
+def _both_means(cell: Cell) -> list[str]:
+    return [f"{cell.published_mean:.2f} ± {cell.published_std:.2f}", f"{cell.mean:.2f} ± {cell.std:.2f}"]
+
+
+def _summary(found: Reproduction) -> str:
+    if not found.cells:
+        return "nothing is measured yet"
+    verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
+    consistent = sum(verdict.is_consistent for verdict in verdicts)
+    conditions = found.conditions
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return (
+        f"{consistent} of {len(verdicts)} cells are consistent with the published figure: they differ from it by at "
+        f"most three standard errors. {conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed 0, "
+        f"on {conditions['device']}; {versions}."
+    )
+
+
+def _cell_table(cells: Sequence[Cell]) -> str:
+    """Errors in percent, the difference in percentage points."""
+    rates = len({cell.learning_rate for cell in cells}) > 1
+    coins = any(cell.is_coin for cell in cells)
+    rows = [["", "published", "measured", "difference (95 %)", "verdict"]]
+    for cell in cells:
+        verdict = judge(cell)
+        difference = f"{verdict.difference:+.2f} ({verdict.low:+.2f} to {verdict.high:+.2f})" if verdict else ""
+        rows.append([cell.label, *_both_means(cell), difference, str(verdict or "")])
+    if rates:
+        for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
+            row.insert(1, text)
+    if coins:
+        for row, text in zip(rows, ["deviation, measured / published (95 %)", *map(_spread, cells)], strict=True):
+            row.append(text)
+    return markdown_table(rows)
+
+
+def _spread(cell: Cell) -> str:
+    if not cell.is_coin or len(cell.errors) < 2:
+        return ""
+    ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
+    return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _both_decisions(cells: Sequence[Cell]) -> str:
+    """Report A's twelve cells, read by either decision from the same networks."""
+    rows = [["", "published by report A", "by recognition", "by the head"]]
+    for cell in cells:
+        if cell.table in ("report_a_table_1", "report_a_table_2", "report_a_table_3"):
+            rows.append(
+                [
+                    cell.label,
+                    _both_means(cell)[0],
+                    *(_mean_and_deviation(errors) for errors in (cell.errors_recognition, cell.errors_head)),
+                ]
+            )
+    return markdown_table(rows)
+
+
+def _mean_and_deviation(errors: Sequence[float]) -> str:
+    mean = sum(errors) / len(errors)
+    if len(errors) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {(sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)) ** 0.5:.2f}"
+
+
+def _parameter_table(parameters: Mapping[str, Sequence[int]]) -> str:
+    rows = [["", "published without WS", "counted", "published with WS", "counted", "verdict"]]
+    for name, published in PUBLISHED_PARAMETERS.items():
+        counted = parameters[name]
+        same = "equal" if tuple(counted) == published else "**differs**"
+        rows.append([name, f"{published[0]:,}", f"{counted[0]:,}", f"{published[1]:,}", f"{counted[1]:,}", same])
+    return markdown_table(rows)
+
+
+def _range_test_table(tests: Sequence[RangeTestResult]) -> str:
+    rows = [["optimizer", "published rate", "measured, mean ± deviation over rounds", "each round's optimum"]]
+    for test in tests:
+        optima = " ".join(f"{rate:.2g}" for rate in test.optima)
+        rows.append([test.optimizer, f"{test.published:g}", f"{test.mean:.4f} ± {test.std:.4f}", optima])
+    return markdown_table(rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table, its first row the heads."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Returns a document whose marked places, `<!-- NAME -->` to `<!-- end -->`, hold these parts; all else stays."""
+
+    def filled(place: re.Match[str]) -> str:
+        name = place.group(1)
+        return f"<!-- {name} -->\n{parts[name]}\n<!-- end -->" if name in parts else place.group()
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", filled, text, flags=re.DOTALL)
+
+
+def write_document(folder: Path, suffix: str, found: Reproduction) -> Path:
+    """Writes reproduction.md, or fills the one that is there, and reproduction.json; returns the former.
+
+    Args:
+        suffix: of the studies' names, where they are not the shipped ones: the document is another, and says so.
+    """
+    document = folder / f"reproduction{suffix}.md"
+    (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
+    text = document.read_text(encoding="utf-8") if document.exists() else _blank_document(suffix)
+    document.write_text(fill(text, render(found, suffix)), encoding="utf-8")
+    document.with_suffix(".json").write_text(found.as_json(), encoding="utf-8")
+    return document
+
+
+def picture_of(item: str, suffix: str) -> str:
+    """Returns the path of a figure, beside the document."""
+    return f"figures{suffix}/{item}.png"
+
+
+def _blank_document(suffix: str) -> str:
+    title = "Two reports, measured again"
+    if suffix:
+        title = f"A quick look at the two reports ({suffix.strip('-').replace('-', ' ')}), which is no reproduction"
+    lines = [f"# {title}", "", "<!-- summary -->\n<!-- end -->"]
+    for name, item in ITEMS.items():
+        lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]
+        if name == "report_a_table_3":
+            lines += ["## Both decisions", "<!-- decisions -->\n<!-- end -->"]
+        if name == "report_a_figure_2":
+            lines.append("<!-- range_tests -->\n<!-- end -->")
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def draw(
+    item: str, storage: RDBStorage | None, names: Mapping[str, str], found: Reproduction, networks: Mapping[str, Any]
+) -> go.Figure | None:
+    """Draws a report's figure from what was measured; None where that is not enough yet.
+
+    Args:
+        names: study -> its name in the storage.
+        networks: architecture -> what `architecture.describe` says of it.
+    """
+    if "figure" not in item:
+        return None
+    title = ITEMS[item].title
+    if not ITEMS[item].studies:
+        return network_figure(title, networks[ITEMS[item].architectures[0]]["layers"])
+    if storage is None:
+        return None
+    known = {study: name for study, name in names.items() if name in records.study_names(storage)}
+    trials = {
+        label: trial.attributes
+        for study in ITEMS[item].studies
+        if study in known
+        for label, trial in _labelled(storage, known[study])
+    }
+    if item == "report_a_figure_1":
+        shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
+        norms: dict[str, Any] = {
+            label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
+            for label, architecture in shown.items()
+            if label in trials
+        }
+        return gradient_norms_figure(title, norms) if norms else None
+    if item == "report_a_figure_2":
+        sweep = _range_test(storage, known["report_a_table_5"], "sgd") if "report_a_table_5" in known else None
+        return None if sweep is None else range_test_figure(f"{title} (SGD)", from_json(sweep))
+    if item == "report_b_figure_5":
+        bars = [
+            Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
+            for cell in found.cells
+            if cell.table in ITEMS[item].studies
+        ]
+        return bars_figure(title, bars) if bars else None
+    model = REPORT_B_MODELS[item]
+    settings = {model + suffix: "" for suffix in ("", " + AL", " + WS", " + WS + AL")}
+    losses = {label: trials[label]["losses_by_epoch"] for label in settings if label in trials}
+    return losses_figure(title, losses) if losses else None
+
+
+def _labelled(storage: RDBStorage, study: str) -> Iterable[tuple[str, records.StoredTrial]]:
+    listed = read_definition(storage, study).trial
+    return ((listed[trial.attributes["slot"]].label, trial) for trial in measured_trials(storage, study))
+
+
+def _range_test(storage: RDBStorage, study: str, optimizer: str) -> dict[str, Any] | None:
+    for key, stored in records.study_attributes(storage, study).items():
+        if key.startswith(RANGE_TEST_PREFIX) and stored["optimizer"] == optimizer:
+            kept: dict[str, Any] = stored
+            return kept
+    return None
+
+
+def _by_kind(norms: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Names layers by kind and number; without batch norms, so that networks with and without have the same."""
+    counts: Counter[str] = Counter()
+    named = {}
+    for layer in layers:
+        kind = str(layer["kind"]).partition("(")[0]
+        if kind in ("Conv2d", "Linear"):
+            part = f"{layer['name'].partition('.')[0].removesuffix('s')} {kind}"
+            counts[part] += 1
+            named[f"{part} {counts[part]}"] = norms[layer["name"]]
+    return named

@@ -1,0 +1,276 @@
+"""The two reports' tables, measured: every published figure beside ours, and how sure the difference is.
+
+A published table is a study of listed trials of the same name (`studies/report_a_table_1.toml` …); report B's table I
+is a count of parameters. What stands here beside them: one row that report A prints twice, and which studies a figure
+is drawn from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from . import records
+from .errors import UnknownName
+from .results import RANGE_TEST_PREFIX, read_definition
+from .statistics import difference_of_means
+from .study import Published
+
+CONSISTENT = 3.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or a figure of a report.
+
+    Attributes:
+        studies: those that must have been measured.
+        architectures: those whose layers it shows.
+    """
+
+    title: str
+    studies: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+
+
+ITEMS: Mapping[str, Item] = {
+    "report_a_table_1": Item("Report A, table I: the linear network", ("report_a_table_1",)),
+    "report_a_table_2": Item("Report A, table II: the convolutional network", ("report_a_table_2",)),
+    "report_a_table_3": Item("Report A, table III: with batch normalisation", ("report_a_table_3",)),
+    "report_a_table_4": Item("Report A, table IV: activations", ("report_a_table_4", "report_a_table_3")),
+    "report_a_table_5": Item("Report A, table V: optimizers", ("report_a_table_5",)),
+    "report_a_figure_1": Item(
+        "Report A, figure 1: gradient norms", ("report_a_table_2", "report_a_table_3"), ("cnn", "cnn_bn")
+    ),
+    "report_a_figure_2": Item("Report A, figure 2: loss against learning rate", ("report_a_table_5",)),
+    "report_a_figure_3": Item("Report A, figure 3: the convolutional network", architectures=("cnn_bn",)),
+    "report_b_table_1": Item("Report B, table I: parameters"),
+    "report_b_table_2": Item("Report B, table II: without weight sharing", ("report_b_table_2",)),
+    "report_b_table_3": Item("Report B, table III: with weight sharing", ("report_b_table_3",)),
+    "report_b_figure_2": Item("Report B, figure 2: the fully connected network", architectures=("fully_connected",)),
+    "report_b_figure_3": Item("Report B, figure 3: the simple convolutional network", architectures=("simple_cnn",)),
+    "report_b_figure_4": Item("Report B, figure 4: the residual network", architectures=("residual",)),
+    "report_b_figure_5": Item("Report B, figure 5: test errors", ("report_b_table_2", "report_b_table_3")),
+    "report_b_figure_6": Item("Report B, figure 6: losses, fully connected", ("report_b_table_2", "report_b_table_3")),
+    "report_b_figure_7": Item("Report B, figure 7: losses, convolutional", ("report_b_table_2", "report_b_table_3")),
+    "report_b_figure_8": Item("Report B, figure 8: losses, residual", ("report_b_table_2", "report_b_table_3")),
+}
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A row of a table that another table's study measures: the report prints one measurement twice."""
+
+    table: str
+    label: str
+    study: str
+    trial: str
+    published: Published
+
+
+ELSEWHERE = (
+    Elsewhere(
+        "report_a_table_4", "ReLU (measured in table III)", "report_a_table_3", "CNN + BN + WS + AL",
+        Published(mean=2.30, std=0.26),
+    ),
+)  # fmt: skip
+PUBLISHED_RATES = {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}  # report A, table V
+PUBLISHED_PARAMETERS = {  # report B, table I: architecture -> without weight sharing, with
+    "fully_connected": (21_182, 10_822),
+    "simple_cnn": (9_702, 5_082),
+    "residual": (44_386, 22_424),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A published error and the one measured for it, in percent.
+
+    Attributes:
+        errors, errors_head, errors_recognition: of each round, by the study's decision and by both.
+        is_coin: whether nothing trains what the decision reads: recognition without auxiliary loss.
+    """
+
+    table: str
+    label: str
+    published_mean: float
+    published_std: float
+    published_rounds: int
+    mean: float
+    std: float
+    errors: list[float]
+    errors_head: list[float]
+    errors_recognition: list[float]
+    learning_rate: float
+    is_coin: bool
+
+
+@dataclass(frozen=True)
+class RangeTestResult:
+    """The optimum of a range test beside the published rate."""
+
+    optimizer: str
+    published: float
+    mean: float
+    std: float
+    optima: list[float]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """All that has been measured.
+
+    Attributes:
+        parameters: architecture -> its parameters without weight sharing and with.
+        conditions: rounds, dataset, and on what it was measured.
+    """
+
+    cells: list[Cell]
+    range_tests: list[RangeTestResult]
+    parameters: dict[str, list[int]]
+    conditions: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, file: Path) -> Reproduction:
+        """Reads what `as_json` has written."""
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return cls(
+            [Cell(**cell) for cell in kept["cells"]],
+            [RangeTestResult(**test) for test in kept["range_tests"]],
+            kept["parameters"],
+            kept["conditions"],
+        )
+
+    def as_json(self) -> str:
+        """Returns everything as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def find_items(names: Sequence[str]) -> list[str]:
+    """Returns the items that names, or beginnings of names, stand for; all for none.
+
+    Raises:
+        UnknownName: where a name stands for nothing.
+    """
+    for name in names:
+        if not any(item.startswith(name) for item in ITEMS):
+            raise UnknownName("table or figure", name, ITEMS)
+    return [item for item in ITEMS if not names or any(item.startswith(name) for name in names)]
+
+
+def studies_of(items: Iterable[str]) -> list[str]:
+    """Returns the studies that must have been measured for these items."""
+    return list(dict.fromkeys(study for item in items for study in ITEMS[item].studies))
+
+
+def architectures_of(items: Iterable[str]) -> list[str]:
+    """Returns the architectures that these items show, and those whose parameters are published."""
+    shown = (architecture for item in items for architecture in ITEMS[item].architectures)
+    return list(dict.fromkeys([*PUBLISHED_PARAMETERS, *shown]))
+
+
+def read_reproduction(
+    storage: RDBStorage | None, names: Mapping[str, str], networks: Mapping[str, Any]
+) -> Reproduction:
+    """Reads what the studies of a storage have measured so far.
+
+    Args:
+        names: study -> its name in the storage.
+        networks: architecture -> what `architecture.describe` says of it.
+    """
+    parameters = {
+        name: [networks[name]["parameters"][key] for key in ("no_weight_sharing", "weight_sharing")]
+        for name in PUBLISHED_PARAMETERS
+    }
+    if storage is None:
+        return Reproduction([], [], parameters, {})
+    known = {study: name for study, name in names.items() if name in records.study_names(storage)}
+    cells: list[Cell] = []
+    tests: list[RangeTestResult] = []
+    conditions: dict[str, Any] = {}
+    for study, name in known.items():
+        definition = read_definition(storage, name)
+        listed = {entry.label: entry for entry in definition.trial}
+        for trial in measured_trials(storage, name):
+            label = definition.trial[trial.attributes["slot"]].label
+            conditions = {
+                "dataset": definition.protocol.dataset,
+                "rounds": definition.protocol.rounds,
+                "device": trial.attributes["device"],
+                "versions": trial.attributes["versions"],
+            }
+            published = listed[label].published
+            if published:
+                cells.append(_cell(study, label, published, trial, definition.protocol.decision))
+            cells += [
+                _cell(other.table, other.label, other.published, trial, definition.protocol.decision)
+                for other in ELSEWHERE
+                if (other.study, other.trial) == (study, label)
+            ]
+        for key, stored in records.study_attributes(storage, name).items():
+            if key.startswith(RANGE_TEST_PREFIX) and stored["optimizer"] in PUBLISHED_RATES:
+                rate = PUBLISHED_RATES[stored["optimizer"]]
+                tests.append(
+                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored["std"] or 0.0, stored["optima"])
+                )
+    order = list(PUBLISHED_RATES)
+    return Reproduction(cells, sorted(tests, key=lambda test: order.index(test.optimizer)), parameters, conditions)
+
+
+def measured_trials(storage: RDBStorage, study: str) -> list[records.StoredTrial]:
+    """Returns a list's trials that were measured to the end, in the order of the list."""
+    trials = records.read_trials(storage, study, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: trial.attributes["slot"])
+
+
+def _cell(table: str, label: str, published: Published, trial: records.StoredTrial, decision: str) -> Cell:
+    return Cell(
+        table=table,
+        label=label,
+        published_mean=published.mean,
+        published_std=published.std,
+        published_rounds=published.rounds,
+        mean=trial.value or 0.0,
+        std=trial.attributes["std"] or 0.0,
+        **{key: trial.attributes[key] for key in ("errors", "errors_head", "errors_recognition")},
+        learning_rate=trial.params["learning_rate"],
+        is_coin=decision == "recognition" and not trial.params["auxiliary_loss"],
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a cell stands to its published figure; differences in percentage points, measured minus published."""
+
+    difference: float
+    low: float
+    high: float
+    standard_errors: float
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the difference is at most three standard errors; not rejected is not the same as equal."""
+        return abs(self.standard_errors) <= CONSISTENT
+
+    def __str__(self) -> str:
+        side = "lower" if self.difference < 0 else "higher"
+        if self.is_consistent:
+            return f"consistent ({abs(self.standard_errors):.1f} s.e.)"
+        return f"not: {abs(self.difference):.2f} {side}, {abs(self.standard_errors):.1f} s.e."
+
+
+def judge(cell: Cell) -> Verdict | None:
+    """Returns the verdict on a cell; None where one round leaves nothing to judge by."""
+    if len(cell.errors) < 2:
+        return None
+    found = difference_of_means(
+        cell.mean, cell.std, len(cell.errors), cell.published_mean, cell.published_std, cell.published_rounds
+    )
+    errors = found.estimate / found.standard_error if found.standard_error else 0.0
+    return Verdict(found.estimate, found.low, found.high, errors)

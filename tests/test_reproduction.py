@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo import catalog, records, report, reproduction, storage
+from hpo.architecture import describe
+from hpo.budget import start_trial
+from hpo.errors import UnknownName
+from hpo.presence import Worker
+from hpo.reproduction import ITEMS, PUBLISHED_PARAMETERS, Cell, Reproduction, find_items, judge, studies_of
+from hpo.sampling import suggest
+from hpo.study import define_study
+
+from .conftest import create
+
+
+def cell(
+    mean: float, std: float, *, published: tuple[float, float] = (2.0, 0.3), rounds: int = 10, **more: Any
+) -> Cell:
+    return Cell(
+        **{
+            "table": "report_a_table_1",
+            "label": "FNN",
+            "published_mean": published[0],
+            "published_std": published[1],
+            "published_rounds": 10,
+            "mean": mean,
+            "std": std,
+            "errors": [mean] * rounds,
+            "errors_head": [20.0, 22.0],
+            "errors_recognition": [50.0, 54.0],
+            "learning_rate": 0.1,
+            "is_coin": False,
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Any]:
+    relu = catalog.load_activations()("relu")
+    return {name: describe(catalog.load_architecture(name), relu) for name in PUBLISHED_PARAMETERS}
+
+
+def test_every_published_number_stands_in_a_study() -> None:
+    """Both reports' tables, as printed; report A's 2.30 for ReLU is the one that stands elsewhere."""
+    printed = {
+        "report_a_table_1": [(52.99, 11.88), (43.52, 16.07), (7.93, 0.65), (6.44, 0.71)],
+        "report_a_table_2": [(49.46, 15.66), (45.31, 17.70), (5.79, 4.66), (3.98, 1.22)],
+        "report_a_table_3": [(49.38, 15.02), (47.16, 18.97), (3.21, 0.50), (2.31, 0.36)],
+        "report_a_table_4": [(2.12, 0.29), (2.20, 0.35), (2.36, 0.46), (2.71, 0.44)],
+        "report_a_table_5": [(2.04, 0.27), (3.10, 0.46), (2.45, 0.50)] * 2,
+        "report_b_table_2": [(19.70, 1.58), (16.98, 0.74), (19.32, 1.69), (14.58, 1.27), (17.15, 0.84), (12.32, 1.04)],
+        "report_b_table_3": [(16.09, 0.72), (13.94, 0.75), (15.58, 1.59), (11.57, 1.01), (14.87, 1.61), (8.28, 0.84)],
+    }
+    assert set(printed) == set(studies_of(ITEMS))
+    for study, numbers in printed.items():
+        _, definition = catalog.load_study(study)
+        published = [entry.published for entry in definition.trial if entry.published]
+        assert [(p.mean, p.std) for p in published] == numbers, study
+        assert (definition.protocol.rounds, definition.protocol.seed, definition.protocol.dataset) == (10, 0, "mnist")
+    (relu,) = reproduction.ELSEWHERE
+    assert (relu.published.mean, relu.published.std) == (2.30, 0.26)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED_PARAMETERS))
+def test_report_bs_parameter_counts_are_ours(name: str, networks: dict[str, Any]) -> None:
+    counts = networks[name]["parameters"]
+    assert (counts["no_weight_sharing"], counts["weight_sharing"]) == PUBLISHED_PARAMETERS[name]
+
+
+def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
+    error = ((0.4**2 + 0.3**2) / 10) ** 0.5
+    near, far = judge(cell(2.0 + 2.9 * error, 0.4)), judge(cell(2.0 - 3.1 * error, 0.4))
+    assert near is not None
+    assert far is not None
+    assert str(near) == "consistent (2.9 s.e.)"
+    assert str(far) == "not: 0.49 lower, 3.1 s.e."
+    assert judge(cell(2.0, 0.0, rounds=1)) is None
+
+
+def test_items_are_found_by_the_beginning_of_their_names() -> None:
+    assert find_items([]) == list(ITEMS)
+    assert find_items(["report_a_table"]) == [f"report_a_table_{n}" for n in range(1, 6)]
+    assert studies_of(["report_a_table_4", "report_a_figure_3"]) == ["report_a_table_4", "report_a_table_3"]
+    with pytest.raises(UnknownName, match="no table or figure named 'report_c'"):
+        find_items(["report_c"])
+
+
+def test_filling_a_document_leaves_what_was_written_between() -> None:
+    text = (
+        "# Ours\n\n<!-- one -->\nold\n<!-- end -->\nA discussion.\n<!-- two -->\n<!-- end -->\n"
+        "<!-- unknown -->\nkept\n<!-- end -->\n"
+    )
+    filled = report.fill(text, {"one": "new", "two": "| a |\n|---|"})
+    assert filled == (
+        "# Ours\n\n<!-- one -->\nnew\n<!-- end -->\nA discussion.\n<!-- two -->\n| a |\n|---|\n<!-- end -->\n"
+        "<!-- unknown -->\nkept\n<!-- end -->\n"
+    )
+    assert report.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
+
+
+def test_a_coins_deviation_is_compared_too(networks: dict[str, Any]) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
+    found.conditions.update(rounds=10, dataset="mnist", device="cpu", versions={"torch": "2"})
+    parts = report.render(found)
+    assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
+    assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
+    assert "**differs**" in parts["report_b_table_1"]
+    assert parts["report_b_table_2"] == "not measured yet: `hpo reproduce report_b_table_2`"
+
+
+def test_a_row_printed_twice_is_measured_once(
+    fresh_storage: RDBStorage, networks: dict[str, Any], tmp_path: Path
+) -> None:
+    _, shipped = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)
+    opened = create(fresh_storage, "ours", define_study(shipped.model_dump(mode="json"), name="ours"), 4)
+    for _ in range(4):
+        measure(opened, "ours")
+    found = reproduction.read_reproduction(opened, {"report_a_table_3": "ours", "report_a_table_1": "absent"}, networks)
+    third, fourth = ([c for c in found.cells if c.table == name] for name in ("report_a_table_3", "report_a_table_4"))
+    assert [c.label for c in third] == ["CNN + BN", "CNN + BN + WS", "CNN + BN + AL", "CNN + BN + WS + AL"]
+    assert [c.is_coin for c in third] == [True, True, False, False]
+    assert (fourth[0].published_mean, fourth[0].errors) == (2.30, third[-1].errors)
+    document = report.write_document(tmp_path, "-digits-2-rounds", found)
+    assert document.read_text().startswith(
+        "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
+    )
+    assert Reproduction.from_json(document.with_suffix(".json")) == found
+    drawn = report.draw(
+        "report_a_figure_1", opened, {"report_a_table_2": "absent", "report_a_table_3": "ours"}, found, {}
+    )
+    assert drawn is not None
+    layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
+    assert {trace.name for trace in drawn.data} == layers
+
+
+def measure(opened: RDBStorage, name: str) -> None:
+    """Lets a stub measure the next trial of a list."""
+    definition = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)[1]
+    study = optuna.load_study(study_name=name, storage=opened)
+    trial = start_trial(opened, study, definition, Worker("host", 1, "cpu", ""), target=4, run_began_at=0)
+    assert isinstance(trial, optuna.Trial)
+    suggest(trial, definition)
+    errors = [2.0 + trial.number, 3.0 + trial.number]
+    weights = ("towers.0.0", "towers.0.1", "towers.0.4", "towers.0.5", "towers.0.9", "towers.0.11", "head.0", "head.2")
+    layers = {name: [[1.0, 2.0], [0.5, 0.6]] for name in weights}
+    attributes = {
+        "errors": errors, "errors_head": errors, "errors_recognition": errors, "std": 0.7, "device": "cpu",
+        "versions": {"torch": "2"}, "gradient_norms": layers,
+    }  # fmt: skip
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    opened.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [sum(errors) / 2])
+    assert records.count_trials(opened, name)[TrialState.COMPLETE] == trial.number + 1
