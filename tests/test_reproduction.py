@@ -134,9 +134,9 @@ def test_a_row_printed_twice_is_measured_once(
         "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
     )
     assert Reproduction.from_json(document.with_suffix(".json")) == found
-    drawn = report.draw(
-        "report_a_figure_1", opened, {"report_a_table_2": "absent", "report_a_table_3": "ours"}, found, {}
-    )
+    names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
+    batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
+    drawn = report.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
     assert drawn is not None
     layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
     assert {trace.name for trace in drawn.data} == layers
