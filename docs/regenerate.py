@@ -1,4 +1,5 @@
-"""Rewrites what documents show of the program: README's commands and tree, and the outcomes of tests/chaos.
+"""Rewrites what documents show of the program: README's commands and tree, the outcomes of tests/chaos, and of the
+reproduction what docs/reproduction.json has.
 
     python -m docs.regenerate
 
@@ -18,12 +19,15 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpo import report
+from hpo.reproduction import Reproduction
 from tests.chaos.__main__ import FILE, read, table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 RELIABILITY = ROOT / "docs" / "reliability.md"
+REPRODUCTION = ROOT / "docs" / "reproduction.md"
 CHAOS = re.compile(r"(?<=<!-- chaos -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
 
@@ -32,7 +36,13 @@ def regenerate(text: str) -> str:
     """Returns README's text with its generated parts made again."""
     with tempfile.TemporaryDirectory() as folder:
         text = CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text)
-    return TREE.sub(lambda _: tree(), text)
+    return TREE.sub(lambda _: tree(), fill_reproduction(text))
+
+
+def fill_reproduction(text: str) -> str:
+    """Returns a text with the parts of the reproduction made again from what was measured."""
+    found = Reproduction.read(REPRODUCTION.with_suffix(".json"))
+    return report.fill(text, report.render(found, REPRODUCTION.parent))
 
 
 def chaos_table() -> str:
@@ -87,3 +97,4 @@ if __name__ == "__main__":
     README.write_text(regenerate(README.read_text(encoding="utf-8")), encoding="utf-8")
     text = RELIABILITY.read_text(encoding="utf-8")
     RELIABILITY.write_text(CHAOS.sub(lambda _: chaos_table(), text), encoding="utf-8")
+    REPRODUCTION.write_text(fill_reproduction(REPRODUCTION.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +23,10 @@ from .cli_options import (
     storage_option,
     this_command,
     workers_option,
+    written_by_request,
 )
 
+POSITIVE = click.FloatRange(min=0, min_open=True)
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 FINAL = {  # report A's final network
     "architecture": "cnn_bn",
@@ -41,10 +45,10 @@ FINAL = {  # report A's final network
     help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
 @click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
-@click.option("--low", default=1e-4, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@click.option("--high", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--low", default=1e-4, show_default=True, type=POSITIVE, metavar="RATE", help="The first rate.")
+@click.option("--high", default=1.0, show_default=True, type=POSITIVE, metavar="RATE", help="The last.")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(min=2), help="Batches, one at each rate.")
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--rounds", type=click.IntRange(min=1), help="Fresh networks.  [default: the study's, else 10]")
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write HTML, JSON and, where there is a Chromium, PNG here.",
@@ -61,7 +65,7 @@ def lr_find(
     low: float,
     high: float,
     steps: int,
-    rounds: int,
+    rounds: int | None,
     folder: Path | None,
     storage: str,
     device: str,
@@ -79,15 +83,16 @@ def lr_find(
     from .objective import make_objective
     from .optimize import find_devices
     from .space import short_name
+    from .storage import show_url
     from .study import define_study
-    from .sweep import as_json as describe
-    from .sweep import spaced_rates
+    from .sweep import describe_sweep, spaced_rates
     from .terminal import sweep_view
 
-    if low >= high:
-        raise RequestError(f"--low must be below --high, but is {low:g} with {high:g}")
+    if not low < high < math.inf:
+        raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
     opened, protocol = _find_protocol(study, storage)
-    protocol |= {"rounds": rounds, "evaluate_at": [], **({"dataset": dataset} if dataset else {})}
+    asked = {"rounds": rounds, "dataset": dataset}
+    protocol |= {"evaluate_at": [], **{key: value for key, value in asked.items() if value is not None}}
     params = {**FINAL, **_parse(settings)}
     where = data_folder(data)
     prepare(protocol["dataset"], where)
@@ -98,20 +103,27 @@ def lr_find(
         setup = definition.trial[0].params
         _check_architecture(setup.architecture)
         name = short_name(setup.model_dump(exclude={"learning_rate"}))
-        click.echo(f"{name}: {rounds} rounds, {steps} rates from {low:g} to {high:g}", err=True)
+        click.echo(f"{name}: {protocol['rounds']} rounds, {steps} rates from {low:g} to {high:g}", err=True)
         sweep = make_objective(definition, find_devices(device)[0], where).sweep(setup, spaced_rates(low, high, steps))
-        described = describe(sweep, optimizer)
+        described = {
+            **describe_sweep(sweep, optimizer),
+            "params": setup.model_dump(exclude={"learning_rate"}, exclude_none=True),
+            "dataset": protocol["dataset"],
+        }
         found.append(described)
         figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
         if not as_json:
             print_parts(*sweep_view(name, sweep, protocol["dataset"]))
+        key = "range_test_" + re.sub(r"[^\w.]+", "-", name)
         if folder is not None:
-            _write(figure, described, folder / f"range_test_{optimizer}")
+            _write(figure, described, folder / key)
         if opened is not None and study is not None:
             from .dashboard import save_figure
 
-            save_figure(opened, study, f"range_test_{optimizer}", figure)
+            save_figure(opened, study, key, figure)
             click.echo(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+        elif study is not None:
+            click.echo(f"not saved: storage {show_url(storage)} has no study {study!r}", err=True)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
 
@@ -124,7 +136,7 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
     from .storage import open_storage
 
     if study is None:
-        return None, {"dataset": "mnist"}
+        return None, {"dataset": "mnist", "rounds": 10}
     try:
         opened = open_storage(storage)
         known = study in records.study_names(opened)
@@ -164,14 +176,13 @@ def _check_architecture(name: str) -> None:
 def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
     from .figures import write_html, write_png
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    write_html(figure, stem.with_suffix(".html"))
-    pictured = write_png(figure, stem.with_suffix(".png"))
-    click.echo(
-        f"wrote {stem}.html, .json" + (" and .png" if pictured else "; a .png takes a Chromium, which is not here"),
-        err=True,
-    )
+    with written_by_request():
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        # Not with_suffix: a name may have a point in it.
+        Path(f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        write_html(figure, Path(f"{stem}.html"))
+        missing = write_png(figure, Path(f"{stem}.png"))
+    click.echo(f"wrote {stem}.html, .json" + (f"; {missing}" if missing else " and .png"), err=True)
 
 
 @click.command()
@@ -203,7 +214,9 @@ def reproduce(
     """
     from rich.console import Console
 
+    from . import catalog
     from .datasets import data_folder
+    from .errors import WorkError
     from .figures import write_png
     from .optimize import assign_devices, begin, make_plan, serve
     from .report import draw, picture_of, short_rows, write_document
@@ -216,6 +229,7 @@ def reproduce(
     where, opened = data_folder(data), None
     for plan in plans.values():
         opened = begin(storage, plan, where)
+    given_up: WorkError | None = None
     if opened is not None:
         stop_on_signals()
         try:
@@ -231,7 +245,9 @@ def reproduce(
         except KeyboardInterrupt:
             click.echo(f"interrupted; this goes on: {this_command()}", err=True)
             raise
-    stored = {study: make_plan(storage, study, dataset=dataset, rounds=rounds).name for study in studies_of(ITEMS)}
+        except WorkError as error:  # what the other studies have measured is written all the same
+            given_up = error
+    stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
     for item in items:
@@ -239,13 +255,18 @@ def reproduce(
         if cells:
             print_parts(*rows_table(ITEMS[item].title, short_rows(cells)))
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
-    document = write_document(folder, suffix, found)
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
-    pictured = [
-        write_png(figure, folder / picture_of(item, suffix)) for item, figure in figures.items() if figure is not None
-    ]
-    missing = "" if all(pictured) else "; its figures take a Chromium, which is not here"
-    click.echo(f"wrote {document}{missing}", err=True)
+    with written_by_request():
+        (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
+        missing = {
+            write_png(figure, folder / picture_of(item, suffix))
+            for item, figure in figures.items()
+            if figure is not None
+        }
+        document = write_document(folder, suffix, found)
+    click.echo("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
+    if given_up is not None:
+        raise given_up
 
 
 def _describe(name: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,17 @@ def stop_on_signals() -> None:
 def this_command() -> str:
     """Returns the command that is running, as one would type it."""
     return shlex.join(["hpo", *sys.argv[1:]])
+
+
+@contextmanager
+def written_by_request() -> Iterator[None]:
+    """Turns the failure to write where the user said into one line."""
+    from .errors import RequestError
+
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{error.filename} cannot be written: {error.strerror}") from error
 
 
 def print_parts(*parts: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .cli_options import json_option, print_json, print_parts, storage_option
+from .cli_options import json_option, print_json, print_parts, storage_option, written_by_request
 
 WATCH_SECONDS = 2.0
 
@@ -159,11 +159,15 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
     from .errors import WorkError
     from .figures import network_figure, write_html, write_png
 
-    figure = network_figure(name, layers)
-    if picture.suffix == ".html":
-        write_html(figure, picture)
-    elif not write_png(figure, picture):
-        raise WorkError("a .png takes a Chromium, which is not here; a .html does not")
+    figure, missing = network_figure(name, layers), ""
+    with written_by_request():
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        if picture.suffix == ".html":
+            write_html(figure, picture)
+        else:
+            missing = write_png(figure, picture)
+    if missing:
+        raise WorkError(f"{missing}; a .html does not")
 
 
 @click.command()

@@ -155,7 +155,7 @@ def network_figure(name: str, layers: Sequence[Mapping[str, Any]]) -> go.Figure:
     towers = _boxes([layer for layer in layers if layer["name"].startswith("towers.")])
     head = _boxes([layer for layer in layers if layer["name"].startswith("head.")])
     boxes = [
-        *([["first image 1x14x14", "second image 1x14x14"]]),
+        ["first image 1x14x14", "second image 1x14x14"],
         *([text, text] for text in towers),
         ["both digits' 10 + 10 logits, side by side: 20"],
         *([text] for text in head),
@@ -180,7 +180,7 @@ def _boxes(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     for text, equal in groupby(blocks, key=_described):
         count = len(list(equal))
         lines.append(f"{count} times: {text}" if count > 1 else text)
-    return [line for line in lines if line]
+    return lines
 
 
 def _described(block: Sequence[Mapping[str, Any]]) -> str:
@@ -219,14 +219,15 @@ def write_html(figure: go.Figure, file: Path) -> None:
     figure.write_html(file, include_plotlyjs=True)
 
 
-def write_png(figure: go.Figure, file: Path) -> bool:
-    """Writes a picture; says whether this machine has the Chromium that it takes."""
-    from choreographer.errors import ChromeNotFoundError
+def write_png(figure: go.Figure, file: Path) -> str:
+    """Writes a picture, for which kaleido takes a Chromium; returns why it could not, or nothing."""
+    from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
     try:
         figure.write_image(file, scale=2)
-    except RuntimeError as error:
-        if isinstance(error.__context__, ChromeNotFoundError):
-            return False
-        raise
-    return True
+    except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
+            raise
+        missing = isinstance(error, RuntimeError)
+        return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
+    return ""

@@ -25,7 +25,7 @@ from .sampling import suggest
 from .seeding import derive_seed
 from .space import Configuration, Setup
 from .study import Protocol, StudyDefinition
-from .sweep import HIGH, LOW, STEPS, Curve, Sweep, as_json, spaced_rates
+from .sweep import HIGH, LOW, STEPS, Curve, Sweep, describe_sweep, spaced_rates
 from .training import Epoch, Errors, Recipe, build_networks, train
 
 
@@ -127,14 +127,14 @@ class MeanError:
     def _find_rate(self, trial: optuna.Trial, setup: Setup) -> float:
         """Returns the optimum of a setup's range test, which is made once and kept with the study.
 
-        Two workers that make the same one at the same moment find the same.
+        Of two workers that make the same one at the same moment the first to finish is believed.
         """
-        key = range_test_key(setup)
-        stored = trial.study.user_attrs.get(key)
-        if stored is None:
-            stored = as_json(self.sweep(setup, spaced_rates(LOW, HIGH, STEPS)), setup.optimizer)
-            trial.study.set_user_attr(key, stored)
-        return float(stored["mean"])
+        key, study = range_test_key(setup), trial.study
+        if key not in study.user_attrs:
+            sweep = self.sweep(setup, spaced_rates(LOW, HIGH, STEPS))
+            if key not in study.user_attrs:
+                study.set_user_attr(key, describe_sweep(sweep, setup.optimizer))
+        return float(study.user_attrs[key]["mean"])
 
     def _seeds(self, stream: str) -> list[int]:
         protocol = self.definition.protocol

@@ -132,7 +132,8 @@ def run_study(
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
-    status = _status_of_ours(storage, plan.name)
+    identity = records.study_attributes(storage, plan.name)["identity"]
+    status = _status_of_ours(storage, plan.name, identity)
     show(status)
     if status.finished >= plan.target:
         return
@@ -140,6 +141,7 @@ def run_study(
         url=storage.url,
         studies=(plan.name,),
         target=plan.target,
+        identity=identity,
         began_at={plan.name: status.trials},
         device="",
         data_folder=data_folder,
@@ -148,18 +150,21 @@ def run_study(
     with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(_status_of_ours(storage, plan.name))
-    status = _status_of_ours(storage, plan.name)  # again: trials may have finished since
+            show(_status_of_ours(storage, plan.name, identity))
+    status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
     show(status)
     if status.finished < plan.target:
         raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
 
 
-def _status_of_ours(storage: RDBStorage, name: str) -> Status:
+def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
     try:
-        return read_status(storage, name)
+        status = read_status(storage, name)
+        if records.study_attributes(storage, name).get("identity") != identity:
+            raise was_deleted(name)
     except UnknownName as error:
         raise was_deleted(name) from error
+    return status
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import functools
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -93,23 +95,61 @@ class OutageProofStorage(RDBStorage):
 
 
 def persistent(operation: Callable[P, R]) -> Callable[P, R]:
-    """Returns the operation, repeated with growing pauses while the database is away."""
+    """Returns the operation, repeated with growing pauses while the database is away.
+
+    Operations within operations share one clock.
+    """
 
     @functools.wraps(operation)
     def persevere(*args: P.args, **kwargs: P.kwargs) -> R:
-        end, pause = 0.0, 0.1
-        while True:
-            try:
-                return operation(*args, **kwargs)
-            except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
-                # From the first failure: a process that was paused in the middle of an operation has not tried yet.
-                end = end or time.monotonic() + OUTAGE_SECONDS
-                if not is_outage(error) or time.monotonic() > end:
-                    raise
-                time.sleep(pause * random.uniform(0.5, 1.5))  # so that workers do not come back all at once
-                pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+        pause = 0.1
+        with _clock.running():
+            while True:
+                try:
+                    result = operation(*args, **kwargs)
+                except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+                    if not is_outage(error) or _clock.is_over():
+                        raise
+                    time.sleep(pause * random.uniform(0.5, 1.5))  # so that workers do not come back all at once
+                    pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+                else:
+                    _clock.stop()
+                    return result
 
     return persevere
+
+
+class _Clock(threading.local):
+    """How long the outage lasts that this thread meets, whichever of its nested operations meets it."""
+
+    depth, end = 0, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within, an outage may be met; the clock stops with the outermost operation."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            if not self.depth:
+                self.stop()
+
+    def is_over(self) -> bool:
+        """Says whether the outage has lasted too long; the first to ask starts the clock.
+
+        From the first failure, not from the call: a process that was paused in the middle of an operation has not tried
+        yet.
+        """
+        self.end = self.end or time.monotonic() + OUTAGE_SECONDS
+        return time.monotonic() > self.end
+
+    def stop(self) -> None:
+        """Takes note that the database is there."""
+        self.end = 0.0
+
+
+_clock = _Clock()
 
 
 def is_outage(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import plotly.graph_objects as go
@@ -29,12 +30,18 @@ REPORT_B_MODELS = {
 }
 
 
-def render(found: Reproduction, suffix: str = "") -> dict[str, str]:
-    """Returns the document's parts, by name: a table's rows, a figure's picture, and what sums them up."""
+def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str]:
+    """Returns the document's parts, by name: a table's rows, a figure's picture, and what sums them up.
+
+    Args:
+        folder: the document's, where the pictures are that can be shown.
+    """
     parts = {"summary": _summary(found), "decisions": _both_decisions(found.cells)}
     for name, item in ITEMS.items():
         if name.split("_")[2] == "figure":
-            parts[name] = f"![{item.title}]({picture_of(name, suffix)})"
+            picture = picture_of(name, suffix)
+            there = (folder / picture).exists()
+            parts[name] = f"![{item.title}]({picture})" if there else f"not drawn yet: `hpo reproduce {name}`"
         elif name == "report_b_table_1":
             parts[name] = _parameter_table(found.parameters)
         else:
@@ -62,11 +69,11 @@ def _summary(found: Reproduction) -> str:
     verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
     consistent = sum(verdict.is_consistent for verdict in verdicts)
     conditions = found.conditions
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
     return (
-        f"{consistent} of {len(verdicts)} cells are consistent with the published figure: they differ from it by at "
-        f"most three standard errors. {conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed 0, "
-        f"on {conditions['device']}; {versions}."
+        f"{consistent} of {len(verdicts)} measured cells are consistent with the published figure: they differ from it "
+        f"by at most three standard errors. `hpo reproduce`, {conditions['rounds']} rounds a cell on "
+        f"{conditions['dataset']}, study seed 0, on {' and '.join(conditions['devices'])}; {versions}."
     )
 
 
@@ -111,10 +118,7 @@ def _both_decisions(cells: Sequence[Cell]) -> str:
 
 
 def _mean_and_deviation(errors: Sequence[float]) -> str:
-    mean = sum(errors) / len(errors)
-    if len(errors) < 2:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {(sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)) ** 0.5:.2f}"
+    return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
 
 
 def _parameter_table(parameters: Mapping[str, Sequence[int]]) -> str:
@@ -145,22 +149,26 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
 
     def filled(place: re.Match[str]) -> str:
         name = place.group(1)
-        return f"<!-- {name} -->\n{parts[name]}\n<!-- end -->" if name in parts else place.group()
+        return f"<!-- {name} -->\n{parts[name]}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", filled, text, flags=re.DOTALL)
+    return re.sub(rf"<!-- ({'|'.join(parts)}) -->\n.*?<!-- end -->", filled, text, flags=re.DOTALL)
 
 
 def write_document(folder: Path, suffix: str, found: Reproduction) -> Path:
     """Writes reproduction.md, or fills the one that is there, and reproduction.json; returns the former.
 
+    What stands in them of other tables than were found now, stays.
+
     Args:
         suffix: of the studies' names, where they are not the shipped ones: the document is another, and says so.
     """
     document = folder / f"reproduction{suffix}.md"
-    (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
+    kept = document.with_suffix(".json")
+    if kept.exists():
+        found = found.added_to(Reproduction.read(kept))
     text = document.read_text(encoding="utf-8") if document.exists() else _blank_document(suffix)
-    document.write_text(fill(text, render(found, suffix)), encoding="utf-8")
-    document.with_suffix(".json").write_text(found.as_json(), encoding="utf-8")
+    document.write_text(fill(text, render(found, folder, suffix)), encoding="utf-8")
+    kept.write_text(found.as_json(), encoding="utf-8")
     return document
 
 
@@ -199,7 +207,8 @@ def draw(
         return network_figure(title, networks[ITEMS[item].architectures[0]]["layers"])
     if storage is None:
         return None
-    known = {study: name for study, name in names.items() if name in records.study_names(storage)}
+    there = records.study_names(storage)
+    known = {study: name for study, name in names.items() if name in there}
     trials = {
         label: trial.attributes
         for study in ITEMS[item].studies
@@ -211,7 +220,7 @@ def draw(
         norms: dict[str, Any] = {
             label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
             for label, architecture in shown.items()
-            if label in trials
+            if "gradient_norms" in trials.get(label, {})  # kept where the study's [run] says so
         }
         return gradient_norms_figure(title, norms) if norms else None
     if item == "report_a_figure_2":
@@ -225,8 +234,8 @@ def draw(
         ]
         return bars_figure(title, bars) if bars else None
     model = REPORT_B_MODELS[item]
-    settings = {model + suffix: "" for suffix in ("", " + AL", " + WS", " + WS + AL")}
-    losses = {label: trials[label]["losses_by_epoch"] for label in settings if label in trials}
+    settings = [model + suffix for suffix in ("", " + AL", " + WS", " + WS + AL")]
+    losses = {key: trials[key]["losses_by_epoch"] for key in settings if "losses_by_epoch" in trials.get(key, {})}
     return losses_figure(title, losses) if losses else None
 
 

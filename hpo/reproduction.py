@@ -1,8 +1,8 @@
 """The two reports' tables, measured: every published figure beside ours, and how sure the difference is.
 
 A published table is a study of listed trials of the same name (`studies/report_a_table_1.toml` …); report B's table I
-is a count of parameters. What stands here beside them: one row that report A prints twice, and which studies a figure
-is drawn from.
+is a count of parameters. What stands here beside them: one configuration that report A measured twice and we once, and
+which studies a figure is drawn from.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ITEMS: Mapping[str, Item] = {
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A row of a table that another table's study measures: the report prints one measurement twice."""
+    """A row of a table that another table's study measures: the report has measured one configuration twice."""
 
     table: str
     label: str
@@ -128,7 +128,7 @@ class Reproduction:
 
     Attributes:
         parameters: architecture -> its parameters without weight sharing and with.
-        conditions: rounds, dataset, and on what it was measured.
+        conditions: rounds, dataset, and all devices and versions that it was measured with.
     """
 
     cells: list[Cell]
@@ -137,8 +137,8 @@ class Reproduction:
     conditions: dict[str, Any]
 
     @classmethod
-    def from_json(cls, file: Path) -> Reproduction:
-        """Reads what `as_json` has written."""
+    def read(cls, file: Path) -> Reproduction:
+        """Reads the JSON that was written of one."""
         kept = json.loads(file.read_text(encoding="utf-8"))
         return cls(
             [Cell(**cell) for cell in kept["cells"]],
@@ -146,6 +146,16 @@ class Reproduction:
             kept["parameters"],
             kept["conditions"],
         )
+
+    def added_to(self, earlier: Reproduction) -> Reproduction:
+        """Returns what was measured earlier, and instead of it what was measured again."""
+        cells = {(cell.table, cell.label): cell for cell in (*earlier.cells, *self.cells)}
+        tests = {test.optimizer: test for test in (*earlier.range_tests, *self.range_tests)}
+        conditions = {**earlier.conditions, **self.conditions}
+        for kind in ("devices", "versions"):
+            before, now = earlier.conditions.get(kind, []), self.conditions.get(kind, [])
+            conditions[kind] = [*before, *(one for one in now if one not in before)]
+        return Reproduction(list(cells.values()), list(tests.values()), self.parameters, conditions)
 
     def as_json(self) -> str:
         """Returns everything as JSON."""
@@ -189,23 +199,20 @@ def read_reproduction(
         for name in PUBLISHED_PARAMETERS
     }
     if storage is None:
-        return Reproduction([], [], parameters, {})
-    known = {study: name for study, name in names.items() if name in records.study_names(storage)}
+        return Reproduction([], [], parameters, {"devices": [], "versions": []})
+    known = _known(storage, names)
     cells: list[Cell] = []
     tests: list[RangeTestResult] = []
-    conditions: dict[str, Any] = {}
+    conditions: dict[str, Any] = {"devices": [], "versions": []}
     for study, name in known.items():
         definition = read_definition(storage, name)
-        listed = {entry.label: entry for entry in definition.trial}
+        conditions |= {"dataset": definition.protocol.dataset, "rounds": definition.protocol.rounds}
         for trial in measured_trials(storage, name):
-            label = definition.trial[trial.attributes["slot"]].label
-            conditions = {
-                "dataset": definition.protocol.dataset,
-                "rounds": definition.protocol.rounds,
-                "device": trial.attributes["device"],
-                "versions": trial.attributes["versions"],
-            }
-            published = listed[label].published
+            entry = definition.trial[trial.attributes["slot"]]
+            label, published = entry.label, entry.published
+            for kind, one in (("devices", trial.attributes["device"]), ("versions", trial.attributes["versions"])):
+                if one not in conditions[kind]:
+                    conditions[kind].append(one)
             if published:
                 cells.append(_cell(study, label, published, trial, definition.protocol.decision))
             cells += [
@@ -221,6 +228,11 @@ def read_reproduction(
                 )
     order = list(PUBLISHED_RATES)
     return Reproduction(cells, sorted(tests, key=lambda test: order.index(test.optimizer)), parameters, conditions)
+
+
+def _known(storage: RDBStorage, names: Mapping[str, str]) -> dict[str, str]:
+    there = records.study_names(storage)
+    return {study: name for study, name in names.items() if name in there}
 
 
 def measured_trials(storage: RDBStorage, study: str) -> list[records.StoredTrial]:

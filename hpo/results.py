@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .errors import StorageError, UnknownName
-from .space import Setup, short_name
+from .space import Setup
 from .study import ListedTrial, StudyDefinition, define_study
 
 RANGE_TEST_PREFIX = "range_test "  # of the study attributes that hold range tests
@@ -111,7 +112,7 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
 
 def range_test_key(setup: Setup) -> str:
     """Returns the name of the study attribute that holds the range test of a setup."""
-    return RANGE_TEST_PREFIX + short_name(setup.model_dump())
+    return RANGE_TEST_PREFIX + json.dumps(setup.model_dump(include=set(Setup.model_fields), exclude_none=True))
 
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from .errors import suggestion
 from .tables import Positive, Table, explain
@@ -44,7 +45,15 @@ RANGE_TEST: Literal["range_test"] = "range_test"
 class ListedConfiguration(Setup):
     """A configuration as a list of trials has it: its rate may be left to a range test, which is made when it runs."""
 
-    learning_rate: Positive | Literal["range_test"]
+    learning_rate: float | Literal["range_test"]
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _is_rate(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == RANGE_TEST or (number and 0 < value < math.inf):
+            return float(value) if number else value
+        raise ValueError(f"must be a number above 0 or {RANGE_TEST!r}, but is {value!r}")
 
 
 def short_name(params: Mapping[str, Any]) -> str:

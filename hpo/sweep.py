@@ -1,7 +1,8 @@
 """What a learning-rate range test found: its curves of loss against rate, and the rates that they suggest.
 
-The rate is raised exponentially, batch after batch, and the loss of each batch recorded (Smith, "Cyclical learning
-rates for training neural networks", 2017). Report A takes "the mean learning rate at which the loss reaches its
+The rate is raised exponentially, batch after batch, and the loss of each batch recorded: Smith's range test ("Cyclical
+learning rates for training neural networks", 2017; he raised it linearly and watched the accuracy), as fastai's learner
+has it. Report A takes "the mean learning rate at which the loss reaches its
 minimum over 10 rounds" (section III.C, figure 2); that is `Sweep.optima` and their mean.
 
 A curve is a sequence of rates and one of losses of the same length; losses from the step on at which a round diverged
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 Curve = NDArray[np.float64]
 
-LOW, HIGH, STEPS, ROUNDS = 1e-4, 1.0, 100, 10
+LOW, HIGH, STEPS = 1e-4, 1.0, 100  # of the test that a listed trial leaves its rate to
 SMOOTHING = 0.9  # of the exponential mean that slopes are read from: a batch's loss is too noisy
 
 
@@ -82,7 +83,7 @@ def steepest(rates: Curve, losses: Curve) -> float:
 def valley(rates: Curve, losses: Curve) -> float:
     """Returns the rate in the middle of the longest valley: the longest falling subsequence of the smoothed loss.
 
-    The rule that fastai's learner suggests by.
+    After fastai's suggestion of that name.
     """
     finite = _smooth(_cut(losses))
     length, start = np.ones(len(finite), dtype=int), np.arange(len(finite))
@@ -126,8 +127,8 @@ def _smooth(losses: Curve) -> Curve:
     return np.array(smoothed)
 
 
-def as_json(sweep: Sweep, optimizer: str) -> dict[str, Any]:
-    """Returns what `hpo lr-find --json` prints; a loss that is not finite is null."""
+def describe_sweep(sweep: Sweep, optimizer: str) -> dict[str, Any]:
+    """Returns a sweep as JSON has it, in studies and from `hpo lr-find --json`; a loss that is not finite is null."""
     return {
         "optimizer": optimizer,
         "rates": sweep.rates.tolist(),
@@ -139,5 +140,5 @@ def as_json(sweep: Sweep, optimizer: str) -> dict[str, Any]:
 
 
 def from_json(stored: Mapping[str, Any]) -> Sweep:
-    """Returns the sweep that `as_json` has described."""
+    """Returns the sweep that `describe_sweep` has described."""
     return Sweep(np.array(stored["rates"], dtype=float), np.array(stored["losses"], dtype=float))

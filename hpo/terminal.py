@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
@@ -261,8 +262,17 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     rates.add_row(f"{valley(sweep.rates, mean):.3g}", "the middle of its longest valley")
     headline = f"range test of {name} ({rounds} rounds, {dataset})"
     ended = f"{sweep.ended} of {rounds} rounds diverged before the last rate; the curve is the mean until the first did"
-    suggested = f"for a study's file:  learning_rate = {{ low = {low:.1g}, high = {high:.1g}, log = true }}"
+    suggested = (
+        f"for a study's file:  learning_rate = {{ low = {_one_digit(low, math.floor):g}, "
+        f"high = {_one_digit(high, math.ceil):g}, log = true }}"
+    )
     return [headline, curve_chart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
+
+
+def _one_digit(value: float, direction: Callable[[float], int]) -> float:
+    """Rounds down or up to one significant digit."""
+    scale = 10.0 ** math.floor(math.log10(value))
+    return direction(round(value / scale, 9)) * scale
 
 
 def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -> str:

@@ -299,7 +299,7 @@ class StackedRounds(Rounds):
 
 
 def make_rounds(networks: Sequence[nn.Module], recipe: Recipe, device: torch.device, stacked: bool | None) -> Rounds:
-    """Returns networks in training, moved to the device; `stacked` is which of the two ways, None the faster."""
+    """Returns networks, already on the device, in training; `stacked` is which of the two ways, None the faster."""
     if stacked is None:
         stacked = device.type != "cpu" or not _has_convolutions(networks[0])
     return (StackedRounds if stacked else LoopedRounds)(networks, recipe)

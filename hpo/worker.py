@@ -68,6 +68,7 @@ class Assignment:
     Attributes:
         studies: the studies to serve, or None for all that the storage has, and will have.
         target: the number of finished trials at which a study has enough; None takes what was asked for last.
+        identity: of the one study to serve, where a target is given; see `records.UnfinishedStudy`.
         began_at: study -> the number of the first trial that this run could have started there; 0 for others.
         exit_when_done: whether to end when every study has its trials, or else wait for more.
         device: for each process in turn.
@@ -78,6 +79,7 @@ class Assignment:
     url: str
     studies: tuple[str, ...] | None
     target: int | None = None
+    identity: str | None = None
     began_at: Mapping[str, int] = field(default_factory=dict)
     exit_when_done: bool = True
     device: str
@@ -199,7 +201,7 @@ class _Server:
         """Returns the studies that may need a trial."""
         chosen, target = self._assignment.studies, self._assignment.target
         if chosen is not None and target is not None:
-            wanted = [UnfinishedStudy(name, target, identity=None) for name in chosen]
+            wanted = [UnfinishedStudy(name, target, self._assignment.identity) for name in chosen]
         else:
             wanted = records.unfinished_studies(self._storage)
         return [

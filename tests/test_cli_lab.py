@@ -10,7 +10,8 @@ import pytest
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from hpo import records, storage
-from hpo.results import RANGE_TEST_PREFIX
+from hpo.results import range_test_key
+from hpo.space import Setup
 
 from .test_cli import hpo
 
@@ -56,9 +57,9 @@ def test_a_range_test_is_shown_and_written(tmp_path: Path) -> None:
     assert "range test of fnn+ws+al leaky_relu adam (2 rounds, digits)" in done.stdout
     assert "learning_rate = { low = " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    found = json.loads((tmp_path / "out" / "range_test_sgd.json").read_text())
+    found = json.loads((tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-sgd.json").read_text())
     assert [len(curve) for curve in found["losses"]] == [len(found["rates"])] * 2 == [30, 30]
-    page = (tmp_path / "out" / "range_test_adam.html").read_text()
+    page = (tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-adam.html").read_text()
     assert "plotly.js" in page
     assert 'src="http' not in page
     assert not (tmp_path / "hpo.db").exists()
@@ -67,7 +68,7 @@ def test_a_range_test_is_shown_and_written(tmp_path: Path) -> None:
 def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
     first, second = (json.loads(hpo(*lr_find("--json"), folder=tmp_path).stdout) for _ in range(2))
     assert first == second
-    assert set(first) == {"optimizer", "rates", "losses", "optima", "mean", "std"}
+    assert set(first) == {"optimizer", "rates", "losses", "optima", "mean", "std", "params", "dataset"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,9 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         (("--set", "activation"), "--set must be KEY=VALUE, but is 'activation'"),
         (("--set", "activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
         (("--set", "learning_rate=0.1"), "is not for a range test"),
-        (("--low", "1", "--high", "0.1"), "--low must be below --high, but is 1 with 0.1"),
+        (("--low", "nan"), "--low must be below --high"),
+        (("--steps", "9", "--rounds", "1", "--set", "architecture=fnn", "-o", "/dev/null/out"), "cannot be written"),
+        (("--low", "1", "--high", "0.1"), "--low must be below --high"),
         (("--study", "nowhere"), "no study named 'nowhere'"),
         (("--device", "cuda:7"), "--device cuda:7 is not here"),
     ],
@@ -96,7 +99,8 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     url = f"sqlite:///{tmp_path}/hpo.db"
     opened = storage.open_storage(url)
     first, second = records.read_trials(opened, "rates")
-    kept = records.study_attributes(opened, "rates")[f"{RANGE_TEST_PREFIX}fnn+ws+al relu sgd"]
+    rated = Setup(architecture="fnn", weight_sharing=True, auxiliary_loss=True, activation="relu", optimizer="sgd")
+    kept = records.study_attributes(opened, "rates")[range_test_key(rated)]
     assert first.params["learning_rate"] == kept["mean"]
     assert second.params["learning_rate"] == 0.1
     assert [len(epoch) for epoch in first.attributes["losses_by_epoch"]] == [2, 2]
@@ -107,8 +111,8 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     assert "saved into study 'rates'" in done.stderr
     study = optuna.load_study(study_name="rates", storage=url)
     figures = get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id))
-    assert list(figures) == ["range_test_sgd"]
-    assert "mean optimum" in figures["range_test_sgd"]
+    assert list(figures) == ["range_test_fnn-ws-al-leaky_relu-sgd"]
+    assert "mean optimum" in next(iter(figures.values()))
 
 
 def test_a_quick_look_resumes_and_writes_a_document_of_its_own(tmp_path: Path) -> None:

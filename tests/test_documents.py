@@ -38,6 +38,12 @@ def test_the_outcomes_of_chaos_are_shown_as_they_are() -> None:
     assert regenerate.CHAOS.search(text).group() == regenerate.chaos_table()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("document", [regenerate.README, regenerate.REPRODUCTION], ids=lambda path: path.name)
+def test_what_was_reproduced_is_shown_as_it_was_measured(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert regenerate.fill_reproduction(text) == text
+
+
 @pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
 def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
     text = document.read_text(encoding="utf-8")

@@ -163,3 +163,24 @@ def test_an_operation_outlasts_a_writer_of_sqlite_that_is_paused(
         assert not asked.done()
         other.execute("COMMIT")
         assert asked.result(timeout=10).number == 0
+
+
+def test_operations_within_operations_give_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.outages.OUTAGE_SECONDS", 1.0)
+    monkeypatch.setattr("hpo.outages.LONGEST_PAUSE_SECONDS", 0.1)
+    attempts = 0
+
+    @persistent
+    @persistent
+    @persistent
+    def operation() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise sa.exc.PendingRollbackError("away")
+
+    for _ in range(2):  # the second outage has a clock of its own
+        began, attempts = time.monotonic(), 0
+        with pytest.raises(sa.exc.PendingRollbackError):
+            operation()
+        assert 1.0 <= time.monotonic() - began < 1.5
+        assert attempts > 5

@@ -106,11 +106,11 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
     assert report.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
 
 
-def test_a_coins_deviation_is_compared_too(networks: dict[str, Any]) -> None:
+def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
-    found.conditions.update(rounds=10, dataset="mnist", device="cpu", versions={"torch": "2"})
-    parts = report.render(found)
+    found.conditions.update(rounds=10, dataset="mnist", devices=["cpu"], versions=[{"torch": "2"}])
+    parts = report.render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
     assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
     assert "**differs**" in parts["report_b_table_1"]
@@ -133,7 +133,7 @@ def test_a_row_printed_twice_is_measured_once(
     assert document.read_text().startswith(
         "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
     )
-    assert Reproduction.from_json(document.with_suffix(".json")) == found
+    assert Reproduction.read(document.with_suffix(".json")) == found
     names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
     batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
     drawn = report.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
@@ -160,3 +160,17 @@ def measure(opened: RDBStorage, name: str) -> None:
         trial.set_user_attr(key, value)
     opened.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [sum(errors) / 2])
     assert records.count_trials(opened, name)[TrialState.COMPLETE] == trial.number + 1
+
+
+def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    conditions = {"rounds": 10, "dataset": "mnist", "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
+    report.write_document(tmp_path, "", first)
+    again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
+    document = report.write_document(tmp_path, "", again)
+    kept = Reproduction.read(document.with_suffix(".json"))
+    assert [(c.label, c.mean) for c in kept.cells] == [("FNN", 4.0), ("FNN + WS", 5.0)]
+    assert kept.conditions["devices"] == ["cpu", "cuda"]
+    report.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
+    assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()

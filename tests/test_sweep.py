@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hpo.sweep import Sweep, as_json, bounds, from_json, minimum, spaced_rates, steepest, valley
+from hpo.sweep import Sweep, bounds, describe_sweep, from_json, minimum, spaced_rates, steepest, valley
 
 RATES = spaced_rates(1e-4, 1.0, 101)
 
@@ -73,7 +73,7 @@ def test_a_sweep_survives_json_with_its_holes() -> None:
     losses = np.stack([cliff(0.05), cliff(0.15)])
     losses[0, 90:] = np.nan
     sweep = Sweep(RATES, losses)
-    described = json.loads(json.dumps(as_json(sweep, "sgd"), allow_nan=False))
+    described = json.loads(json.dumps(describe_sweep(sweep, "sgd"), allow_nan=False))
     assert set(described) == {"optimizer", "rates", "losses", "optima", "mean", "std"}
     again = from_json(described)
     assert np.array_equal(again.losses, losses, equal_nan=True)
