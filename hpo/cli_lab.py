@@ -80,40 +80,27 @@ def lr_find(
     from .datasets import data_folder, prepare
     from .errors import RequestError
     from .figures import range_test_figure
-    from .objective import make_objective
     from .optimize import find_devices
-    from .space import short_name
     from .storage import show_url
-    from .study import define_study
     from .sweep import describe_sweep, spaced_rates
-    from .terminal import sweep_view
+    from .views import sweep_view
 
     if not low < high < math.inf:
         raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
     opened, protocol = _find_protocol(study, storage)
     asked = {"rounds": rounds, "dataset": dataset}
     protocol |= {"evaluate_at": [], **{key: value for key, value in asked.items() if value is not None}}
-    params = {**FINAL, **_parse(settings)}
-    where = data_folder(data)
+    place, where = find_devices(device)[0], data_folder(data)
     prepare(protocol["dataset"], where)
     found = []
     for optimizer in optimizers or ("sgd",):
-        entry = {"label": "range test", "params": {**params, "optimizer": optimizer, "learning_rate": "range_test"}}
-        definition = define_study({"title": "range test", "protocol": protocol, "trial": [entry]}, name="lr-find")
-        setup = definition.trial[0].params
-        _check_architecture(setup.architecture)
-        name = short_name(setup.model_dump(exclude={"learning_rate"}))
-        click.echo(f"{name}: {protocol['rounds']} rounds, {steps} rates from {low:g} to {high:g}", err=True)
-        sweep = make_objective(definition, find_devices(device)[0], where).sweep(setup, spaced_rates(low, high, steps))
-        described = {
-            **describe_sweep(sweep, optimizer),
-            "params": setup.model_dump(exclude={"learning_rate"}, exclude_none=True),
-            "dataset": protocol["dataset"],
-        }
+        params = {**FINAL, **_parse(settings), "optimizer": optimizer}
+        name, sweep = _make_sweep(protocol, params, spaced_rates(low, high, steps), place, where)
+        described = {**describe_sweep(sweep, optimizer), "params": params, "dataset": protocol["dataset"]}
         found.append(described)
-        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
         if not as_json:
             print_parts(*sweep_view(name, sweep, protocol["dataset"]))
+        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
         key = "range_test_" + re.sub(r"[^\w.]+", "-", name)
         if folder is not None:
             _write(figure, described, folder / key)
@@ -126,6 +113,26 @@ def lr_find(
             click.echo(f"not saved: storage {show_url(storage)} has no study {study!r}", err=True)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
+
+
+def _make_sweep(
+    protocol: dict[str, Any], params: dict[str, Any], rates: Any, device: str, folder: Path
+) -> tuple[str, Any]:
+    """Returns the short name of what is tested, and its sweep."""
+    from . import catalog
+    from .errors import UnknownName
+    from .objective import make_objective
+    from .space import RANGE_TEST, short_name
+    from .study import define_study
+
+    entry = {"label": "range test", "params": {**params, "learning_rate": RANGE_TEST}}
+    definition = define_study({"title": "range test", "protocol": protocol, "trial": [entry]}, name="lr-find")
+    setup = definition.trial[0].params
+    if setup.architecture not in catalog.architectures():
+        raise UnknownName("architecture", setup.architecture, catalog.architectures())
+    name = short_name(params)
+    click.echo(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
+    return name, make_objective(definition, device, folder).sweep(setup, rates)
 
 
 def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]]:
@@ -163,14 +170,6 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
         if key.strip() in ("optimizer", "learning_rate"):
             raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")
     return parsed
-
-
-def _check_architecture(name: str) -> None:
-    from . import catalog
-    from .errors import UnknownName
-
-    if name not in catalog.architectures():
-        raise UnknownName("architecture", name, catalog.architectures())
 
 
 def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
@@ -221,7 +220,8 @@ def reproduce(
     from .optimize import assign_devices, begin, make_plan, serve
     from .report import draw, picture_of, short_rows, write_document
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
-    from .terminal import Watch, rows_table, statuses_view
+    from .terminal import Watch
+    from .views import rows_table, statuses_view
 
     items = find_items(names)
     devices = assign_devices(workers, device)

@@ -25,7 +25,7 @@ def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
     from .records import study_names
     from .results import Status, read_status
     from .storage import open_storage
-    from .terminal import statuses_view
+    from .views import statuses_view
 
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other")
@@ -65,7 +65,7 @@ def best(study: str, storage: str, as_json: bool) -> None:
     """
     from .results import read_best, read_definition
     from .storage import open_storage
-    from .terminal import best_table
+    from .views import best_table
 
     opened = open_storage(storage)
     winner = read_best(opened, study)
@@ -83,7 +83,7 @@ def trials(study: str, storage: str, as_json: bool) -> None:
     """All trials of a study."""
     from .results import read_rows
     from .storage import open_storage
-    from .terminal import trials_table
+    from .views import trials_table
 
     rows = read_rows(open_storage(storage), study)
     if as_json:
@@ -97,7 +97,7 @@ def trials(study: str, storage: str, as_json: bool) -> None:
 def list_(as_json: bool) -> None:
     """The studies and architectures known here."""
     from . import catalog
-    from .terminal import names_table
+    from .views import names_table
 
     found = {
         "studies": [
@@ -128,7 +128,7 @@ def show(name: str, picture: Path | None, as_json: bool) -> None:
     """
     from . import catalog
     from .errors import RequestError, UnknownName
-    from .terminal import layers_table, study_text
+    from .views import layers_table, study_text
 
     known = {**catalog.studies(), **catalog.architectures()}
     if name not in known and not name.endswith(".toml"):

@@ -55,7 +55,8 @@ def optimize(
     from .datasets import data_folder
     from .optimize import assign_devices, begin, make_plan, run_study
     from .results import read_best, read_status
-    from .terminal import StudyProgress, best_table
+    from .terminal import StudyProgress
+    from .views import best_table
 
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
@@ -102,7 +103,8 @@ def worker(
     from .datasets import data_folder
     from .optimize import assign_devices, serve
     from .storage import open_storage
-    from .terminal import Watch, statuses_view
+    from .terminal import Watch
+    from .views import statuses_view
 
     devices = assign_devices(workers, device)
     if studies:

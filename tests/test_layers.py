@@ -28,8 +28,8 @@ ROWS = [
     {"study", "training"},
     {"catalog", "sampling", "results", "dashboard", "range_test", "figures"},
     {"budget", "reproduction"},
-    {"worker", "terminal", "report"},
-    {"crew"},
+    {"worker", "views", "report"},
+    {"crew", "terminal"},
     {"objective", "optimize"},
     {"cli_options"},
     {"cli_read", "cli_work", "cli_lab"},
@@ -47,7 +47,7 @@ HOMES = {
     "optuna_dashboard": {"dashboard"},
     "plotly": {"figures", "report", "dashboard"},
     "scipy": {"statistics"},
-    "rich": {"terminal", "cli_options", "cli_read", "cli_work", "cli_lab"},
+    "rich": {"terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hpo import terminal
+from hpo import terminal, views
 from hpo.results import Status
 
 
@@ -52,9 +52,9 @@ def test_the_last_line_is_printed_when_the_work_ends_early() -> None:
     [(True, "true"), (0.1382999, "0.1383"), (1e-4, "0.0001"), ("cnn_bn", "cnn_bn"), (3, "3")],
 )
 def test_values_are_written_as_in_a_study_file(value: object, text: str) -> None:
-    assert terminal.text_of(value) == text
+    assert views.text_of(value) == text
 
 
 def test_a_mean_has_its_spread_beside_it() -> None:
-    assert terminal.spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
-    assert terminal.spread(2.0449, None) == "2.04 %"
+    assert views.spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
+    assert views.spread(2.0449, None) == "2.04 %"
