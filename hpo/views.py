@@ -54,7 +54,7 @@ def status_table(statuses: Sequence[Status]) -> Table:
     """Returns the studies of a storage as a table."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("study", overflow="fold")
-    for heading in ("finished", "pruned", "running", "failed", "per hour", "time left", "best error"):
+    for heading in ("finished", "pruned", "running", "failed", "/h", "left", "best error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for status in statuses:
         table.add_row(

@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 
 from hpo import records, storage
 from hpo.errors import RequestError
-from hpo.objective import find_device, make_objective
+from hpo.objective import find_device, make_objective, make_recipe
 from hpo.results import read_best, read_rows
 from hpo.sampling import suggest
+from hpo.space import Configuration
 from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Stop, run_worker
 
@@ -141,3 +142,16 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
     create(opened, "best", define_study(table, name="best"), 1, mnist_folder)
     work(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5
+
+
+def test_the_auxiliary_share_is_report_bs_alpha(small_study: StudyDefinition) -> None:
+    plain = Configuration(
+        architecture="fnn", weight_sharing=True, auxiliary_loss=True, activation="relu", optimizer="sgd",
+        learning_rate=0.1,
+    )  # fmt: skip
+    shared = plain.model_copy(update={"auxiliary_share": 0.2})
+    weights = [
+        (how.main_weight, how.auxiliary_weight)
+        for how in (make_recipe(small_study.protocol, configuration) for configuration in (plain, shared))
+    ]
+    assert weights == [(1.0, 1.0), (0.8, 0.2)]
