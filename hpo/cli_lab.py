@@ -214,11 +214,12 @@ def reproduce(
     from rich.console import Console
 
     from . import catalog
+    from .dashboard import save_figure
     from .datasets import data_folder
     from .errors import WorkError
     from .figures import write_png
     from .optimize import assign_devices, begin, make_plan, serve
-    from .report import draw, picture_of, short_rows, write_document
+    from .report import draw, draw_range_tests, picture_of, short_rows, write_document
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
     from .terminal import Watch
     from .views import rows_table, statuses_view
@@ -255,6 +256,9 @@ def reproduce(
         if cells:
             print_parts(*rows_table(ITEMS[item].title, short_rows(cells)))
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
+    if opened is not None and "report_a_table_5" in plans:
+        for optimizer, figure in draw_range_tests(opened, plans["report_a_table_5"].name).items():
+            save_figure(opened, plans["report_a_table_5"].name, f"range_test_{optimizer}", figure)
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
     with written_by_request():
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)

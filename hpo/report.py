@@ -224,8 +224,7 @@ def draw(
         }
         return gradient_norms_figure(title, norms) if norms else None
     if item == "report_a_figure_2":
-        sweep = _range_test(storage, known["report_a_table_5"], "sgd") if "report_a_table_5" in known else None
-        return None if sweep is None else range_test_figure(f"{title} (SGD)", from_json(sweep))
+        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if known else None
     if item == "report_b_figure_5":
         bars = [
             Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
@@ -244,12 +243,13 @@ def _labelled(storage: RDBStorage, study: str) -> Iterable[tuple[str, records.St
     return ((listed[trial.attributes["slot"]].label, trial) for trial in measured_trials(storage, study))
 
 
-def _range_test(storage: RDBStorage, study: str, optimizer: str) -> dict[str, Any] | None:
-    for key, stored in records.study_attributes(storage, study).items():
-        if key.startswith(RANGE_TEST_PREFIX) and stored["optimizer"] == optimizer:
-            kept: dict[str, Any] = stored
-            return kept
-    return None
+def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:
+    """Draws the range tests that a study has kept, by optimizer."""
+    return {
+        stored["optimizer"]: range_test_figure(f"Loss against learning rate, {stored['optimizer']}", from_json(stored))
+        for key, stored in records.study_attributes(storage, study).items()
+        if key.startswith(RANGE_TEST_PREFIX)
+    }
 
 
 def _by_kind(norms: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
