@@ -126,8 +126,8 @@ def gradient_norms_figure(title: str, norms: Mapping[str, Mapping[str, Sequence[
             )  # fmt: skip
             shown.add(layer)
     figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title="norm of the gradient", type="log", col=1)
-    figure.update_yaxes(type="log", matches="y")
+    figure.update_yaxes(title="norm of the gradient", col=1)
+    figure.update_yaxes(type="log", matches="y", dtick=1)
     return figure
 
 

@@ -18,7 +18,16 @@ from optuna.storages import RDBStorage
 
 from . import records
 from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
-from .reproduction import ITEMS, PUBLISHED_PARAMETERS, Cell, RangeTestResult, Reproduction, judge, measured_trials
+from .reproduction import (
+    CONSISTENT,
+    ITEMS,
+    PUBLISHED_PARAMETERS,
+    Cell,
+    RangeTestResult,
+    Reproduction,
+    judge,
+    measured_trials,
+)
 from .results import RANGE_TEST_PREFIX, read_definition
 from .statistics import ratio_of_deviations
 from .sweep import from_json
@@ -68,12 +77,13 @@ def _summary(found: Reproduction) -> str:
         return "nothing is measured yet"
     verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
     consistent = sum(verdict.is_consistent for verdict in verdicts)
+    near = sum(abs(verdict.standard_errors) <= CONSISTENT for verdict in verdicts)
     conditions = found.conditions
     versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
     return (
-        f"{consistent} of {len(verdicts)} measured cells are consistent with the published figure: they differ from it "
-        f"by at most three standard errors. `hpo reproduce`, {conditions['rounds']} rounds a cell on "
-        f"{conditions['dataset']}, study seed 0, on {' and '.join(conditions['devices'])}; {versions}."
+        f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most three "
+        f"standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, {conditions['rounds']} "
+        f"rounds a cell on {conditions['dataset']}, study seed 0, on {' and '.join(conditions['devices'])}; {versions}."
     )
 
 

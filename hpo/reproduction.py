@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 from . import records
 from .errors import UnknownName
 from .results import RANGE_TEST_PREFIX, read_definition
-from .statistics import difference_of_means
+from .statistics import difference_of_means, ratio_of_deviations
 from .study import Published
 
 CONSISTENT = 3.0  # standard errors
+CERTAIN = 0.9973  # what three standard errors either way hold of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -258,23 +259,33 @@ def _cell(table: str, label: str, published: Published, trial: records.StoredTri
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a cell stands to its published figure; differences in percentage points, measured minus published."""
+    """How a cell stands to its published figure; differences in percentage points, measured minus published.
+
+    Attributes:
+        spread: the measured deviation over the published.
+        same_spread: whether that ratio could be 1, at the same level: two normal samples leave its interval in 0.27 %.
+    """
 
     difference: float
     low: float
     high: float
     standard_errors: float
+    spread: float
+    same_spread: bool
 
     @property
     def is_consistent(self) -> bool:
-        """Whether the difference is at most three standard errors; not rejected is not the same as equal."""
-        return abs(self.standard_errors) <= CONSISTENT
+        """Whether mean and spread could be the published; not rejected is not the same as equal."""
+        return abs(self.standard_errors) <= CONSISTENT and self.same_spread
 
     def __str__(self) -> str:
         side = "lower" if self.difference < 0 else "higher"
+        away = f"{abs(self.standard_errors):.1f} s.e."
         if self.is_consistent:
-            return f"consistent ({abs(self.standard_errors):.1f} s.e.)"
-        return f"not: {abs(self.difference):.2f} {side}, {abs(self.standard_errors):.1f} s.e."
+            return f"consistent ({away})"
+        if abs(self.standard_errors) <= CONSISTENT:  # a wide spread makes a large standard error, which proves nothing
+            return f"not: {self.spread:.3g} times the spread ({away})"
+        return f"not: {abs(self.difference):.2f} {side}, {away}"
 
 
 def judge(cell: Cell) -> Verdict | None:
@@ -284,5 +295,14 @@ def judge(cell: Cell) -> Verdict | None:
     found = difference_of_means(
         cell.mean, cell.std, len(cell.errors), cell.published_mean, cell.published_std, cell.published_rounds
     )
-    errors = found.estimate / found.standard_error if found.standard_error else 0.0
-    return Verdict(found.estimate, found.low, found.high, errors)
+    spread = ratio_of_deviations(
+        cell.std, len(cell.errors), cell.published_std, cell.published_rounds, confidence=CERTAIN
+    )
+    return Verdict(
+        found.estimate,
+        found.low,
+        found.high,
+        found.estimate / found.standard_error if found.standard_error else 0.0,
+        spread.estimate,
+        spread.low <= 1 <= spread.high,
+    )

@@ -40,8 +40,8 @@ def difference_of_means(mean: float, std: float, n: int, other_mean: float, othe
     return Interval(difference, difference - reach, difference + reach, error)
 
 
-def ratio_of_deviations(std: float, n: int, other_std: float, other_n: int) -> Interval:
+def ratio_of_deviations(std: float, n: int, other_std: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:
     """Returns the first deviation over the other's, of two independent normal samples, by Fisher's F."""
     ratio = std / other_std
-    low, high = (ratio / float(stats.f.ppf(0.5 + side * CONFIDENCE / 2, n - 1, other_n - 1)) ** 0.5 for side in (1, -1))
+    low, high = (ratio / float(stats.f.ppf(0.5 + side * confidence / 2, n - 1, other_n - 1)) ** 0.5 for side in (1, -1))
     return Interval(ratio, low, high)

@@ -83,6 +83,7 @@ def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
     assert str(near) == "consistent (2.9 s.e.)"
     assert str(far) == "not: 0.49 lower, 3.1 s.e."
     assert judge(cell(2.0, 0.0, rounds=1)) is None
+    assert str(judge(cell(41.5, 50.3))) == "not: 168 times the spread (2.5 s.e.)"
 
 
 def test_items_are_found_by_the_beginning_of_their_names() -> None:
