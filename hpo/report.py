@@ -81,9 +81,10 @@ def _summary(found: Reproduction) -> str:
     conditions = found.conditions
     versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
     return (
-        f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most three "
-        f"standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, {conditions['rounds']} "
-        f"rounds a cell on {conditions['dataset']}, study seed 0, on {' and '.join(conditions['devices'])}; {versions}."
+        f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most "
+        f"three standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, "
+        f"{conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed 0, on "
+        f"{' and '.join(conditions['devices'])}; {versions}."
     )
 
 
