@@ -32,5 +32,6 @@ def serve_dashboard(storage: RDBStorage, port: int) -> None:
 
 
 def save_figure(storage: RDBStorage, study: str, name: str, figure: go.Figure) -> None:
-    """Saves a plotly figure into a study, whose page shows it; one of the same name is replaced."""
-    save_plotly_graph_object(optuna.load_study(study_name=study, storage=storage), figure, graph_object_id=name)
+    """Saves a plotly figure into a study, whose page shows it in its own size; one of the same name is replaced."""
+    fitted = go.Figure(figure).update_layout(width=None, height=None, legend={"orientation": "h", "y": -0.2})
+    save_plotly_graph_object(optuna.load_study(study_name=study, storage=storage), fitted, graph_object_id=name)

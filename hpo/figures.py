@@ -48,8 +48,9 @@ def range_test_figure(title: str, sweep: Sweep) -> go.Figure:
     figure.add_scatter(x=sweep.rates, y=mean, mode="lines", line={"color": COLOURS[1], "width": 3}, name="mean")
     text = f"mean optimum {sweep.mean:.3g}" + ("" if sweep.std is None else f" ± {sweep.std:.2g}")
     figure.add_vline(x=sweep.mean, line={"dash": "dash"})
-    figure.add_annotation(x=np.log10(sweep.mean), y=1, yref="paper", text=text, xanchor="right", showarrow=False)
-    ends = np.log10(sweep.rates[[0, -1]]).tolist()
+    ends, place = np.log10(sweep.rates[[0, -1]]).tolist(), float(np.log10(sweep.mean))
+    side = "right" if place > sum(ends) / 2 else "left"
+    figure.add_annotation(x=place, y=1, yref="paper", text=text, xanchor=side, showarrow=False)
     figure.update_xaxes(type="log", title="learning rate", dtick=1, exponentformat="power", range=ends)
     figure.update_yaxes(title="training loss", range=[0, SHOWN_LOSS * float(np.nanmax(sweep.losses[:, 0]))])
     return figure
