@@ -211,41 +211,23 @@ def reproduce(
     All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. Stopped, it goes on where
     it was; other machines can help by hpo worker.
     """
-    from rich.console import Console
-
     from . import catalog
-    from .dashboard import save_figure
     from .datasets import data_folder
     from .errors import WorkError
-    from .figures import write_png
-    from .optimize import assign_devices, begin, make_plan, serve
-    from .report import draw, draw_range_tests, picture_of, short_rows, write_document
+    from .optimize import assign_devices, begin, make_plan
+    from .report import short_rows
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
-    from .terminal import Watch
-    from .views import rows_table, statuses_view
+    from .views import rows_table
 
     items = find_items(names)
     devices = assign_devices(workers, device)
     plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
-    where, opened = data_folder(data), None
+    where, opened, given_up = data_folder(data), None, None
     for plan in plans.values():
         opened = begin(storage, plan, where)
-    given_up: WorkError | None = None
     if opened is not None:
-        stop_on_signals()
         try:
-            with Watch(Console(stderr=True, markup=False)) as watch:
-                serve(
-                    opened,
-                    tuple(plan.name for plan in plans.values()),
-                    devices=devices,
-                    data_folder=where,
-                    exit_when_done=True,
-                    show=lambda statuses: watch.show(statuses_view(statuses)),
-                )
-        except KeyboardInterrupt:
-            click.echo(f"interrupted; this goes on: {this_command()}", err=True)
-            raise
+            _serve(opened, tuple(plan.name for plan in plans.values()), devices, where)
         except WorkError as error:  # what the other studies have measured is written all the same
             given_up = error
     stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
@@ -255,10 +237,45 @@ def reproduce(
         cells = [cell for cell in found.cells if cell.table == item]
         if cells:
             print_parts(*rows_table(ITEMS[item].title, short_rows(cells)))
+    _write_reproduction(items, found, opened, stored, networks, folder)
+    if given_up is not None:
+        raise given_up
+
+
+def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folder: Path) -> None:
+    from rich.console import Console
+
+    from .optimize import serve
+    from .terminal import Watch
+    from .views import statuses_view
+
+    stop_on_signals()
+    try:
+        with Watch(Console(stderr=True, markup=False)) as watch:
+            serve(
+                opened,
+                studies,
+                devices=devices,
+                data_folder=data_folder,
+                exit_when_done=True,
+                show=lambda statuses: watch.show(statuses_view(statuses)),
+            )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+        raise
+
+
+def _write_reproduction(
+    items: Sequence[str], found: Any, opened: Any, stored: dict[str, str], networks: dict[str, Any], folder: Path
+) -> None:
+    from .dashboard import save_figure
+    from .figures import write_png
+    from .report import draw, draw_range_tests, picture_of, write_document
+
+    if opened is not None and "report_a_table_5" in items:
+        for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():
+            save_figure(opened, stored["report_a_table_5"], f"range_test_{optimizer}", figure)
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
-    if opened is not None and "report_a_table_5" in plans:
-        for optimizer, figure in draw_range_tests(opened, plans["report_a_table_5"].name).items():
-            save_figure(opened, plans["report_a_table_5"].name, f"range_test_{optimizer}", figure)
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
     with written_by_request():
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
@@ -269,8 +286,6 @@ def reproduce(
         }
         document = write_document(folder, suffix, found)
     click.echo("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
-    if given_up is not None:
-        raise given_up
 
 
 def _describe(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .data import Pairs
 from .sweep import Curve, Sweep
-from .training import CPU, Recipe, make_rounds, shuffled
+from .training import CPU, Recipe, batches, make_rounds, shuffled
 
 DIVERGED = 4.0  # a round has diverged when its loss exceeds so many times the one that it began with
 
@@ -48,17 +48,12 @@ def sweep_rates(
     for rate in rates.tolist():
         if not batches_left:
             orders = torch.stack([torch.randperm(count, generator=g) for g in shuffles])  # (R, N)
-            batches_left = _batches(shuffled(pairs, orders.to(device)), recipe.batch_size)
+            batches_left = [batch for batch, _ in batches(shuffled(pairs, orders.to(device)), recipe.batch_size, dim=1)]
         for optimizer in rounds.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         losses.append(rounds.step(batches_left.pop(0)))
     return Sweep(rates, _end_where_diverged(torch.stack(losses, dim=1).double().cpu()))
-
-
-def _batches(pairs: Pairs, size: int) -> list[Pairs]:
-    parts = (torch.split(tensor, size, dim=1) for tensor in (pairs.images, pairs.classes, pairs.targets))
-    return [Pairs(*batch) for batch in zip(*parts, strict=True)]
 
 
 def _end_where_diverged(losses: Tensor) -> Curve:

@@ -83,7 +83,7 @@ def _summary(found: Reproduction) -> str:
     return (
         f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most "
         f"three standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, "
-        f"{conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed 0, on "
+        f"{conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed {conditions['seed']}, on "
         f"{' and '.join(conditions['devices'])}; {versions}."
     )
 
@@ -235,7 +235,7 @@ def draw(
         }
         return gradient_norms_figure(title, norms) if norms else None
     if item == "report_a_figure_2":
-        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if known else None
+        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if "report_a_table_5" in known else None
     if item == "report_b_figure_5":
         bars = [
             Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)

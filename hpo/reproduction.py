@@ -129,7 +129,7 @@ class Reproduction:
 
     Attributes:
         parameters: architecture -> its parameters without weight sharing and with.
-        conditions: rounds, dataset, and all devices and versions that it was measured with.
+        conditions: rounds, dataset, seed, and all devices and versions that it was measured with.
     """
 
     cells: list[Cell]
@@ -207,7 +207,7 @@ def read_reproduction(
     conditions: dict[str, Any] = {"devices": [], "versions": []}
     for study, name in known.items():
         definition = read_definition(storage, name)
-        conditions |= {"dataset": definition.protocol.dataset, "rounds": definition.protocol.rounds}
+        conditions |= {key: getattr(definition.protocol, key) for key in ("dataset", "rounds", "seed")}
         for trial in measured_trials(storage, name):
             entry = definition.trial[trial.attributes["slot"]]
             label, published = entry.label, entry.published

@@ -220,7 +220,7 @@ class LoopedRounds(Rounds):
         steps: list[list[dict[str, Tensor]]] = []  # of each round, of each step: its gradients
         for r, network in enumerate(self.networks):
             total, gradients = pairs.images.new_zeros(()), []
-            for batch, share in _batches(_of_round(pairs, r), self.recipe.batch_size, dim=0):
+            for batch, share in batches(_of_round(pairs, r), self.recipe.batch_size, dim=0):
                 total += share * self._step(r, batch)
                 if norms is not None:
                     gradients.append(
@@ -278,7 +278,7 @@ class StackedRounds(Rounds):
 
     def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         total = pairs.images.new_zeros(len(pairs.targets))  # (R,)
-        for batch, share in _batches(pairs, self.recipe.batch_size, dim=1):
+        for batch, share in batches(pairs, self.recipe.batch_size, dim=1):
             total += share * self.step(batch)
             if norms is not None:
                 norms.add({name: p.grad for name, p in self.parameters.items() if p.grad is not None})
@@ -329,8 +329,8 @@ def _of_round(pairs: Pairs, r: int) -> Pairs:
     return Pairs(pairs.images[r], pairs.classes[r], pairs.targets[r])
 
 
-def _batches(pairs: Pairs, size: int, dim: int) -> Iterator[tuple[Pairs, float]]:
-    """Yields the pairs in batches along `dim`, each with its share of them; the last may be smaller."""
+def batches(pairs: Pairs, size: int, dim: int) -> Iterator[tuple[Pairs, float]]:
+    """Yields the pairs in batches along their dimension `dim`, each with its share of them; the last may be smaller."""
     count = pairs.targets.shape[dim]
     parts = (torch.split(tensor, size, dim) for tensor in (pairs.images, pairs.classes, pairs.targets))
     for images, classes, targets in zip(*parts, strict=True):

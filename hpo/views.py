@@ -156,6 +156,8 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     suggested = (
         f"for a study's file:  learning_rate = {{ low = {_one_digit(low, math.floor):g}, "
         f"high = {_one_digit(high, math.ceil):g}, log = true }}"
+        if low < high
+        else "the mean curve never falls, so it suggests no bounds for a study"
     )
     return [headline, curve_chart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
 

@@ -110,7 +110,7 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
 def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
-    found.conditions.update(rounds=10, dataset="mnist", devices=["cpu"], versions=[{"torch": "2"}])
+    found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
     parts = report.render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
     assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
@@ -165,7 +165,7 @@ def measure(opened: RDBStorage, name: str) -> None:
 
 def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
-    conditions = {"rounds": 10, "dataset": "mnist", "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
     report.write_document(tmp_path, "", first)
     again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
