@@ -26,7 +26,7 @@ from .cli_options import (
     written_by_request,
 )
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 FINAL = {  # report A's final network
     "architecture": "cnn_bn",
@@ -45,8 +45,9 @@ FINAL = {  # report A's final network
     help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
 @click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
-@click.option("--low", default=1e-4, show_default=True, type=POSITIVE, metavar="RATE", help="The first rate.")
-@click.option("--high", default=1.0, show_default=True, type=POSITIVE, metavar="RATE", help="The last.")
+@click.option("--dataset", type=click.Choice(["mnist", "digits"]), help="[default: the study's, else mnist]")
+@click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The first rate.")
+@click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The last.")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(min=2), help="Batches, one at each rate.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Fresh networks.  [default: the study's, else 10]")
 @click.option(
@@ -55,13 +56,13 @@ FINAL = {  # report A's final network
 )  # fmt: skip
 @storage_option
 @device_option
-@dataset_option
 @data_option
 @json_option
 def lr_find(
     optimizers: tuple[str, ...],
     settings: tuple[str, ...],
     study: str | None,
+    dataset: str | None,
     low: float,
     high: float,
     steps: int,
@@ -69,7 +70,6 @@ def lr_find(
     folder: Path | None,
     storage: str,
     device: str,
-    dataset: str | None,
     data: Path | None,
     as_json: bool,
 ) -> None:
@@ -81,15 +81,18 @@ def lr_find(
     from .errors import RequestError
     from .figures import range_test_figure
     from .optimize import find_devices
-    from .storage import show_url
     from .sweep import describe_sweep, spaced_rates
     from .views import sweep_view
 
     if not low < high < math.inf:
         raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
-    opened, protocol = _find_protocol(study, storage)
-    asked = {"rounds": rounds, "dataset": dataset}
-    protocol |= {"evaluate_at": [], **{key: value for key, value in asked.items() if value is not None}}
+    opened, protocol, unsaved = _find_protocol(study, storage)
+    for key, value in (("rounds", rounds), ("dataset", dataset)):
+        if value not in (None, protocol[key]):
+            unsaved = unsaved or f"study {study!r} has {key} = {protocol[key]}"
+            protocol[key] = value
+    protocol["evaluate_at"] = []
+    stop_on_signals()
     place, where = find_devices(device)[0], data_folder(data)
     prepare(protocol["dataset"], where)
     found = []
@@ -104,13 +107,13 @@ def lr_find(
         key = "range_test_" + re.sub(r"[^\w.]+", "-", name)
         if folder is not None:
             _write(figure, described, folder / key)
-        if opened is not None and study is not None:
+        if study is not None and unsaved:
+            click.echo(f"not saved: {unsaved}", err=True)
+        elif study is not None:
             from .dashboard import save_figure
 
             save_figure(opened, study, key, figure)
             click.echo(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
-        elif study is not None:
-            click.echo(f"not saved: storage {show_url(storage)} has no study {study!r}", err=True)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
 
@@ -119,8 +122,11 @@ def _make_sweep(
     protocol: dict[str, Any], params: dict[str, Any], rates: Any, device: str, folder: Path
 ) -> tuple[str, Any]:
     """Returns the short name of what is tested, and its sweep."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from . import catalog
-    from .errors import UnknownName
+    from .errors import UnknownName, WorkError
     from .objective import make_objective
     from .space import RANGE_TEST, short_name
     from .study import define_study
@@ -132,18 +138,24 @@ def _make_sweep(
         raise UnknownName("architecture", setup.architecture, catalog.architectures())
     name = short_name(params)
     click.echo(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
-    return name, make_objective(definition, device, folder).sweep(setup, rates)
+    objective = make_objective(definition, device, folder)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        sweep = objective.sweep(setup, rates, progress.track)
+    if math.isnan(sweep.mean):
+        raise WorkError(f"every round diverged at its first rates, from {rates[0]:g}; try a lower --low")
+    return name, sweep
 
 
-def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]]:
-    """Returns the storage, where it has the study, and the protocol to go by."""
+def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
+    """Returns the storage, where it has the study, the protocol to go by, and why nothing can be saved, if so."""
     from . import catalog, records
     from .errors import NoStorage
     from .results import read_definition
-    from .storage import open_storage
+    from .storage import open_storage, show_url
 
     if study is None:
-        return None, {"dataset": "mnist", "rounds": 10}
+        return None, {"dataset": "mnist", "rounds": 10}, ""
     try:
         opened = open_storage(storage)
         known = study in records.study_names(opened)
@@ -151,8 +163,9 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
         known = False
     if known:
         opened = open_storage(storage, create=True)  # to write the figure
-        return opened, read_definition(opened, study).protocol.model_dump(mode="json")
-    return None, catalog.load_study(study)[1].protocol.model_dump(mode="json")
+        return opened, read_definition(opened, study).protocol.model_dump(mode="json"), ""
+    protocol = catalog.load_study(study)[1].protocol.model_dump(mode="json")
+    return None, protocol, f"storage {show_url(storage)} has no study {study!r}"
 
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
@@ -215,7 +228,7 @@ def reproduce(
     from .datasets import data_folder
     from .errors import WorkError
     from .optimize import assign_devices, begin, make_plan
-    from .report import short_rows
+    from .report import looked_at, table_of
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
     from .views import rows_table
 
@@ -233,11 +246,13 @@ def reproduce(
     stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
+    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
+    mark = f"\na quick look ({looked_at(suffix)}), no reproduction" if suffix else ""
     for item in items:
-        cells = [cell for cell in found.cells if cell.table == item]
-        if cells:
-            print_parts(*rows_table(ITEMS[item].title, short_rows(cells)))
-    _write_reproduction(items, found, opened, stored, networks, folder)
+        rows = table_of(item, found)
+        if rows:
+            print_parts(*rows_table(ITEMS[item].title + mark, rows))
+    _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     if given_up is not None:
         raise given_up
 
@@ -266,16 +281,22 @@ def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folde
 
 
 def _write_reproduction(
-    items: Sequence[str], found: Any, opened: Any, stored: dict[str, str], networks: dict[str, Any], folder: Path
+    items: Sequence[str],
+    found: Any,
+    opened: Any,
+    stored: dict[str, str],
+    networks: dict[str, Any],
+    folder: Path,
+    suffix: str,
 ) -> None:
     from .dashboard import save_figure
     from .figures import write_png
     from .report import draw, draw_range_tests, picture_of, write_document
+    from .reproduction import studies_of
 
-    if opened is not None and "report_a_table_5" in items:
+    if opened is not None and "report_a_table_5" in studies_of(items):
         for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():
             save_figure(opened, stored["report_a_table_5"], f"range_test_{optimizer}", figure)
-    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
     with written_by_request():
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)

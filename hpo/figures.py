@@ -58,13 +58,13 @@ def range_test_figure(title: str, sweep: Sweep) -> go.Figure:
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure of a table: errors in percent, published and measured."""
+    """A figure of a table: errors in percent, published and measured; a single round has no deviation."""
 
     label: str
     published: float
     published_std: float
     measured: float
-    measured_std: float
+    measured_std: float | None
 
 
 def bars_figure(title: str, bars: Sequence[Bar]) -> go.Figure:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class MeanError:
             gradient_norms="gradient_norms" in self.definition.run.keep,
         )
 
-    def sweep(self, setup: Setup, rates: Curve) -> Sweep:
+    def sweep(self, setup: Setup, rates: Curve, watch: Callable[[Sequence[float]], Iterable[float]] = iter) -> Sweep:
         """Makes a range test of a setup, on every round's training pairs with networks of its own."""
         configuration = Configuration(**{**setup.model_dump(), "learning_rate": float(rates[0])})
         return sweep_rates(
@@ -122,16 +122,22 @@ class MeanError:
             rates,
             shuffle_seeds=self._seeds("range test shuffle"),
             device=self.place,
+            watch=watch,
         )
 
     def _find_rate(self, trial: optuna.Trial, setup: Setup) -> float:
         """Returns the optimum of a setup's range test, which is made once and kept with the study.
 
         Of two workers that make the same one at the same moment the first to finish is believed.
+
+        Raises:
+            ValueError: where every round diverged at once.
         """
         key, study = range_test_key(setup), trial.study
         if key not in study.user_attrs:
             sweep = self.sweep(setup, spaced_rates(LOW, HIGH, STEPS))
+            if math.isnan(sweep.mean):
+                raise ValueError(f"range test: every round diverged at its first rates, from {LOW:g}")
             if key not in study.user_attrs:
                 study.set_user_attr(key, describe_sweep(sweep, setup.optimizer))
         return float(study.user_attrs[key]["mean"])

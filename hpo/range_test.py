@@ -6,7 +6,7 @@ global random state stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ def sweep_rates(
     shuffle_seeds: Sequence[int],
     device: torch.device = CPU,
     stacked: bool | None = None,
+    watch: Callable[[Sequence[float]], Iterable[float]] = iter,
 ) -> Sweep:
     """Trains R networks on their rounds' pairs, one batch at each rate.
 
@@ -39,13 +40,14 @@ def sweep_rates(
         rates: (S,). Where S batches are more than an epoch has, the pairs are shuffled again.
         shuffle_seeds: R seeds.
         stacked: which of the two ways of training; None chooses the faster.
+        watch: goes through the rates one by one, as a progress bar does.
     """
     pairs = pairs.to(device, torch.float32)
     rounds = make_rounds([network.to(device) for network in networks], recipe, device, stacked)
     shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
     count, losses = pairs.targets.shape[1], []
     batches_left: list[Pairs] = []
-    for rate in rates.tolist():
+    for rate in watch(rates.tolist()):
         if not batches_left:
             orders = torch.stack([torch.randperm(count, generator=g) for g in shuffles])  # (R, N)
             batches_left = [batch for batch, _ in batches(shuffled(pairs, orders.to(device)), recipe.batch_size, dim=1)]

@@ -51,31 +51,33 @@ def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str
             picture = picture_of(name, suffix)
             there = (folder / picture).exists()
             parts[name] = f"![{item.title}]({picture})" if there else f"not drawn yet: `hpo reproduce {name}`"
-        elif name == "report_b_table_1":
-            parts[name] = _parameter_table(found.parameters)
         else:
-            cells = [cell for cell in found.cells if cell.table == name]
-            parts[name] = _cell_table(cells) if cells else f"not measured yet: `hpo reproduce {name}`"
-    parts["range_tests"] = _range_test_table(found.range_tests)
+            rows = table_of(name, found)
+            parts[name] = markdown_table(rows) if rows else f"not measured yet: `hpo reproduce {name}`"
+    parts["range_tests"] = markdown_table(_range_test_rows(found.range_tests))
     return parts
 
 
-def short_rows(cells: Sequence[Cell]) -> list[list[str]]:
-    """Returns published and measured errors in percent, and the verdicts, headings first."""
-    rows = [["", "published %", "measured %", "verdict"]]
-    for cell in cells:
-        rows.append([cell.label, *_both_means(cell), str(judge(cell) or "")])
-    return rows
-
-
-def _both_means(cell: Cell) -> list[str]:
-    return [f"{cell.published_mean:.2f} ± {cell.published_std:.2f}", f"{cell.mean:.2f} ± {cell.std:.2f}"]
+def table_of(item: str, found: Reproduction) -> list[list[str]]:
+    """Returns the rows of an item's table, headings first; none where there is nothing to show yet."""
+    if item == "report_b_table_1":
+        return _parameter_rows(found.parameters)
+    if item == "report_a_figure_2":
+        return _range_test_rows(found.range_tests) if found.range_tests else []
+    cells = [cell for cell in found.cells if cell.table == item]
+    return _cell_rows(cells, judged=found.is_comparable) if cells else []
 
 
 def _summary(found: Reproduction) -> str:
     if not found.cells:
         return "nothing is measured yet"
+    if not found.is_comparable:
+        return (
+            f"Measured on {found.conditions['dataset']}: the published numbers are of another dataset, so no verdicts."
+        )
     verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
+    if not verdicts:
+        return "One round a cell: nothing to judge by."
     consistent = sum(verdict.is_consistent for verdict in verdicts)
     near = sum(abs(verdict.standard_errors) <= CONSISTENT for verdict in verdicts)
     conditions = found.conditions
@@ -88,26 +90,33 @@ def _summary(found: Reproduction) -> str:
     )
 
 
-def _cell_table(cells: Sequence[Cell]) -> str:
+def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     """Errors in percent, the difference in percentage points."""
     rates = len({cell.learning_rate for cell in cells}) > 1
-    coins = any(cell.is_coin for cell in cells)
-    rows = [["", "published", "measured", "difference (95 %)", "verdict"]]
+    coins = judged and any(cell.is_coin for cell in cells)
+    rows = [["", "published", "measured", *(["difference (95 %)", "verdict"] if judged else [])]]
     for cell in cells:
-        verdict = judge(cell)
-        difference = f"{verdict.difference:+.2f} ({verdict.low:+.2f} to {verdict.high:+.2f})" if verdict else ""
-        rows.append([cell.label, *_both_means(cell), difference, str(verdict or "")])
+        row = [cell.label, _shown(cell.published_mean, cell.published_std), _shown(cell.mean, cell.std)]
+        if judged:
+            verdict = judge(cell)
+            difference = f"{verdict.difference:+.2f} ({verdict.low:+.2f} to {verdict.high:+.2f})" if verdict else ""
+            row += [difference, str(verdict or "")]
+        rows.append(row)
     if rates:
         for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
             row.insert(1, text)
     if coins:
         for row, text in zip(rows, ["deviation, measured / published (95 %)", *map(_spread, cells)], strict=True):
             row.append(text)
-    return markdown_table(rows)
+    return rows
+
+
+def _shown(mean: float, std: float | None) -> str:
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
 def _spread(cell: Cell) -> str:
-    if not cell.is_coin or len(cell.errors) < 2:
+    if not cell.is_coin or cell.std is None:
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
     return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -121,7 +130,7 @@ def _both_decisions(cells: Sequence[Cell]) -> str:
             rows.append(
                 [
                     cell.label,
-                    _both_means(cell)[0],
+                    _shown(cell.published_mean, cell.published_std),
                     *(_mean_and_deviation(errors) for errors in (cell.errors_recognition, cell.errors_head)),
                 ]
             )
@@ -129,24 +138,25 @@ def _both_decisions(cells: Sequence[Cell]) -> str:
 
 
 def _mean_and_deviation(errors: Sequence[float]) -> str:
-    return f"{mean(errors):.2f}" + (f" ± {stdev(errors):.2f}" if len(errors) > 1 else "")
+    return _shown(mean(errors), stdev(errors) if len(errors) > 1 else None)
 
 
-def _parameter_table(parameters: Mapping[str, Sequence[int]]) -> str:
+def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:
     rows = [["", "published without WS", "counted", "published with WS", "counted", "verdict"]]
     for name, published in PUBLISHED_PARAMETERS.items():
         counted = parameters[name]
         same = "equal" if tuple(counted) == published else "**differs**"
         rows.append([name, f"{published[0]:,}", f"{counted[0]:,}", f"{published[1]:,}", f"{counted[1]:,}", same])
-    return markdown_table(rows)
+    return rows
 
 
-def _range_test_table(tests: Sequence[RangeTestResult]) -> str:
+def _range_test_rows(tests: Sequence[RangeTestResult]) -> list[list[str]]:
     rows = [["optimizer", "published rate", "measured, mean ± deviation over rounds", "each round's optimum"]]
     for test in tests:
-        optima = " ".join(f"{rate:.2g}" for rate in test.optima)
-        rows.append([test.optimizer, f"{test.published:g}", f"{test.mean:.4f} ± {test.std:.4f}", optima])
-    return markdown_table(rows)
+        optima = " ".join("diverged" if rate is None else f"{rate:.2g}" for rate in test.optima)
+        deviation = "" if test.std is None else f" ± {test.std:.4f}"
+        rows.append([test.optimizer, f"{test.published:g}", f"{test.mean:.4f}{deviation}", optima])
+    return rows
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -188,10 +198,15 @@ def picture_of(item: str, suffix: str) -> str:
     return f"figures{suffix}/{item}.png"
 
 
+def looked_at(suffix: str) -> str:
+    """Returns what a quick look's studies differ in, from the suffix of their names: `digits 2 rounds`."""
+    return suffix.strip("-").replace("-", " ")
+
+
 def _blank_document(suffix: str) -> str:
     title = "Two reports, measured again"
     if suffix:
-        title = f"A quick look at the two reports ({suffix.strip('-').replace('-', ' ')}), which is no reproduction"
+        title = f"A quick look at the two reports ({looked_at(suffix)}), which is no reproduction"
     lines = [f"# {title}", "", "<!-- summary -->\n<!-- end -->"]
     for name, item in ITEMS.items():
         lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]

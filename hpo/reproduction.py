@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -81,6 +82,7 @@ ELSEWHERE = (
         Published(mean=2.30, std=0.26),
     ),
 )  # fmt: skip
+PUBLISHED_DATASET = "mnist"
 PUBLISHED_RATES = {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}  # report A, table V
 PUBLISHED_PARAMETERS = {  # report B, table I: architecture -> without weight sharing, with
     "fully_connected": (21_182, 10_822),
@@ -94,6 +96,7 @@ class Cell:
     """A published error and the one measured for it, in percent.
 
     Attributes:
+        std: the measured deviation; None for a single round.
         errors, errors_head, errors_recognition: of each round, by the study's decision and by both.
         is_coin: whether nothing trains what the decision reads: recognition without auxiliary loss.
     """
@@ -104,7 +107,7 @@ class Cell:
     published_std: float
     published_rounds: int
     mean: float
-    std: float
+    std: float | None
     errors: list[float]
     errors_head: list[float]
     errors_recognition: list[float]
@@ -119,8 +122,8 @@ class RangeTestResult:
     optimizer: str
     published: float
     mean: float
-    std: float
-    optima: list[float]
+    std: float | None
+    optima: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,11 @@ class Reproduction:
     range_tests: list[RangeTestResult]
     parameters: dict[str, list[int]]
     conditions: dict[str, Any]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it was measured on the dataset of the reports, so that a verdict means something."""
+        return self.conditions.get("dataset") == PUBLISHED_DATASET
 
     @classmethod
     def read(cls, file: Path) -> Reproduction:
@@ -225,7 +233,7 @@ def read_reproduction(
             if key.startswith(RANGE_TEST_PREFIX) and stored["optimizer"] in PUBLISHED_RATES:
                 rate = PUBLISHED_RATES[stored["optimizer"]]
                 tests.append(
-                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored["std"] or 0.0, stored["optima"])
+                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored["std"], stored["optima"])
                 )
     order = list(PUBLISHED_RATES)
     return Reproduction(cells, sorted(tests, key=lambda test: order.index(test.optimizer)), parameters, conditions)
@@ -249,9 +257,8 @@ def _cell(table: str, label: str, published: Published, trial: records.StoredTri
         published_mean=published.mean,
         published_std=published.std,
         published_rounds=published.rounds,
-        mean=trial.value or 0.0,
-        std=trial.attributes["std"] or 0.0,
-        **{key: trial.attributes[key] for key in ("errors", "errors_head", "errors_recognition")},
+        mean=fmean(trial.attributes["errors"]),
+        **{key: trial.attributes[key] for key in ("std", "errors", "errors_head", "errors_recognition")},
         learning_rate=trial.params["learning_rate"],
         is_coin=decision == "recognition" and not trial.params["auxiliary_loss"],
     )
@@ -290,7 +297,7 @@ class Verdict:
 
 def judge(cell: Cell) -> Verdict | None:
     """Returns the verdict on a cell; None where one round leaves nothing to judge by."""
-    if len(cell.errors) < 2:
+    if cell.std is None:
         return None
     found = difference_of_means(
         cell.mean, cell.std, len(cell.errors), cell.published_mean, cell.published_std, cell.published_rounds

@@ -11,7 +11,8 @@ are not finite, and nothing is concluded from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +39,22 @@ class Sweep:
 
     @property
     def optima(self) -> list[float]:
-        """The rate at each round's lowest loss."""
+        """The rate at each round's lowest loss; NaN for a round that diverged before there was a second."""
         return [minimum(self.rates, curve) for curve in self.losses]
 
     @property
     def mean(self) -> float:
-        """The mean of the optima: report A's rule."""
-        return float(np.mean(self.optima))
+        """The mean of the optima that there are: report A's rule; NaN where every round diverged at once."""
+        return float(np.mean(self._known)) if self._known else math.nan
 
     @property
     def std(self) -> float | None:
-        """The deviation of the optima; None for a single round."""
-        return float(np.std(self.optima, ddof=1)) if len(self.losses) > 1 else None
+        """Their deviation; None for a single one."""
+        return float(np.std(self._known, ddof=1)) if len(self._known) > 1 else None
+
+    @property
+    def _known(self) -> list[float]:
+        return [rate for rate in self.optima if math.isfinite(rate)]
 
     @property
     def mean_losses(self) -> Curve:
@@ -68,8 +73,9 @@ def spaced_rates(low: float, high: float, steps: int) -> Curve:
 
 
 def minimum(rates: Curve, losses: Curve) -> float:
-    """Returns the rate at the lowest loss, as it was measured."""
-    return float(rates[int(np.nanargmin(_finite(losses)))])
+    """Returns the rate at the lowest loss, as it was measured; NaN where less than two are finite."""
+    finite = np.isfinite(losses)
+    return float(rates[np.argmin(np.where(finite, losses, np.inf))]) if finite.sum() > 1 else math.nan
 
 
 def steepest(rates: Curve, losses: Curve) -> float:
@@ -108,10 +114,6 @@ def bounds(rates: Curve, losses: Curve) -> tuple[float, float]:
     return float(rates[low]), float(rates[max(low, high)])
 
 
-def _finite(losses: Curve) -> Curve:
-    return np.where(np.isfinite(losses), losses, np.nan)
-
-
 def _cut(losses: Curve) -> Curve:
     """Returns a curve up to where it is not finite any more."""
     bad = np.flatnonzero(~np.isfinite(losses))
@@ -128,15 +130,19 @@ def _smooth(losses: Curve) -> Curve:
 
 
 def describe_sweep(sweep: Sweep, optimizer: str) -> dict[str, Any]:
-    """Returns a sweep as JSON has it, in studies and from `hpo lr-find --json`; a loss that is not finite is null."""
+    """Returns a sweep as JSON has it, in studies and from `hpo lr-find --json`; what is not finite is null."""
     return {
         "optimizer": optimizer,
         "rates": sweep.rates.tolist(),
-        "losses": [[loss if np.isfinite(loss) else None for loss in curve] for curve in sweep.losses.tolist()],
-        "optima": sweep.optima,
-        "mean": sweep.mean,
+        "losses": [_nulled(curve) for curve in sweep.losses.tolist()],
+        "optima": _nulled(sweep.optima),
+        "mean": sweep.mean if math.isfinite(sweep.mean) else None,
         "std": sweep.std,
     }
+
+
+def _nulled(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def from_json(stored: Mapping[str, Any]) -> Sweep:

@@ -144,14 +144,16 @@ def rows_table(title: str, rows: Sequence[Sequence[str]]) -> list[Any]:
 def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     """Returns what a range test found, and its mean curve."""
     mean, rounds = sweep.mean_losses, len(sweep.losses)
-    low, high = bounds(sweep.rates, mean)
     deviation = "" if sweep.std is None else f" ± {sweep.std:.2g}"
+    headline = f"range test of {name} ({rounds} rounds, {dataset})"
     rates = Table(show_header=False, box=None, padding=(0, 2))
     rates.add_row(f"{sweep.mean:.3g}{deviation}", "the optimum: where the loss is lowest, mean of rounds")
+    if np.isfinite(mean).sum() < 2:
+        return [headline, rates, f"{sweep.ended} of {rounds} rounds diverged, one of them at once: no mean curve"]
+    low, high = bounds(sweep.rates, mean)
     rates.add_row(f"{minimum(sweep.rates, mean):.3g}", "where the mean curve is lowest")
     rates.add_row(f"{steepest(sweep.rates, mean):.3g}", "where it falls fastest")
     rates.add_row(f"{valley(sweep.rates, mean):.3g}", "the middle of its longest valley")
-    headline = f"range test of {name} ({rounds} rounds, {dataset})"
     ended = f"{sweep.ended} of {rounds} rounds diverged before the last rate; the curve is the mean until the first did"
     suggested = (
         f"for a study's file:  learning_rate = {{ low = {_one_digit(low, math.floor):g}, "

@@ -83,6 +83,7 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         (("--low", "1", "--high", "0.1"), "--low must be below --high"),
         (("--study", "nowhere"), "no study named 'nowhere'"),
         (("--device", "cuda:7"), "--device cuda:7 is not here"),
+        (("--high", "1e300"), "1e+300 is not in the range"),
     ],
 )
 def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
@@ -90,6 +91,14 @@ def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], complaint: str,
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_rounds_that_all_diverge_at_once_are_one_line(tmp_path: Path) -> None:
+    done = hpo(*lr_find("--low", "1e6", "--high", "1e9"), folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "hpo: every round diverged at its first rates, from 1e+06; try a lower --low"
+    )
 
 
 def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_path: Path) -> None:
@@ -114,13 +123,22 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     assert list(figures) == ["range_test_fnn-ws-al-leaky_relu-sgd"]
     assert "mean optimum" in next(iter(figures.values()))
 
+    done = hpo(*lr_find("--study", "rates", "--rounds", "3"), folder=tmp_path)
+    assert done.stderr.splitlines()[-1] == "not saved: study 'rates' has rounds = 2"
+    study = optuna.load_study(study_name="rates", storage=url)
+    assert get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id)) == figures
+
 
 def test_a_quick_look_resumes_and_writes_a_document_of_its_own(tmp_path: Path) -> None:
     command = ("reproduce", "report_a_table_1", "report_b_table_1", "--dataset", "digits", "--rounds", "2", "-o", "out")
     for _ in range(2):
         done = hpo(*command, folder=tmp_path)
         assert done.returncode == 0, done.stderr
+    mark = "a quick look (digits 2 rounds), no reproduction"
+    assert done.stdout.splitlines()[:2] == ["Report A, table I: the linear network", mark]
     assert "FNN + WS + AL" in done.stdout
+    assert "verdict" not in done.stdout.partition("Report B")[0]
+    assert "21,182" in done.stdout
     text = (tmp_path / "out" / "reproduction-digits-2-rounds.md").read_text()
     assert text.startswith("# A quick look")
     assert text.count("| FNN") == 8

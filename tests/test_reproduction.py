@@ -21,7 +21,7 @@ from .conftest import create
 
 
 def cell(
-    mean: float, std: float, *, published: tuple[float, float] = (2.0, 0.3), rounds: int = 10, **more: Any
+    mean: float, std: float | None, *, published: tuple[float, float] = (2.0, 0.3), rounds: int = 10, **more: Any
 ) -> Cell:
     return Cell(
         **{
@@ -48,25 +48,87 @@ def networks() -> dict[str, Any]:
     return {name: describe(catalog.load_architecture(name), relu) for name in PUBLISHED_PARAMETERS}
 
 
-def test_every_published_number_stands_in_a_study() -> None:
-    """Both reports' tables, as printed; report A's 2.30 for ReLU is the one that stands elsewhere."""
-    printed = {
-        "report_a_table_1": [(52.99, 11.88), (43.52, 16.07), (7.93, 0.65), (6.44, 0.71)],
-        "report_a_table_2": [(49.46, 15.66), (45.31, 17.70), (5.79, 4.66), (3.98, 1.22)],
-        "report_a_table_3": [(49.38, 15.02), (47.16, 18.97), (3.21, 0.50), (2.31, 0.36)],
-        "report_a_table_4": [(2.12, 0.29), (2.20, 0.35), (2.36, 0.46), (2.71, 0.44)],
-        "report_a_table_5": [(2.04, 0.27), (3.10, 0.46), (2.45, 0.50)] * 2,
-        "report_b_table_2": [(19.70, 1.58), (16.98, 0.74), (19.32, 1.69), (14.58, 1.27), (17.15, 0.84), (12.32, 1.04)],
-        "report_b_table_3": [(16.09, 0.72), (13.94, 0.75), (15.58, 1.59), (11.57, 1.01), (14.87, 1.61), (8.28, 0.84)],
-    }
-    assert set(printed) == set(studies_of(ITEMS))
-    for study, numbers in printed.items():
-        _, definition = catalog.load_study(study)
-        published = [entry.published for entry in definition.trial if entry.published]
-        assert [(p.mean, p.std) for p in published] == numbers, study
-        assert (definition.protocol.rounds, definition.protocol.seed, definition.protocol.dataset) == (10, 0, "mnist")
-    (relu,) = reproduction.ELSEWHERE
+# What each study measures, row by row as the reports print it: architecture, weight sharing and auxiliary loss,
+# activation (with ELU's alpha), optimizer, learning rate, published mean and deviation.
+FLAGS = {"": (False, False), "WS": (True, False), "AL": (False, True), "WS+AL": (True, True)}
+PRINTED: dict[str, list[tuple[Any, ...]]] = {
+    "report_a_table_1": [
+        ("fnn", "", "relu", "sgd", 0.1, 52.99, 11.88),
+        ("fnn", "WS", "relu", "sgd", 0.1, 43.52, 16.07),
+        ("fnn", "AL", "relu", "sgd", 0.1, 7.93, 0.65),
+        ("fnn", "WS+AL", "relu", "sgd", 0.1, 6.44, 0.71),
+    ],
+    "report_a_table_2": [
+        ("cnn", "", "relu", "sgd", 0.1, 49.46, 15.66),
+        ("cnn", "WS", "relu", "sgd", 0.1, 45.31, 17.70),
+        ("cnn", "AL", "relu", "sgd", 0.1, 5.79, 4.66),
+        ("cnn", "WS+AL", "relu", "sgd", 0.1, 3.98, 1.22),
+    ],
+    "report_a_table_3": [
+        ("cnn_bn", "", "relu", "sgd", 0.1, 49.38, 15.02),
+        ("cnn_bn", "WS", "relu", "sgd", 0.1, 47.16, 18.97),
+        ("cnn_bn", "AL", "relu", "sgd", 0.1, 3.21, 0.50),
+        ("cnn_bn", "WS+AL", "relu", "sgd", 0.1, 2.31, 0.36),
+    ],
+    "report_a_table_4": [
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", 0.1, 2.12, 0.29),
+        ("cnn_bn", "WS+AL", "elu 0.5", "sgd", 0.1, 2.20, 0.35),
+        ("cnn_bn", "WS+AL", "elu 1", "sgd", 0.1, 2.36, 0.46),
+        ("cnn_bn", "WS+AL", "selu", "sgd", 0.1, 2.71, 0.44),
+    ],
+    "report_a_table_5": [
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", "range_test", 2.04, 0.27),
+        ("cnn_bn", "WS+AL", "leaky_relu", "rmsprop", "range_test", 3.10, 0.46),
+        ("cnn_bn", "WS+AL", "leaky_relu", "adam", "range_test", 2.45, 0.50),
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", 0.1383, 2.04, 0.27),
+        ("cnn_bn", "WS+AL", "leaky_relu", "rmsprop", 0.0115, 3.10, 0.46),
+        ("cnn_bn", "WS+AL", "leaky_relu", "adam", 0.0117, 2.45, 0.50),
+    ],
+    "report_b_table_2": [
+        ("fully_connected", "", "relu", "sgd", 0.1, 19.70, 1.58),
+        ("fully_connected", "AL", "relu", "sgd", 0.1, 16.98, 0.74),
+        ("simple_cnn", "", "relu", "sgd", 0.1, 19.32, 1.69),
+        ("simple_cnn", "AL", "relu", "sgd", 0.1, 14.58, 1.27),
+        ("residual", "", "relu", "sgd", 0.1, 17.15, 0.84),
+        ("residual", "AL", "relu", "sgd", 0.1, 12.32, 1.04),
+    ],
+    "report_b_table_3": [
+        ("fully_connected", "WS", "relu", "sgd", 0.1, 16.09, 0.72),
+        ("fully_connected", "WS+AL", "relu", "sgd", 0.1, 13.94, 0.75),
+        ("simple_cnn", "WS", "relu", "sgd", 0.1, 15.58, 1.59),
+        ("simple_cnn", "WS+AL", "relu", "sgd", 0.1, 11.57, 1.01),
+        ("residual", "WS", "relu", "sgd", 0.1, 14.87, 1.61),
+        ("residual", "WS+AL", "relu", "sgd", 0.1, 8.28, 0.84),
+    ],
+}
+
+
+@pytest.mark.parametrize("study", PRINTED)
+def test_a_study_measures_what_its_table_prints(study: str) -> None:
+    protocol, listed = (getattr(catalog.load_study(study)[1], name) for name in ("protocol", "trial"))
+    rows = []
+    for entry in listed:
+        params = entry.params
+        (flags,) = (name for name, both in FLAGS.items() if both == (params.weight_sharing, params.auxiliary_loss))
+        alpha = f" {params.elu_alpha:g}" if params.activation == "elu" else ""
+        published = (entry.published.mean, entry.published.std)
+        rate = params.learning_rate
+        rows.append((params.architecture, flags, params.activation + alpha, params.optimizer, rate, *published))
+    assert rows == PRINTED[study]
+    by_report = {
+        "report_a": (25, "recognition", 1.0, 1.0),
+        "report_b": (50, "head", 0.8, 0.2),
+    }[study[:8]]
+    assert (protocol.epochs, protocol.decision, protocol.main_weight, protocol.auxiliary_weight) == by_report
+    assert (protocol.rounds, protocol.train_pairs, protocol.test_pairs, protocol.batch_size) == (10, 1000, 1000, 100)
+    assert (protocol.seed, protocol.dataset) == (0, "mnist")
+
+
+def test_what_stands_outside_the_studies_is_as_printed() -> None:
+    assert set(PRINTED) == set(studies_of(ITEMS))
+    (relu,) = reproduction.ELSEWHERE  # the one row that another table's study measures
     assert (relu.published.mean, relu.published.std) == (2.30, 0.26)
+    assert reproduction.PUBLISHED_RATES == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED_PARAMETERS))
@@ -82,7 +144,7 @@ def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
     assert far is not None
     assert str(near) == "consistent (2.9 s.e.)"
     assert str(far) == "not: 0.49 lower, 3.1 s.e."
-    assert judge(cell(2.0, 0.0, rounds=1)) is None
+    assert judge(cell(2.0, None, rounds=1)) is None
     assert str(judge(cell(41.5, 50.3))) == "not: 168 times the spread (2.5 s.e.)"
 
 
@@ -175,3 +237,14 @@ def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None
     assert kept.conditions["devices"] == ["cpu", "cuda"]
     report.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
     assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()
+
+
+def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
+    assert report.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
+    assert report.render(one, tmp_path)["summary"] == "One round a cell: nothing to judge by."
+    elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
+    assert report.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
+    assert "no verdicts" in report.render(elsewhere, tmp_path)["summary"]

@@ -78,3 +78,16 @@ def test_a_sweep_survives_json_with_its_holes() -> None:
     again = from_json(described)
     assert np.array_equal(again.losses, losses, equal_nan=True)
     assert (again.mean, again.ended) == (sweep.mean, 1)
+
+
+def test_a_round_that_diverged_at_once_has_no_optimum() -> None:
+    losses = np.stack([cliff(0.05), cliff(0.15), cliff(0.15)])
+    losses[0, 1:] = np.nan
+    losses[1, :] = np.nan
+    sweep = Sweep(RATES, losses)
+    assert np.isnan(sweep.optima[:2]).all()
+    assert (sweep.mean, sweep.std) == (minimum(RATES, losses[2]), None)
+    described = json.loads(json.dumps(describe_sweep(sweep, "sgd"), allow_nan=False))
+    assert described["optima"] == [None, None, sweep.mean]
+    hopeless = describe_sweep(Sweep(RATES, losses[:2]), "sgd")
+    assert hopeless["mean"] is None

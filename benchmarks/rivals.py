@@ -1,0 +1,114 @@
+"""Rivals: a study of one configuration, as users of Optuna and PyTorch write it, and what it costs.
+
+    python -m benchmarks.rivals loader cnn_bn          # or sliced, compiled
+
+Each measures report A's final configuration (WS, AL, Leaky ReLU, SGD at 0.1) by the protocol of `studies/cnn.toml`:
+10 rounds, 25 epochs, tested after the same epochs, nothing pruned. Rounds are trained one network after another, with
+the threads that PyTorch takes by itself, images with channels first, in `study.optimize`.
+
+* `loader`: batches from a `DataLoader`, as in Optuna's own PyTorch example.
+* `sliced`: batches cut from the tensors by hand.
+* `compiled`: the same with `torch.compile`; what it compiles in its first round is warm-up, and stated apart.
+
+It prints one line of JSON: seconds for a trial, those of warm-up, the mean error of the rounds and their deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import optuna
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from hpo import catalog
+from hpo.data import draw_rounds
+from hpo.datasets import data_folder
+from hpo.study import Protocol
+
+Batch = tuple[Tensor, ...]
+
+
+def by_loader(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
+    """Returns what yields an epoch's batches from a DataLoader."""
+    loader: DataLoader[Batch] = DataLoader(TensorDataset(*data), batch_size=size, shuffle=True)
+    return lambda: iter(loader)
+
+
+def by_slices(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
+    """Returns what yields an epoch's batches cut by hand."""
+
+    def epoch() -> Iterator[Batch]:
+        for rows in torch.randperm(len(data[0])).split(size):
+            yield tuple(tensor[rows] for tensor in data)
+
+    return epoch
+
+
+def train(network: nn.Module, epoch_of: Callable[[], Iterator[Batch]], test: Batch, protocol: Protocol) -> float:
+    """Trains one network and returns its last test error in percent."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    error = 100.0
+    for epoch in range(1, protocol.epochs + 1):
+        network.train()
+        for images, classes, targets in epoch_of():
+            comparison, digits = network(images)
+            loss = functional.cross_entropy(comparison, targets)
+            loss = loss + functional.cross_entropy(digits[:, 0], classes[:, 0])
+            loss = loss + functional.cross_entropy(digits[:, 1], classes[:, 1])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        if epoch in (*protocol.evaluate_at, protocol.epochs):
+            network.eval()
+            with torch.no_grad():
+                images, _, targets = test
+                first, second = network(images)[1].argmax(-1).unbind(-1)
+                error = 100 * ((first <= second).long() != targets).double().mean().item()
+    return error
+
+
+def main(rival: str, architecture: str, device: str = "cpu") -> None:
+    """Measures one rival on one architecture."""
+    protocol = catalog.load_study("cnn")[1].protocol
+    build, activation = catalog.load_architecture(architecture), catalog.load_activations()("leaky_relu")
+    counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
+    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=range(protocol.rounds), **counts)
+    train_pairs, test_pairs = (pairs.to(torch.device(device), torch.float32) for pairs in drawn)
+    batches = by_loader if rival == "loader" else by_slices
+
+    def run_round(r: int) -> float:
+        torch.manual_seed(r)
+        network = build(activation, weight_sharing=True).to(device)
+        data, test = (
+            (pairs.images[r], pairs.classes[r], pairs.targets[r]) for pairs in (train_pairs, test_pairs)
+        )
+        run = torch.compile(network) if rival == "compiled" else network
+        return train(run, batches(data, protocol.batch_size), test, protocol)
+
+    began = time.perf_counter()
+    if rival == "compiled":
+        run_round(0)
+    warmed_up = time.perf_counter()
+    errors: list[float] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        errors[:] = [run_round(r) for r in range(protocol.rounds)]
+        return statistics.fmean(errors)
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    study.optimize(objective, n_trials=1)
+    seconds = time.perf_counter() - warmed_up
+    spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began, "threads": torch.get_num_threads()}
+    print(json.dumps({**spent, "mean": study.best_value, "std": statistics.stdev(errors)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
