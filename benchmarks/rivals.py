@@ -20,10 +20,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import optuna
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,13 +46,13 @@ def by_slices(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
     """Returns what yields an epoch's batches cut by hand."""
 
     def epoch() -> Iterator[Batch]:
-        for rows in torch.randperm(len(data[0])).split(size):
+        for rows in torch.split(torch.randperm(len(data[0])), size):
             yield tuple(tensor[rows] for tensor in data)
 
     return epoch
 
 
-def train(network: nn.Module, epoch_of: Callable[[], Iterator[Batch]], test: Batch, protocol: Protocol) -> float:
+def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, protocol: Protocol) -> float:
     """Trains one network and returns its last test error in percent."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     error = 100.0
@@ -86,9 +87,7 @@ def main(rival: str, architecture: str, device: str = "cpu") -> None:
     def run_round(r: int) -> float:
         torch.manual_seed(r)
         network = build(activation, weight_sharing=True).to(device)
-        data, test = (
-            (pairs.images[r], pairs.classes[r], pairs.targets[r]) for pairs in (train_pairs, test_pairs)
-        )
+        data, test = ((pairs.images[r], pairs.classes[r], pairs.targets[r]) for pairs in (train_pairs, test_pairs))
         run = torch.compile(network) if rival == "compiled" else network
         return train(run, batches(data, protocol.batch_size), test, protocol)
 

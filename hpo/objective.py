@@ -21,12 +21,13 @@ from .errors import RequestError
 from .provenance import cpu_name, versions
 from .range_test import sweep_rates
 from .results import range_test_key
+from .rounds import Recipe
 from .sampling import suggest
 from .seeding import derive_seed
 from .space import Configuration, Setup
 from .study import Protocol, StudyDefinition
 from .sweep import HIGH, LOW, STEPS, Curve, Sweep, describe_sweep, spaced_rates
-from .training import Epoch, Errors, Recipe, build_networks, train
+from .training import Epoch, Errors, build_networks, train
 
 
 def make_objective(definition: StudyDefinition, device: str, data_folder: Path) -> MeanError:
@@ -169,6 +170,7 @@ def make_recipe(protocol: Protocol, configuration: Configuration) -> Recipe:
         auxiliary_loss=configuration.auxiliary_loss,
         main_weight=protocol.main_weight if share is None else 1 - share,
         auxiliary_weight=protocol.auxiliary_weight if share is None else share,
+        precision=protocol.precision,
     )
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .data import Pairs
+from .rounds import CPU, Recipe, batches, make_rounds, shuffled
 from .sweep import Curve, Sweep
-from .training import CPU, Recipe, batches, make_rounds, shuffled
 
 DIVERGED = 4.0  # a round has diverged when its loss exceeds so many times the one that it began with
 
@@ -43,7 +43,7 @@ def sweep_rates(
         watch: goes through the rates one by one, as a progress bar does.
     """
     pairs = pairs.to(device, torch.float32)
-    rounds = make_rounds([network.to(device) for network in networks], recipe, device, stacked)
+    rounds = make_rounds([network.to(device) for network in networks], recipe, device, stacked=stacked, captured=False)
     shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
     count, losses = pairs.targets.shape[1], []
     batches_left: list[Pairs] = []

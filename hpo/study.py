@@ -27,7 +27,7 @@ class Protocol(Table):
     Attributes:
         train_pairs, test_pairs: pairs that each round draws for itself.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
-        main_weight, auxiliary_weight: see `training.Recipe`.
+        main_weight, auxiliary_weight, precision: see `rounds.Recipe`.
         decision: which test error is the objective; a trial records both.
         evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
             is.
@@ -43,6 +43,7 @@ class Protocol(Table):
     main_weight: Annotated[float, Field(ge=0)] = 1.0
     auxiliary_weight: Annotated[float, Field(ge=0)] = 1.0
     decision: Literal["head", "recognition"] = "recognition"
+    precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")

@@ -24,9 +24,9 @@ ROWS = [
         "statistics",
     },
     {"space", "data", "storage"},
-    {"records"},
-    {"study", "training"},
-    {"catalog", "sampling", "results", "dashboard", "range_test", "figures"},
+    {"records", "rounds"},
+    {"study", "training", "range_test"},
+    {"catalog", "sampling", "results", "dashboard", "figures"},
     {"budget", "reproduction"},
     {"worker", "views", "report"},
     {"crew", "terminal"},
@@ -37,7 +37,7 @@ ROWS = [
     {"__main__"},
 ]
 HOMES = {
-    "torch": {"data", "architecture", "training", "range_test", "objective"},
+    "torch": {"data", "architecture", "rounds", "training", "range_test", "objective"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
         *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "report"),

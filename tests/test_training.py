@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ from torch.nn import functional
 
 from hpo import catalog
 from hpo.data import Pairs
-from hpo.training import (
+from hpo.rounds import (
+    EAGER_STEPS,
     OPTIMIZERS,
-    Epoch,
+    CapturedRounds,
     LoopedRounds,
     Recipe,
+    Recorder,
     StackedRounds,
-    build_networks,
-    measure,
-    train,
 )
+from hpo.training import Epoch, build_networks, measure, train
 
 PROTOCOL = {"batch_size": 20, "epochs": 5}
 SEEDS = [1, 2, 3]
@@ -231,3 +231,47 @@ def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> Non
     difference = errors[0] - errors[1]
     half_width = 2.045 * difference.std() / 30**0.5  # t, 29 degrees of freedom, 95 %
     assert difference.mean().abs() <= half_width + 1e-12
+
+
+class Tape(Recorder):
+    """What a CUDA graph does, for a CPU: it does again what it was given, and reads what was there when recorded."""
+
+    def __init__(self) -> None:
+        self.ran = self.recorded = self.replayed = 0
+
+    def run(self, function: Callable[[], Tensor]) -> Tensor:
+        self.ran += 1
+        return function()
+
+    def record(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.recorded += 1
+        result = torch.zeros(len(SEEDS))
+
+        def replay() -> Tensor:
+            self.replayed += 1
+            return result.copy_(function())  # always to the same place
+
+        return replay
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_recorded_step_trains_as_an_ordinary_one(optimizer: str, digit_pairs: tuple[Pairs, Pairs]) -> None:
+    how, tape = recipe(optimizer=optimizer, learning_rate=0.003, batch_size=30), Tape()  # 200 pairs: six and a third
+    ordinary = StackedRounds(make_networks("cnn_bn"), how)
+    captured = CapturedRounds(make_networks("cnn_bn"), how, tape)
+    for _ in range(3):
+        assert torch.equal(captured.train_epoch(digit_pairs[0], None), ordinary.train_epoch(digit_pairs[0], None))
+    for ours, theirs in zip(
+        captured.predict(digit_pairs[1].images), ordinary.predict(digit_pairs[1].images), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert (tape.ran, tape.recorded, tape.replayed) == (EAGER_STEPS + 3, 1, 3 * 6 - EAGER_STEPS)
+
+
+@pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])
+def test_bfloat16_computes_nearly_the_same(architecture: str, digit_pairs: tuple[Pairs, Pairs]) -> None:
+    exact, rough = (run(architecture, digit_pairs, recipe(precision=name)) for name in ("float32", "bfloat16"))
+    for one, other in zip(exact, rough, strict=True):
+        assert not torch.equal(one.losses, other.losses)
+        torch.testing.assert_close(one.losses, other.losses, rtol=0.05, atol=0.02)
+    assert rough[-1].losses.dtype == torch.float32

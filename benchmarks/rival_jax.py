@@ -1,0 +1,184 @@
+"""A rival in JAX: all rounds of a configuration in one jitted program, scanning over batches, by vmap or map.
+
+    pip install jax
+    python -m benchmarks.rival_jax vmap cnn_bn          # or map
+
+The same configuration, protocol, pairs and evaluations as `benchmarks.rivals`, and the same line of JSON. `vmap` runs
+the rounds' networks as one, as one would on a GPU; `map` one after another inside the program, which suits convolutions
+on a CPU. Compiling is warm-up, and stated apart.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax, random
+
+from hpo import catalog
+from hpo.data import draw_rounds
+from hpo.datasets import data_folder
+
+RATE, SLOPE, EPSILON, MOMENTUM = 0.1, 0.01, 1e-5, 0.1
+Tree = Any
+
+# A tower is a list of layers; images are (B, 14, 14, 1), channels last.
+TOWERS: dict[str, list[tuple[Any, ...]]] = {
+    "fnn": [("flatten",), ("linear", 196, 100), ("leaky",), ("linear", 100, 50), ("leaky",), ("linear", 50, 10)],
+    "cnn": [
+        *[("conv", 1, 32, 0, True), ("pool",), ("leaky",), ("conv", 32, 64, 0, True), ("pool",), ("leaky",)],
+        *[("flatten",), ("linear", 256, 200), ("leaky",), ("linear", 200, 10)],
+    ],
+    "cnn_bn": [
+        *[("conv", 1, 32, 0, False), ("norm", 32), ("pool",), ("leaky",)],
+        *[("conv", 32, 64, 0, False), ("norm", 64), ("pool",), ("leaky",)],
+        *[("flatten",), ("linear", 256, 200), ("leaky",), ("linear", 200, 10)],
+    ],
+    "residual": [("conv", 1, 14, 0, True), *[("block",)] * 6, ("mean",), ("leaky",), ("linear", 14, 10)],
+}
+BLOCK = [("conv", 14, 14, 1, True), ("norm", 14), ("leaky",), ("conv", 14, 14, 1, True), ("norm", 14)]
+HEAD = [("linear", 20, 20), ("leaky",), ("linear", 20, 2)]
+
+
+def init(key: Tree, layers: list[tuple[Any, ...]]) -> tuple[Tree, Tree]:
+    """Returns parameters and running statistics, a pair for each layer; PyTorch's default initialisation."""
+    parameters, statistics = [], []
+    for k, (kind, *sizes) in zip(random.split(key, len(layers)), layers, strict=True):
+        weights, running = {}, {}
+        if kind in ("linear", "conv"):
+            inputs, outputs = sizes[:2]
+            shape = (inputs, outputs) if kind == "linear" else (3, 3, inputs, outputs)
+            bound = (np.prod(shape[:-1])) ** -0.5
+            weights["w"] = random.uniform(k, shape, minval=-bound, maxval=bound)
+            if kind == "linear" or sizes[3]:
+                weights["b"] = random.uniform(random.fold_in(k, 1), (outputs,), minval=-bound, maxval=bound)
+        elif kind == "norm":
+            weights = {"g": jnp.ones(sizes[0]), "b": jnp.zeros(sizes[0])}
+            running = {"m": jnp.zeros(sizes[0]), "v": jnp.ones(sizes[0])}
+        elif kind == "block":
+            weights, running = init(k, BLOCK)
+        parameters.append(weights)
+        statistics.append(running)
+    return parameters, statistics
+
+
+def apply(layers: list[tuple[Any, ...]], p: Tree, s: Tree, x: jax.Array, training: bool) -> tuple[jax.Array, Tree]:
+    """Returns what the layers make of x, and the running statistics after it."""
+    after = []
+    for (kind, *sizes), w, running in zip(layers, p, s, strict=True):
+        new = running
+        if kind == "linear":
+            x = x @ w["w"] + w["b"]
+        elif kind == "conv":
+            pad = [(sizes[2], sizes[2])] * 2
+            x = lax.conv_general_dilated(x, w["w"], (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = x + w["b"] if "b" in w else x
+        elif kind == "norm":
+            mean, variance = running["m"], running["v"]
+            if training:
+                mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+                n = x.size // x.shape[-1]
+                moved = {"m": mean, "v": variance * n / (n - 1)}
+                new = {key: (1 - MOMENTUM) * running[key] + MOMENTUM * moved[key] for key in running}
+            x = (x - mean) * lax.rsqrt(variance + EPSILON) * w["g"] + w["b"]
+        elif kind == "pool":
+            x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        elif kind == "leaky":
+            x = jnp.where(x > 0, x, SLOPE * x)
+        elif kind == "flatten":
+            x = x.reshape(len(x), -1)
+        elif kind == "mean":
+            x = x.mean((1, 2))
+        elif kind == "block":
+            residue, new = apply(BLOCK, w, running, x, training)
+            x = x + residue
+            x = jnp.where(x > 0, x, SLOPE * x)
+        after.append(new)
+    return x, after
+
+
+def forward(tower: list[tuple[Any, ...]], p: Tree, s: Tree, pairs: jax.Array, training: bool) -> tuple[Any, Any, Tree]:
+    """Maps pairs (B, 2, 14, 14) to comparison logits (B, 2) and digit logits (B, 2, 10), one tower for both images."""
+    digits, after = apply(tower, p["tower"], s, pairs.reshape(-1, 14, 14, 1), training)
+    digits = digits.reshape(-1, 2, 10)
+    comparison, _ = apply(HEAD, p["head"], [{}] * len(HEAD), digits.reshape(-1, 20), training)
+    return comparison, digits, after
+
+
+def entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1).mean()
+
+
+def main(how: str, architecture: str) -> None:
+    """Measures every round of one architecture."""
+    protocol = catalog.load_study("cnn")[1].protocol
+    tower, batch = TOWERS[architecture], protocol.batch_size
+    counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
+    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=range(protocol.rounds), **counts)
+    train, test = (
+        tuple(jnp.asarray(tensor.numpy()) for tensor in (pairs.images, pairs.classes, pairs.targets)) for pairs in drawn
+    )
+
+    def loss(p: Tree, s: Tree, images: jax.Array, classes: jax.Array, targets: jax.Array) -> tuple[jax.Array, Tree]:
+        comparison, digits, after = forward(tower, p, s, images, training=True)
+        return entropy(comparison, targets) + 2 * entropy(digits, classes), after
+
+    def epoch(p: Tree, s: Tree, key: Tree, data: Tree) -> tuple[Tree, Tree]:
+        order = random.permutation(key, len(data[0])).reshape(-1, batch)
+
+        def step(state: tuple[Tree, Tree], rows: jax.Array) -> tuple[tuple[Tree, Tree], None]:
+            p, s = state
+            gradients, s = jax.grad(loss, has_aux=True)(p, s, *(tensor[rows] for tensor in data))
+            return (jax.tree.map(lambda weight, gradient: weight - RATE * gradient, p, gradients), s), None
+
+        return lax.scan(step, (p, s), order)[0]
+
+    def error(p: Tree, s: Tree, data: Tree) -> jax.Array:
+        first, second = forward(tower, p, s, data[0], training=False)[1].argmax(-1).T
+        return 100 * ((first <= second) != data[2]).mean()
+
+    def over_rounds(function: Any) -> Any:
+        mapped = jax.vmap(function) if how == "vmap" else lambda *xs: lax.map(lambda x: function(*x), xs)
+        return jax.jit(mapped)
+
+    @partial(jax.jit, static_argnums=1)
+    def begin(key: Tree, rounds: int) -> tuple[Tree, Tree]:
+        def one(key: Tree) -> tuple[Tree, Tree]:
+            p, s = init(key, tower)
+            return {"tower": p, "head": init(random.fold_in(key, 2), HEAD)[0]}, s
+
+        return jax.vmap(one)(random.split(key, rounds))
+
+    train_rounds, test_rounds = over_rounds(epoch), over_rounds(error)
+
+    def trial() -> np.ndarray:
+        key = random.key(0)
+        p, s = begin(key, protocol.rounds)
+        errors = np.empty(0)
+        for number in range(1, protocol.epochs + 1):
+            p, s = train_rounds(p, s, random.split(random.fold_in(key, number), protocol.rounds), train)
+            if number in (*protocol.evaluate_at, protocol.epochs):
+                errors = np.asarray(test_rounds(p, s, test))
+        return errors
+
+    began = time.perf_counter()
+    jax.block_until_ready(
+        train_rounds(*begin(random.key(1), protocol.rounds), random.split(random.key(1), protocol.rounds), train)
+    )
+    jax.block_until_ready(test_rounds(*begin(random.key(1), protocol.rounds), test))
+    warmed_up = time.perf_counter()
+    errors = trial()
+    seconds = time.perf_counter() - warmed_up
+    spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began}
+    print(json.dumps({**spent, "mean": float(errors.mean()), "std": float(errors.std(ddof=1))}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
