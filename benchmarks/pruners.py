@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
 
 from hpo.pruning import PowerLawPruner
 
@@ -24,6 +26,29 @@ from .curves import EPOCHS, Curve, load_curves
 
 ORDERS = 30
 HALVES = 300
+
+
+class PairedPruner(BasePruner):
+    """Prunes what is surely worse, round by round, than the best finished trial was at the same epoch.
+
+    By a one-sided paired t test on the errors of the rounds, which share their pairs and seeds. It knows where a trial
+    is, not where it is heading.
+    """
+
+    def __init__(self, *, level: float, first: int) -> None:
+        self._level, self._first = level, first
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Says whether to prune; never before the epoch `first`, nor before a first trial has finished."""
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        epoch = max(trial.intermediate_values)
+        if not finished or epoch < self._first:
+            return False
+        best = min(finished, key=lambda other: other.value or np.inf)
+        ours, theirs = (np.array(one.user_attrs["errors"][epoch - 1]) for one in (trial, best))
+        if (ours == theirs).all():
+            return False
+        return bool(stats.ttest_rel(ours, theirs, alternative="greater").pvalue < self._level)
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,7 @@ def replay(curves: Sequence[Curve], order: Sequence[int], candidate: Candidate) 
     spent, found = 0, np.inf
     for index in order:
         trial, means = study.ask(), curves[index].means
+        trial.set_user_attr("errors", curves[index].errors)
         for epoch in sorted(candidate.at):
             trial.report(means[epoch - 1], epoch)
             if trial.should_prune():
@@ -95,8 +121,14 @@ def candidates() -> list[Candidate]:
         )
         for first, factor in ((1, 2), (1, 4), (2, 2), (2, 3), (2, 4), (4, 2), (4, 4))
     ]
+    paired = [
+        Candidate(f"paired t test, level {level:g}, from {first}", PairedPruner, {"level": level, "first": first}, ours)
+        for level in (0.05, 0.001, 0.00001)
+        for first in (2, 4, 8)
+    ]
     return [
         *power_laws,
+        *paired,
         *compared,
         *halving,
         Candidate("median, every epoch", MedianPruner, {"n_startup_trials": 5}, every),
