@@ -172,22 +172,28 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 
 @click.command()
 @storage_option
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on.")
 @click.option(
-    "--port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="The port to listen on, at 127.0.0.1.",
+    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="The port there."
 )
-def dashboard(storage: str, port: int) -> None:
-    """Browse a storage in optuna-dashboard.
+@click.option(
+    "--allow-host", "names", multiple=True, metavar="NAME[:PORT]",
+    help="Another name by which it may be opened, as behind a proxy. Can be repeated.",
+)  # fmt: skip
+@click.option("--writable", is_flag=True, help="Let the page change and delete studies.")
+def dashboard(storage: str, host: str, port: int, names: tuple[str, ...], writable: bool) -> None:
+    """Browse a storage in optuna-dashboard, by a link with a token that is printed.
 
-    It listens on the loopback address alone: the dashboard has no login yet.
+    HPO_DASHBOARD_TOKEN sets the token; beyond this machine (--host) it must. The connection is not encrypted: put a
+    proxy with TLS before it where it leaves the machine.
     """
     from .dashboard import serve_dashboard
     from .storage import open_storage
 
-    serve_dashboard(open_storage(storage), port)
+    opened = open_storage(storage)  # or a mistyped name would leave an empty database
+    if writable:
+        opened = open_storage(storage, create=True)
+    serve_dashboard(opened, host=host, port=port, names=names, writable=writable)
 
 
 def _title(file: Path) -> str:

@@ -1,10 +1,11 @@
-"""Starts optuna-dashboard on a storage, for this machine only.
-
-The bare dashboard has no login, and lets whoever reaches it delete studies; so it listens on the loopback address and
-nowhere else.
-"""
+"""Starts optuna-dashboard on a storage, behind the guard of `guard.py`."""
 
 from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Collection
 
 import optuna
 import plotly.graph_objects as go
@@ -13,22 +14,70 @@ from optuna_dashboard import save_plotly_graph_object, wsgi
 from waitress.server import create_server
 
 from .errors import RequestError
+from .guard import Guard, Policy
 
-HOST = "127.0.0.1"
+TOKEN = "HPO_DASHBOARD_TOKEN"
+SHORTEST_TOKEN = 16  # characters, of one that somebody chose
 
 
-def serve_dashboard(storage: RDBStorage, port: int) -> None:
-    """Serves the dashboard until it is interrupted.
+def serve_dashboard(
+    storage: RDBStorage, *, host: str, port: int, names: Collection[str] = (), writable: bool = False
+) -> None:
+    """Serves the dashboard until it is interrupted, and prints the link that opens it.
+
+    Args:
+        host: the address to listen on.
+        names: what else it may be called in a link, `NAME` or `NAME:PORT`: behind a proxy, or by other machines.
+        writable: whether the page may change studies.
 
     Raises:
-        RequestError: where the port is taken.
+        RequestError: where the port is taken, or others than this machine could reach it without a token of the user's.
     """
+    chosen = choose_token(host)
+    own_names = (host, "127.0.0.1", "localhost", "[::1]") if is_loopback(host) else (host,)
+    policy = Policy(
+        token=chosen or secrets.token_urlsafe(24),
+        cookie=f"hpo_{port}",
+        hosts=frozenset([*(f"{_bracketed(name)}:{port}".lower() for name in own_names), *map(str.lower, names)]),
+        writable=writable,
+    )
     try:
-        server = create_server(wsgi(storage), host=HOST, port=port)
+        server = create_server(Guard(wsgi(storage), policy, storage.get_n_trials), host=host, port=port, ident=None)
     except OSError as error:
-        raise RequestError(f"port {port} cannot be had ({error.strerror}); --port names another") from error
-    print(f"dashboard: http://{HOST}:{port}/dashboard/ (Ctrl-C ends it)", flush=True)
+        raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error
+    address = f"http://{_bracketed(host)}:{port}/dashboard/"
+    link = f"{address}?token={policy.token}" if not chosen else f"{address}?token=${TOKEN}"
+    print(f"dashboard ({'writable' if writable else 'for reading'}; Ctrl-C ends it): {link}", flush=True)
     server.run()
+
+
+def choose_token(host: str) -> str | None:
+    """Returns the token that the user has chosen, if any.
+
+    Raises:
+        RequestError: where it is too short, or there is none for a host that others can reach.
+    """
+    token = os.environ.get(TOKEN)
+    if token is None and not is_loopback(host):
+        raise RequestError(
+            f"--host {host} shows the dashboard to other machines, so it needs a token of yours: set {TOKEN} "
+            f"to {SHORTEST_TOKEN} characters or more"
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise RequestError(f"{TOKEN} must have {SHORTEST_TOKEN} characters or more, but has {len(token)}")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Says whether only this machine reaches an address; a name that is not localhost could be any."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def save_figure(storage: RDBStorage, study: str, name: str, figure: go.Figure) -> None:

@@ -328,6 +328,7 @@ def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: 
 
 
 def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) -> None:
+    import urllib.error
     import urllib.request
 
     with socket.socket() as free:
@@ -342,9 +343,15 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
     )
     try:
         assert server.stdout is not None
-        assert f"http://127.0.0.1:{port}/dashboard/" in server.stdout.readline()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies/1", timeout=10) as answer:
+        said = server.stdout.readline()
+        assert f"(for reading; Ctrl-C ends it): http://127.0.0.1:{port}/dashboard/?token=" in said
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/studies/1")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(asked, timeout=10)
+        asked.add_header("Authorization", "Bearer " + said.strip().rpartition("=")[2])
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             study = json.load(answer)
+            assert "Server" not in answer.headers
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"http://127.0.0.2:{port}/", timeout=10)
         taken = hpo("dashboard", "--port", port, folder=worked)

@@ -1,0 +1,151 @@
+"""A guard before a web application that has none: who may see it, from where, and what may be done with it.
+
+optuna-dashboard by itself has no login, answers to any Host (so a page on the web can reach it through DNS that points
+at 127.0.0.1), deletes studies for whoever asks, serves uploaded files as pages of its own, and computes plots of any
+size. docs/security.md lists each of these and what is done about it; tests attack every one.
+
+Plain WSGI (PEP 3333), and nothing of Optuna: the application behind it may be another.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Headers = list[tuple[str, str]]
+
+READING = ("GET", "HEAD")
+HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",  # a file is what it says, not what a browser guesses
+    "X-Frame-Options": "DENY",  # no other page lays itself over this one
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+FILE_HEADERS: Mapping[str, str] = {  # of an uploaded file: never a page of this origin
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Content-Disposition": "attachment",
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the guard lets through.
+
+    Attributes:
+        token: the secret that a reader shows: once in a link, then in a cookie; or as `Authorization: Bearer`.
+        cookie: the cookie's name. Ports share cookies, so each dashboard on a host needs its own.
+        hosts: the values of the Host header that are answered, lower case, with the port where it is not the usual.
+        writable: whether methods other than GET and HEAD get through.
+        max_plotted: a study with more trials gets no contour and no rank plot: with 5 000 they are gigabytes.
+    """
+
+    token: str
+    cookie: str
+    hosts: frozenset[str]
+    writable: bool = False
+    max_plotted: int = 1000
+
+
+class Guard:
+    """The application, guarded.
+
+    Args:
+        count_trials: tells the number of trials of a study by its id.
+    """
+
+    def __init__(self, application: Application, policy: Policy, count_trials: Callable[[int], int]) -> None:
+        self._application, self._policy, self._count_trials = application, policy, count_trials
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers a request, or passes it on."""
+        refusal = self._refuse_stranger(environ)
+        if refusal:
+            return _answer(start_response, *refusal)
+        if not self._knows(_shown_token(environ, self._policy.cookie)):
+            return self._greet(environ, start_response)
+        refusal = self._refuse_deed(environ)
+        if refusal:
+            return _answer(start_response, *refusal)
+        return self._application(environ, _with_headers(start_response, environ["PATH_INFO"]))
+
+    def _refuse_stranger(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
+        """Refuses a request under a foreign name, and one that another site's page has made."""
+        if environ.get("HTTP_HOST", "").lower() not in self._policy.hosts:
+            return HTTPStatus.MISDIRECTED_REQUEST, "this dashboard is not known by that name; --allow-host adds one"
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and urlsplit(origin).netloc.lower() not in self._policy.hosts:
+            return HTTPStatus.FORBIDDEN, "a page of another site may not use this dashboard"
+        return None
+
+    def _refuse_deed(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
+        """Refuses writing where reading was agreed, and plots that would not end."""
+        if environ["REQUEST_METHOD"] not in READING and not self._policy.writable:
+            return HTTPStatus.METHOD_NOT_ALLOWED, "this dashboard is for reading; hpo dashboard --writable is for more"
+        plot = re.fullmatch(r"/api/studies/(\d+)/plot/(contour|rank)/?", environ["PATH_INFO"])
+        if plot:
+            trials, most = self._count_trials(int(plot[1])), self._policy.max_plotted
+            if trials > most:
+                return HTTPStatus.FORBIDDEN, f"a {plot[2]} plot takes at most {most} trials; this study has {trials}"
+        return None
+
+    def _knows(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self._policy.token.encode())
+
+    def _greet(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Lets in who comes by the link, and tells everybody else that there is one."""
+        query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        if environ["REQUEST_METHOD"] != "GET" or not self._knows(dict(query).get("token", "")):
+            return _answer(start_response, HTTPStatus.UNAUTHORIZED, "open the link that hpo dashboard has printed")
+        rest = urlencode([(key, value) for key, value in query if key != "token"])
+        place = quote("/" + environ["PATH_INFO"].lstrip("/")) + (f"?{rest}" if rest else "")  # never //another.host
+        secure = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
+        cookie = f"{self._policy.cookie}={self._policy.token}; HttpOnly; SameSite=Strict; Path=/{secure}"
+        # A page rather than a redirection: a browser that came from another site would not show a Strict cookie along
+        # the way, and a page of our own leads on as our own.
+        page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(place)}"><title>hpo</title>'
+        body = page.encode()
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Set-Cookie", cookie), ("Cache-Control", "no-store")]
+        start_response("200 OK", [*headers, ("Content-Length", str(len(body))), *HEADERS.items()])
+        return [body]
+
+
+def _shown_token(environ: Environ, cookie: str) -> str:
+    scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return str(credentials).strip()
+    try:
+        shown = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(cookie)
+    except CookieError:
+        return ""
+    return shown.value if shown else ""
+
+
+def _with_headers(start_response: StartResponse, path: str) -> StartResponse:
+    """Adds the guard's headers to an answer, in the place of the application's of the same name."""
+    added = {**HEADERS, **(FILE_HEADERS if path.startswith("/artifacts/") else {})}
+    dropped = {name.lower() for name in (*added, "Access-Control-Allow-Origin", "Server")}
+
+    def start(status: str, headers: Headers, *error: Any) -> Any:
+        kept = [(name, value) for name, value in headers if name.lower() not in dropped]
+        return start_response(status, [*kept, *added.items()], *error)
+
+    return start
+
+
+def _answer(start_response: StartResponse, status: HTTPStatus, message: str) -> Iterable[bytes]:
+    body = f"{message}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *HEADERS.items()]
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append(("WWW-Authenticate", 'Bearer realm="hpo dashboard"'))
+    start_response(f"{status.value} {status.phrase}", headers)
+    return [body]
