@@ -58,12 +58,14 @@ def main() -> None:
     hpo list                                   what can be studied
     hpo optimize --study cnn --trials 200      search; again, anywhere, to join or to resume
     hpo best --study cnn                       the winner so far
+    hpo confirm --study cnn                    the best again, on fresh rounds
     hpo dashboard                              watch live in optuna-dashboard
     """
 
 
 for command in (
     cli_work.optimize,
+    cli_work.confirm,
     cli_work.worker,
     cli_lab.lr_find,
     cli_lab.reproduce,

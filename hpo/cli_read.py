@@ -59,16 +59,17 @@ def _watch(view: Callable[[], Any]) -> None:
 @storage_option
 @json_option
 def best(study: str, storage: str, as_json: bool) -> None:
-    """The winner of a study, with its spread.
+    """The winner of a study, with its spread, and what fresh rounds say of it.
 
     The winner is the trial with the lowest mean error among those measured to the end.
     """
-    from .results import read_best, read_definition
+    from .confirmation import read_winner
+    from .results import read_definition
     from .storage import open_storage
     from .views import best_table
 
     opened = open_storage(storage)
-    winner = read_best(opened, study)
+    winner = read_winner(opened, study)
     if as_json:
         print_json(asdict(winner))
         return

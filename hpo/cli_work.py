@@ -1,10 +1,11 @@
-"""The commands that work: hpo optimize, hpo worker."""
+"""The commands that work: hpo optimize, hpo confirm, hpo worker."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,8 @@ from .cli_options import (
     data_option,
     dataset_option,
     device_option,
+    json_option,
+    print_json,
     print_parts,
     stop_on_signals,
     storage_option,
@@ -50,24 +53,81 @@ def optimize(
     Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
     the same every time.
     """
-    from rich.console import Console
-
     from .datasets import data_folder
-    from .optimize import assign_devices, begin, make_plan, run_study
+    from .optimize import assign_devices, begin, make_plan
     from .results import read_best, read_status
-    from .terminal import StudyProgress
     from .views import best_table
 
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
-    console = Console(stderr=True, markup=False)
+    _run(opened, plan, devices, folder)
+    status = read_status(opened, plan.name)
+    where = _elsewhere(storage)
+    if status.complete:
+        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
+        next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
+        next_ones += [f"trials --study {plan.name}", "dashboard"]
+        click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option(
+    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="So many of its best."
+)
+@click.option(
+    "--rounds", default=30, show_default=True, type=click.IntRange(min=2), metavar="N", help="Fresh rounds of each."
+)
+@workers_option
+@storage_option
+@device_option
+@data_option
+@json_option
+def confirm(
+    study: str, top: int, rounds: int, workers: str, storage: str, device: str, data: Path | None, as_json: bool
+) -> None:
+    """Measure a study's best again, on fresh rounds.
+
+    The best of many measurements is flattered by having been chosen; rounds that the study never used say by how much.
+    Stopped, it goes on where it was; when all is measured, it only reads.
+    """
+    from .confirmation import CONFIRMS, define_confirmation, read_confirmation
+    from .datasets import data_folder
+    from .errors import WorkError
+    from .optimize import Plan, assign_devices, begin
+    from .records import set_study_attribute
+    from .storage import open_storage
+    from .views import confirmation_json, confirmation_view
+
+    devices = assign_devices(workers, device)
+    name, definition, confirms = define_confirmation(open_storage(storage), study, top=top, rounds=rounds)
+    plan, folder = Plan(name, definition, len(definition.trial)), data_folder(data)
+    opened = begin(storage, plan, folder)
+    set_study_attribute(opened, name, CONFIRMS, confirms)
+    _run(opened, plan, devices, folder)
+    found = read_confirmation(opened, name)
+    if found is None:
+        raise WorkError(f"study {name!r} is not finished")
+    if as_json:
+        print_json(confirmation_json(found))
+    else:
+        print_parts(*confirmation_view(found))
+
+
+def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path) -> None:
+    """Brings a study to its trials, showing how far it is."""
+    from rich.console import Console
+
+    from .optimize import run_study
+    from .terminal import StudyProgress
+
     stop_on_signals()
-    progress = StudyProgress(console, plan.target)
+    progress = StudyProgress(Console(stderr=True, markup=False), plan.target)
     try:
         with progress:
-            run_study(opened, plan, devices=devices, data_folder=folder, show=progress.show)
+            run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         click.echo(
             f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
@@ -75,12 +135,12 @@ def optimize(
             err=True,
         )
         raise
-    status = read_status(opened, plan.name)
-    if status.complete:
-        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
+
+
+def _elsewhere(storage: str) -> str:
+    """Returns the option that names a storage, where the next command would not find it by itself."""
     known = storage == os.environ.get("HPO_STORAGE", DEFAULT_STORAGE)
-    where = "" if known else f" --storage {shlex.quote(storage)}"
-    click.echo(f"\nnext:\n  hpo trials --study {plan.name}{where}\n  hpo dashboard{where}")
+    return "" if known else f" --storage {shlex.quote(storage)}"
 
 
 @click.command()

@@ -44,7 +44,7 @@ def make_objective(definition: StudyDefinition, device: str, data_folder: Path) 
         protocol.dataset,
         data_folder,
         study_seed=protocol.seed,
-        rounds=range(protocol.rounds),
+        rounds=protocol.round_numbers,
         train_pairs=protocol.train_pairs,
         test_pairs=protocol.test_pairs,
     )
@@ -145,7 +145,7 @@ class MeanError:
 
     def _seeds(self, stream: str) -> list[int]:
         protocol = self.definition.protocol
-        return [derive_seed(protocol.seed, "round", r, stream) for r in range(protocol.rounds)]
+        return [derive_seed(protocol.seed, "round", r, stream) for r in protocol.round_numbers]
 
     def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
         for key, value in {**measured, "device": describe_device(self.place), "versions": versions()}.items():

@@ -1,8 +1,14 @@
-"""Intervals: how sure a difference is, from means and deviations over rounds."""
+"""Intervals: how sure a mean or a difference is, from errors over rounds, or from their means and deviations.
+
+Rounds are taken for draws of pairs, weights and shuffles from what could have been drawn; the images that they are
+drawn from are given. Two trials of a study share their rounds, so they are compared round by round.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from scipy import stats
 
@@ -15,12 +21,54 @@ class Interval:
 
     Attributes:
         standard_error: of the estimate; None where the interval was not made from one.
+        p_value: of a difference: how often two equal ones would differ so much or more; else None.
     """
 
     estimate: float
     low: float
     high: float
     standard_error: float | None = None
+    p_value: float | None = None
+
+
+def mean_of(errors: Sequence[float]) -> Interval:
+    """Returns the mean with its t interval.
+
+    Raises:
+        ValueError: where fewer than two errors leave no interval.
+    """
+    if len(errors) < 2:
+        raise ValueError(f"an interval needs two rounds, but there are {len(errors)}")
+    return _t_interval(fmean(errors), stdev(errors) / len(errors) ** 0.5, len(errors) - 1)
+
+
+def paired_difference(errors: Sequence[float], others: Sequence[float]) -> Interval:
+    """Returns the mean of `errors - others`, round by round, with its t interval and p value.
+
+    Raises:
+        ValueError: where they are not as many, or fewer than two.
+    """
+    difference = mean_of([ours - theirs for ours, theirs in zip(errors, others, strict=True)])
+    error = difference.standard_error or 0.0
+    if error == 0:
+        p_value = 1.0 if difference.estimate == 0 else 0.0
+    else:
+        p_value = 2 * float(stats.t.sf(abs(difference.estimate) / error, len(errors) - 1))
+    return Interval(difference.estimate, difference.low, difference.high, error, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p values corrected for being one of several, by Holm (1979): the chance of any false alarm among them."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def _t_interval(estimate: float, error: float, freedom: float) -> Interval:
+    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    return Interval(estimate, estimate - reach, estimate + reach, error)
 
 
 def difference_of_means(mean: float, std: float, n: int, other_mean: float, other_std: float, other_n: int) -> Interval:
@@ -36,8 +84,7 @@ def difference_of_means(mean: float, std: float, n: int, other_mean: float, othe
         return Interval(difference, difference, difference, 0.0)
     # Welch-Satterthwaite's degrees of freedom.
     freedom = (variance + other_variance) ** 2 / (variance**2 / (n - 1) + other_variance**2 / (other_n - 1))
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
-    return Interval(difference, difference - reach, difference + reach, error)
+    return _t_interval(difference, error, freedom)
 
 
 def ratio_of_deviations(std: float, n: int, other_std: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:

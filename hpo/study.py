@@ -25,6 +25,7 @@ class Protocol(Table):
     """How every trial of a study is measured; the same for all, so that their errors can be compared.
 
     Attributes:
+        first_round: the number of the first; other numbers are other weights, shuffles and pairs.
         train_pairs, test_pairs: pairs that each round draws for itself.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
         main_weight, auxiliary_weight, precision: see `rounds.Recipe`.
@@ -35,6 +36,7 @@ class Protocol(Table):
 
     dataset: Literal["mnist", "digits"]
     rounds: Count = 10
+    first_round: Annotated[int, Field(ge=0)] = 0
     epochs: Count = 25
     batch_size: Annotated[int, Field(ge=2)] = 100
     train_pairs: Count = 1000
@@ -45,6 +47,11 @@ class Protocol(Table):
     decision: Literal["head", "recognition"] = "recognition"
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+
+    @property
+    def round_numbers(self) -> range:
+        """The numbers of the rounds."""
+        return range(self.first_round, self.first_round + self.rounds)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from .confirmation import Confirmation, describe
 from .results import Best, Status, TrialRow
 from .space import short_name
 from .sweep import Curve, Sweep, bounds, minimum, steepest, valley
@@ -26,8 +27,73 @@ def best_table(best: Best, decision: str) -> list[Any]:
         f"study {best.study}: trial {best.trial} has the lowest test error, {spread(best.value, best.std)} "
         f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
     )
-    warning = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
-    return [headline, table, warning]
+    if best.confirmed is None:
+        verdict = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
+    else:
+        confirmed = best.confirmed
+        verdict = (
+            f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
+            f"to {confirmed['high']:.2f}); {_flattery(confirmed['optimism'])}"
+        )
+    return [headline, table, verdict]
+
+
+def confirmation_view(found: Confirmation) -> list[Any]:
+    """Returns what fresh rounds say of a study's best: the headline, all of them, and which can be told apart."""
+    first = found.confirmed[0]
+    headline = (
+        f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
+        f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
+        f"({found.dataset}, by {found.decision}); {_flattery(first.optimism)}"
+    )
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading, justify in (("trial", "right"), ("search %", "right"), ("fresh %", "right"), ("95 %", "left")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("configuration")
+    for one in found.confirmed:
+        interval = f"{one.mean.low:.2f} to {one.mean.high:.2f}"
+        fresh = spread(one.mean.estimate, one.std, unit="")
+        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, interval, short_name(one.params))
+    lines = []
+    for contrast in found.contrasts:
+        by = contrast.difference
+        apart = (
+            f"{contrast.second} is {'worse' if by.estimate > 0 else 'better'} than {contrast.first}"
+            if contrast.is_told_apart
+            else f"{contrast.first} and {contrast.second} cannot be told apart"
+        )
+        reach = f"95 %: {by.low:+.2f} to {by.high:+.2f}"
+        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {contrast.p_value:.2g})")
+    if not lines:
+        return [headline, table]
+    how = (
+        "compared round by round; p values corrected for their number (Holm); to choose another of these for its fresh "
+        "figure is a second selection, and flatters again"
+    )
+    return [headline, table, "\n".join(lines), how]
+
+
+def confirmation_json(found: Confirmation) -> dict[str, Any]:
+    """Returns a confirmation as `hpo confirm --json` has it."""
+    return {
+        **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset", "decision")},
+        "confirmed": [
+            {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}
+            | describe(one, found.rounds)
+            for one in found.confirmed
+        ],
+        "contrasts": [
+            {"first": one.first, "second": one.second, "difference": one.difference.estimate}
+            | {"low": one.difference.low, "high": one.difference.high, "p_value": one.p_value}
+            for one in found.contrasts
+        ],
+    }
+
+
+def _flattery(optimism: float) -> str:
+    if optimism < 0:
+        return f"the search's own figure was {-optimism:.2f} higher, so it did not flatter"
+    return f"the search's own figure was {optimism:.2f} too low"
 
 
 def trials_table(rows: Sequence[TrialRow]) -> Table:

@@ -27,7 +27,7 @@ ROWS = [
     {"records", "rounds"},
     {"study", "training", "range_test"},
     {"catalog", "sampling", "results", "dashboard", "figures"},
-    {"budget", "reproduction"},
+    {"budget", "reproduction", "confirmation"},
     {"worker", "views", "report"},
     {"crew", "terminal"},
     {"objective", "optimize"},
@@ -40,7 +40,7 @@ HOMES = {
     "torch": {"data", "architecture", "rounds", "training", "range_test", "objective"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
-        *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "report"),
+        *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "report", "confirmation"),
     },
     "torchvision": set(),  # only the program that downloads MNIST, in hpo/datasets.py, imports it
     "sqlalchemy": {"outages", "sqlite", "postgresql", "storage", "records"},

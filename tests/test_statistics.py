@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hpo.statistics import difference_of_means, ratio_of_deviations
+from hpo.statistics import difference_of_means, holm, mean_of, paired_difference, ratio_of_deviations
 
 
 def test_a_difference_of_means_is_welchs() -> None:
@@ -32,3 +32,31 @@ def test_a_ratio_of_deviations_covers_the_truth_in_95_of_100() -> None:
         found = ratio_of_deviations(ours, 10, theirs, 10)
         covered += found.low <= 2.0 <= found.high
     assert 935 <= covered <= 965
+
+
+def test_a_paired_difference_is_students() -> None:
+    random = np.random.default_rng(1)
+    theirs = random.normal(2.0, 0.4, 30)
+    ours = theirs + random.normal(0.05, 0.1, 30)
+    found = paired_difference(ours.tolist(), theirs.tolist())
+    expected = stats.ttest_rel(ours, theirs)
+    interval = expected.confidence_interval()
+    assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, expected.pvalue))
+    assert paired_difference([1.0, 2.0], [1.0, 2.0]).p_value == 1.0
+    assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0.0
+
+
+def test_a_mean_has_students_interval() -> None:
+    errors = [2.0, 2.5, 1.5, 3.0]
+    low, high = stats.t.interval(0.95, 3, np.mean(errors), stats.sem(errors))
+    found = mean_of(errors)
+    assert (found.estimate, found.low, found.high) == pytest.approx((2.25, low, high))
+    with pytest.raises(ValueError, match="needs two rounds, but there are 1"):
+        mean_of([2.0])
+
+
+def test_holms_correction_is_as_in_the_literature() -> None:
+    """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -1,0 +1,212 @@
+"""Confirms what a search has found: measures its best again, on rounds that no trial of the study has used.
+
+The lowest of many measurements owes some of its place to luck, so the winner's own figure flatters it. On fresh rounds
+that luck is not repeated. The headline is the search's first, confirmed; whoever chooses another of the confirmed ones
+for its fresh figure selects a second time, and that figure is flattered again.
+
+A confirmation is a study of listed trials like any other: any worker can help, and it resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import count, pairwise
+from statistics import stdev
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from . import records
+from .errors import RequestError, UnknownName
+from .results import Best, read_best, read_definition
+from .statistics import Interval, holm, mean_of, paired_difference
+from .study import StudyDefinition, define_study
+
+CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One of a search's best, measured again.
+
+    Attributes:
+        trial: its number in the search.
+        searched: its mean error there, in percent.
+        errors: of the fresh rounds, in percent.
+        mean: theirs, with its 95 % interval.
+    """
+
+    trial: int
+    params: dict[str, Any]
+    searched: float
+    errors: list[float]
+    mean: Interval
+
+    @property
+    def std(self) -> float:
+        """The deviation of the fresh rounds."""
+        return stdev(self.errors)
+
+    @property
+    def optimism(self) -> float:
+        """By how much the search's figure was too low, in percentage points."""
+        return self.mean.estimate - self.searched
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two of them, compared round by round.
+
+    Attributes:
+        difference: the second less the first, in percentage points.
+        p_value: corrected for the number of contrasts.
+    """
+
+    first: int
+    second: int
+    difference: Interval
+    p_value: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the rounds tell them apart."""
+        return self.p_value < LEVEL
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What fresh rounds say of a search's best, in the order of the search.
+
+    Attributes:
+        name: the confirmation's own study.
+        contrasts: of neighbours in that order.
+    """
+
+    study: str
+    name: str
+    rounds: int
+    dataset: str
+    decision: str
+    confirmed: list[Confirmed]
+    contrasts: list[Contrast]
+
+
+def define_confirmation(
+    storage: RDBStorage, study: str, *, top: int, rounds: int
+) -> tuple[str, StudyDefinition, dict[str, Any]]:
+    """Returns the name and the definition of the study that confirms another's best, and what it is to remember.
+
+    The study that was begun for the same trials and rounds is found again.
+
+    Args:
+        top: so many of the best configurations, all different; fewer where there are not so many.
+
+    Raises:
+        RequestError: where no trial was measured to the end, or `rounds` leave no interval.
+    """
+    if rounds < 2:
+        raise RequestError(f"--rounds must be at least 2, or there is no interval, but is {rounds}")
+    read_best(storage, study)  # says so where there is none
+    definition = read_definition(storage, study)
+    best: list[records.StoredTrial] = []
+    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
+        if len(best) < top and all(trial.params != other.params for other in best):
+            best.append(trial)
+    protocol = definition.protocol
+    table = {
+        "title": f"The best of {study}, measured again on fresh rounds",
+        "protocol": {
+            **protocol.model_dump(mode="json"),
+            **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "evaluate_at": []},
+        },
+        "trial": [{"label": f"trial {trial.number}", "params": trial.params} for trial in best],
+        "run": definition.run.model_dump(mode="json"),
+    }
+    confirms = {
+        "study": study,
+        "identity": records.study_attributes(storage, study).get("identity"),
+        "trials": [trial.number for trial in best],
+        "searched": [trial.value for trial in best],
+    }
+    defined = define_study(table, name=f"{study}-confirm")
+    known = records.study_names(storage)
+    for n in count(1):
+        name = f"{study}-confirm" + (f"-{n}" if n > 1 else "")
+        if name not in known or (
+            records.study_attributes(storage, name).get(CONFIRMS, confirms) == confirms
+            and not defined.differences(read_definition(storage, name))
+        ):
+            return name, defined, confirms
+    raise AssertionError  # the numbers do not end
+
+
+def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
+    """Yields the finished confirmations of a study, the latest first."""
+    identity = records.study_attributes(storage, study).get("identity")
+    for name in reversed(records.study_names(storage)):
+        confirms = records.study_attributes(storage, name).get(CONFIRMS)
+        if confirms and (confirms["study"], confirms["identity"]) == (study, identity):
+            found = read_confirmation(storage, name)
+            if found:
+                yield found
+
+
+def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
+    """Returns what a confirmation has found; None while some of its trials are missing.
+
+    Raises:
+        UnknownName: where there is no such study, or it confirms none.
+    """
+    confirms = records.study_attributes(storage, name).get(CONFIRMS)
+    if confirms is None:
+        raise UnknownName("confirmation", name, [])
+    definition = read_definition(storage, name)
+    measured = {
+        trial.attributes["slot"]: trial for trial in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
+    }
+    if len(measured) < len(definition.trial):
+        return None
+    confirmed = [
+        Confirmed(number, measured[slot].params, searched, errors, mean_of(errors))
+        for slot, (number, searched) in enumerate(zip(confirms["trials"], confirms["searched"], strict=True))
+        for errors in [measured[slot].attributes["errors"]]
+    ]
+    pairs = list(pairwise(confirmed))
+    differences = [paired_difference(second.errors, first.errors) for first, second in pairs]
+    corrected = holm([difference.p_value or 0.0 for difference in differences])
+    protocol = definition.protocol
+    return Confirmation(
+        study=confirms["study"],
+        name=name,
+        rounds=protocol.rounds,
+        dataset=protocol.dataset,
+        decision=protocol.decision,
+        confirmed=confirmed,
+        contrasts=[
+            Contrast(first.trial, second.trial, difference, p_value)
+            for (first, second), difference, p_value in zip(pairs, differences, corrected, strict=True)
+        ],
+    )
+
+
+def read_winner(storage: RDBStorage, study: str) -> Best:
+    """Returns the winner of a study, and what the latest confirmation says of it.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    best = read_best(storage, study)
+    for confirmation in read_confirmations(storage, study):
+        for found in confirmation.confirmed:
+            if found.trial == best.trial:
+                return replace(best, confirmed=describe(found, confirmation.rounds))
+    return best
+
+
+def describe(found: Confirmed, rounds: int) -> dict[str, Any]:
+    """Returns a confirmed error as JSON has it."""
+    interval = {key: value for key, value in asdict(found.mean).items() if key in ("low", "high")}
+    return {"mean": found.mean.estimate, **interval, "std": found.std, "rounds": rounds, "optimism": found.optimism}
