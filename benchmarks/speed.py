@@ -23,6 +23,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -43,7 +44,7 @@ RIVALS = {
     "(c) JAX, rounds by vmap": ("benchmarks.rival_jax", "vmap"),
     "(c) JAX, rounds by map": ("benchmarks.rival_jax", "map"),
 }
-PATIENCE_SECONDS = 900
+PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,21 @@ class Timing:
     std: float
 
 
-def study_of(architecture: str, trials: int, precision: str) -> StudyDefinition:
-    """Returns a study that measures report A's final configuration so many times."""
+def study_of(architecture: str, trials: int, changes: dict[str, Any]) -> StudyDefinition:
+    """Returns a study that measures report A's final configuration so many times; `changes` are to its protocol."""
     protocol = catalog.load_study("cnn")[1].protocol.model_dump(mode="json")
     params = {
         **{"architecture": architecture, "weight_sharing": True, "auxiliary_loss": True},
         **{"activation": "leaky_relu", "optimizer": "sgd", "learning_rate": 0.1},
     }
     listed = [{"label": str(i), "params": params} for i in range(trials)]
-    table = {"title": "speed", "protocol": {**protocol, "precision": precision}, "trial": listed}
+    table = {"title": "speed", "protocol": {**protocol, **changes}, "trial": listed}
     return define_study(table, name="speed")
 
 
-def time_ours(architecture: str, devices: list[str], trials: int, precision: str = "float32") -> Timing:
+def time_ours(architecture: str, devices: list[str], trials: int, **changes: Any) -> Timing:
     """Runs a study with a worker on each device; seconds are the study's, not a worker's."""
-    plan = Plan("speed", study_of(architecture, trials, precision), trials)
+    plan = Plan("speed", study_of(architecture, trials, changes), trials)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
         storage = begin(f"sqlite:///{folder}/speed.db", plan, data_folder())
@@ -144,15 +145,18 @@ def main() -> None:
         ours = time_ours(architecture, many, trials * len(many) // 2)
         _print(f"hpo, {len(many)} workers", ours, ours, work / rate / len(many))
         _print("hpo, 1 worker", time_ours(architecture, many[:1], trials // 2), ours, work / rate)
-        if asked.device == "cpu":
-            half = time_ours(architecture, many, trials * len(many) // 2, "bfloat16")
-            _print(f"hpo, {len(many)} workers, bfloat16", half, ours, None)
+        for what, changes in (
+            ("tested after the last epoch alone", {"evaluate_at": []}),
+            ("bfloat16", {"precision": "bfloat16"}),
+        ):
+            timing = time_ours(architecture, many, trials * len(many) // 2, **changes)
+            _print(f"hpo, {len(many)} workers, {what}", timing, ours, None)
         for name, (module, how) in RIVALS.items():
-            timing = time_rival(module, how, architecture, asked.device)
-            if isinstance(timing, str):
-                print(f"| {name} | {timing} | | | | |", flush=True)
+            found = time_rival(module, how, architecture, asked.device)
+            if isinstance(found, str):
+                print(f"| {name} | {found} | | | | |", flush=True)
             else:
-                _print(name, timing, ours, work / rate / len(many))
+                _print(name, found, ours, work / rate / len(many))
         print(flush=True)
 
 

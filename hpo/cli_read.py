@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -80,17 +82,27 @@ def best(study: str, storage: str, as_json: bool) -> None:
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @storage_option
 @json_option
-def trials(study: str, storage: str, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
+def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     """All trials of a study."""
-    from .results import read_rows
+    from .results import flatten, read_rows
     from .storage import open_storage
     from .views import trials_table
 
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
     rows = read_rows(open_storage(storage), study)
     if as_json:
         print_json([asdict(row) for row in rows])
-        return
-    print_parts(trials_table(rows))
+    elif as_csv:
+        flat = [flatten(row) for row in rows]
+        # A trial that was pruned has no rounds, and a parameter may depend on another: the longest row comes first.
+        columns = list({key: None for row in sorted(flat, key=len, reverse=True) for key in row})
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+    else:
+        print_parts(trials_table(rows))
 
 
 @click.command("list")

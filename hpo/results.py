@@ -121,6 +121,20 @@ def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     return [_row(trial, listed) for trial in records.read_trials(storage, study)]
 
 
+def flatten(row: TrialRow) -> dict[str, Any]:
+    """Returns a trial as one flat dictionary, its rounds and parameters among the keys."""
+    published = row.published or {}
+    return {
+        **{key: getattr(row, key) for key in ("number", "state", "value", "std")},
+        **{f"round {r}": error for r, error in enumerate(row.errors or [])},
+        **row.params,
+        "label": row.label,
+        "published_mean": published.get("mean"),
+        "published_std": published.get("std"),
+        **{key: getattr(row, key) for key in ("seconds", "device", "error")},
+    }
+
+
 def read_best(storage: RDBStorage, study: str) -> Best:
     """Returns the winner of a study.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from hpo import records, storage
+from hpo import load_results, records, storage
 from hpo.cli import main
 from hpo.datasets import mnist_files
 
@@ -100,6 +101,19 @@ def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
     keys = {"number", "state", "value", "std", "errors", "params", "label", "published", "seconds", "device", "worker"}
     assert all(keys <= set(trial) for trial in trials)
     assert best["value"] == min(trial["value"] for trial in trials)
+
+
+def test_trials_are_a_table_for_other_programs_too(worked: Path) -> None:
+    done = hpo("trials", "--study", "tiny", "--csv", folder=worked)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    trials = read(worked, "trials", "--study", "tiny")
+    assert [float(row["value"]) for row in rows] == [trial["value"] for trial in trials]
+    assert [float(row["round 1"]) for row in rows] == [trial["errors"][1] for trial in trials]
+    assert [row["architecture"] for row in rows] == [trial["params"]["architecture"] for trial in trials]
+    loaded = load_results("tiny", f"sqlite:///{worked}/hpo.db")
+    assert [{key: str(value) if value is not None else "" for key, value in row.items()} for row in loaded] == rows
+    assert_one_line(hpo("trials", "--study", "tiny", "--csv", "--json", folder=worked), 2, "exclude each other")
 
 
 def test_tables_fit_80_columns(worked: Path) -> None:
