@@ -1,11 +1,12 @@
-"""A rival in JAX: all rounds of a configuration in one jitted program, scanning over batches, by vmap or map.
+"""A rival in JAX: the rounds of a configuration in jitted programs.
 
     pip install jax
-    python -m benchmarks.rival_jax vmap cnn_bn          # or map
+    python -m benchmarks.rival_jax scan cnn_bn          # or steps
 
-The same configuration, protocol, pairs and evaluations as `benchmarks.rivals`, and the same line of JSON. `vmap` runs
-the rounds' networks as one, as one would on a GPU; `map` one after another inside the program, which suits convolutions
-on a CPU. Compiling is warm-up, and stated apart.
+The same configuration, protocol, pairs and evaluations as `benchmarks.rivals`, and the same line of JSON. `scan` is one
+program for an epoch: all rounds at once by vmap, a scan over batches, as one would write it for a GPU. `steps` is a
+program for a step of one round, called from Python: on a CPU, XLA runs convolutions inside a scan on one thread and
+slowly. Compiling is warm-up, and stated apart.
 """
 
 from __future__ import annotations
@@ -130,23 +131,33 @@ def main(how: str, architecture: str) -> None:
         comparison, digits, after = forward(tower, p, s, images, training=True)
         return entropy(comparison, targets) + 2 * entropy(digits, classes), after
 
+    def step(p: Tree, s: Tree, rows: jax.Array, data: Tree) -> tuple[Tree, Tree]:
+        gradients, s = jax.grad(loss, has_aux=True)(p, s, *(tensor[rows] for tensor in data))
+        return jax.tree.map(lambda weight, gradient: weight - RATE * gradient, p, gradients), s
+
     def epoch(p: Tree, s: Tree, key: Tree, data: Tree) -> tuple[Tree, Tree]:
         order = random.permutation(key, len(data[0])).reshape(-1, batch)
 
-        def step(state: tuple[Tree, Tree], rows: jax.Array) -> tuple[tuple[Tree, Tree], None]:
-            p, s = state
-            gradients, s = jax.grad(loss, has_aux=True)(p, s, *(tensor[rows] for tensor in data))
-            return (jax.tree.map(lambda weight, gradient: weight - RATE * gradient, p, gradients), s), None
-
-        return lax.scan(step, (p, s), order)[0]
+        return lax.scan(lambda state, rows: (step(*state, rows, data), None), (p, s), order)[0]
 
     def error(p: Tree, s: Tree, data: Tree) -> jax.Array:
         first, second = forward(tower, p, s, data[0], training=False)[1].argmax(-1).T
         return 100 * ((first <= second) != data[2]).mean()
 
-    def over_rounds(function: Any) -> Any:
-        mapped = jax.vmap(function) if how == "vmap" else lambda *xs: lax.map(lambda x: function(*x), xs)
-        return jax.jit(mapped)
+    one_step, one_error = jax.jit(step), jax.jit(error)
+
+    def by_steps(p: Tree, s: Tree, keys: Tree, data: Tree) -> tuple[Tree, Tree]:
+        after = []
+        for r, key in enumerate(keys):
+            state, ours = jax.tree.map(lambda leaf: leaf[r], ((p, s), data))  # noqa: B023
+            for rows in random.permutation(key, len(ours[0])).reshape(-1, batch):
+                state = one_step(*state, rows, ours)
+            after.append(state)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *after)
+
+    def errors_by_steps(p: Tree, s: Tree, data: Tree) -> jax.Array:
+        parts = (jax.tree.map(lambda leaf: leaf[r], (p, s, data)) for r in range(protocol.rounds))  # noqa: B023
+        return jnp.stack([one_error(*part) for part in parts])
 
     @partial(jax.jit, static_argnums=1)
     def begin(key: Tree, rounds: int) -> tuple[Tree, Tree]:
@@ -156,7 +167,10 @@ def main(how: str, architecture: str) -> None:
 
         return jax.vmap(one)(random.split(key, rounds))
 
-    train_rounds, test_rounds = over_rounds(epoch), over_rounds(error)
+    if how == "scan":
+        train_rounds, test_rounds = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(error))
+    else:
+        train_rounds, test_rounds = by_steps, errors_by_steps
 
     def trial() -> np.ndarray:
         key = random.key(0)

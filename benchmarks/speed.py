@@ -41,10 +41,10 @@ RIVALS = {
     "(a) Optuna's example: DataLoader": ("benchmarks.rivals", "loader"),
     "(a) batches sliced by hand": ("benchmarks.rivals", "sliced"),
     "(b) sliced, torch.compile": ("benchmarks.rivals", "compiled"),
-    "(c) JAX, rounds by vmap": ("benchmarks.rival_jax", "vmap"),
-    "(c) JAX, rounds by map": ("benchmarks.rival_jax", "map"),
+    "(c) JAX, a scan over vmapped rounds": ("benchmarks.rival_jax", "scan"),
+    "(c) JAX, a program for a step": ("benchmarks.rival_jax", "steps"),
 }
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 240
 
 
 @dataclass(frozen=True)
