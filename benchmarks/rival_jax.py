@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -144,51 +144,53 @@ def main(how: str, architecture: str) -> None:
         first, second = forward(tower, p, s, data[0], training=False)[1].argmax(-1).T
         return 100 * ((first <= second) != data[2]).mean()
 
-    one_step, one_error = jax.jit(step), jax.jit(error)
+    def begin(key: Tree) -> tuple[Tree, Tree]:
+        p, s = init(key, tower)
+        return {"tower": p, "head": init(random.fold_in(key, 2), HEAD)[0]}, s
 
-    def by_steps(p: Tree, s: Tree, keys: Tree, data: Tree) -> tuple[Tree, Tree]:
-        after = []
-        for r, key in enumerate(keys):
-            state, ours = jax.tree.map(lambda leaf: leaf[r], ((p, s), data))  # noqa: B023
-            for rows in random.permutation(key, len(ours[0])).reshape(-1, batch):
-                state = one_step(*state, rows, ours)
-            after.append(state)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *after)
+    if how == "scan":  # states and data of all rounds are stacked
+        begin_rounds = jax.jit(jax.vmap(begin))
+        train_stacked, test_stacked = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(error))
 
-    def errors_by_steps(p: Tree, s: Tree, data: Tree) -> jax.Array:
-        parts = (jax.tree.map(lambda leaf: leaf[r], (p, s, data)) for r in range(protocol.rounds))  # noqa: B023
-        return jnp.stack([one_error(*part) for part in parts])
+        def train_rounds(states: Tree, keys: Tree) -> Tree:
+            return train_stacked(*states, keys, train)
 
-    @partial(jax.jit, static_argnums=1)
-    def begin(key: Tree, rounds: int) -> tuple[Tree, Tree]:
-        def one(key: Tree) -> tuple[Tree, Tree]:
-            p, s = init(key, tower)
-            return {"tower": p, "head": init(random.fold_in(key, 2), HEAD)[0]}, s
+        def test_rounds(states: Tree) -> jax.Array:
+            return test_stacked(*states, test)
 
-        return jax.vmap(one)(random.split(key, rounds))
+    else:  # a list of them
+        one_begin, one_step, one_error = jax.jit(begin), jax.jit(step), jax.jit(error)
+        train_parts, test_parts = (
+            [jax.tree.map(itemgetter(r), data) for r in range(protocol.rounds)] for data in (train, test)
+        )
 
-    if how == "scan":
-        train_rounds, test_rounds = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(error))
-    else:
-        train_rounds, test_rounds = by_steps, errors_by_steps
+        def begin_rounds(keys: Tree) -> Tree:
+            return [one_begin(key) for key in keys]
 
-    def trial() -> np.ndarray:
-        key = random.key(0)
-        p, s = begin(key, protocol.rounds)
-        errors = np.empty(0)
-        for number in range(1, protocol.epochs + 1):
-            p, s = train_rounds(p, s, random.split(random.fold_in(key, number), protocol.rounds), train)
+        def train_rounds(states: Tree, keys: Tree) -> Tree:
+            after = []
+            for state, key, ours in zip(states, keys, train_parts, strict=True):
+                for rows in random.permutation(key, len(ours[0])).reshape(-1, batch):
+                    state = one_step(*state, rows, ours)
+                after.append(state)
+            return after
+
+        def test_rounds(states: Tree) -> jax.Array:
+            return jnp.stack([one_error(*state, ours) for state, ours in zip(states, test_parts, strict=True)])
+
+    def trial(epochs: int) -> np.ndarray:
+        key, errors = random.key(0), np.empty(0)
+        states = begin_rounds(random.split(key, protocol.rounds))
+        for number in range(1, epochs + 1):
+            states = train_rounds(states, random.split(random.fold_in(key, number), protocol.rounds))
             if number in (*protocol.evaluate_at, protocol.epochs):
-                errors = np.asarray(test_rounds(p, s, test))
+                errors = np.asarray(test_rounds(states))
         return errors
 
     began = time.perf_counter()
-    jax.block_until_ready(
-        train_rounds(*begin(random.key(1), protocol.rounds), random.split(random.key(1), protocol.rounds), train)
-    )
-    jax.block_until_ready(test_rounds(*begin(random.key(1), protocol.rounds), test))
+    trial(epochs=1)
     warmed_up = time.perf_counter()
-    errors = trial()
+    errors = trial(protocol.epochs)
     seconds = time.perf_counter() - warmed_up
     spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began}
     print(json.dumps({**spent, "mean": float(errors.mean()), "std": float(errors.std(ddof=1))}))

@@ -38,15 +38,16 @@ Batch = tuple[Tensor, ...]
 
 def by_loader(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
     """Returns what yields an epoch's batches from a DataLoader."""
-    loader: DataLoader[Batch] = DataLoader(TensorDataset(*data), batch_size=size, shuffle=True)
-    return lambda: iter(loader)
+    device = data[0].device  # the data stays in memory, and its batches are moved, as the example does it
+    loader: DataLoader[Batch] = DataLoader(TensorDataset(*(t.cpu() for t in data)), batch_size=size, shuffle=True)
+    return lambda: (tuple(tensor.to(device) for tensor in batch) for batch in loader)
 
 
 def by_slices(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
     """Returns what yields an epoch's batches cut by hand."""
 
     def epoch() -> Iterator[Batch]:
-        for rows in torch.split(torch.randperm(len(data[0])), size):
+        for rows in torch.split(torch.randperm(len(data[0]), device=data[0].device), size):
             yield tuple(tensor[rows] for tensor in data)
 
     return epoch

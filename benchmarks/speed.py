@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,10 @@ def time_rival(module: str, how: str, architecture: str, device: str) -> Timing 
     """Runs a rival in a process of its own; says why where it gave nothing."""
     command = [sys.executable, "-m", module, how, architecture, *([device] if module.endswith("rivals") else [])]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+            env={**os.environ, "JAX_PLATFORMS": device},
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"not done after {PATIENCE_SECONDS} s"
     if done.returncode:

@@ -22,8 +22,10 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     Raises:
         hpo.errors.HpoError: where there is no such storage or study.
     """
-    from .results import flatten, read_rows
+    from .results import flatten, read_definition, read_rows
     from .storage import open_storage
 
     url = storage or os.environ.get("HPO_STORAGE") or "sqlite:///hpo.db"
-    return [flatten(row) for row in read_rows(open_storage(url), study)]
+    opened = open_storage(url)
+    first_round = read_definition(opened, study).protocol.first_round
+    return [flatten(row, first_round) for row in read_rows(opened, study)]

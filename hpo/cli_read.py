@@ -85,17 +85,19 @@ def best(study: str, storage: str, as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
 def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     """All trials of a study."""
-    from .results import flatten, read_rows
+    from .results import flatten, read_definition, read_rows
     from .storage import open_storage
     from .views import trials_table
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    rows = read_rows(open_storage(storage), study)
+    opened = open_storage(storage)
+    rows = read_rows(opened, study)
     if as_json:
         print_json([asdict(row) for row in rows])
     elif as_csv:
-        flat = [flatten(row) for row in rows]
+        first_round = read_definition(opened, study).protocol.first_round
+        flat = [flatten(row, first_round) for row in rows]
         # A trial that was pruned has no rounds, and a parameter may depend on another: the longest row comes first.
         columns = list({key: None for row in sorted(flat, key=len, reverse=True) for key in row})
         writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")

@@ -78,7 +78,7 @@ def optimize(
     "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="So many of its best."
 )
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(min=2), metavar="N", help="Fresh rounds of each."
+    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds of each."
 )
 @workers_option
 @storage_option
@@ -91,7 +91,7 @@ def confirm(
     """Measure a study's best again, on fresh rounds.
 
     The best of many measurements is flattered by having been chosen; rounds that the study never used say by how much.
-    Stopped, it goes on where it was; when all is measured, it only reads.
+    Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only reads.
     """
     from .confirmation import CONFIRMS, define_confirmation, read_confirmation
     from .datasets import data_folder

@@ -26,6 +26,7 @@ from .study import StudyDefinition, define_study
 
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms
 LEVEL = 0.05
+FEWEST_ROUNDS = 5  # with less an interval says nothing
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,22 @@ def define_confirmation(
     The study that was begun for the same trials and rounds is found again.
 
     Args:
-        top: so many of the best configurations, all different; fewer where there are not so many.
+        top: so many of the best configurations, all different; fewer where the best `10 * top` trials hold no more.
 
     Raises:
-        RequestError: where no trial was measured to the end, or `rounds` leave no interval.
+        StorageError: where no trial was measured to the end.
+        RequestError: where `rounds` are too few for an interval.
     """
-    if rounds < 2:
-        raise RequestError(f"--rounds must be at least 2, or there is no interval, but is {rounds}")
+    if rounds < FEWEST_ROUNDS:
+        raise RequestError(f"--rounds must be at least {FEWEST_ROUNDS}, or its interval says nothing, but is {rounds}")
     read_best(storage, study)  # says so where there is none
     definition = read_definition(storage, study)
     best: list[records.StoredTrial] = []
     for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
         if len(best) < top and all(trial.params != other.params for other in best):
             best.append(trial)
-    protocol = definition.protocol
+    protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
+    longest = limit * max(1.0, rounds / protocol.rounds) if limit else None
     table = {
         "title": f"The best of {study}, measured again on fresh rounds",
         "protocol": {
@@ -123,7 +126,7 @@ def define_confirmation(
             **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "evaluate_at": []},
         },
         "trial": [{"label": f"trial {trial.number}", "params": trial.params} for trial in best],
-        "run": definition.run.model_dump(mode="json"),
+        "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},
     }
     confirms = {
         "study": study,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Collection
+from functools import partial
 
 import optuna
 import plotly.graph_objects as go
@@ -15,9 +17,10 @@ from waitress.server import create_server
 
 from .errors import RequestError
 from .guard import Guard, Policy
+from .records import count_trials_of
 
 TOKEN = "HPO_DASHBOARD_TOKEN"
-SHORTEST_TOKEN = 16  # characters, of one that somebody chose
+TOKENS = re.compile(r"[A-Za-z0-9._~-]{16,}")  # as links and cookies take them unchanged
 
 
 def serve_dashboard(
@@ -34,15 +37,17 @@ def serve_dashboard(
         RequestError: where the port is taken, or others than this machine could reach it without a token of the user's.
     """
     chosen = choose_token(host)
-    own_names = (host, "127.0.0.1", "localhost", "[::1]") if is_loopback(host) else (host,)
+    own_names = [_bracketed(name) for name in {host, *(("127.0.0.1", "localhost", "::1") if is_loopback(host) else ())}]
+    own_names = [f"{name}:{port}" for name in own_names] + (own_names if port == 80 else [])
     policy = Policy(
         token=chosen or secrets.token_urlsafe(24),
         cookie=f"hpo_{port}",
-        hosts=frozenset([*(f"{_bracketed(name)}:{port}".lower() for name in own_names), *map(str.lower, names)]),
+        hosts=frozenset(name.lower() for name in (*own_names, *names)),
         writable=writable,
     )
     try:
-        server = create_server(Guard(wsgi(storage), policy, storage.get_n_trials), host=host, port=port, ident=None)
+        guarded = Guard(wsgi(storage), policy, partial(count_trials_of, storage))
+        server = create_server(guarded, host=host, port=port, ident=None)
     except OSError as error:
         raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error
     address = f"http://{_bracketed(host)}:{port}/dashboard/"
@@ -55,16 +60,19 @@ def choose_token(host: str) -> str | None:
     """Returns the token that the user has chosen, if any.
 
     Raises:
-        RequestError: where it is too short, or there is none for a host that others can reach.
+        RequestError: where it is too short or has other characters than a link takes, or there is none for a host that
+            others can reach.
     """
     token = os.environ.get(TOKEN)
     if token is None and not is_loopback(host):
         raise RequestError(
             f"--host {host} shows the dashboard to other machines, so it needs a token of yours: set {TOKEN} "
-            f"to {SHORTEST_TOKEN} characters or more"
+            "to 16 characters or more"
         )
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise RequestError(f"{TOKEN} must have {SHORTEST_TOKEN} characters or more, but has {len(token)}")
+    if token is not None and not TOKENS.fullmatch(token):  # the value is a secret, and not said
+        raise RequestError(
+            f"{TOKEN} must be 16 or more letters, digits, or - . _ ~, as openssl rand -hex 16 makes them"
+        )
     return token
 
 

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -42,7 +41,8 @@ class Policy:
     """What the guard lets through.
 
     Attributes:
-        token: the secret that a reader shows: once in a link, then in a cookie; or as `Authorization: Bearer`.
+        token: the secret that a reader shows: once in a link, then in a cookie; or as `Authorization: Bearer`. Of
+            letters, digits and `._~-` alone, which links and cookies take as they are.
         cookie: the cookie's name. Ports share cookies, so each dashboard on a host needs its own.
         hosts: the values of the Host header that are answered, lower case, with the port where it is not the usual.
         writable: whether methods other than GET and HEAD get through.
@@ -60,7 +60,7 @@ class Guard:
     """The application, guarded.
 
     Args:
-        count_trials: tells the number of trials of a study by its id.
+        count_trials: tells the number of trials of a study by its id; 0 for one that is not there.
     """
 
     def __init__(self, application: Application, policy: Policy, count_trials: Callable[[int], int]) -> None:
@@ -70,12 +70,12 @@ class Guard:
         """Answers a request, or passes it on."""
         refusal = self._refuse_stranger(environ)
         if refusal:
-            return _answer(start_response, *refusal)
+            return _answer(environ, start_response, *refusal)
         if not self._knows(_shown_token(environ, self._policy.cookie)):
             return self._greet(environ, start_response)
         refusal = self._refuse_deed(environ)
         if refusal:
-            return _answer(start_response, *refusal)
+            return _answer(environ, start_response, *refusal)
         return self._application(environ, _with_headers(start_response, environ["PATH_INFO"]))
 
     def _refuse_stranger(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
@@ -83,15 +83,18 @@ class Guard:
         if environ.get("HTTP_HOST", "").lower() not in self._policy.hosts:
             return HTTPStatus.MISDIRECTED_REQUEST, "this dashboard is not known by that name; --allow-host adds one"
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc.lower() not in self._policy.hosts:
+        ours = {f"{scheme}://{host}" for host in self._policy.hosts for scheme in ("http", "https")}
+        if origin is not None and origin.lower() not in ours:
             return HTTPStatus.FORBIDDEN, "a page of another site may not use this dashboard"
+        if not environ["PATH_INFO"].isascii():  # an application may read such a path otherwise than we do
+            return HTTPStatus.NOT_FOUND, "no page of this dashboard has such a name"
         return None
 
     def _refuse_deed(self, environ: Environ) -> tuple[HTTPStatus, str] | None:
         """Refuses writing where reading was agreed, and plots that would not end."""
         if environ["REQUEST_METHOD"] not in READING and not self._policy.writable:
             return HTTPStatus.METHOD_NOT_ALLOWED, "this dashboard is for reading; hpo dashboard --writable is for more"
-        plot = re.fullmatch(r"/api/studies/(\d+)/plot/(contour|rank)/?", environ["PATH_INFO"])
+        plot = re.fullmatch(r"/api/studies/(\d{1,18})/plot/(contour|rank)/*", environ["PATH_INFO"])
         if plot:
             trials, most = self._count_trials(int(plot[1])), self._policy.max_plotted
             if trials > most:
@@ -105,11 +108,11 @@ class Guard:
         """Lets in who comes by the link, and tells everybody else that there is one."""
         query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         if environ["REQUEST_METHOD"] != "GET" or not self._knows(dict(query).get("token", "")):
-            return _answer(start_response, HTTPStatus.UNAUTHORIZED, "open the link that hpo dashboard has printed")
+            message = "open the link that hpo dashboard has printed"
+            return _answer(environ, start_response, HTTPStatus.UNAUTHORIZED, message)
         rest = urlencode([(key, value) for key, value in query if key != "token"])
         place = quote("/" + environ["PATH_INFO"].lstrip("/")) + (f"?{rest}" if rest else "")  # never //another.host
-        secure = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
-        cookie = f"{self._policy.cookie}={self._policy.token}; HttpOnly; SameSite=Strict; Path=/{secure}"
+        cookie = f"{self._policy.cookie}={self._policy.token}; HttpOnly; SameSite=Strict; Path=/"
         # A page rather than a redirection: a browser that came from another site would not show a Strict cookie along
         # the way, and a page of our own leads on as our own.
         page = f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(place)}"><title>hpo</title>'
@@ -123,11 +126,9 @@ def _shown_token(environ: Environ, cookie: str) -> str:
     scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "bearer":
         return str(credentials).strip()
-    try:
-        shown = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(cookie)
-    except CookieError:
-        return ""
-    return shown.value if shown else ""
+    # By hand: http.cookies gives up at the first cookie that it cannot read, and other programs on this host set some.
+    pairs = (part.strip().partition("=") for part in environ.get("HTTP_COOKIE", "").split(";"))
+    return next((value for name, _, value in pairs if name == cookie), "")
 
 
 def _with_headers(start_response: StartResponse, path: str) -> StartResponse:
@@ -142,10 +143,10 @@ def _with_headers(start_response: StartResponse, path: str) -> StartResponse:
     return start
 
 
-def _answer(start_response: StartResponse, status: HTTPStatus, message: str) -> Iterable[bytes]:
+def _answer(environ: Environ, start_response: StartResponse, status: HTTPStatus, message: str) -> Iterable[bytes]:
     body = f"{message}\n".encode()
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *HEADERS.items()]
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append(("WWW-Authenticate", 'Bearer realm="hpo dashboard"'))
     start_response(f"{status.value} {status.phrase}", headers)
-    return [body]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

@@ -156,6 +156,14 @@ def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
 
 
 @persistent
+def count_trials_of(storage: RDBStorage, study_id: int) -> int:
+    """Returns how many trials a study has, whatever their states; 0 where the storage has no study of that id."""
+    query = sa.select(sa.func.count()).where(models.TrialModel.study_id == study_id)
+    with reading(storage) as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+@persistent
 def read_trials(
     storage: RDBStorage, name: str, *, states: Collection[TrialState] = tuple(TrialState), best: int | None = None
 ) -> list[StoredTrial]:

@@ -121,12 +121,16 @@ def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     return [_row(trial, listed) for trial in records.read_trials(storage, study)]
 
 
-def flatten(row: TrialRow) -> dict[str, Any]:
-    """Returns a trial as one flat dictionary, its rounds and parameters among the keys."""
+def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
+    """Returns a trial as one flat dictionary, its rounds and parameters among the keys.
+
+    Args:
+        first_round: the number of the study's first round.
+    """
     published = row.published or {}
     return {
         **{key: getattr(row, key) for key in ("number", "state", "value", "std")},
-        **{f"round {r}": error for r, error in enumerate(row.errors or [])},
+        **{f"round {r}": error for r, error in enumerate(row.errors or [], first_round)},
         **row.params,
         "label": row.label,
         "published_mean": published.get("mean"),

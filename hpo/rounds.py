@@ -12,6 +12,7 @@ docs/performance.md has the measurements.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
 from .data import Pairs
+from .errors import RequestError
 
 CPU = torch.device("cpu")
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -219,22 +221,29 @@ class Recorder(Protocol):
 
 
 class CudaRecorder(Recorder):
-    """Records a CUDA graph, on the stream on which the function ran before, as PyTorch asks for."""
+    """Records a CUDA graph, on the stream on which the function ran before, as PyTorch asks for.
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    Args:
+        device: the GPU; streams and graphs belong to one, and would silently be the first's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, function: Callable[[], Tensor]) -> Tensor:  # noqa: D102
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            # Optimizers warn where they could be captured and are not; these steps only come before.
+            warnings.filterwarnings("ignore", message=".*capturable=True.*")
             result = function()
         current.wait_stream(self._stream)
         return result
 
     def record(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:  # noqa: D102
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
             result = function()
 
         def replay() -> Tensor:
@@ -250,13 +259,16 @@ class CapturedRounds(StackedRounds):
     A step of these networks is a hundred kernels of some microseconds each: to launch them one by one takes longer than
     to run them. The first steps are ordinary ones, and train; recording runs nothing; a replay trains on a batch that
     was copied to where the recorded step reads it. The graph holds the learning rate as a number and belongs to these
-    networks alone, so another rate or configuration records its own. A batch of another size, the last of an epoch, is
-    trained by an ordinary step.
+    networks alone, so every trial records its own: simpler than one graph for a structure, into which each
+    trial's weights, states and rate would have to be copied. A batch of another size, the last of an epoch, is trained
+    by an ordinary step.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, recorder: Recorder | None = None) -> None:
+    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, recorder: Recorder) -> None:
         super().__init__(networks, recipe)
-        self._recorder = recorder or CudaRecorder()
+        parameters = list(self.parameters.values())
+        self.optimizers = [make_optimizer(recipe, parameters, capturable=parameters[0].is_cuda)]
+        self._recorder = recorder
         self._eager_steps = 0
         self._batch: Pairs | None = None
         self._replay: Callable[[], Tensor] | None = None
@@ -292,16 +304,24 @@ def make_rounds(
     """
     if stacked is None:
         stacked = device.type != "cpu" or not _has_convolutions(networks[0])
+    if stacked and recipe.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
+        # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
+        raise RequestError(f"precision {recipe.precision!r} is not for stacked networks with batch norm, as on a GPU")
     if stacked and captured and device.type == "cuda":
-        return CapturedRounds(networks, recipe)
+        return CapturedRounds(networks, recipe, CudaRecorder(device))
     return (StackedRounds if stacked else LoopedRounds)(networks, recipe)
 
 
-def make_optimizer(recipe: Recipe, parameters: Collection[Tensor]) -> torch.optim.Optimizer:
-    """Returns the recipe's optimizer over parameters, PyTorch's defaults but for the learning rate."""
-    settings: dict[str, Any] = {}
-    if recipe.optimizer != "sgd" and next(iter(parameters)).is_cuda:
-        settings["capturable"] = True  # it counts its steps on the GPU, so that a graph can hold them
+def make_optimizer(
+    recipe: Recipe, parameters: Collection[Tensor], *, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """Returns the recipe's optimizer over parameters, PyTorch's defaults but for the learning rate.
+
+    Args:
+        capturable: whether a CUDA graph is to hold its steps, so that it must count them on the GPU.
+    """
+    # SGD counts nothing, and has no such setting.
+    settings: dict[str, Any] = {"capturable": True} if capturable and recipe.optimizer != "sgd" else {}
     return OPTIMIZERS[recipe.optimizer](parameters, lr=recipe.learning_rate, **settings)  # type: ignore[call-arg]
 
 

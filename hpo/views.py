@@ -33,7 +33,7 @@ def best_table(best: Best, decision: str) -> list[Any]:
         confirmed = best.confirmed
         verdict = (
             f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
-            f"to {confirmed['high']:.2f}); {_flattery(confirmed['optimism'])}"
+            f"to {confirmed['high']:.2f}); {_beside_search(confirmed['optimism'])}"
         )
     return [headline, table, verdict]
 
@@ -44,7 +44,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     headline = (
         f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
         f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
-        f"({found.dataset}, by {found.decision}); {_flattery(first.optimism)}"
+        f"({found.dataset}, by {found.decision}); {_beside_search(first.optimism)}"
     )
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading, justify in (("trial", "right"), ("search %", "right"), ("fresh %", "right"), ("95 %", "left")):
@@ -67,8 +67,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     if not lines:
         return [headline, table]
     how = (
-        "compared round by round; p values corrected for their number (Holm); to choose another of these for its fresh "
-        "figure is a second selection, and flatters again"
+        "compared round by round; p values corrected for their number (Holm), intervals not; to choose another of "
+        "these for its fresh figure is a second selection, and flatters again"
     )
     return [headline, table, "\n".join(lines), how]
 
@@ -90,10 +90,9 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
     }
 
 
-def _flattery(optimism: float) -> str:
-    if optimism < 0:
-        return f"the search's own figure was {-optimism:.2f} higher, so it did not flatter"
-    return f"the search's own figure was {optimism:.2f} too low"
+def _beside_search(optimism: float) -> str:
+    side = "below" if optimism >= 0 else "above"
+    return f"the search's own figure was {abs(optimism):.2f} {side} that"
 
 
 def trials_table(rows: Sequence[TrialRow]) -> Table:

@@ -324,17 +324,19 @@ def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.
 def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) -> None:
     for file in worked.iterdir():
         shutil.copy(file, tmp_path)
-    command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "3", "--workers", "1"]
+    command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "5", "--workers", "1"]
     done = hpo(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "on 3 fresh rounds (digits, by recognition)" in " ".join(done.stdout.split())
+    assert "on 5 fresh rounds (digits, by recognition)" in " ".join(done.stdout.split())
     found = read(tmp_path, *command)
-    assert (found["study"], found["name"], found["rounds"]) == ("tiny", "tiny-confirm", 3)
+    assert (found["study"], found["name"], found["rounds"]) == ("tiny", "tiny-confirm", 5)
     winner = read(tmp_path, "best", "--study", "tiny")
     first = found["confirmed"][0]
     assert (winner["trial"], winner["confirmed"]["mean"]) == (first["trial"], first["mean"])
     assert first["optimism"] == pytest.approx(first["mean"] - winner["value"])
-    assert "confirmed on 3 fresh rounds" in " ".join(hpo("best", "--study", "tiny", folder=tmp_path).stdout.split())
+    assert "confirmed on 5 fresh rounds" in " ".join(hpo("best", "--study", "tiny", folder=tmp_path).stdout.split())
+    fresh = load_results("tiny-confirm", f"sqlite:///{tmp_path}/hpo.db")[0]
+    assert [key for key in fresh if key.startswith("round")] == [f"round {r}" for r in range(2, 7)]
     assert_one_line(hpo("confirm", "--study", "tny", folder=tmp_path), 2, "no study named 'tny'")
 
 

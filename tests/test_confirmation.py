@@ -14,12 +14,17 @@ from optuna.trial import TrialState, create_trial
 from hpo import records
 from hpo.confirmation import CONFIRMS, define_confirmation, read_confirmation, read_confirmations, read_winner
 from hpo.errors import RequestError, StorageError, UnknownName
+from hpo.study import define_study
 from hpo.views import confirmation_json
 
-from .conftest import create
+from .conftest import SMALL_STUDY, create
 
 RATES = (0.1, 0.2, 0.3)
-FRESH = ([3.0, 3.2, 3.4], [3.1, 3.0, 3.6], [5.0, 5.3, 5.3])  # the third is worse in every round, the second is not
+FRESH = (
+    [3.0, 3.2, 3.4, 3.1, 3.3],
+    [3.1, 3.0, 3.6, 2.9, 3.5],
+    [5.0, 5.3, 5.3, 5.1, 5.4],
+)  # the third is worse in every round, the second is not
 
 
 def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **attributes: Any) -> None:
@@ -41,6 +46,14 @@ def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **
     )
 
 
+def test_a_limit_on_a_trials_time_grows_with_its_rounds(fresh_storage: RDBStorage) -> None:
+    limited = {**SMALL_STUDY, "run": {"trial_timeout_seconds": 60.0, "keep": ["gradient_norms"]}}
+    create(fresh_storage, "small", define_study(limited, name="small"), 10)
+    add(fresh_storage, "small", 0.1, [1.0, 2.0, 3.0])
+    _, definition, _ = define_confirmation(fresh_storage, "small", top=1, rounds=30)
+    assert (definition.run.trial_timeout_seconds, definition.run.keep) == (600.0, ())
+
+
 @pytest.fixture
 def searched(created: RDBStorage) -> RDBStorage:
     """The small study with four trials: the best is the second, and one configuration was measured twice."""
@@ -51,7 +64,7 @@ def searched(created: RDBStorage) -> RDBStorage:
 
 def confirm(opened: RDBStorage, study: str = "small", *, top: int = 3, measure: int = 3) -> str:
     """Defines a confirmation, and lets so many of its trials be measured."""
-    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=3)
+    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=5)
     create(opened, name, definition, len(definition.trial))
     records.set_study_attribute(opened, name, CONFIRMS, confirms)
     for slot in range(measure):
@@ -100,10 +113,10 @@ def test_the_winner_is_confirmed_by_its_own_fresh_figure_alone(searched: RDBStor
 
 def test_a_confirmation_is_resumed_and_a_search_that_went_on_gets_another(searched: RDBStorage) -> None:
     confirm(searched, measure=1)
-    assert define_confirmation(searched, "small", top=3, rounds=3)[0] == "small-confirm"
-    assert define_confirmation(searched, "small", top=2, rounds=3)[0] == "small-confirm-2"
+    assert define_confirmation(searched, "small", top=3, rounds=5)[0] == "small-confirm"
+    assert define_confirmation(searched, "small", top=2, rounds=5)[0] == "small-confirm-2"
     add(searched, "small", 0.05, [1.0, 1.1, 1.2])
-    name, _, confirms = define_confirmation(searched, "small", top=3, rounds=3)
+    name, _, confirms = define_confirmation(searched, "small", top=3, rounds=5)
     assert (name, confirms["trials"]) == ("small-confirm-2", [4, 1, 3])
 
 
@@ -119,7 +132,7 @@ def test_a_study_of_the_same_name_that_came_later_is_not_confirmed(searched: RDB
 def test_what_cannot_be_confirmed_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no trial yet that was measured to the end"):
         define_confirmation(created, "small", top=3, rounds=30)
-    with pytest.raises(RequestError, match="--rounds must be at least 2"):
-        define_confirmation(created, "small", top=3, rounds=1)
+    with pytest.raises(RequestError, match="--rounds must be at least 5"):
+        define_confirmation(created, "small", top=3, rounds=4)
     with pytest.raises(UnknownName, match="no confirmation named 'small'"):
         read_confirmation(created, "small")

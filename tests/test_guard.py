@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from optuna_dashboard import wsgi
 from hpo.dashboard import TOKEN, choose_token, is_loopback
 from hpo.errors import RequestError
 from hpo.guard import Application, Guard, Policy
+from hpo.records import count_trials_of
 
 SECRET = "a-secret-of-24-characters"
 HOST = "127.0.0.1:8080"
@@ -100,11 +102,36 @@ def test_another_name_is_not_answered_even_with_the_token(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:8081", "http://127.0.0.1:8080@evil.example"]
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1:8081", "http://127.0.0.1:8080@evil.example", "http://[::1"],
 )
 def test_a_page_of_another_site_is_refused(origin: str) -> None:
     assert ask(GUARD, **known(origin=origin)).status == 403
     assert ask(GUARD, **known(origin=f"http://{HOST}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/studies/2/plot/\xffcontour",
+        "/api/studies/\xd9\xa2/plot/contour",
+        "/\xffartifacts/1/abc",
+        "/api/studies/2/plot/contour\xa0",
+    ],
+)
+def test_a_path_that_others_may_read_otherwise_is_refused(path: str) -> None:
+    assert ask(GUARD, path, **known()).status == 404
+
+
+def test_a_browsers_other_cookies_do_not_matter() -> None:
+    for other in ('prefs={"a": 1}', "x=a b", "theme", "n=\xe9", "foo/bar=1", "a[b]=1", "hpo_8080x=1"):
+        assert ask(GUARD, "/x", cookie=f"{other}; hpo_8080={SECRET}; {other}").status == 200
+
+
+def test_asking_for_the_head_gets_no_body() -> None:
+    answer = ask(GUARD, method="HEAD")
+    assert (answer.status, answer.body) == (401, b"")
+    assert int(answer.headers["Content-Length"]) > 0
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"])
@@ -114,9 +141,10 @@ def test_only_reading_gets_through_unless_writing_was_asked_for(method: str) -> 
 
 
 def test_plots_of_large_studies_are_refused() -> None:
-    for plot in ("contour", "rank"):
+    for plot in ("contour", "rank", "contour/", "rank//"):
         assert ask(GUARD, f"/api/studies/1/plot/{plot}", **known()).status == 200
         refused = ask(GUARD, f"/api/studies/2/plot/{plot}", **known())
+        plot = plot.rstrip("/")
         assert refused.status == 403
         assert refused.body == f"a {plot} plot takes at most 3 trials; this study has 4\n".encode()
     assert ask(GUARD, "/api/studies/2/plot/slice", **known()).status == 200
@@ -128,6 +156,7 @@ def test_a_file_is_no_page_of_this_origin() -> None:
     assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in answer.headers
+    assert answer.headers["X-Frame-Options"] == "DENY"
     assert "Content-Disposition" not in ask(GUARD, "/dashboard/", **known()).headers
 
 
@@ -141,7 +170,8 @@ def real(tmp_path: Path) -> tuple[Guard, RDBStorage, str]:
     (tmp_path / "store").mkdir()
     store = FileSystemArtifactStore(tmp_path / "store")
     artifact = upload_artifact(artifact_store=store, file_path=str(tmp_path / "evil.html"), study_or_trial=study)
-    return Guard(wsgi(storage, artifact_store=store), POLICY, storage.get_n_trials), storage, artifact
+    guard = Guard(wsgi(storage, artifact_store=store), POLICY, partial(count_trials_of, storage))
+    return guard, storage, artifact
 
 
 def test_the_real_dashboard_behind_the_guard(real: tuple[Guard, RDBStorage, str]) -> None:
@@ -161,11 +191,12 @@ def test_the_real_dashboard_behind_the_guard(real: tuple[Guard, RDBStorage, str]
     for _ in range(3):
         storage.create_new_trial(1)
     assert ask(guard, "/api/studies/1/plot/contour", **known()).status == 403
+    assert ask(guard, "/api/studies/9/plot/contour", **known()).status != 403  # there is none: the dashboard says so
 
 
 def test_writing_reaches_the_real_dashboard_where_it_was_asked_for(real: tuple[Guard, RDBStorage, str]) -> None:
     _, storage, _ = real
-    writable = Guard(wsgi(storage), WRITABLE, storage.get_n_trials)
+    writable = Guard(wsgi(storage), WRITABLE, partial(count_trials_of, storage))
     assert ask(writable, "/api/studies/1", method="DELETE", **known(origin="http://evil.example")).status == 403
     assert ask(writable, "/api/studies/1", method="DELETE", **known()).status == 204
     assert storage.get_all_studies() == []
@@ -178,8 +209,16 @@ def test_other_machines_need_a_token_of_the_users(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(RequestError, match=f"set {TOKEN}"):
             choose_token(host)
     assert choose_token("127.0.0.1") is None
-    monkeypatch.setenv(TOKEN, "short")
-    with pytest.raises(RequestError, match="16 characters or more, but has 5"):
-        choose_token("127.0.0.1")
+    for unusable in (
+        "short",
+        "with+plus+and/slash==",
+        "sixteen letters; and",
+        "trailing-newline-here\n",
+        "zuf\xe4llig-genug-lang",
+    ):
+        monkeypatch.setenv(TOKEN, unusable)
+        with pytest.raises(RequestError, match="must be 16 or more letters, digits") as caught:
+            choose_token("127.0.0.1")
+        assert unusable not in str(caught.value)
     monkeypatch.setenv(TOKEN, SECRET)
     assert choose_token("0.0.0.0") == SECRET
