@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Pairs
-from .rounds import CPU, Recipe, batches, make_rounds, shuffled
+from .rounds import CPU, Recipe, batches, make_rounds
 from .sweep import Curve, Sweep
 
 DIVERGED = 4.0  # a round has diverged when its loss exceeds so many times the one that it began with
@@ -50,7 +50,7 @@ def sweep_rates(
     for rate in watch(rates.tolist()):
         if not batches_left:
             orders = torch.stack([torch.randperm(count, generator=g) for g in shuffles])  # (R, N)
-            batches_left = [batch for batch, _ in batches(shuffled(pairs, orders.to(device)), recipe.batch_size, dim=1)]
+            batches_left = [batch for batch, _ in batches(pairs, orders.to(device), recipe.batch_size)]
         for optimizer in rounds.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate

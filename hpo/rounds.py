@@ -102,8 +102,8 @@ class Rounds(Protocol):
         """Trains every round on its batch, and returns the losses (R,) from before."""
 
     @abstractmethod
-    def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:
-        """Takes the pairs in the order of the epoch, batch after batch; returns the mean losses (R,)."""
+    def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:
+        """Takes the pairs of each round in its order, (R, N), batch after batch; returns the mean losses (R,)."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,13 +121,14 @@ class LoopedRounds(Rounds):
     def step(self, batch: Pairs) -> Tensor:  # noqa: D102
         return torch.stack([self._step(r, _of_round(batch, r)) for r in range(len(self.networks))])
 
-    def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:  # noqa: D102
+    def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         losses = []
         steps: list[list[dict[str, Tensor]]] = []  # of each round, of each step: its gradients
         for r, network in enumerate(self.networks):
             total, gradients = pairs.images.new_zeros(()), []
-            for batch, share in batches(_of_round(pairs, r), self.recipe.batch_size, dim=0):
-                total += share * self._step(r, batch)
+            ours = Pairs(pairs.images[r : r + 1], pairs.classes[r : r + 1], pairs.targets[r : r + 1])
+            for batch, share in batches(ours, orders[r : r + 1], self.recipe.batch_size):
+                total += share * self._step(r, _of_round(batch, 0))
                 if norms is not None:
                     gradients.append(
                         {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
@@ -184,9 +185,9 @@ class StackedRounds(Rounds):
         optimizer.step()
         return losses.detach()
 
-    def train_epoch(self, pairs: Pairs, norms: GradientNorms | None) -> Tensor:  # noqa: D102
+    def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         total = pairs.images.new_zeros(len(pairs.targets))  # (R,)
-        for batch, share in batches(pairs, self.recipe.batch_size, dim=1):
+        for batch, share in batches(pairs, orders, self.recipe.batch_size):
             total += share * self.step(batch)
             if norms is not None:
                 norms.add({name: p.grad for name, p in self.parameters.items() if p.grad is not None})
@@ -345,19 +346,18 @@ def _has_convolutions(network: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
-def shuffled(pairs: Pairs, orders: Tensor) -> Pairs:
-    """Returns the pairs of R rounds in these orders, (R, N)."""
-    rows = torch.arange(orders.shape[0], device=orders.device).unsqueeze(1)  # (R, 1), against orders (R, N)
-    return Pairs(pairs.images[rows, orders], pairs.classes[rows, orders], pairs.targets[rows, orders])
+def batches(pairs: Pairs, orders: Tensor, size: int) -> Iterator[tuple[Pairs, float]]:
+    """Yields the pairs of R rounds in these orders, (R, N), batch by batch; each with its share of N.
+
+    A batch is copied when its turn comes, and is still in the cache when it is trained on. The last may be smaller.
+    """
+    rounds, count = orders.shape
+    firsts = count * torch.arange(rounds, device=orders.device).unsqueeze(1)  # (R, 1), where a round's pairs begin
+    for chosen in torch.split(orders, size, dim=1):  # (R, B)
+        rows = (firsts + chosen).flatten()
+        parts = (tensor.flatten(0, 1).index_select(0, rows) for tensor in (pairs.images, pairs.classes, pairs.targets))
+        yield Pairs(*(part.view(*chosen.shape, *part.shape[1:]) for part in parts)), chosen.shape[1] / count
 
 
 def _of_round(pairs: Pairs, r: int) -> Pairs:
     return Pairs(pairs.images[r], pairs.classes[r], pairs.targets[r])
-
-
-def batches(pairs: Pairs, size: int, dim: int) -> Iterator[tuple[Pairs, float]]:
-    """Yields the pairs in batches along their dimension `dim`, each with its share of them; the last may be smaller."""
-    count = pairs.targets.shape[dim]
-    parts = (torch.split(tensor, size, dim) for tensor in (pairs.images, pairs.classes, pairs.targets))
-    for images, classes, targets in zip(*parts, strict=True):
-        yield Pairs(images, classes, targets), targets.shape[dim] / count

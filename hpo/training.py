@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Pairs
-from .rounds import CPU, GradientNorms, Recipe, make_rounds, shuffled
+from .rounds import CPU, GradientNorms, Recipe, make_rounds
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train(
     for number in range(1, recipe.epochs + 1):
         orders = torch.stack([torch.randperm(train_pairs.targets.shape[1], generator=g) for g in shuffles])  # (R, N)
         norms = GradientNorms() if gradient_norms else None
-        losses = rounds.train_epoch(shuffled(train_pairs, orders.to(device)), norms)
+        losses = rounds.train_epoch(train_pairs, orders.to(device), norms)
         evaluated = number in evaluate_at or number == recipe.epochs
         errors = measure(*rounds.predict(test_pairs.images), test_pairs) if evaluated else None
         yield Epoch(number, losses.cpu(), errors, norms.mean() if norms else {})
