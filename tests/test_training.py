@@ -14,9 +14,11 @@ from hpo.rounds import (
     EAGER_STEPS,
     OPTIMIZERS,
     CapturedRounds,
+    LinearRounds,
     LoopedRounds,
     Recipe,
     Recorder,
+    Rounds,
     StackedRounds,
     make_rounds,
 )
@@ -82,9 +84,10 @@ def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
     orders = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     shuffles = [torch.stack([torch.randperm(200, generator=g) for g in orders]) for _ in range(how.epochs)]
     results = []
-    for ways in (StackedRounds, LoopedRounds):
+    ways: list[type[Rounds]] = [StackedRounds, LoopedRounds, *([LinearRounds] if architecture == "fnn" else [])]
+    for way in ways:
         networks = [n.double() for n in make_networks(architecture, weight_sharing=weight_sharing)]
-        rounds = ways(networks, how)
+        rounds = way(networks, how)
         losses = torch.stack([rounds.train_epoch(train_pairs, order, None) for order in shuffles])
         results.append((losses, *rounds.predict(test_pairs.images)))
 
@@ -293,3 +296,15 @@ def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tupl
         torch.testing.assert_close(*(rounds.train_epoch(pairs, orders, None) for rounds in (captured, ordinary)))
     for ours, theirs in zip(captured.predict(test.images), ordinary.predict(test.images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way"), [("fnn", LinearRounds), ("cnn", LoopedRounds), ("residual", LoopedRounds)]
+)
+def test_a_cpu_trains_linear_networks_stacked_and_others_looped(architecture: str, way: type[Rounds]) -> None:
+    for weight_sharing in (True, False):
+        networks = make_networks(architecture, weight_sharing=weight_sharing)
+        before = [parameter.clone() for network in networks for parameter in network.parameters()]
+        assert type(make_rounds(networks, recipe(), torch.device("cpu"))) is way
+        after = [parameter for network in networks for parameter in network.parameters()]
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
