@@ -217,6 +217,24 @@ def transform_back(transformed: Array, matrix: Array, maps: Array) -> None:
 
 
 @compiled
+def cross_entropy(logits: Array, labels: Array, losses: Array, gradient: Array) -> None:
+    """Writes each example's cross-entropy (N,) and its gradient (N, K), given logits (N, K) and labels (N,)."""
+    for n in range(len(labels)):
+        largest = logits[n, 0]
+        for k in range(1, logits.shape[1]):
+            if logits[n, k] > largest:
+                largest = logits[n, k]
+        total = logits.dtype.type(0)
+        for k in range(logits.shape[1]):
+            gradient[n, k] = np.exp(logits[n, k] - largest)
+            total += gradient[n, k]
+        losses[n] = np.log(total) + largest - logits[n, labels[n]]
+        for k in range(logits.shape[1]):
+            gradient[n, k] /= total
+        gradient[n, labels[n]] -= 1
+
+
+@compiled
 def _tiled(channels: Array, places: int) -> Array:
     """Returns a row (places * C,) of one number a channel (C,)."""
     row = np.empty((places, len(channels)), channels.dtype)

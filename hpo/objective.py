@@ -20,8 +20,8 @@ from .data import Pairs, draw_rounds
 from .errors import RequestError
 from .provenance import cpu_name, versions
 from .range_test import sweep_rates
+from .recipe import Recipe
 from .results import range_test_key
-from .rounds import Recipe
 from .sampling import suggest
 from .seeding import derive_seed
 from .space import Configuration, Setup

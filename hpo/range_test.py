@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .data import Pairs
-from .rounds import CPU, Recipe, batches, make_rounds
+from .recipe import CPU, Recipe
+from .rounds import batches
 from .sweep import Curve, Sweep
+from .training import make_rounds
 
 DIVERGED = 4.0  # a round has diverged when its loss exceeds so many times the one that it began with
 

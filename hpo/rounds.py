@@ -6,66 +6,24 @@ another within each epoch. Every operation and every optimizer here works elemen
 stacked round computes what it would alone; a test holds all to a plain `torch.optim` loop.
 
 On two x86 cores the convolutional towers are faster looped (vmap turns them into grouped convolutions, which are slow
-on a CPU), the linear ones stacked; on a GPU stacking always wins. `make_rounds` chooses so by itself.
-docs/performance.md has the measurements.
+on a CPU) and fused, the linear ones stacked; on a GPU stacking always wins. `training.make_rounds` chooses so by
+itself. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn import functional
 
 from .data import Pairs
-from .errors import RequestError
 from .fused import fuse
-
-CPU = torch.device("cpu")
-OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-}
-EAGER_STEPS = 3  # before a step is captured: libraries choose their kernels, optimizers make their state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How networks are trained.
-
-    Attributes:
-        auxiliary_loss: if true the loss is `main_weight * L1 + auxiliary_weight * (L2 + L3)`, else L1. L1 is the
-            comparison's cross-entropy, L2 and L3 those of the two digits (report A, section III.A; report B, equation
-            1).
-        precision: `float32`, or `bfloat16` for the matrix products and convolutions, as PyTorch's autocast chooses
-            them; weights, losses and batch norm's statistics stay in float32.
-    """
-
-    epochs: int
-    batch_size: int
-    optimizer: str
-    learning_rate: float
-    auxiliary_loss: bool
-    main_weight: float = 1.0
-    auxiliary_weight: float = 1.0
-    precision: str = "float32"
-
-    def loss(self, comparison: Tensor, digits: Tensor, pairs: Pairs) -> Tensor:
-        """Returns the mean loss over B pairs: (..., B, 2) and (..., B, 2, 10) -> (...)."""
-        main = _cross_entropy(comparison, pairs.targets).mean(-1)
-        if not self.auxiliary_loss:
-            return main
-        auxiliary = _cross_entropy(digits, pairs.classes).sum(-1).mean(-1)  # (..., B, 2) -> (..., B) -> (...)
-        return self.main_weight * main + self.auxiliary_weight * auxiliary
+from .recipe import Recipe, in_precision, make_optimizer
 
 
 class GradientNorms:
@@ -145,8 +103,10 @@ class LoopedRounds(Rounds):
         return torch.stack(losses)
 
     def _step(self, r: int, batch: Pairs) -> Tensor:
-        optimizer = self.optimizers[r]
-        loss = self.recipe.loss(*self._forward(self._fused[r].train(), batch.images), batch)
+        network, optimizer = self._fused[r], self.optimizers[r]
+        if not network.training:  # train() goes through all modules, which takes time
+            network.train()
+        loss = self.recipe.loss(*self._forward(network, batch.images), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -166,7 +126,7 @@ class LoopedRounds(Rounds):
         return torch.cat(comparisons), torch.cat(digits)
 
     def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        return _in_precision(self.recipe.precision, lambda: network(images), images.device)
+        return in_precision(self.recipe.precision, lambda: network(images), images.device)
 
 
 class StackedRounds(Rounds):
@@ -186,7 +146,8 @@ class StackedRounds(Rounds):
 
     def step(self, batch: Pairs) -> Tensor:  # noqa: D102
         (optimizer,) = self.optimizers
-        self.structure.train()
+        if not self.structure.training:
+            self.structure.train()
         losses = self.recipe.loss(*self._forward(batch.images), batch)  # (R,)
         optimizer.zero_grad()
         # No parameter belongs to two rounds, so the sum gives each its own gradient.
@@ -213,212 +174,9 @@ class StackedRounds(Rounds):
             return logits
 
         forward = vmap(one)
-        return _in_precision(
+        return in_precision(
             self.recipe.precision, lambda: forward(self.parameters, self.buffers, images), images.device
         )
-
-
-class LinearRounds(StackedRounds):
-    """Stacked rounds of networks whose parameters are all in linear layers, without vmap.
-
-    What else such a network does, it does to each example by itself, so it can be given the examples of all rounds as
-    one batch, round after round. Only a linear layer must know where a round ends: it multiplies each round's part by
-    that round's weights, in one batched product. This spares vmap's bookkeeping and the transposed gradients that
-    autograd makes of `F.linear` under it: an epoch of `fnn` takes 0.83 of the time (10 rounds, one core; EPYC).
-    """
-
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None:
-        self.rounds, self.structure = len(networks), copy.deepcopy(networks[0])
-        for name, module in networks[0].named_modules():
-            if isinstance(module, nn.Linear):
-                self.structure.set_submodule(
-                    name, _StackedLinear([network.get_submodule(name) for network in networks])
-                )
-        self.parameters = dict(self.structure.named_parameters())
-        self.recipe = recipe
-        self.optimizers = [make_optimizer(recipe, self.parameters.values())]
-
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        together = images.flatten(0, 1)  # (R, B, 2, 14, 14) -> (R * B, 2, 14, 14)
-        parts = _in_precision(self.recipe.precision, lambda: self.structure(together), images.device)
-        comparison, digits = (part.view(self.rounds, -1, *part.shape[1:]) for part in parts)
-        return comparison, digits
-
-
-class _StackedLinear(nn.Module):
-    """R linear layers: maps (R * B, K) to (R * B, N), each of R parts by its own weights."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))  # (R, N, K), (R, N)
-            for name in ("weight", "bias")
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        apart = x.reshape(len(self.weight), -1, x.shape[-1])  # (R * B, K) -> (R, B, K)
-        product: Tensor = _BatchedProduct.apply(apart, self.weight, self.bias)
-        return product.flatten(0, 1)
-
-
-class _BatchedProduct(torch.autograd.Function):
-    """x @ weight^T + bias for each of R: (R, B, K), (R, N, K), (R, N) -> (R, B, N)."""
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        context.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = context.saved_tensors
-        # Nothing asks for the gradient of the images.
-        towards_x = torch.bmm(gradient, weight) if context.needs_input_grad[0] else None
-        return towards_x, torch.bmm(gradient.transpose(1, 2), x), gradient.sum(1)
-
-
-class Recorder(Protocol):
-    """Records what a function has a device do, to be done again by a single call."""
-
-    def run(self, function: Callable[[], Tensor]) -> Tensor:
-        """Runs a function where it is going to be recorded."""
-        ...
-
-    def record(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Returns what does again, on the same memory, all that the function has the device do; it is not run."""
-        ...
-
-
-class CudaRecorder(Recorder):
-    """Records a CUDA graph, on the stream on which the function ran before, as PyTorch asks for.
-
-    Args:
-        device: the GPU; streams and graphs belong to one, and would silently be the first's.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def run(self, function: Callable[[], Tensor]) -> Tensor:  # noqa: D102
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), warnings.catch_warnings():
-            # Optimizers warn where they could be captured and are not; these steps only come before.
-            warnings.filterwarnings("ignore", message=".*capturable=True.*")
-            result = function()
-        current.wait_stream(self._stream)
-        return result
-
-    def record(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:  # noqa: D102
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
-            result = function()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return result
-
-        return replay
-
-
-class CapturedRounds(StackedRounds):
-    """Stacked rounds whose step is recorded after the first few and replayed from then on, by a single launch.
-
-    A step of these networks is a hundred kernels of some microseconds each: to launch them one by one takes longer than
-    to run them. The first steps are ordinary ones, and train; recording runs nothing; a replay trains on a batch that
-    was copied to where the recorded step reads it. The graph holds the learning rate as a number and belongs to these
-    networks alone, so every trial records its own: simpler than one graph for a structure, into which each
-    trial's weights, states and rate would have to be copied. A batch of another size, the last of an epoch, is trained
-    by an ordinary step.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, recorder: Recorder) -> None:
-        super().__init__(networks, recipe)
-        parameters = list(self.parameters.values())
-        self.optimizers = [make_optimizer(recipe, parameters, capturable=parameters[0].is_cuda)]
-        self._recorder = recorder
-        self._eager_steps = 0
-        self._batch: Pairs | None = None
-        self._replay: Callable[[], Tensor] | None = None
-
-    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
-        ordinary = super().step
-        if batch.targets.shape[1] != self.recipe.batch_size or self._eager_steps < EAGER_STEPS:
-            self._eager_steps += 1
-            return self._recorder.run(lambda: ordinary(batch))
-        if self._replay is None or self._batch is None:
-            read = Pairs(batch.images.clone(), batch.classes.clone(), batch.targets.clone())
-            self._replay, self._batch = self._recorder.record(lambda: ordinary(read)), read
-        self._batch.images.copy_(batch.images)
-        self._batch.classes.copy_(batch.classes)
-        self._batch.targets.copy_(batch.targets)
-        return self._replay().clone()  # the next replay writes there again
-
-
-def make_rounds(
-    networks: Sequence[nn.Module],
-    recipe: Recipe,
-    device: torch.device,
-    *,
-    stacked: bool | None = None,
-    captured: bool = True,
-) -> Rounds:
-    """Returns networks, already on the device, in training.
-
-    Args:
-        stacked: which of the two ways; None chooses the faster.
-        captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
-            the gradients.
-    """
-    linear = _is_linear(networks[0])
-    if stacked is None:
-        stacked = device.type != "cpu" or linear
-    if stacked and linear and device.type == "cpu":
-        return LinearRounds(networks, recipe)
-    if stacked and recipe.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
-        # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
-        raise RequestError(f"precision {recipe.precision!r} is not for stacked networks with batch norm, as on a GPU")
-    if stacked and captured and device.type == "cuda":
-        return CapturedRounds(networks, recipe, CudaRecorder(device))
-    return (StackedRounds if stacked else LoopedRounds)(networks, recipe)
-
-
-def make_optimizer(
-    recipe: Recipe, parameters: Collection[Tensor], *, capturable: bool = False
-) -> torch.optim.Optimizer:
-    """Returns the recipe's optimizer over parameters, PyTorch's defaults but for the learning rate.
-
-    Args:
-        capturable: whether a CUDA graph is to hold its steps, so that it must count them on the GPU.
-    """
-    # SGD counts nothing, and has no such setting.
-    settings: dict[str, Any] = {"capturable": True} if capturable and recipe.optimizer != "sgd" else {}
-    return OPTIMIZERS[recipe.optimizer](parameters, lr=recipe.learning_rate, **settings)  # type: ignore[call-arg]
-
-
-def _in_precision(
-    precision: str, forward: Callable[[], tuple[Tensor, Tensor]], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Returns a forward pass's logits, computed in a precision."""
-    if precision == "float32":
-        return forward()
-    with torch.autocast(device.type, getattr(torch, precision)):
-        comparison, digits = forward()
-    return comparison.float(), digits.float()
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Maps (..., K) logits and (...) labels to (...) losses."""
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
-
-
-def _is_linear(network: nn.Module) -> bool:
-    """Says whether all parameters are in linear layers with a bias, and nothing else is kept from batch to batch."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear) and module.bias is not None]
-    return 2 * len(layers) == len(list(network.parameters())) and not list(network.buffers())
 
 
 def batches(pairs: Pairs, orders: Tensor, size: int) -> Iterator[tuple[Pairs, float]]:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .captured import CapturedRounds, CudaRecorder
 from .data import Pairs
-from .rounds import CPU, GradientNorms, Recipe, make_rounds
+from .errors import RequestError
+from .linear import LinearRounds, is_linear
+from .recipe import CPU, Recipe
+from .rounds import GradientNorms, LoopedRounds, Rounds, StackedRounds
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,34 @@ def train(
         evaluated = number in evaluate_at or number == recipe.epochs
         errors = measure(*rounds.predict(test_pairs.images), test_pairs) if evaluated else None
         yield Epoch(number, losses.cpu(), errors, norms.mean() if norms else {})
+
+
+def make_rounds(
+    networks: Sequence[nn.Module],
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    stacked: bool | None = None,
+    captured: bool = True,
+) -> Rounds:
+    """Returns networks, already on the device, in training.
+
+    Args:
+        stacked: which of the two ways; None chooses the faster.
+        captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
+            the gradients.
+    """
+    linear = is_linear(networks[0])
+    if stacked is None:
+        stacked = device.type != "cpu" or linear
+    if stacked and linear and device.type == "cpu":
+        return LinearRounds(networks, recipe)
+    if stacked and recipe.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
+        # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
+        raise RequestError(f"precision {recipe.precision!r} is not for stacked networks with batch norm, as on a GPU")
+    if stacked and captured and device.type == "cuda":
+        return CapturedRounds(networks, recipe, CudaRecorder(device))
+    return (StackedRounds if stacked else LoopedRounds)(networks, recipe)
 
 
 def measure(comparison: Tensor, digits: Tensor, pairs: Pairs) -> Errors:

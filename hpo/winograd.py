@@ -71,7 +71,7 @@ class _Convolve(torch.autograd.Function):
 
 @lru_cache
 def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the matrices of maps (6, 6) and of results (6, 4), for rows and columns; that of filters for both at once, (36, 9)."""
+    """Returns the matrices of maps (6, 6) and results (6, 4), for rows and columns; of filters (36, 9), for both."""
     of_maps, of_filter, of_results = (torch.tensor(m, dtype=dtype) for m in (MAP, np.kron(FILTER, FILTER), RESULTS))
     return of_maps, of_filter, of_results
 

@@ -22,10 +22,15 @@ ROWS = [
         "pruning",
         "sweep",
         "statistics",
+        "kernels",
     },
-    {"space", "data", "storage"},
-    {"records", "rounds"},
-    {"study", "training", "range_test"},
+    {"space", "data", "storage", "winograd"},
+    {"records", "fused"},
+    {"study", "recipe"},
+    {"rounds"},
+    {"linear", "captured"},
+    {"training"},
+    {"range_test"},
     {"catalog", "sampling", "results", "dashboard", "figures"},
     {"budget", "reproduction", "confirmation"},
     {"worker", "views", "report"},
@@ -37,7 +42,11 @@ ROWS = [
     {"__main__", "__init__"},
 ]
 HOMES = {
-    "torch": {"data", "architecture", "rounds", "training", "range_test", "objective"},
+    "torch": {
+        *("data", "architecture", "winograd", "fused", "recipe", "rounds", "linear", "captured", "training"),
+        *("range_test", "objective"),
+    },
+    "numba": {"kernels"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
         *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "report", "confirmation"),

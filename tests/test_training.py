@@ -8,21 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpo import catalog
+from hpo.captured import EAGER_STEPS, CapturedRounds, Recorder
 from hpo.data import Pairs
 from hpo.errors import RequestError
-from hpo.rounds import (
-    EAGER_STEPS,
-    OPTIMIZERS,
-    CapturedRounds,
-    LinearRounds,
-    LoopedRounds,
-    Recipe,
-    Recorder,
-    Rounds,
-    StackedRounds,
-    make_rounds,
-)
-from hpo.training import Epoch, build_networks, measure, train
+from hpo.linear import LinearRounds
+from hpo.recipe import OPTIMIZERS, Recipe
+from hpo.rounds import LoopedRounds, Rounds, StackedRounds
+from hpo.training import Epoch, build_networks, make_rounds, measure, train
 
 PROTOCOL = {"batch_size": 20, "epochs": 5}
 SEEDS = [1, 2, 3]
@@ -65,7 +57,7 @@ def plain_loop(network: nn.Module, pairs: Pairs, r: int, how: Recipe, order_seed
     return losses
 
 
-@pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])
+@pytest.mark.parametrize("architecture", ["fnn", "cnn", "cnn_bn"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("auxiliary_loss", [True, False])
 def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
