@@ -1,6 +1,6 @@
 """How many rounds a second a study trains, beside rivals that train the same, all in one run.
 
-    python -m benchmarks.speed                 # every architecture: half an hour on two cores
+    python -m benchmarks.speed                 # every architecture: an hour on two cores
     python -m benchmarks.speed fnn cnn         # some
     python -m benchmarks.speed --device cuda   # on a GPU, the rivals too
 
@@ -46,7 +46,7 @@ RIVALS = {
     "(c) JAX, a scan over vmapped rounds": ("benchmarks.rival_jax", "scan"),
     "(c) JAX, a program for a step": ("benchmarks.rival_jax", "steps"),
 }
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS, PATIENCE = 60, 4  # for a rival's warm-up, and so many times our own seconds
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ def time_ours(architecture: str, devices: list[str], each: int, **changes: Any) 
     return Timing(seconds, ends[0] - began, fmean(errors), stdev(errors))
 
 
-def time_rival(module: str, how: str, architecture: str, device: str) -> Timing | str:
-    """Runs a rival in a process of its own; says why where it gave nothing."""
+def time_rival(module: str, how: str, architecture: str, device: str, patience: float) -> Timing | str:
+    """Runs a rival in a process of its own, for so many seconds; says why where it gave nothing."""
     command = [sys.executable, "-m", module, how, architecture, *([device] if module.endswith("rivals") else [])]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+            command, capture_output=True, text=True, timeout=patience, check=False,
             env={**os.environ, "JAX_PLATFORMS": device},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"not done after {PATIENCE_SECONDS} s"
+        return f"not done after {patience:.0f} s, {PATIENCE} times ours and a minute"
     if done.returncode:
         return done.stderr.strip().splitlines()[-1][:60]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +159,8 @@ def main() -> None:
             timing = time_ours(architecture, many, each, **changes)
             _print(f"hpo, {len(many)} workers, {what}", timing, ours, None)
         for name, (module, how) in RIVALS.items():
-            found = time_rival(module, how, architecture, asked.device)
+            patience = PATIENCE_SECONDS + PATIENCE * 10 * ours.seconds
+            found = time_rival(module, how, architecture, asked.device, patience)
             if isinstance(found, str):
                 print(f"| {name} | {found} | | | | |", flush=True)
             else:

@@ -5,21 +5,31 @@ keeps a quarter; as two operations they write all of them, read them, and do the
 two fifths of a step of `cnn` for a tenth of its multiply-adds. As one loop nothing but the maximum is ever written.
 Batch norm reads its maps as rows of H * W * C numbers, wide enough for vector instructions however few the channels.
 
-Compiled at the first call, a second or two, and kept beside this file (or in NUMBA_CACHE_DIR) for the next process.
-Sums may be taken in any order; numbers that are not finite stay so.
+Compiled at the first call, a second or two, and kept beside this file (or in NUMBA_CACHE_DIR) for the next process; a
+process that may write to neither compiles for itself. Sums may be taken in any order; numbers that are not finite stay
+so.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Array = NDArray[Any]  # all of one call of one type, float32 or float64
 
-compiled = njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
+
+def compiled(function: Function) -> Function:
+    """Has Numba compile a function at its first call, and keep it where there is a folder that it may write to."""
+    options: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # no such folder, neither beside this file nor in the user's cache
+        return njit(**options)(function)  # type: ignore[no-any-return]
 
 
 @compiled

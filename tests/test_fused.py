@@ -3,12 +3,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo import catalog, winograd
+from hpo import catalog, kernels, winograd
 from hpo.fused import Convolution, ConvolutionAndPool, Norm, cross_entropy, fuse
 
 
@@ -162,3 +163,16 @@ def test_cross_entropy_of_what_is_not_finite_is_not_finite() -> None:
     logits = torch.zeros(3, 10)
     logits[0, 3], logits[1, 4] = torch.nan, torch.inf
     assert cross_entropy(logits, torch.tensor([0, 4, 0])).isfinite().tolist() == [False, False, True]
+
+
+def test_where_no_folder_takes_what_was_compiled_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> None:
+        raise RuntimeError("cannot cache function 'doubled': no locator available")
+
+    def doubled(numbers: kernels.Array) -> None:
+        numbers *= 2
+
+    monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", nowhere)
+    numbers = np.ones(3)
+    kernels.compiled(doubled)(numbers)
+    assert numbers.tolist() == [2, 2, 2]
