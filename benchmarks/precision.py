@@ -33,7 +33,7 @@ def measure(architecture: str, precision: str) -> tuple[Sequence[float], float]:
         activation="leaky_relu", optimizer="sgd", learning_rate=0.1,
     )  # fmt: skip
     began = time.perf_counter()
-    *_, last = objective.train(configuration)
+    *_, last = objective.train(objective.prepare(configuration))
     if last.errors is None:
         raise RuntimeError("the last epoch was not evaluated")
     return decided(last.errors, "recognition").tolist(), time.perf_counter() - began

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __version__ = "0.1.0"
 
@@ -29,3 +33,21 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     opened = open_storage(url)
     first_round = read_definition(opened, study).protocol.first_round
     return [flatten(row, first_round) for row in read_rows(opened, study)]
+
+
+def load_network(file: str | Path, number: int | None = None) -> nn.Module:
+    """Returns a network that `hpo export` has written, in evaluation mode, on the CPU.
+
+    It maps pairs of images (B, 2, 14, 14), pixels as the dataset has them (MNIST: 0 to 255, means of 2x2), to the
+    logits (B, 2) of "the first digit is at most the second" and the logits (B, 2, 10) of the two digits.
+
+    Args:
+        file: the `.safetensors` file.
+        number: of the round whose network it is to be; the first in the file unless given.
+
+    Raises:
+        hpo.errors.RequestError: where the file is not there, is another, or lacks that round.
+    """
+    from .export import load_network
+
+    return load_network(Path(file), number)

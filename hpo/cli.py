@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from . import __version__, cli_lab, cli_read, cli_work
+from . import __version__, cli_lab, cli_read, cli_work, cli_write
 from .errors import HpoError
 
 
@@ -60,6 +60,8 @@ def main() -> None:
     hpo best --study cnn                       the winner so far
     hpo confirm --study cnn                    the best again, on fresh rounds
     hpo dashboard                              watch live in optuna-dashboard
+    hpo report --study cnn -o report           what it says, as a page
+    hpo export --study cnn -o winner           the winner, trained, as a file
     """
 
 
@@ -75,5 +77,7 @@ for command in (
     cli_read.list_,
     cli_read.show,
     cli_read.dashboard,
+    cli_write.report,
+    cli_write.export,
 ):
     main.add_command(command)

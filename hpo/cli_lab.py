@@ -226,9 +226,9 @@ def reproduce(
     """
     from . import catalog
     from .datasets import data_folder
+    from .document import looked_at, table_of
     from .errors import WorkError
     from .optimize import assign_devices, begin, make_plan
-    from .report import looked_at, table_of
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
     from .views import rows_table
 
@@ -290,8 +290,8 @@ def _write_reproduction(
     suffix: str,
 ) -> None:
     from .dashboard import save_figure
+    from .document import draw, draw_range_tests, picture_of, write_document
     from .figures import write_png
-    from .report import draw, draw_range_tests, picture_of, write_document
     from .reproduction import studies_of
 
     if opened is not None and "report_a_table_5" in studies_of(items):

@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import save_plotly_graph_object, wsgi
 from waitress.server import create_server
 
+from .artifacts import DatabaseArtifacts
 from .errors import RequestError
 from .guard import Guard, Policy
 from .records import count_trials_of
@@ -46,7 +47,9 @@ def serve_dashboard(
         writable=writable,
     )
     try:
-        guarded = Guard(wsgi(storage), policy, partial(count_trials_of, storage))
+        guarded = Guard(
+            wsgi(storage, artifact_store=DatabaseArtifacts(storage.engine)), policy, partial(count_trials_of, storage)
+        )
         server = create_server(guarded, host=host, port=port, ident=None)
     except OSError as error:
         raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error

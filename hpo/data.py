@@ -63,6 +63,19 @@ def draw_rounds(
     return _stack([train for train, _ in drawn]), _stack([test for _, test in drawn])
 
 
+def draw_normalisations(
+    dataset: str, folder: Path, *, study_seed: int, rounds: range, train_pairs: int
+) -> list[tuple[float, float]]:
+    """Returns each round's mean and deviation of training pixels, by which its pairs are normalised.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    train, _ = read_images(dataset, folder)
+    drawn = (_draw(dataset, train, train_pairs, study_seed, r, "train pairs").images for r in rounds)
+    return [(images.mean().item(), images.std().item()) for images in drawn]
+
+
 @lru_cache(maxsize=2)
 def read_images(dataset: str, folder: Path) -> tuple[Images, Images]:
     """Returns the training and the test images of a dataset.
@@ -111,11 +124,15 @@ def _read_digits() -> tuple[Images, Images]:
 def _draw_round(
     dataset: str, train: Images, test: Images, study_seed: int, r: int, train_pairs: int, test_pairs: int
 ) -> tuple[Pairs, Pairs]:
-    draw = _draw_disjoint if dataset == "mnist" else _draw_ordered
-    a = draw(train, train_pairs, _generator(study_seed, "round", r, "train pairs"))
-    b = draw(test, test_pairs, _generator(study_seed, "round", r, "test pairs"))
+    a = _draw(dataset, train, train_pairs, study_seed, r, "train pairs")
+    b = _draw(dataset, test, test_pairs, study_seed, r, "test pairs")
     mean, deviation = a.images.mean(), a.images.std()
     return tuple(Pairs((p.images - mean) / deviation, p.classes, p.targets) for p in (a, b))  # type: ignore[return-value]
+
+
+def _draw(dataset: str, source: Images, n: int, study_seed: int, r: int, stream: str) -> Pairs:
+    draw = _draw_disjoint if dataset == "mnist" else _draw_ordered
+    return draw(source, n, _generator(study_seed, "round", r, stream))
 
 
 def _draw_disjoint(source: Images, n: int, generator: torch.Generator) -> Pairs:

@@ -29,7 +29,7 @@ class LinearRounds(StackedRounds):
                 self.structure.set_submodule(
                     name, _StackedLinear([network.get_submodule(name) for network in networks])
                 )
-        self.parameters = dict(self.structure.named_parameters())
+        self.parameters, self.buffers = dict(self.structure.named_parameters()), {}
         self.recipe = recipe
         self.optimizers = [make_optimizer(recipe, self.parameters.values())]
 

@@ -22,12 +22,13 @@ from .provenance import cpu_name, versions
 from .range_test import sweep_rates
 from .recipe import Recipe
 from .results import range_test_key
+from .rounds import Rounds
 from .sampling import suggest
 from .seeding import derive_seed
 from .space import Configuration, Setup
 from .study import Protocol, StudyDefinition
 from .sweep import HIGH, LOW, STEPS, Curve, Sweep, describe_sweep, spaced_rates
-from .training import Epoch, Errors, build_networks, train
+from .training import Epoch, Errors, build_networks, make_rounds, train_rounds
 
 
 def make_objective(definition: StudyDefinition, device: str, data_folder: Path) -> MeanError:
@@ -80,7 +81,8 @@ class MeanError:
         keep = self.definition.run.keep
         errors_by_epoch: dict[int, list[float]] = {}
         kept: dict[str, Any] = {}
-        for epoch in self.train(suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))):
+        configuration = suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))
+        for epoch in self.train(self.prepare(configuration)):
             if "losses" in keep:
                 kept.setdefault("losses_by_epoch", []).append(_shortened(epoch.losses))
             for layer, norms in epoch.gradient_norms.items():
@@ -100,18 +102,31 @@ class MeanError:
                     raise optuna.TrialPruned
         return mean
 
-    def train(self, configuration: Configuration) -> Iterator[Epoch]:
-        """Trains every round of a configuration, seeded by the study's seed and the round's number."""
-        return train(
-            build_networks(network_builder(configuration), self._seeds("weights")),
+    def prepare(self, configuration: Configuration) -> Rounds:
+        """Returns fresh networks of a configuration, each seeded by the study's seed and its round's number."""
+        networks = build_networks(network_builder(configuration), self._seeds("weights"))
+        return make_rounds(
+            [network.to(self.place) for network in networks],
+            make_recipe(self.definition.protocol, configuration),
+            self.place,
+            captured=not self._keeps_norms,
+        )
+
+    def train(self, rounds: Rounds) -> Iterator[Epoch]:
+        """Trains prepared rounds on their pairs, shuffled by the study's seed and their numbers."""
+        return train_rounds(
+            rounds,
             self.train_pairs,
             self.test_pairs,
-            make_recipe(self.definition.protocol, configuration),
+            epochs=self.definition.protocol.epochs,
             shuffle_seeds=self._seeds("shuffle"),
             evaluate_at=self.definition.protocol.evaluate_at,
-            device=self.place,
-            gradient_norms="gradient_norms" in self.definition.run.keep,
+            gradient_norms=self._keeps_norms,
         )
+
+    @property
+    def _keeps_norms(self) -> bool:
+        return "gradient_norms" in self.definition.run.keep
 
     def sweep(self, setup: Setup, rates: Curve, watch: Callable[[Sequence[float]], Iterable[float]] = iter) -> Sweep:
         """Makes a range test of a setup, on every round's training pairs with networks of its own."""

@@ -1,291 +1,285 @@
-"""What was reproduced, as a document: tables in Markdown, figures as pictures, in the marked places of a text.
+"""What a study says, in sections: each a few sentences, perhaps a table, perhaps a figure.
 
-The document is written by a person but for the places between `<!-- NAME -->` and `<!-- end -->`, which are filled anew
-each time; what stands between them stays.
+`page.py` makes a page or a text of them.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from statistics import mean, stdev
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import plotly.graph_objects as go
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from . import records
-from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
-from .reproduction import (
-    CONSISTENT,
-    ITEMS,
-    PUBLISHED_PARAMETERS,
-    Cell,
-    RangeTestResult,
-    Reproduction,
-    judge,
-    measured_trials,
+from .confirmation import LEVEL, Confirmation, read_confirmations
+from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances
+from .records import StoredTrial
+from .report_figures import (
+    effect_name,
+    effects_figure,
+    history_figure,
+    importances_figure,
+    parallel_figure,
+    rates_figure,
 )
-from .results import RANGE_TEST_PREFIX, read_definition
-from .statistics import ratio_of_deviations
-from .sweep import from_json
+from .results import read_best, read_definition
+from .space import short_name
+from .statistics import difference_of_means, mean_of
+from .study import StudyDefinition
 
-REPORT_B_MODELS = {
-    "report_b_figure_6": "Fully connected",
-    "report_b_figure_7": "Simple convolutional",
-    "report_b_figure_8": "Residual",
-}
+BEST = 10  # configurations in the table
 
 
-def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str]:
-    """Returns the document's parts, by name: a table's rows, a figure's picture, and what sums them up.
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
 
-    Args:
-        folder: the document's, where the pictures are that can be shown.
+    Attributes:
+        name: what its picture's file is called by.
+        table: rows, the first of headings; empty for none.
+        wide: whether the figure needs the page's whole width.
     """
-    parts = {"summary": _summary(found), "decisions": _both_decisions(found.cells)}
-    for name, item in ITEMS.items():
-        if name.split("_")[2] == "figure":
-            picture = picture_of(name, suffix)
-            there = (folder / picture).exists()
-            parts[name] = f"![{item.title}]({picture})" if there else f"not drawn yet: `hpo reproduce {name}`"
-        else:
-            rows = table_of(name, found)
-            parts[name] = markdown_table(rows) if rows else f"not measured yet: `hpo reproduce {name}`"
-    parts["range_tests"] = markdown_table(_range_test_rows(found.range_tests))
-    return parts
+
+    name: str
+    title: str
+    text: list[str]
+    table: list[list[str]] = field(default_factory=list)
+    figure: go.Figure | None = None
+    wide: bool = False
 
 
-def table_of(item: str, found: Reproduction) -> list[list[str]]:
-    """Returns the rows of an item's table, headings first; none where there is nothing to show yet."""
-    if item == "report_b_table_1":
-        return _parameter_rows(found.parameters)
-    if item == "report_a_figure_2":
-        return _range_test_rows(found.range_tests) if found.range_tests else []
-    cells = [cell for cell in found.cells if cell.table == item]
-    return _cell_rows(cells, judged=found.is_comparable) if cells else []
+@dataclass(frozen=True)
+class Report:
+    """A study's report.
+
+    Attributes:
+        headline: what its winner errs, and how sure that is.
+    """
+
+    study: str
+    title: str
+    headline: list[str]
+    sections: list[Section]
 
 
-def _summary(found: Reproduction) -> str:
-    if not found.cells:
-        return "nothing is measured yet"
-    if not found.is_comparable:
-        return (
-            f"Measured on {found.conditions['dataset']}: the published numbers are of another dataset, so no verdicts."
-        )
-    verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
-    if not verdicts:
-        return "One round a cell: nothing to judge by."
-    consistent = sum(verdict.is_consistent for verdict in verdicts)
-    near = sum(abs(verdict.standard_errors) <= CONSISTENT for verdict in verdicts)
-    conditions = found.conditions
-    versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
-    return (
-        f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most "
-        f"three standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, "
-        f"{conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed {conditions['seed']}, on "
-        f"{' and '.join(conditions['devices'])}; {versions}."
+def read_report(storage: RDBStorage, study: str) -> Report:
+    """Returns what a study says so far.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    definition = read_definition(storage, study)
+    read_best(storage, study)  # says so where there is none
+    trials = records.read_trials(storage, study)
+    confirmation = next(read_confirmations(storage, study), None)
+    sections = [
+        _best(trials, confirmation),
+        _history(trials, definition),
+        *_published(trials, definition),
+        _rates(trials),
+        *_effects(read_effects(storage, study)),
+        *(_importances(read_importances(storage, study)) if definition.space else ()),
+        _parallel(trials),
+        *_pruning(trials, definition),
+        _time(trials),
+        _environment(trials, definition, records.study_attributes(storage, study)),
+    ]
+    return Report(study, definition.title, _headline(study, trials, definition, confirmation), sections)
+
+
+def _headline(
+    study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None
+) -> list[str]:
+    best, protocol = _ranked(trials)[0], definition.protocol
+    lowest = (
+        f"Lowest error: {_spread(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
+        f"trial {best.number}: {short_name(best.params)}."
+    )
+    if not definition.space:
+        return [lowest]
+    fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
+    if confirmation is None or best.number not in fresh:
+        unsure = "Not confirmed: the lowest of many measurements is flattered by having been chosen."
+        return [lowest, f"{unsure} `hpo confirm --study {study}` measures it on fresh rounds."]
+    confirmed = fresh[best.number]
+    side = "below" if confirmed.optimism >= 0 else "above"
+    sure = (
+        f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "
+        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); the search's own figure was "
+        f"{abs(confirmed.optimism):.2f} {side} that."
+    )
+    together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
+    told = [f"Fresh rounds cannot tell apart trials {', '.join(together)} (paired, Holm)."] if together else []
+    return [lowest, sure, *told]
+
+
+def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> Section:
+    fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
+    rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
+    for trial in _ranked(trials)[:BEST]:
+        confirmed = fresh.get(trial.number)
+        again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
+        interval = _interval(trial.attributes["errors"])
+        row = [str(trial.number), _spread(trial, unit=""), interval, *([again] if fresh else [])]
+        rows.append([*row, short_name(trial.params)])
+    text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
+    if fresh:
+        text.append("To choose another than the first for its fresh figure is a second selection, and flatters again.")
+    return Section("best", "Best configurations", text, rows)
+
+
+def _history(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Section:
+    whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
+    pruned_too = f", {pruned} pruned" if pruned else ""
+    text = [f"{whole} trials measured to the end{pruned_too}, each over {definition.protocol.rounds} rounds."]
+    return Section("history", "History", text, figure=history_figure(trials))
+
+
+def _rates(trials: Sequence[StoredTrial]) -> Section:
+    return Section(
+        "rates", "Error against learning rate", ["A colour for each optimizer."], figure=rates_figure(trials)
     )
 
 
-def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
-    """Errors in percent, the difference in percentage points."""
-    rates = len({cell.learning_rate for cell in cells}) > 1
-    coins = judged and any(cell.is_coin for cell in cells)
-    rows = [["", "published", "measured", *(["difference (95 %)", "verdict"] if judged else [])]]
-    for cell in cells:
-        row = [cell.label, _shown(cell.published_mean, cell.published_std), _shown(cell.mean, cell.std)]
-        if judged:
-            verdict = judge(cell)
-            difference = f"{verdict.difference:+.2f} ({verdict.low:+.2f} to {verdict.high:+.2f})" if verdict else ""
-            row += [difference, str(verdict or "")]
-        rows.append(row)
-    if rates:
-        for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
-            row.insert(1, text)
-    if coins:
-        for row, text in zip(rows, ["deviation, measured / published (95 %)", *map(_spread, cells)], strict=True):
-            row.append(text)
-    return rows
+def _effects(effects: Sequence[Effect]) -> Iterator[Section]:
+    if not effects:
+        return
+    rows = [["change", "pairs", "points (95 %)", "p", "verdict"]]
+    for effect in effects:
+        by = effect.difference
+        told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not told apart"
+        points = f"{by.estimate:+.2f} ({by.low:+.2f} to {by.high:+.2f})"
+        rows.append([effect_name(effect), str(effect.pairs), points, f"{effect.p_value:.2g}", told])
+    text = [
+        "Trials that differ in this alone, compared round by round; p corrected for the number of rows (Holm). Trials "
+        "whose recognition no loss trains are left out."
+    ]
+    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects))
 
 
-def _shown(mean: float, std: float | None) -> str:
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+def _importances(importances: dict[str, float]) -> Iterator[Section]:
+    if not importances:
+        text = [f"Importances take {FEWEST_TRIALS} trials that were measured to the end."]
+        yield Section("importances", "Importances", text)
+        return
+    text = [
+        f"For being among the best {BEST_SHARE:.0%} (PED-ANOVA): among the trials that survived, in the space that was "
+        "searched; no causes, and no directions."
+    ]
+    yield Section("importances", "Importances", text, figure=importances_figure(importances))
 
 
-def _spread(cell: Cell) -> str:
-    if not cell.is_coin or cell.std is None:
-        return ""
-    ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
-    return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+def _parallel(trials: Sequence[StoredTrial]) -> Section:
+    text = ["A line is a trial measured to the end, the darker the better. Drag along an axis to choose."]
+    return Section("parallel", "All parameters", text, figure=parallel_figure(trials), wide=True)
 
 
-def _both_decisions(cells: Sequence[Cell]) -> str:
-    """Report A's twelve cells, read by either decision from the same networks."""
-    rows = [["", "published by report A", "by recognition", "by the head"]]
-    for cell in cells:
-        if cell.table in ("report_a_table_1", "report_a_table_2", "report_a_table_3"):
-            rows.append(
-                [
-                    cell.label,
-                    _shown(cell.published_mean, cell.published_std),
-                    *(_mean_and_deviation(errors) for errors in (cell.errors_recognition, cell.errors_head)),
-                ]
+def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
+    if definition.pruner.name == "none":
+        return
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    spent = sum(_epochs(trial, definition) for trial in finished)
+    whole = definition.protocol.epochs * len(finished)
+    text = [
+        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {spent / whole:.0%} of their "
+        f"epochs were trained, {1 - spent / whole:.0%} saved ({definition.pruner.name})."
+    ]
+    yield Section("pruning", "Pruning", text)
+
+
+def _time(trials: Sequence[StoredTrial]) -> Section:
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
+    moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
+    wall = max(end for _, end in moments) - min(begin for begin, _ in moments)
+    rows = [["worker", "device", "trials", "hours"]]
+    by_worker: dict[tuple[str, str], list[float]] = {}
+    for trial in finished:
+        worker = trial.attributes.get("worker") or {}
+        key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
+        by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
+    for (host, device), spent in by_worker.items():
+        rows.append([host, device, str(len(spent)), f"{sum(spent) / 3600:.2f}"])
+    text = [f"{_lasted(timedelta(seconds=seconds))} of training, {_lasted(wall)} from the first start to the last end."]
+    others = len(trials) - len(finished) - _count(trials, TrialState.RUNNING)
+    if others:
+        text.append(f"{others} more trials failed, or were interrupted and started again.")
+    return Section("time", "Time and machines", text, rows)
+
+
+def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
+    rows = [["", "published", "measured", "difference (95 %)"]]
+    for trial in sorted(trials, key=lambda trial: trial.attributes.get("slot", -1)):
+        if trial.state is not TrialState.COMPLETE or not definition.trial:
+            continue
+        entry = definition.trial[trial.attributes["slot"]]
+        published, std = entry.published, trial.attributes["std"]
+        if published is None or trial.value is None:
+            continue
+        row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _spread(trial, unit="")]
+        if std is not None and published.rounds > 1:
+            by = difference_of_means(
+                trial.value, std, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
             )
-    return markdown_table(rows)
+            rows.append([*row, f"{by.estimate:+.2f} ({by.low:+.2f} to {by.high:+.2f})"])
+        else:
+            rows.append([*row, ""])
+    if len(rows) > 1:
+        text = ["Errors in percent, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
+        yield Section("published", "Beside the published", text, rows)
 
 
-def _mean_and_deviation(errors: Sequence[float]) -> str:
-    return _shown(mean(errors), stdev(errors) if len(errors) > 1 else None)
+def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, attributes: dict[str, Any]) -> Section:
+    protocol = definition.protocol
+    used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
+    pairs = f"{protocol.train_pairs} training and {protocol.test_pairs} test pairs"
+    how = f"{protocol.epochs} epochs, batches of {protocol.batch_size}, {protocol.precision}, by {protocol.decision}"
+    search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
+    rows = [
+        ["", ""],
+        ["dataset", f"{protocol.dataset} (SHA-256 {attributes['dataset_sha256'][:12]}…)"],
+        ["protocol", f"{protocol.rounds} rounds of {pairs}, {how}"],
+        ["study", f"seed {protocol.seed}, SHA-256 {attributes['definition_sha256'][:12]}…"],
+        ["sampler, pruner", search],
+        ["versions", "; ".join(sorted(used - {""}))],
+    ]
+    return Section("environment", "Conditions", [], rows)
 
 
-def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    rows = [["", "published without WS", "counted", "published with WS", "counted", "verdict"]]
-    for name, published in PUBLISHED_PARAMETERS.items():
-        counted = parameters[name]
-        same = "equal" if tuple(counted) == published else "**differs**"
-        rows.append([name, f"{published[0]:,}", f"{counted[0]:,}", f"{published[1]:,}", f"{counted[1]:,}", same])
-    return rows
+def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    return sorted(whole, key=lambda trial: (trial.value or 0.0, trial.number))
 
 
-def _range_test_rows(tests: Sequence[RangeTestResult]) -> list[list[str]]:
-    rows = [["optimizer", "published rate", "measured, mean ± deviation over rounds", "each round's optimum"]]
-    for test in tests:
-        optima = " ".join("diverged" if rate is None else f"{rate:.2g}" for rate in test.optima)
-        deviation = "" if test.std is None else f" ± {test.std:.4f}"
-        rows.append([test.optimizer, f"{test.published:g}", f"{test.mean:.4f}{deviation}", optima])
-    return rows
+def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
+    return sum(trial.state is state for trial in trials)
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table, its first row the heads."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+def _epochs(trial: StoredTrial, definition: StudyDefinition) -> int:
+    """Returns how many epochs a finished trial was trained."""
+    if trial.state is TrialState.COMPLETE:
+        return definition.protocol.epochs
+    return max(map(int, trial.attributes.get("errors_by_epoch") or {0: 0}))
 
 
-def fill(text: str, parts: Mapping[str, str]) -> str:
-    """Returns a document whose marked places, `<!-- NAME -->` to `<!-- end -->`, hold these parts; all else stays."""
-
-    def filled(place: re.Match[str]) -> str:
-        name = place.group(1)
-        return f"<!-- {name} -->\n{parts[name]}\n<!-- end -->"
-
-    return re.sub(rf"<!-- ({'|'.join(parts)}) -->\n.*?<!-- end -->", filled, text, flags=re.DOTALL)
+def _spread(trial: StoredTrial, unit: str = " %") -> str:
+    std = trial.attributes.get("std")
+    return f"{trial.value:.2f}{unit}" if std is None else f"{trial.value:.2f} ± {std:.2f}{unit}"
 
 
-def write_document(folder: Path, suffix: str, found: Reproduction) -> Path:
-    """Writes reproduction.md, or fills the one that is there, and reproduction.json; returns the former.
-
-    What stands in them of other tables than were found now, stays.
-
-    Args:
-        suffix: of the studies' names, where they are not the shipped ones: the document is another, and says so.
-    """
-    document = folder / f"reproduction{suffix}.md"
-    kept = document.with_suffix(".json")
-    if kept.exists():
-        found = found.added_to(Reproduction.read(kept))
-    text = document.read_text(encoding="utf-8") if document.exists() else _blank_document(suffix)
-    document.write_text(fill(text, render(found, folder, suffix)), encoding="utf-8")
-    kept.write_text(found.as_json(), encoding="utf-8")
-    return document
+def _interval(errors: Sequence[float]) -> str:
+    if len(errors) < 2:
+        return ""
+    mean = mean_of(errors)
+    return f"{mean.low:.2f} to {mean.high:.2f}"
 
 
-def picture_of(item: str, suffix: str) -> str:
-    """Returns the path of a figure, beside the document."""
-    return f"figures{suffix}/{item}.png"
-
-
-def looked_at(suffix: str) -> str:
-    """Returns what a quick look's studies differ in, from the suffix of their names: `digits 2 rounds`."""
-    return suffix.strip("-").replace("-", " ")
-
-
-def _blank_document(suffix: str) -> str:
-    title = "Two reports, measured again"
-    if suffix:
-        title = f"A quick look at the two reports ({looked_at(suffix)}), which is no reproduction"
-    lines = [f"# {title}", "", "<!-- summary -->\n<!-- end -->"]
-    for name, item in ITEMS.items():
-        lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]
-        if name == "report_a_table_3":
-            lines += ["## Both decisions", "<!-- decisions -->\n<!-- end -->"]
-        if name == "report_a_figure_2":
-            lines.append("<!-- range_tests -->\n<!-- end -->")
-    return "\n\n".join(line for line in lines if line) + "\n"
-
-
-def draw(
-    item: str, storage: RDBStorage | None, names: Mapping[str, str], found: Reproduction, networks: Mapping[str, Any]
-) -> go.Figure | None:
-    """Draws a report's figure from what was measured; None where that is not enough yet.
-
-    Args:
-        names: study -> its name in the storage.
-        networks: architecture -> what `architecture.describe` says of it.
-    """
-    if "figure" not in item:
-        return None
-    title = ITEMS[item].title
-    if not ITEMS[item].studies:
-        return network_figure(title, networks[ITEMS[item].architectures[0]]["layers"])
-    if storage is None:
-        return None
-    there = records.study_names(storage)
-    known = {study: name for study, name in names.items() if name in there}
-    trials = {
-        label: trial.attributes
-        for study in ITEMS[item].studies
-        if study in known
-        for label, trial in _labelled(storage, known[study])
-    }
-    if item == "report_a_figure_1":
-        shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
-        norms: dict[str, Any] = {
-            label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
-            for label, architecture in shown.items()
-            if "gradient_norms" in trials.get(label, {})  # kept where the study's [run] says so
-        }
-        return gradient_norms_figure(title, norms) if norms else None
-    if item == "report_a_figure_2":
-        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if "report_a_table_5" in known else None
-    if item == "report_b_figure_5":
-        bars = [
-            Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
-            for cell in found.cells
-            if cell.table in ITEMS[item].studies
-        ]
-        return bars_figure(title, bars) if bars else None
-    model = REPORT_B_MODELS[item]
-    settings = [model + suffix for suffix in ("", " + AL", " + WS", " + WS + AL")]
-    losses = {key: trials[key]["losses_by_epoch"] for key in settings if "losses_by_epoch" in trials.get(key, {})}
-    return losses_figure(title, losses) if losses else None
-
-
-def _labelled(storage: RDBStorage, study: str) -> Iterable[tuple[str, records.StoredTrial]]:
-    listed = read_definition(storage, study).trial
-    return ((listed[trial.attributes["slot"]].label, trial) for trial in measured_trials(storage, study))
-
-
-def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:
-    """Draws the range tests that a study has kept, by optimizer."""
-    return {
-        stored["optimizer"]: range_test_figure(f"Loss against learning rate, {stored['optimizer']}", from_json(stored))
-        for key, stored in records.study_attributes(storage, study).items()
-        if key.startswith(RANGE_TEST_PREFIX)
-    }
-
-
-def _by_kind(norms: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Names layers by kind and number; without batch norms, so that networks with and without have the same."""
-    counts: Counter[str] = Counter()
-    named = {}
-    for layer in layers:
-        kind = str(layer["kind"]).partition("(")[0]
-        if kind in ("Conv2d", "Linear"):
-            part = f"{layer['name'].partition('.')[0].removesuffix('s')} {kind}"
-            counts[part] += 1
-            named[f"{part} {counts[part]}"] = norms[layer["name"]]
-    return named
+def _lasted(span: timedelta) -> str:
+    minutes = span.total_seconds() / 60
+    if minutes < 2:
+        return f"{minutes * 60:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -69,6 +69,10 @@ class Rounds(Protocol):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (R, N, 2, 14, 14) to logits (R, N, 2) and (R, N, 2, 10), batch norm at its running statistics."""
 
+    @abstractmethod
+    def states(self) -> list[dict[str, Tensor]]:
+        """Returns every round's parameters and buffers as they are now, by the names that a network has for them."""
+
 
 class LoopedRounds(Rounds):
     """R networks trained one after another within each epoch, their images with the channels last."""
@@ -117,6 +121,9 @@ class LoopedRounds(Rounds):
         comparisons, digits = zip(*(self._predict(r, images[r]) for r in range(len(images))), strict=True)
         return torch.stack(comparisons), torch.stack(digits)
 
+    def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
+        return [dict(network.state_dict()) for network in self.networks]
+
     def _predict(self, r: int, images: Tensor) -> tuple[Tensor, Tensor]:
         network = self._fused[r].eval()
         # In batches that stay in the cache: all 1 000 pairs at once took four times as long (cnn_bn, one core).
@@ -133,13 +140,14 @@ class StackedRounds(Rounds):
     """R networks trained all at once: one lends its structure, the parameters of all R take the place of its own.
 
     Attributes:
-        parameters: name -> (R, ...).
+        parameters, buffers: name -> (R, ...).
     """
 
     parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
 
     def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None:
-        self.structure = networks[0]
+        self.rounds, self.structure = len(networks), networks[0]
         self.parameters, self.buffers = stack_module_state(list(networks))
         self.recipe = recipe
         self.optimizers = [make_optimizer(recipe, self.parameters.values())]
@@ -167,6 +175,10 @@ class StackedRounds(Rounds):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         self.structure.eval()
         return self._forward(images)
+
+    def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
+        stacked = {name: tensor.detach() for name, tensor in (self.parameters | self.buffers).items()}
+        return [{name: tensor[r] for name, tensor in stacked.items()} for r in range(self.rounds)]
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,6 @@ def train(
         stacked: which of the two ways; None chooses the faster.
         gradient_norms: whether to measure the gradient of every layer.
     """
-    train_pairs, test_pairs = train_pairs.to(device, dtype), test_pairs.to(device, dtype)
     rounds = make_rounds(
         [network.to(device, dtype) for network in networks],
         recipe,
@@ -93,12 +92,34 @@ def train(
         stacked=stacked,
         captured=not gradient_norms,
     )
+    yield from train_rounds(
+        rounds,
+        train_pairs.to(device, dtype),
+        test_pairs.to(device, dtype),
+        epochs=recipe.epochs,
+        shuffle_seeds=shuffle_seeds,
+        evaluate_at=evaluate_at,
+        gradient_norms=gradient_norms,
+    )
+
+
+def train_rounds(
+    rounds: Rounds,
+    train_pairs: Pairs,
+    test_pairs: Pairs,
+    *,
+    epochs: int,
+    shuffle_seeds: Sequence[int],
+    evaluate_at: Collection[int] = (),
+    gradient_norms: bool = False,
+) -> Iterator[Epoch]:
+    """Trains R rounds on their pairs, all on one device, and yields after every epoch; see `train`."""
     shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
-    for number in range(1, recipe.epochs + 1):
+    for number in range(1, epochs + 1):
         orders = torch.stack([torch.randperm(train_pairs.targets.shape[1], generator=g) for g in shuffles])  # (R, N)
         norms = GradientNorms() if gradient_norms else None
-        losses = rounds.train_epoch(train_pairs, orders.to(device), norms)
-        evaluated = number in evaluate_at or number == recipe.epochs
+        losses = rounds.train_epoch(train_pairs, orders.to(train_pairs.targets.device), norms)
+        evaluated = number in evaluate_at or number == epochs
         errors = measure(*rounds.predict(test_pairs.images), test_pairs) if evaluated else None
         yield Epoch(number, losses.cpu(), errors, norms.mean() if norms else {})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,25 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
             for one in found.contrasts
         ],
     }
+
+
+def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
+    """Returns what was exported: the configuration, and each network's error beside the search's."""
+    searched = described["search"]
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("round", "error %", "in the search %"):
+        table.add_column(heading, justify="right")
+    first = described["protocol"]["first_round"]
+    for one in described["rounds"]:
+        place = one["round"] - first
+        before = f"{searched['errors'][place]:.2f}" if place < len(searched["errors"]) else "fresh"
+        table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
+    headline = (
+        f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {len(described['rounds'])} rounds; "
+        f"{spread(searched['mean'], searched['std'])} in the search"
+    )
+    return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]
 
 
 def _beside_search(optimism: float) -> str:

@@ -8,7 +8,8 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import catalog, records, report, reproduction, storage
+from hpo import catalog, records, reproduction, storage
+from hpo import document as documents
 from hpo.architecture import describe
 from hpo.budget import start_trial
 from hpo.errors import UnknownName
@@ -161,19 +162,19 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
         "# Ours\n\n<!-- one -->\nold\n<!-- end -->\nA discussion.\n<!-- two -->\n<!-- end -->\n"
         "<!-- unknown -->\nkept\n<!-- end -->\n"
     )
-    filled = report.fill(text, {"one": "new", "two": "| a |\n|---|"})
+    filled = documents.fill(text, {"one": "new", "two": "| a |\n|---|"})
     assert filled == (
         "# Ours\n\n<!-- one -->\nnew\n<!-- end -->\nA discussion.\n<!-- two -->\n| a |\n|---|\n<!-- end -->\n"
         "<!-- unknown -->\nkept\n<!-- end -->\n"
     )
-    assert report.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
+    assert documents.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
 
 
 def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
     found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
-    parts = report.render(found, tmp_path)
+    parts = documents.render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
     assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
     assert "**differs**" in parts["report_b_table_1"]
@@ -192,14 +193,14 @@ def test_a_row_printed_twice_is_measured_once(
     assert [c.label for c in third] == ["CNN + BN", "CNN + BN + WS", "CNN + BN + AL", "CNN + BN + WS + AL"]
     assert [c.is_coin for c in third] == [True, True, False, False]
     assert (fourth[0].published_mean, fourth[0].errors) == (2.30, third[-1].errors)
-    document = report.write_document(tmp_path, "-digits-2-rounds", found)
+    document = documents.write_document(tmp_path, "-digits-2-rounds", found)
     assert document.read_text().startswith(
         "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
     )
     assert Reproduction.read(document.with_suffix(".json")) == found
     names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
     batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
-    drawn = report.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
+    drawn = documents.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
     assert drawn is not None
     layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
     assert {trace.name for trace in drawn.data} == layers
@@ -229,13 +230,13 @@ def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
-    report.write_document(tmp_path, "", first)
+    documents.write_document(tmp_path, "", first)
     again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
-    document = report.write_document(tmp_path, "", again)
+    document = documents.write_document(tmp_path, "", again)
     kept = Reproduction.read(document.with_suffix(".json"))
     assert [(c.label, c.mean) for c in kept.cells] == [("FNN", 4.0), ("FNN + WS", 5.0)]
     assert kept.conditions["devices"] == ["cpu", "cuda"]
-    report.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
+    documents.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
     assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()
 
 
@@ -243,8 +244,8 @@ def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
-    assert report.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
-    assert report.render(one, tmp_path)["summary"] == "One round a cell: nothing to judge by."
+    assert documents.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
+    assert documents.render(one, tmp_path)["summary"] == "One round a cell: nothing to judge by."
     elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
-    assert report.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
-    assert "no verdicts" in report.render(elsewhere, tmp_path)["summary"]
+    assert documents.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
+    assert "no verdicts" in documents.render(elsewhere, tmp_path)["summary"]

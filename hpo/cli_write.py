@@ -1,0 +1,97 @@
+"""The commands that write what a study has found: hpo report, hpo export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .cli_options import (
+    data_option,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    stop_on_signals,
+    storage_option,
+    written_by_request,
+)
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option(
+    "-o", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Write NAME.html and NAME.md here.",
+)  # fmt: skip
+@storage_option
+def report(study: str, folder: Path, storage: str) -> None:
+    """Write what a study says: one page that needs no network, and Markdown.
+
+    The page is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
+    """
+    from .page import write_report
+    from .report import read_report
+    from .storage import open_storage
+
+    found = read_report(open_storage(storage), study)
+    with written_by_request():
+        folder.mkdir(parents=True, exist_ok=True)
+        files, missing = write_report(found, folder)
+    print_parts("\n".join(found.headline), "\n".join(str(file) for file in files))
+    if missing:
+        click.echo(f"no pictures for the Markdown: {missing}", err=True)
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option(
+    "-o", "file", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write FILE.safetensors, and FILE.json beside it.",
+)  # fmt: skip
+@click.option(
+    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="A network for each."
+)
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the winner.")
+@storage_option
+@device_option
+@data_option
+@json_option
+def export(
+    study: str, file: Path, rounds: int, trial: int | None, storage: str, device: str, data: Path | None, as_json: bool
+) -> None:
+    """Train a study's winner again and save it, with its configuration and its error.
+
+    The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from .artifacts import attach
+    from .datasets import data_folder
+    from .errors import RequestError
+    from .export import train_winner, write
+    from .storage import open_storage
+    from .views import export_view
+
+    if file.suffix not in ("", ".safetensors"):
+        raise RequestError(f"-o writes a .safetensors file, but is {file}")
+    stop_on_signals()
+    console = Console(stderr=True)
+    described, weights = train_winner(
+        open_storage(storage), study, rounds=rounds, device=device, data_folder=data_folder(data), trial=trial,
+        watch=lambda epochs, total: track(
+            epochs, "training", total=total, console=console, transient=True, disable=not console.is_terminal
+        ),
+    )  # fmt: skip
+    file = file.with_suffix(".safetensors")
+    with written_by_request():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, described, weights)
+    opened = open_storage(storage, create=True)
+    for written in (file, file.with_suffix(".json")):
+        attach(opened, study, written)
+    if as_json:
+        print_json(described)
+    else:
+        print_parts(*export_view(described, file))

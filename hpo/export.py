@@ -1,0 +1,144 @@
+"""The winner as files: its networks, one a round, trained again and measured, with all that one needs to use them.
+
+A `.safetensors` file holds the weights, `round.R.NAME` for those of round R, and a description in its header; a `.json`
+beside it holds the same description for people. `load_network` needs the former alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from . import records
+from .confirmation import read_winner
+from .data import draw_normalisations
+from .errors import RequestError, StorageError
+from .objective import decided, make_objective, network_builder
+from .provenance import versions
+from .results import read_best, read_definition
+from .space import Configuration, Setup
+from .training import Epoch
+
+DESCRIPTION = "hpo"  # the key in the header
+SETUP = tuple(Setup.model_fields)
+
+
+def train_winner(
+    storage: RDBStorage,
+    study: str,
+    *,
+    rounds: int,
+    device: str,
+    data_folder: Path,
+    trial: int | None = None,
+    watch: Callable[[Iterable[Epoch], int], Iterable[Epoch]] = lambda epochs, total: epochs,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Trains the winner again on a study's first rounds; returns its description, and its weights by name.
+
+    A round is trained as the study trained it, so it errs as it did there, where device and versions are the same.
+
+    Args:
+        rounds: so many; beyond those of the study they are fresh ones.
+        trial: another trial that was measured to the end, in place of the winner.
+        watch: goes through the epochs, of so many in all, as a progress bar does.
+
+    Raises:
+        StorageError: where no such trial was measured to the end.
+        RequestError: where the device or the dataset cannot be used.
+    """
+    definition = read_definition(storage, study)
+    protocol = definition.protocol.model_copy(update={"rounds": rounds, "evaluate_at": ()})
+    chosen = _find_trial(storage, study, trial)
+    configuration = Configuration(**chosen.params)
+    alone = definition.model_copy(update={"protocol": protocol, "run": definition.run.model_copy(update={"keep": ()})})
+    objective = make_objective(alone, device, data_folder)
+    prepared = objective.prepare(configuration)
+    *_, last = watch(objective.train(prepared), protocol.epochs)
+    assert last.errors is not None  # the last epoch always is evaluated
+    errors = decided(last.errors, protocol.decision).tolist()
+    normalisations = draw_normalisations(
+        protocol.dataset, data_folder, study_seed=protocol.seed, rounds=protocol.round_numbers,
+        train_pairs=protocol.train_pairs,
+    )  # fmt: skip
+    winner = read_winner(storage, study)
+    described = {
+        "study": study,
+        "trial": chosen.number,
+        "configuration": configuration.model_dump(),
+        "protocol": protocol.model_dump(mode="json"),
+        "rounds": [
+            {"round": r, "error": error, "pixel_mean": mean, "pixel_deviation": deviation}
+            for r, error, (mean, deviation) in zip(protocol.round_numbers, errors, normalisations, strict=True)
+        ],
+        "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
+        "search": {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]},
+        "confirmed": winner.confirmed if winner.trial == chosen.number else None,
+        "versions": versions(),
+    }
+    weights = {
+        f"round.{r}.{name}": tensor.contiguous().cpu()
+        for r, state in zip(protocol.round_numbers, prepared.states(), strict=True)
+        for name, tensor in state.items()
+    }
+    return described, weights
+
+
+def write(file: Path, described: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Writes weights and description to a `.safetensors` file, and the description to a `.json` beside it."""
+    file.write_bytes(save(weights, metadata={DESCRIPTION: json.dumps(described)}))
+    file.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def load_network(file: Path, number: int | None = None) -> nn.Module:
+    """Returns an exported network, ready to be used; see `hpo.load_network`."""
+    if not file.exists():
+        raise RequestError(f"{file} is not there")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            described = json.loads((opened.metadata() or {}).get(DESCRIPTION, "null"))
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RequestError(f"{file} is no safetensors file: {error}") from error
+    if described is None:
+        raise RequestError(f"{file} was not written by hpo export")
+    rounds = {one["round"]: one for one in described["rounds"]}
+    chosen = next(iter(rounds)) if number is None else number
+    if chosen not in rounds:
+        raise RequestError(f"{file} has rounds {min(rounds)} to {max(rounds)}, but not {chosen}")
+    network = network_builder(Setup(**{name: described["configuration"][name] for name in SETUP}))()
+    prefix = f"round.{chosen}."
+    network.load_state_dict(
+        {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    )
+    return OnPixels(network, rounds[chosen]["pixel_mean"], rounds[chosen]["pixel_deviation"]).eval()
+
+
+class OnPixels(nn.Module):
+    """A network that takes images as the dataset has them, and normalises them as its round did."""
+
+    def __init__(self, network: nn.Module, mean: float, deviation: float) -> None:
+        super().__init__()
+        self.network, self.mean, self.deviation = network, mean, deviation
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps pairs of images (B, 2, 14, 14) to comparison logits (B, 2) and digit logits (B, 2, 10)."""
+        logits: tuple[Tensor, Tensor] = self.network((images - self.mean) / self.deviation)
+        return logits
+
+
+def _find_trial(storage: RDBStorage, study: str, number: int | None) -> records.StoredTrial:
+    """Returns the winner, or the trial of a number, where it was measured to the end."""
+    wanted = read_best(storage, study).trial if number is None else number
+    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,)):
+        if trial.number == wanted:
+            return trial
+    raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")

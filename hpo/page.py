@@ -1,0 +1,164 @@
+"""A report as one HTML page that needs nothing else, and as Markdown.
+
+The page holds plotly.js once and asks the network for nothing; a content security policy makes sure of that. It is read
+on a phone and a desktop, in light and dark, and can be printed.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from .figures import write_png
+from .markdown import markdown_table
+from .report import Report, Section
+
+STYLE = """
+:root { --ink: #1b1b1b; --paper: #ffffff; --faint: #666666; --line: #dddddd; --accent: #0060a0; color-scheme: light; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --paper: #16181b; --faint: #a0a0a0; --line: #3a3d42; --accent: #6cb8f0; color-scheme: dark; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1160px; padding: 1.2rem; background: var(--paper); color: var(--ink);
+       font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; } h1 small { font-weight: normal; color: var(--faint); }
+h2 { font-size: 1.1rem; margin: 0 0 .3rem; } p { margin: 0 0 .5rem; } code { font-size: .92em; }
+.headline { border-left: 4px solid var(--accent); padding-left: .8rem; margin-bottom: 1.5rem; }
+.headline p:first-child { font-size: 1.15rem; font-weight: 600; }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1.6rem 2rem; }
+section { min-width: 0; } section.wide { grid-column: 1 / -1; } section > p { color: var(--faint); font-size: .9rem; }
+table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .22rem .5rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--faint); font-weight: 600; }
+@media print { body { max-width: none; font-size: 11pt; } main { display: block; }
+               section { break-inside: avoid; margin-bottom: 1rem; } }
+"""
+
+SCRIPT = """
+const figures = [...document.querySelectorAll(".figure")].map((place) => [place, JSON.parse(place.dataset.figure)]);
+const light = {"--ink": "#1b1b1b", "--line": "#dddddd"};
+function inked(printing) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, line] = ["--ink", "--line"].map((name) => printing ? light[name] : style.getPropertyValue(name).trim());
+  const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line};
+  return [ink, axis];
+}
+function draw(printing) {
+  const [ink, axis] = inked(printing);
+  for (const [place, {data, layout}] of figures) {
+    const narrow = place.clientWidth < 480;
+    const drawn = {...layout, font: {...layout.font, color: ink, size: narrow ? 11 : 13},
+      xaxis: {...layout.xaxis, ...axis, automargin: true}, yaxis: {...layout.yaxis, ...axis}};
+    Plotly.react(place, data, drawn, {responsive: true, displayModeBar: false});
+  }
+}
+draw(false);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(false));
+addEventListener("beforeprint", () => draw(true));
+addEventListener("afterprint", () => draw(false));
+"""
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def as_html(report: Report) -> str:
+    """Returns a report as a page."""
+    title = html.escape(f"{report.study}: {report.title}")
+    sections = "\n".join(_section(section) for section in report.sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(report.title)} <small>{html.escape(report.study)}</small></h1>
+<div class="headline">{_paragraphs(report.headline)}</div>
+<main>
+{sections}
+</main>
+<script>{get_plotlyjs()}</script>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def as_markdown(report: Report, pictures: dict[str, str]) -> str:
+    """Returns a report as Markdown.
+
+    Args:
+        pictures: the path of each section's picture, by the section's name, for those that are drawn.
+    """
+    lines = [f"# {report.title}", *report.headline]
+    for section in report.sections:
+        lines += [f"## {section.title}", *section.text]
+        if section.table:
+            lines.append(markdown_table(section.table))
+        if section.name in pictures:
+            lines.append(f"![{section.title}]({pictures[section.name]})")
+    return "\n\n".join(lines) + "\n"
+
+
+def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
+    """Writes STUDY.html and STUDY.md into a folder, and the latter's pictures where there is a Chromium.
+
+    Returns:
+        the files, and why there are no pictures, if there are none.
+    """
+    page, text = folder / f"{report.study}.html", folder / f"{report.study}.md"
+    page.write_text(as_html(report), encoding="utf-8")
+    pictures: dict[str, str] = {}
+    missing = ""
+    (folder / "figures").mkdir(exist_ok=True)
+    for section in report.sections:
+        if section.figure is None or missing:
+            continue
+        picture = f"figures/{report.study}-{section.name}.png"
+        missing = write_png(_on_paper(section.figure, section.title), folder / picture)
+        if not missing:
+            pictures[section.name] = picture
+    text.write_text(as_markdown(report, pictures), encoding="utf-8")
+    return [page, text, *(folder / picture for picture in pictures.values())], missing
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>", _paragraphs(section.text)]
+    if section.table:
+        parts.append(_table(section.table))
+    if section.figure is not None:
+        title, figure = html.escape(section.title), html.escape(section.figure.to_json())
+        parts.append(f'<div class="figure" role="img" aria-label="{title}" data-figure="{figure}"></div>')
+    wide = ' class="wide"' if section.wide else ""
+    return f'<section id="{section.name}"{wide}>{"".join(parts)}</section>'
+
+
+def _paragraphs(lines: list[str]) -> str:
+    return "".join(f"<p>{_inline(line)}</p>" for line in lines)
+
+
+def _inline(line: str) -> str:
+    """Returns a line of text as HTML, what stands between backticks as code."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(line))
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    return f"<table>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
+
+
+def _on_paper(figure: go.Figure, title: str) -> go.Figure:
+    """Returns a figure for a white page, with its title."""
+    printed = go.Figure(figure)
+    printed.update_layout(template="plotly_white", title=title, paper_bgcolor="white", width=900)
+    printed.update_layout(margin={"t": 90}, height=(figure.layout.height or 400) + 60)
+    return printed
