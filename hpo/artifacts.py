@@ -7,16 +7,16 @@ one machine only; here the store is a table beside Optuna's own.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import BinaryIO
 
 import optuna
 import sqlalchemy as sa
 from optuna.artifacts import upload_artifact
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
+
+from .storage import artifact_ids
 
 FILES = sa.Table(
     "hpo_files",
@@ -68,12 +68,7 @@ class DatabaseArtifacts:
 def attach(storage: RDBStorage, study: str, file: Path) -> None:
     """Adds a file to a study, in the place of an earlier one of the same name."""
     store, opened = DatabaseArtifacts(storage.engine), optuna.load_study(study_name=study, storage=storage)
-    kept = [
-        json.loads(value)
-        for key, value in storage.get_study_system_attrs(opened._study_id).items()
-        if key.startswith(ARTIFACTS_ATTR_PREFIX)
-    ]
-    known = {meta["filename"]: meta["artifact_id"] for meta in kept if meta}  # None where it was deleted
+    known = artifact_ids(storage, opened)
     if file.name in known:
         with file.open("rb") as body:
             store.write(known[file.name], body)

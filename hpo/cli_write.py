@@ -68,22 +68,27 @@ def export(
     from rich.progress import track
 
     from .artifacts import attach
+    from .confirmation import read_winner
     from .datasets import data_folder
     from .errors import RequestError
     from .export import train_winner, write
+    from .results import read_definition, read_trial
     from .storage import open_storage
     from .views import export_view
 
     if file.suffix not in ("", ".safetensors"):
         raise RequestError(f"-o writes a .safetensors file, but is {file}")
+    opened = open_storage(storage)
+    chosen, winner = read_trial(opened, study, trial), read_winner(opened, study)
     stop_on_signals()
     console = Console(stderr=True)
-    described, weights = train_winner(
-        open_storage(storage), study, rounds=rounds, device=device, data_folder=data_folder(data), trial=trial,
+    trained, weights = train_winner(
+        read_definition(opened, study), chosen, rounds=rounds, device=device, data_folder=data_folder(data),
         watch=lambda epochs, total: track(
             epochs, "training", total=total, console=console, transient=True, disable=not console.is_terminal
         ),
     )  # fmt: skip
+    described = {"study": study, **trained, "confirmed": winner.confirmed if winner.trial == chosen.number else None}
     file = file.with_suffix(".safetensors")
     with written_by_request():
         file.parent.mkdir(parents=True, exist_ok=True)

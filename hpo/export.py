@@ -12,20 +12,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import records
-from .confirmation import read_winner
 from .data import draw_normalisations
-from .errors import RequestError, StorageError
+from .errors import RequestError
 from .objective import decided, make_objective, network_builder
 from .provenance import versions
-from .results import read_best, read_definition
+from .records import StoredTrial
 from .space import Configuration, Setup
+from .study import StudyDefinition
 from .training import Epoch
 
 DESCRIPTION = "hpo"  # the key in the header
@@ -33,32 +30,27 @@ SETUP = tuple(Setup.model_fields)
 
 
 def train_winner(
-    storage: RDBStorage,
-    study: str,
+    definition: StudyDefinition,
+    trial: StoredTrial,
     *,
     rounds: int,
     device: str,
     data_folder: Path,
-    trial: int | None = None,
     watch: Callable[[Iterable[Epoch], int], Iterable[Epoch]] = lambda epochs, total: epochs,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Trains the winner again on a study's first rounds; returns its description, and its weights by name.
+    """Trains a trial's configuration again on its study's first rounds; returns its description, and weights by name.
 
     A round is trained as the study trained it, so it errs as it did there, where device and versions are the same.
 
     Args:
         rounds: so many; beyond those of the study they are fresh ones.
-        trial: another trial that was measured to the end, in place of the winner.
         watch: goes through the epochs, of so many in all, as a progress bar does.
 
     Raises:
-        StorageError: where no such trial was measured to the end.
         RequestError: where the device or the dataset cannot be used.
     """
-    definition = read_definition(storage, study)
     protocol = definition.protocol.model_copy(update={"rounds": rounds, "evaluate_at": ()})
-    chosen = _find_trial(storage, study, trial)
-    configuration = Configuration(**chosen.params)
+    configuration = Configuration(**trial.params)
     alone = definition.model_copy(update={"protocol": protocol, "run": definition.run.model_copy(update={"keep": ()})})
     objective = make_objective(alone, device, data_folder)
     prepared = objective.prepare(configuration)
@@ -69,10 +61,8 @@ def train_winner(
         protocol.dataset, data_folder, study_seed=protocol.seed, rounds=protocol.round_numbers,
         train_pairs=protocol.train_pairs,
     )  # fmt: skip
-    winner = read_winner(storage, study)
     described = {
-        "study": study,
-        "trial": chosen.number,
+        "trial": trial.number,
         "configuration": configuration.model_dump(),
         "protocol": protocol.model_dump(mode="json"),
         "rounds": [
@@ -80,8 +70,7 @@ def train_winner(
             for r, error, (mean, deviation) in zip(protocol.round_numbers, errors, normalisations, strict=True)
         ],
         "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
-        "search": {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]},
-        "confirmed": winner.confirmed if winner.trial == chosen.number else None,
+        "search": {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]},
         "versions": versions(),
     }
     weights = {
@@ -133,12 +122,3 @@ class OnPixels(nn.Module):
         """Maps pairs of images (B, 2, 14, 14) to comparison logits (B, 2) and digit logits (B, 2, 10)."""
         logits: tuple[Tensor, Tensor] = self.network((images - self.mean) / self.deviation)
         return logits
-
-
-def _find_trial(storage: RDBStorage, study: str, number: int | None) -> records.StoredTrial:
-    """Returns the winner, or the trial of a number, where it was measured to the end."""
-    wanted = read_best(storage, study).trial if number is None else number
-    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,)):
-        if trial.number == wanted:
-            return trial
-    raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")

@@ -148,6 +148,9 @@ def run_study(
         make_objective=make_objective,
     )
     with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
+        from .note import note_study  # imports the dashboard, a second that the workers need to start anyway
+
+        note_study(storage, plan.name, plan.definition)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
             show(_status_of_ours(storage, plan.name, identity))

@@ -24,7 +24,7 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1160px; padding: 1.2rem; background: var(--paper); color: var(--ink);
-       font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+       font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; } h1 small { font-weight: normal; color: var(--faint); }
 h2 { font-size: 1.1rem; margin: 0 0 .3rem; } p { margin: 0 0 .5rem; } code { font-size: .92em; }
 .headline { border-left: 4px solid var(--accent); padding-left: .8rem; margin-bottom: 1.5rem; }
@@ -33,25 +33,24 @@ main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 4
 section { min-width: 0; } section.wide { grid-column: 1 / -1; } section > p { color: var(--faint); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .22rem .5rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--faint); font-weight: 600; }
+th { color: var(--faint); font-weight: 600; } 
+@media (min-width: 480px) { .short { white-space: nowrap; } }
 @media print { body { max-width: none; font-size: 11pt; } main { display: block; }
                section { break-inside: avoid; margin-bottom: 1rem; } }
 """
 
 SCRIPT = """
 const figures = [...document.querySelectorAll(".figure")].map((place) => [place, JSON.parse(place.dataset.figure)]);
-const light = {"--ink": "#1b1b1b", "--line": "#dddddd"};
-function inked(printing) {
-  const style = getComputedStyle(document.documentElement);
-  const [ink, line] = ["--ink", "--line"].map((name) => printing ? light[name] : style.getPropertyValue(name).trim());
-  const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line};
-  return [ink, axis];
-}
+const printed = {"--ink": "#1b1b1b", "--line": "#dddddd", "--paper": "#ffffff"};
 function draw(printing) {
-  const [ink, axis] = inked(printing);
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => printing ? printed[name] : style.getPropertyValue(name).trim();
+  const [ink, line, paper] = ["--ink", "--line", "--paper"].map(colour);
+  const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line};
   for (const [place, {data, layout}] of figures) {
     const narrow = place.clientWidth < 480;
     const drawn = {...layout, font: {...layout.font, color: ink, size: narrow ? 11 : 13},
+      annotations: (layout.annotations ?? []).map((text) => ({...text, bgcolor: paper, opacity: 0.85})),
       xaxis: {...layout.xaxis, ...axis, automargin: true}, yaxis: {...layout.yaxis, ...axis}};
     Plotly.react(place, data, drawn, {responsive: true, displayModeBar: false});
   }
@@ -62,6 +61,7 @@ addEventListener("beforeprint", () => draw(true));
 addEventListener("afterprint", () => draw(false));
 """
 
+SHORT = 15  # characters of a cell that is not broken
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -151,9 +151,14 @@ def _inline(line: str) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     head, *body = rows
-    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    heads = "".join(_cell("th", cell) for cell in head)
+    lines = "".join(f"<tr>{''.join(_cell('td', cell) for cell in row)}</tr>" for row in body)
     return f"<table>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
+
+
+def _cell(tag: str, text: str) -> str:
+    short = ' class="short"' if len(text) <= SHORT else ""
+    return f"<{tag}{short}>{html.escape(text)}</{tag}>"
 
 
 def _on_paper(figure: go.Figure, title: str) -> go.Figure:

@@ -23,6 +23,7 @@ from .report_figures import (
     effects_figure,
     history_figure,
     importances_figure,
+    listed_figure,
     parallel_figure,
     rates_figure,
 )
@@ -78,13 +79,11 @@ def read_report(storage: RDBStorage, study: str) -> Report:
     confirmation = next(read_confirmations(storage, study), None)
     sections = [
         _best(trials, confirmation),
-        _history(trials, definition),
-        *_published(trials, definition),
-        _rates(trials),
-        *_effects(read_effects(storage, study)),
-        *(_importances(read_importances(storage, study)) if definition.space else ()),
-        _parallel(trials),
-        *_pruning(trials, definition),
+        *(
+            _of_search(storage, study, trials, definition)
+            if definition.space
+            else _of_list(storage, study, trials, definition)
+        ),
         _time(trials),
         _environment(trials, definition, records.study_attributes(storage, study)),
     ]
@@ -132,17 +131,31 @@ def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> S
     return Section("best", "Best configurations", text, rows)
 
 
-def _history(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Section:
+def _of_search(
+    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+) -> Iterator[Section]:
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
     pruned_too = f", {pruned} pruned" if pruned else ""
     text = [f"{whole} trials measured to the end{pruned_too}, each over {definition.protocol.rounds} rounds."]
-    return Section("history", "History", text, figure=history_figure(trials))
+    yield Section("history", "History", text, figure=history_figure(trials))
+    text = ["A colour for each optimizer."]
+    yield Section("rates", "Error against learning rate", text, figure=rates_figure(trials))
+    yield _importances(read_importances(storage, study))
+    text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
+    yield Section("parallel", "All parameters", text, figure=parallel_figure(trials), wide=True)
+    yield from _pruning(trials, definition)
 
 
-def _rates(trials: Sequence[StoredTrial]) -> Section:
-    return Section(
-        "rates", "Error against learning rate", ["A colour for each optimizer."], figure=rates_figure(trials)
-    )
+def _of_list(
+    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+) -> Iterator[Section]:
+    measured = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    measured.sort(key=lambda trial: int(trial.attributes["slot"]))
+    labels = [definition.trial[trial.attributes["slot"]].label for trial in measured]
+    text = [f"{len(measured)} of {len(definition.trial)} are measured, over {definition.protocol.rounds} rounds."]
+    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels))
+    yield from _published(measured, definition)
+    yield from _effects(read_effects(storage, study))
 
 
 def _effects(effects: Sequence[Effect]) -> Iterator[Section]:
@@ -161,21 +174,14 @@ def _effects(effects: Sequence[Effect]) -> Iterator[Section]:
     yield Section("effects", "What each choice changes", text, rows, effects_figure(effects))
 
 
-def _importances(importances: dict[str, float]) -> Iterator[Section]:
+def _importances(importances: dict[str, float]) -> Section:
     if not importances:
-        text = [f"Importances take {FEWEST_TRIALS} trials that were measured to the end."]
-        yield Section("importances", "Importances", text)
-        return
+        return Section("importances", "Importances", [f"They take {FEWEST_TRIALS} trials measured to the end."])
     text = [
         f"For being among the best {BEST_SHARE:.0%} (PED-ANOVA): among the trials that survived, in the space that was "
         "searched; no causes, and no directions."
     ]
-    yield Section("importances", "Importances", text, figure=importances_figure(importances))
-
-
-def _parallel(trials: Sequence[StoredTrial]) -> Section:
-    text = ["A line is a trial measured to the end, the darker the better. Drag along an axis to choose."]
-    return Section("parallel", "All parameters", text, figure=parallel_figure(trials), wide=True)
+    return Section("importances", "Importances", text, figure=importances_figure(importances))
 
 
 def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
@@ -213,9 +219,7 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
 
 def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
     rows = [["", "published", "measured", "difference (95 %)"]]
-    for trial in sorted(trials, key=lambda trial: trial.attributes.get("slot", -1)):
-        if trial.state is not TrialState.COMPLETE or not definition.trial:
-            continue
+    for trial in trials:
         entry = definition.trial[trial.attributes["slot"]]
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:

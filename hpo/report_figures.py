@@ -6,8 +6,9 @@ They take their ink and paper from the page that shows them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, floor, log10
-from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
@@ -29,35 +30,54 @@ LAYOUT: dict[str, Any] = {
 }
 ERROR_AXIS = {"title": "test error (%)", "type": "log", "tickvals": [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100]}
 GREY = "#888888"
-HIGHEST_OF_MEDIAN = 4.0  # of finished trials: a colour scale that went further would show them all alike
+SHARES = (  # of the trials, by error: up to which, its name, its line, its opacity
+    (0.1, "the best tenth", {"color": COLOURS[1], "width": 2}, 1.0),
+    (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.5),
+    (1.0, "the others", {"color": GREY, "width": 1}, 0.3),
+)
+AXES = {"learning_rate": "learning rate", "error": "error (%)"}
+MOST_TICKS = 8  # choices on an axis; numbers that are more have its ends
 
 
 def history_figure(trials: Sequence[StoredTrial]) -> go.Figure:
     """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got."""
-    figure = go.Figure(layout=LAYOUT)
-    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    pruned = [trial for trial in trials if trial.state is TrialState.PRUNED and last_mean(trial) is not None]
-    figure.add_scatter(
-        x=[trial.number for trial in pruned], y=list(map(last_mean, pruned)), name="pruned, when last measured",
-        mode="markers", marker={"symbol": "x-thin-open", "size": 5, "color": GREY}, hovertext=list(map(_about, pruned)),
-    )  # fmt: skip
-    rounds = [(trial, error) for trial in whole for error in trial.attributes["errors"]]
-    figure.add_scatter(
-        x=[trial.number for trial, _ in rounds], y=[error for _, error in rounds], name="each round", mode="markers",
-        marker={"size": 4, "color": COLOURS[5], "opacity": 0.6}, hoverinfo="skip",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[trial.number for trial in whole], y=[trial.value for trial in whole], name="mean", mode="markers",
-        marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
-    )  # fmt: skip
-    best: list[float] = []
-    for trial in whole:
-        best.append(min([trial.value or 0.0, *best[-1:]]))
+    figure = _errors_figure(trials, [trial.number for trial in trials])
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    best = list(accumulate((trial.value or 0.0 for trial in whole), min))
     figure.add_scatter(
         x=[trial.number for trial in whole], y=best, name="best so far", mode="lines",
         line={"shape": "hv", "color": COLOURS[1], "width": 2}, hoverinfo="skip",
     )  # fmt: skip
     figure.update_xaxes(title="trial")
+    return figure
+
+
+def listed_figure(trials: Sequence[StoredTrial], labels: Sequence[str]) -> go.Figure:
+    """Draws listed trials by their labels: each round as a dot, and the mean."""
+    figure = _errors_figure(trials, labels)
+    figure.update_xaxes(tickangle=-30)
+    return figure
+
+
+def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str]) -> go.Figure:
+    figure, place = go.Figure(layout=LAYOUT), {trial.number: at for trial, at in zip(trials, places, strict=True)}
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    pruned = [trial for trial in trials if trial.state is TrialState.PRUNED and last_mean(trial) is not None]
+    if pruned:
+        figure.add_scatter(
+            x=[place[trial.number] for trial in pruned], y=list(map(last_mean, pruned)), mode="markers",
+            name="pruned, when last measured", marker={"symbol": "x-thin-open", "size": 5, "color": GREY},
+            hovertext=list(map(_about, pruned)),
+        )  # fmt: skip
+    rounds = [(trial, error) for trial in whole for error in trial.attributes["errors"]]
+    figure.add_scatter(
+        x=[place[trial.number] for trial, _ in rounds], y=[error for _, error in rounds], mode="markers",
+        name="each round", marker={"size": 4, "color": COLOURS[5], "opacity": 0.6}, hoverinfo="skip",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[place[trial.number] for trial in whole], y=[trial.value for trial in whole], name="mean", mode="markers",
+        marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
+    )  # fmt: skip
     figure.update_yaxes(**ERROR_AXIS)
     return figure
 
@@ -89,7 +109,7 @@ def importances_figure(importances: Mapping[str, float]) -> go.Figure:
     figure = go.Figure(layout={**LAYOUT, "height": 110 + 32 * len(names)})
     figure.add_bar(
         x=[importances[name] for name in names], y=[_words(name) for name in names], orientation="h",
-        marker={"color": COLOURS[0]}, texttemplate="%{x:.0%}", textposition="auto",
+        marker={"color": COLOURS[0]}, texttemplate="%{x:.0%}", textposition="auto", textangle=0,
     )  # fmt: skip
     figure.update_xaxes(title="importance", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(automargin=True)
@@ -108,39 +128,76 @@ def effects_figure(effects: Sequence[Effect]) -> go.Figure:
             "array": [effect.difference.high - effect.difference.estimate for effect in shown], "thickness": 2,
         },
     )  # fmt: skip
-    figure.update_xaxes(title="change of the error, percentage points (95 %)")
+    figure.update_xaxes(title="percentage points (95 %)")
     figure.update_yaxes(automargin=True)
     return figure
 
 
 def parallel_figure(trials: Sequence[StoredTrial]) -> go.Figure:
-    """Draws every trial that was measured to the end as a line through its parameters; the darker, the better."""
-    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    """Draws every trial that was measured to the end as a line through its parameters, the best in front.
+
+    Of plain lines, not plotly's own parallel coordinates, which take WebGL, and not every browser has that.
+    """
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
     shared = [name for name in whole[0].params if all(name in trial.params for trial in whole)]
-    values = [trial.value or 0.0 for trial in whole]
-    ends = [min(values), min(HIGHEST_OF_MEDIAN * median(values), max(values))]
-    dimensions: list[dict[str, Any]] = []
-    for name in shared:
-        given = [trial.params[name] for trial in whole]
-        if name == "learning_rate":
-            dimensions.append(_log_dimension(_words(name), given))
-            continue
-        choices = sorted(set(given), key=str)
-        dimensions.append(
-            {
-                "label": _words(name),
-                "values": [choices.index(value) for value in given],
-                "tickvals": list(range(len(choices))),
-                "ticktext": [_value(choice) for choice in choices],
-            }
-        )
-    figure = go.Figure(layout={**LAYOUT, "margin": {"l": 60, "r": 60, "t": 60, "b": 20}, "height": 420})
-    figure.add_parcoords(
-        dimensions=[*dimensions, {"label": "error (%)", "values": values, "range": ends}],
-        line={"color": values, "colorscale": "Viridis", "cmin": ends[0], "cmax": ends[1]},
-        labelangle=-15,
+    axes = [_axis(name, [trial.params[name] for trial in whole]) for name in shared]
+    axes.append(_axis("error", [trial.value for trial in whole]))
+    ranked = sorted(range(len(whole)), key=lambda i: whole[i].value or 0.0)
+    figure = go.Figure(layout={**LAYOUT, "height": 440, "margin": {"l": 30, "r": 30, "t": 40, "b": 50}})
+    ends = [0, *(ceil(share * len(ranked)) for share, *_ in SHARES)]
+    for (_, name, line, opacity), first, last in reversed(list(zip(SHARES, ends, ends[1:], strict=False))):
+        x: list[int | None] = []
+        y: list[float | None] = []
+        about: list[str] = []
+        for i in ranked[first:last]:
+            x += [*range(len(axes)), None]
+            y += [*(axis.places[i] for axis in axes), None]
+            about += [f"{_about(whole[i])}: {whole[i].value:.2f} %"] * (len(axes) + 1)
+        figure.add_scatter(
+            x=x, y=y, name=name, mode="lines", line=line, opacity=opacity, hovertext=about, hoverinfo="text",
+            legendrank=first,
+        )  # fmt: skip
+    for place, axis in enumerate(axes):
+        figure.add_vline(x=place, line={"color": GREY, "width": 1})
+        for text, height in axis.ticks.items():
+            figure.add_annotation(
+                x=place, y=height, text=text, showarrow=False, xanchor="left", xshift=3, font={"size": 11},
+            )  # fmt: skip
+    figure.update_xaxes(
+        tickvals=list(range(len(axes))), ticktext=[axis.label for axis in axes], showgrid=False, zeroline=False,
+        range=[-0.1, len(axes) - 0.6],
     )  # fmt: skip
+    figure.update_yaxes(visible=False, range=[-0.05, 1.05])
     return figure
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A parameter's axis: where each trial crosses it, and what stands beside it, text -> height; heights 0 to 1."""
+
+    label: str
+    places: list[float]
+    ticks: dict[str, float]
+
+
+def _axis(name: str, given: Sequence[Any]) -> _Axis:
+    if name in ("learning_rate", "error"):
+        exponents = [log10(max(value, 1e-6)) for value in given]
+        low, high = min(exponents), max(max(exponents), min(exponents) + 1e-6)
+        marks = [
+            m * 10.0**e for e in range(floor(low), ceil(high) + 1) for m in ((1, 2, 5) if name == "error" else (1,))
+        ]
+        ticks = {f"{mark:g}": (log10(mark) - low) / (high - low) for mark in marks if low <= log10(mark) <= high}
+        return _Axis(AXES[name], [(exponent - low) / (high - low) for exponent in exponents], ticks)
+    choices = sorted(set(given), key=str)
+    if len(choices) > MOST_TICKS:
+        low, high = min(given), max(given)
+        ticks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0}
+        return _Axis(_words(name), [(value - low) / (high - low) for value in given], ticks)
+    heights = {choice: (i + 0.5) / len(choices) for i, choice in enumerate(choices)}
+    spread = 0.7 / len(choices)  # lines through the same choice beside each other
+    places = [heights[value] + spread * (i / len(given) - 0.5) for i, value in enumerate(given)]
+    return _Axis(_words(name), places, {_value(choice): height for choice, height in heights.items()})
 
 
 def last_mean(trial: StoredTrial) -> float | None:
@@ -163,12 +220,6 @@ def effect_name(effect: Effect) -> str:
     if effect.parameter == "architecture" and effect.after == f"{effect.before}_bn":
         name = "batch norm"
     return f"{name}: {_value(effect.before)} → {_value(effect.after)}"
-
-
-def _log_dimension(label: str, given: Sequence[float]) -> dict[str, Any]:
-    exponents = [log10(value) for value in given]
-    ticks = range(floor(min(exponents)), ceil(max(exponents)) + 1)
-    return {"label": label, "values": exponents, "tickvals": list(ticks), "ticktext": [f"{10.0**t:g}" for t in ticks]}
 
 
 def _about(trial: StoredTrial) -> str:

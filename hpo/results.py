@@ -166,6 +166,19 @@ def read_best(storage: RDBStorage, study: str) -> Best:
     )
 
 
+def read_trial(storage: RDBStorage, study: str, number: int | None) -> records.StoredTrial:
+    """Returns the winner of a study, or another trial that was measured to the end, by its number.
+
+    Raises:
+        StorageError: where there is no such trial.
+    """
+    wanted = read_best(storage, study).trial if number is None else number
+    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,)):
+        if trial.number == wanted:
+            return trial
+    raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")
+
+
 def read_status(storage: RDBStorage, study: str) -> Status:
     """Returns how far a study is, without loading its trials."""
     counts = records.count_trials(storage, study)

@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
@@ -130,6 +131,13 @@ def not_ours(storage: RDBStorage, name: str) -> StorageError:
 def trial_id(trial: optuna.Trial) -> int:
     """Returns the id by which a storage knows a trial; Optuna has no public name for it."""
     return trial._trial_id
+
+
+def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
+    """Returns a study's artifacts, file name -> id; of one that was deleted in the dashboard an empty entry is left."""
+    attributes = storage.get_study_system_attrs(study._study_id)
+    kept = [json.loads(value) for key, value in attributes.items() if key.startswith(ARTIFACTS_ATTR_PREFIX)]
+    return {entry["filename"]: entry["artifact_id"] for entry in kept if entry}
 
 
 @persistent

@@ -32,7 +32,7 @@ ROWS = [
     {"linear", "captured"},
     {"training"},
     {"range_test"},
-    {"catalog", "sampling", "results", "dashboard", "figures"},
+    {"catalog", "sampling", "results", "dashboard", "figures", "note"},
     {"budget", "reproduction", "confirmation", "effects"},
     {"worker", "views", "document", "report_figures"},
     {"report"},
@@ -48,18 +48,18 @@ ROWS = [
 HOMES = {
     "torch": {
         *("data", "architecture", "winograd", "fused", "recipe", "rounds", "linear", "captured", "training"),
-        *("range_test", "objective", "export"),
+        *("range_test", "objective", "export", "__init__"),
     },
     "numba": {"kernels"},
     "optuna": {
         *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
         *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "document", "confirmation"),
-        *("artifacts", "export", "effects", "report", "report_figures"),
+        *("artifacts", "effects", "report", "report_figures", "note"),
     },
     "torchvision": set(),  # only the program that downloads MNIST, in hpo/datasets.py, imports it
     "safetensors": {"export"},
     "sqlalchemy": {"artifacts", "outages", "sqlite", "postgresql", "storage", "records"},
-    "optuna_dashboard": {"dashboard"},
+    "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics"},
     "rich": {"terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},

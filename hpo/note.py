@@ -1,0 +1,59 @@
+"""The note with which a study opens in the dashboard: what it measures, and how to read it."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna_dashboard import get_note, save_note
+
+from .markdown import markdown_table
+from .space import Choices, Range
+from .study import StudyDefinition
+
+DECISIONS = {
+    "recognition": "both digits are recognised, and the two compared",
+    "head": "the comparison's own output is taken",
+}
+
+
+def note_study(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
+    """Gives a study its note, where it has none yet."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    if not get_note(study):
+        save_note(study, study_note(name, definition))
+
+
+def study_note(name: str, definition: StudyDefinition) -> str:
+    """Returns a study's note in Markdown."""
+    protocol = definition.protocol
+    rows = [["parameter", "values"]]
+    rows += [[key.replace("_", " "), _values(parameter)] for key, parameter in definition.search_space.items()]
+    what = (
+        f"A search ({definition.sampler.name}, {definition.pruner.name}) over"
+        if definition.space
+        else f"{len(definition.trial)} listed configurations, over"
+    )
+    after = f"hpo confirm --study {name}" if definition.space else f"hpo report --study {name} -o report"
+    return "\n\n".join(
+        [
+            f"# {definition.title}",
+            f"{what}:",
+            markdown_table(rows),
+            f"**A trial** trains {protocol.rounds} rounds, each with pairs, weights and order of its own: "
+            f"{protocol.train_pairs} training pairs of {protocol.dataset}, {protocol.epochs} epochs, batches of "
+            f"{protocol.batch_size}, {protocol.precision}, seed {protocol.seed}. All trials share the rounds.",
+            f"**Its value** is the mean test error of the rounds in percent, on {protocol.test_pairs} pairs each, by "
+            f"{protocol.decision}: {DECISIONS[protocol.decision]}. Intermediate values are that mean after so many "
+            "epochs. A pruned trial has none. User attributes hold the rounds' own errors and their deviation.",
+            f"**How to read it.** Values differ by chance: compare them with their deviations. The lowest of many is "
+            f"flattered by having been chosen. Next: `{after}`.",
+        ]
+    )
+
+
+def _values(parameter: Choices | Range) -> str:
+    if isinstance(parameter, Range):
+        text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
+    else:
+        text = ", ".join(str(choice) for choice in parameter.choices)
+    return text + "".join(f", where {key} is {value}" for key, value in parameter.when.items())
