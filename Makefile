@@ -23,7 +23,8 @@ fix: $(INSTALLED)  ## mends what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## what documents claim about searching, measured again
+bench: $(INSTALLED)  ## what documents claim about speed and about searching, measured again (an hour, alone on the machine)
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.pruners
 
 chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; resumable; some need root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import json
 import os
 import shutil
@@ -360,6 +361,18 @@ def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: 
     assert "72,688 with weight sharing, 144,914 without" in printed.stdout
 
 
+ATTACKS = [  # on the server as it is started, of one who has the token but for the first; tests/test_guard.py has more
+    ("GET", "/api/studies", {"Authorization": "Bearer " + "x" * 32}, 401),
+    ("GET", "/api/studies", {"Host": "evil.example"}, 421),
+    ("GET", "/api/studies", {"Origin": "https://evil.example"}, 403),
+    ("DELETE", "/api/studies/1", {}, 405),
+    ("POST", "/api/artifacts/1/1", {}, 405),
+    ("GET", "/static/../../../../etc/passwd", {}, 403),
+    ("GET", "/static/%2e%2e/%2e%2e/%2e%2e/etc/passwd", {}, 403),
+    ("GET", "/artifacts/1/..%2f..%2fetc%2fpasswd", {}, 404),
+]
+
+
 def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) -> None:
     import urllib.error
     import urllib.request
@@ -385,6 +398,12 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
         with urllib.request.urlopen(asked, timeout=10) as answer:
             study = json.load(answer)
             assert "Server" not in answer.headers
+        token = said.strip().rpartition("=")[2]
+        for method, path, changed, status in ATTACKS:
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)
+            connection.request(method, path, headers={"Authorization": f"Bearer {token}", **changed})
+            assert connection.getresponse().status == status, (method, path, changed)
+            connection.close()
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"http://127.0.0.2:{port}/", timeout=10)
         taken = hpo("dashboard", "--port", port, folder=worked)
