@@ -117,12 +117,13 @@ def entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1).mean()
 
 
-def main(how: str, architecture: str) -> None:
-    """Measures every round of one architecture."""
-    protocol = catalog.load_study("cnn")[1].protocol
+def main(how: str, architecture: str, device: str = "cpu", first: str = "0", count: str = "10") -> None:
+    """Measures one architecture over `count` rounds from `first`; JAX_PLATFORMS chooses the device."""
+    rounds = range(int(first), int(first) + int(count))
+    protocol = catalog.load_study("cnn")[1].protocol.model_copy(update={"rounds": len(rounds)})
     tower, batch = TOWERS[architecture], protocol.batch_size
     counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
-    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=range(protocol.rounds), **counts)
+    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=rounds, **counts)
     train, test = (
         tuple(jnp.asarray(tensor.numpy()) for tensor in (pairs.images, pairs.classes, pairs.targets)) for pairs in drawn
     )
@@ -179,7 +180,7 @@ def main(how: str, architecture: str) -> None:
             return jnp.stack([one_error(*state, ours) for state, ours in zip(states, test_parts, strict=True)])
 
     def trial(epochs: int) -> np.ndarray:
-        key, errors = random.key(0), np.empty(0)
+        key, errors = random.key(rounds.start), np.empty(0)
         states = begin_rounds(random.split(key, protocol.rounds))
         for number in range(1, epochs + 1):
             states = train_rounds(states, random.split(random.fold_in(key, number), protocol.rounds))
@@ -193,7 +194,7 @@ def main(how: str, architecture: str) -> None:
     errors = trial(protocol.epochs)
     seconds = time.perf_counter() - warmed_up
     spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began}
-    print(json.dumps({**spent, "mean": float(errors.mean()), "std": float(errors.std(ddof=1))}))
+    print(json.dumps({**spent, "errors": errors.tolist()}))
 
 
 if __name__ == "__main__":

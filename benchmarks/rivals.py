@@ -2,8 +2,8 @@
 
     python -m benchmarks.rivals loader cnn_bn          # or sliced, compiled
 
-Each measures report A's final configuration (WS, AL, Leaky ReLU, SGD at 0.1) by the protocol of `studies/cnn.toml`:
-10 rounds, 25 epochs, tested after the same epochs, nothing pruned. Rounds are trained one network after another, with
+Each measures report A's final configuration (WS, AL, Leaky ReLU, SGD at 0.1) by the protocol of `studies/cnn.toml`: 25
+epochs, tested after the same epochs, nothing pruned. Rounds are trained one network after another, with
 the threads that PyTorch takes by itself, images with channels first, in `study.optimize`.
 
 * `loader`: batches from a `DataLoader`, as in Optuna's own PyTorch example.
@@ -13,7 +13,7 @@ the threads that PyTorch takes by itself, images with channels first, in `study.
 An epoch before is warm-up, and stated apart: PyTorch imports its compiler when the first optimizer is made, and
 `compiled` compiles.
 
-It prints one line of JSON: seconds for a trial, those of warm-up, the mean error of the rounds and their deviation.
+It prints one line of JSON: seconds for a trial, those of warm-up, and the errors of the rounds.
 """
 
 from __future__ import annotations
@@ -79,17 +79,18 @@ def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, pr
     return error
 
 
-def main(rival: str, architecture: str, device: str = "cpu") -> None:
-    """Measures one rival on one architecture."""
-    protocol = catalog.load_study("cnn")[1].protocol
+def main(rival: str, architecture: str, device: str = "cpu", first: str = "0", count: str = "10") -> None:
+    """Measures one rival on one architecture, over `count` rounds from `first`."""
+    rounds = range(int(first), int(first) + int(count))
+    protocol = catalog.load_study("cnn")[1].protocol.model_copy(update={"rounds": len(rounds)})
     build, activation = catalog.load_architecture(architecture), catalog.load_activations()("leaky_relu")
     counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
-    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=range(protocol.rounds), **counts)
+    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=rounds, **counts)
     train_pairs, test_pairs = (pairs.to(torch.device(device), torch.float32) for pairs in drawn)
     batches = by_loader if rival == "loader" else by_slices
 
     def run_round(r: int, protocol: Protocol = protocol) -> float:
-        torch.manual_seed(r)
+        torch.manual_seed(rounds[r])
         network = build(activation, weight_sharing=True).to(device)
         data, test = ((pairs.images[r], pairs.classes[r], pairs.targets[r]) for pairs in (train_pairs, test_pairs))
         run = torch.compile(network) if rival == "compiled" else network
@@ -109,7 +110,7 @@ def main(rival: str, architecture: str, device: str = "cpu") -> None:
     study.optimize(objective, n_trials=1)
     seconds = time.perf_counter() - warmed_up
     spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began, "threads": torch.get_num_threads()}
-    print(json.dumps({**spent, "mean": study.best_value, "std": statistics.stdev(errors)}))
+    print(json.dumps({**spent, "errors": errors}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import get_note, save_note
 
 from .markdown import markdown_table
+from .results import read_definition
 from .space import Choices, Range
 from .study import StudyDefinition
 
@@ -16,11 +17,11 @@ DECISIONS = {
 }
 
 
-def note_study(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
+def note_study(storage: RDBStorage, name: str) -> None:
     """Gives a study its note, where it has none yet."""
     study = optuna.load_study(study_name=name, storage=storage)
     if not get_note(study):
-        save_note(study, study_note(name, definition))
+        save_note(study, study_note(name, read_definition(storage, name)))
 
 
 def study_note(name: str, definition: StudyDefinition) -> str:

@@ -150,7 +150,7 @@ def run_study(
     with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
         from .note import note_study  # imports the dashboard, a second that the workers need to start anyway
 
-        note_study(storage, plan.name, plan.definition)
+        note_study(storage, plan.name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
             show(_status_of_ours(storage, plan.name, identity))
@@ -214,6 +214,10 @@ def serve(
         make_objective=make_objective,
     )
     with Crew(storage, assignment, devices) as crew:
+        from .note import note_study  # as in run_study
+
+        for name in studies or ():
+            note_study(storage, name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
             show(read_statuses(storage, studies or records.study_names(storage)))

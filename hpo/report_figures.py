@@ -85,12 +85,13 @@ def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequen
 def rates_figure(trials: Sequence[StoredTrial]) -> go.Figure:
     """Draws the error against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
-    names = sorted({trial.params["optimizer"] for trial in trials})
+    measured = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    names = sorted({trial.params["optimizer"] for trial in measured})
     for name, colour in zip(names, COLOURS, strict=False):
         for state, symbol, opacity in ((TrialState.COMPLETE, "circle", 1.0), (TrialState.PRUNED, "x-thin-open", 0.6)):
             shown = [
                 trial
-                for trial in trials
+                for trial in measured
                 if trial.state is state and trial.params["optimizer"] == name and last_mean(trial) is not None
             ]
             figure.add_scatter(

@@ -51,7 +51,7 @@ def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
     for i in range(21):
         add(opened, "small", 0.01 * (i + 1), [2 + i / 10, 3 + i / 10, 2.5 + i / 10], seconds=1.0)
     prune(opened, 0.9, {"1": [80.0, 82.0]})
-    note_study(opened, "small", small_study)
+    note_study(opened, "small")
     (tmp_path / "evil.html").write_text("<script>document.title = 'run'</script>")
     attach(opened, "small", tmp_path / "evil.html")
     return opened
