@@ -1,24 +1,30 @@
-# hpo in a container, for docker-compose.yml. A worker on CPUs needs no more than PyTorch's CPU build, which is small:
+# hpo in a container, for docker-compose.yml and docs/deployment.md. A worker on CPUs needs no more than PyTorch's CPU
+# build, which is small:
 #   docker build --tag hpo .
 # and one on NVIDIA GPUs takes the package index's own:
-#   docker build --tag hpo --build-arg TORCH_INDEX=https://pypi.org/simple .
-FROM python:3.11-slim
+#   docker build --tag hpo-gpu --build-arg TORCH_INDEX=https://pypi.org/simple .
+FROM python:3.11-slim AS build
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch torchvision
+RUN python -m venv /opt/hpo
+RUN /opt/hpo/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple \
+    torch torchvision
 
-WORKDIR /opt/hpo
+WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY hpo ./hpo
 COPY models ./models
 COPY studies ./studies
-RUN pip install --no-cache-dir '.[postgresql]' \
-    && useradd --create-home hpo \
-    && install --directory --owner hpo /data
+RUN /opt/hpo/bin/pip install --no-cache-dir '.[postgresql]'
+
+FROM python:3.11-slim
+
+COPY --from=build /opt/hpo /opt/hpo
+RUN useradd --create-home --uid 1000 hpo && install --directory --owner hpo /data
 
 USER hpo
 WORKDIR /home/hpo
-ENV HPO_DATA=/data
+ENV PATH=/opt/hpo/bin:$PATH HPO_DATA=/data
 VOLUME /data
 ENTRYPOINT ["hpo"]
 CMD ["worker"]

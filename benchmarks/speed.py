@@ -54,8 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
 }
 ROUNDS = {"fnn": 10, "cnn": 4, "cnn_bn": 4, "residual": 2}  # at a time: all ten where they are stacked
-TRIALS = {"fnn": 5}  # for each worker, after one that warms up; one of the others
-PASSES = {"residual": 2}  # three of the others
+TRIALS = {"fnn": 4}  # for each worker, after one that warms up; one of the others
+PASSES = {"fnn": 3, "residual": 1}  # two of the others
 PATIENCE_SECONDS, PATIENCE = 60, 4  # for a rival's warm-up, and so many times our own seconds
 
 
@@ -168,7 +168,7 @@ def compare(architecture: str, many: list[str], device: str, ideal: float) -> No
     """
     found: dict[str, list[Timing]] = {}
     failed: dict[str, str] = {}
-    passes, count = PASSES.get(architecture, 3), ROUNDS[architecture]
+    passes, count = PASSES.get(architecture, 2), ROUNDS[architecture]
     for number in range(passes):
         rounds = range(number * count, (number + 1) * count)
         ours = time_ours(architecture, many, rounds)
@@ -193,13 +193,16 @@ def compare(architecture: str, many: list[str], device: str, ideal: float) -> No
     for name, timings in found.items():
         ratios = [timing.seconds / ours.seconds for timing, ours in zip(timings, best, strict=False)]
         seconds = min(timing.seconds for timing in timings)
-        share = ideal / (1 if name == ALONE else len(many)) / seconds
+        compared = not any(name.endswith(what) for what in VARIANTS)  # which do other work, or at another rate
+        share = f"{ideal / (1 if name == ALONE else len(many)) / seconds:.2f}" if compared else ""
         errors = [error for timing in timings for error in timing.errors]
         print(
-            f"| {name} | {seconds:.3f} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share:.2f} "
+            f"| {name} | {seconds:.3f} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share} "
             f"| {min(timing.warm_up for timing in timings):.0f} | {fmean(errors):.2f} ± {stdev(errors):.2f} |"
         )
     for name, why in failed.items():
+        if name in found:
+            continue
         print(f"| {name} | {why} | | | | |")
     print(flush=True)
 

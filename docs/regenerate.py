@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo import report
+from hpo import document
 from hpo.reproduction import Reproduction
 from tests.chaos.__main__ import FILE, read, table
 
@@ -42,7 +42,7 @@ def regenerate(text: str) -> str:
 def fill_reproduction(text: str) -> str:
     """Returns a text with the parts of the reproduction made again from what was measured."""
     found = Reproduction.read(REPRODUCTION.with_suffix(".json"))
-    return report.fill(text, report.render(found, REPRODUCTION.parent))
+    return document.fill(text, document.render(found, REPRODUCTION.parent))
 
 
 def chaos_table() -> str:

@@ -40,7 +40,8 @@ def main(url: str, study: str) -> None:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         command = [sys.executable, "-m", "hpo", "dashboard", "--storage", url, "--port", port]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HPO_DASHBOARD")}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean) as server:
             try:
                 assert server.stdout is not None
                 shoot(browser, server.stdout.readline().split()[-1], "dashboard", DESKTOP, study=study)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,16 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
 
     Args:
         study: its name in the storage.
-        storage: a database URL; `$HPO_STORAGE` unless given, else `sqlite:///hpo.db`.
+        storage: a database URL; unless given `$HPO_STORAGE`, or what `$HPO_STORAGE_FILE` holds, else `sqlite:///hpo.db`.
 
     Raises:
         hpo.errors.HpoError: where there is no such storage or study.
     """
+    from .address import find_url
     from .results import flatten, read_definition, read_rows
     from .storage import open_storage
 
-    url = storage or os.environ.get("HPO_STORAGE") or "sqlite:///hpo.db"
-    opened = open_storage(url)
+    opened = open_storage(find_url(storage))
     first_round = read_definition(opened, study).protocol.first_round
     return [flatten(row, first_round) for row in read_rows(opened, study)]
 

@@ -16,7 +16,7 @@ from optuna.artifacts import upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 
-from .storage import artifact_ids
+from .storage import artifact_ids, reading, start_lock
 
 FILES = sa.Table(
     "hpo_files",
@@ -27,10 +27,10 @@ FILES = sa.Table(
 
 
 class DatabaseArtifacts:
-    """Optuna's artifact store in a database; its table is made when the first file is written."""
+    """Optuna's artifact store in a storage's database; its table is made when the first file is written."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, storage: RDBStorage) -> None:
+        self._storage = storage
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Returns a file's bytes.
@@ -39,8 +39,8 @@ class DatabaseArtifacts:
             optuna.artifacts.exceptions.ArtifactNotFound: where there is none.
         """
         found = None
-        if sa.inspect(self._engine).has_table(FILES.name):
-            with self._engine.connect() as connection:
+        with reading(self._storage) as connection:
+            if sa.inspect(connection).has_table(FILES.name):
                 query = sa.select(FILES.c.body).where(FILES.c.artifact_id == artifact_id)
                 found = connection.execute(query).scalar_one_or_none()
         if found is None:
@@ -49,8 +49,9 @@ class DatabaseArtifacts:
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keeps a file's bytes, in the place of those that it had."""
-        FILES.metadata.create_all(self._engine)
-        with self._engine.begin() as connection:
+        with start_lock(self._storage, FILES.name).hold():  # or two might make the table at once
+            FILES.metadata.create_all(self._storage.engine)
+        with self._storage.engine.begin() as connection:
             connection.execute(sa.delete(FILES).where(FILES.c.artifact_id == artifact_id))
             connection.execute(sa.insert(FILES).values(artifact_id=artifact_id, body=content_body.read()))
 
@@ -61,13 +62,13 @@ class DatabaseArtifacts:
             optuna.artifacts.exceptions.ArtifactNotFound: where there are none.
         """
         self.open_reader(artifact_id)
-        with self._engine.begin() as connection:
+        with self._storage.engine.begin() as connection:
             connection.execute(sa.delete(FILES).where(FILES.c.artifact_id == artifact_id))
 
 
 def attach(storage: RDBStorage, study: str, file: Path) -> None:
     """Adds a file to a study, in the place of an earlier one of the same name."""
-    store, opened = DatabaseArtifacts(storage.engine), optuna.load_study(study_name=study, storage=storage)
+    store, opened = DatabaseArtifacts(storage), optuna.load_study(study_name=study, storage=storage)
     known = artifact_ids(storage, opened)
     if file.name in known:
         with file.open("rb") as body:

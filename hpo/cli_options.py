@@ -8,27 +8,45 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from . import address
 
-DEFAULT_STORAGE = "sqlite:///hpo.db"
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def storage_option(command: Command) -> Command:
-    """`--storage URL`."""
-    return click.option(
+    """`--storage URL` or `--storage-file FILE`; the command is given the URL as `storage`."""
+
+    @click.option(
         "--storage",
         metavar="URL",
-        envvar="HPO_STORAGE",
-        default=DEFAULT_STORAGE,
-        show_default=True,
-        show_envvar=True,
-        help="The database of studies.",
-    )(command)
+        help="The database of studies.  "
+        f"[default: ${address.URL}, or what ${address.FILE} holds, else {address.DEFAULT}]",
+    )
+    @click.option(
+        "--storage-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A file that holds the URL, where its password is to stay out of command lines.",
+    )
+    @wraps(command)
+    def resolved(*arguments: Any, storage: str | None, storage_file: Path | None, **settings: Any) -> Any:
+        return command(*arguments, storage=address.find_url(storage, storage_file), **settings)
+
+    return resolved  # type: ignore[return-value]
+
+
+def same_storage() -> str:
+    """Returns the options that name this command's storage, where another would not find it by itself."""
+    params = click.get_current_context().params
+    if params["storage_file"]:
+        return f" --storage-file {shlex.quote(str(params['storage_file']))}"
+    return f" --storage {shlex.quote(address.without_password(params['storage']))}" if params["storage"] else ""
 
 
 def json_option(command: Command) -> Command:
@@ -84,8 +102,8 @@ def stop_on_signals() -> None:
 
 
 def this_command() -> str:
-    """Returns the command that is running, as one would type it."""
-    return shlex.join(["hpo", *sys.argv[1:]])
+    """Returns the command that is running, as one would type it, without passwords."""
+    return address.without_password(shlex.join(["hpo", *sys.argv[1:]]))
 
 
 @contextmanager
@@ -96,6 +114,8 @@ def written_by_request() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is None:  # not about a file
+            raise
         raise RequestError(f"{error.filename} cannot be written: {error.strerror}") from error
 
 

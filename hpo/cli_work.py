@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .cli_options import (
-    DEFAULT_STORAGE,
     data_option,
     dataset_option,
     device_option,
     json_option,
     print_json,
     print_parts,
+    same_storage,
     stop_on_signals,
     storage_option,
     this_command,
@@ -64,7 +62,7 @@ def optimize(
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
     status = read_status(opened, plan.name)
-    where = _elsewhere(storage)
+    where = same_storage()
     if status.complete:
         print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
         next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
@@ -135,12 +133,6 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path) -> None:
             err=True,
         )
         raise
-
-
-def _elsewhere(storage: str) -> str:
-    """Returns the option that names a storage, where the next command would not find it by itself."""
-    known = storage == os.environ.get("HPO_STORAGE", DEFAULT_STORAGE)
-    return "" if known else f" --storage {shlex.quote(storage)}"
 
 
 @click.command()

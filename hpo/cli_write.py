@@ -68,32 +68,33 @@ def export(
     from rich.progress import track
 
     from .artifacts import attach
-    from .confirmation import read_winner
-    from .datasets import data_folder
-    from .errors import RequestError
+    from .confirmation import read_confirmed
+    from .datasets import data_folder, prepare
     from .export import train_winner, write
+    from .optimize import find_devices
     from .results import read_definition, read_trial
     from .storage import open_storage
     from .views import export_view
 
-    if file.suffix not in ("", ".safetensors"):
-        raise RequestError(f"-o writes a .safetensors file, but is {file}")
-    opened = open_storage(storage)
-    chosen, winner = read_trial(opened, study, trial), read_winner(opened, study)
+    file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
+    place, folder = find_devices(device)[0], data_folder(data)
+    definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
+    opened = open_storage(storage, create=True)  # what cannot be written shall fail before the training
+    with written_by_request():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    prepare(definition.protocol.dataset, folder)
     stop_on_signals()
     console = Console(stderr=True)
     trained, weights = train_winner(
-        read_definition(opened, study), chosen, rounds=rounds, device=device, data_folder=data_folder(data),
+        definition, chosen, rounds=rounds, device=place, data_folder=folder,
         watch=lambda epochs, total: track(
             epochs, "training", total=total, console=console, transient=True, disable=not console.is_terminal
         ),
     )  # fmt: skip
-    described = {"study": study, **trained, "confirmed": winner.confirmed if winner.trial == chosen.number else None}
-    file = file.with_suffix(".safetensors")
+    described = {"study": study, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
     with written_by_request():
-        file.parent.mkdir(parents=True, exist_ok=True)
         write(file, described, weights)
-    opened = open_storage(storage, create=True)
     for written in (file, file.with_suffix(".json")):
         attach(opened, study, written)
     if as_json:

@@ -202,11 +202,16 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
         StorageError: where no trial has been measured to the end.
     """
     best = read_best(storage, study)
+    return replace(best, confirmed=read_confirmed(storage, study, best.trial))
+
+
+def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any] | None:
+    """Returns what the latest confirmation of a study says of a trial, as JSON has it; None where none does."""
     for confirmation in read_confirmations(storage, study):
         for found in confirmation.confirmed:
-            if found.trial == best.trial:
-                return replace(best, confirmed=describe(found, confirmation.rounds))
-    return best
+            if found.trial == trial:
+                return describe(found, confirmation.rounds)
+    return None
 
 
 def describe(found: Confirmed, rounds: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 
 import optuna
 import plotly.graph_objects as go
@@ -48,7 +49,7 @@ def serve_dashboard(
     )
     try:
         guarded = Guard(
-            wsgi(storage, artifact_store=DatabaseArtifacts(storage.engine)), policy, partial(count_trials_of, storage)
+            wsgi(storage, artifact_store=DatabaseArtifacts(storage)), policy, partial(count_trials_of, storage)
         )
         server = create_server(guarded, host=host, port=port, ident=None)
     except OSError as error:
@@ -67,6 +68,12 @@ def choose_token(host: str) -> str | None:
             others can reach.
     """
     token = os.environ.get(TOKEN)
+    file = os.environ.get(f"{TOKEN}_FILE")
+    if token is None and file:
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"the dashboard's token cannot be read from {file}: {error}") from error
     if token is None and not is_loopback(host):
         raise RequestError(
             f"--host {host} shows the dashboard to other machines, so it needs a token of yours: set {TOKEN} "

@@ -1,13 +1,14 @@
 """What a flag does: matched contrasts between listed trials, and importances among a search's.
 
-Two listed trials are *matched* for a parameter where they differ in nothing else; a learning rate that each had from
-its own range test is not a difference. Their errors are subtracted round by round, and averaged over all pairs that are
-matched for the same change, so that a round is one observation. A search has no matched trials; of it there are only
-importances, which speak of the trials that survived its pruning, and of no cause.
+Two listed trials are *matched* for a parameter where they differ in nothing else that matters; a learning rate that
+each had from its own range test is not a difference. Their errors are subtracted round by round, and averaged over all
+pairs that are matched for the same change, so that a round is one observation. A search has no matched trials; of it
+there are only importances, which speak of the trials that survived its pruning, and of no cause.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from . import records
+from .confirmation import CONFIRMS
+from .errors import StorageError
 from .results import read_definition
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
@@ -37,7 +40,7 @@ class Effect:
         decision: by which the errors are read off.
         pairs: of matched trials.
         difference: after less before, in percentage points, over the rounds that they share.
-        p_value: corrected for the number of effects of the study (Holm).
+        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not.
     """
 
     parameter: str
@@ -49,60 +52,120 @@ class Effect:
     p_value: float
 
 
-def read_effects(storage: RDBStorage, study: str) -> list[Effect]:
-    """Returns the effects that a study's listed trials show; none where no two are matched.
+@dataclass(frozen=True)
+class _Listed:
+    """A listed configuration, and what it measured, if it has."""
+
+    params: dict[str, Any]
+    attributes: Mapping[str, Any] | None
+
+    def is_coin(self, decision: str) -> bool:
+        """Whether the decision is read off outputs that no loss trains."""
+        return decision == "recognition" and not self.params["auxiliary_loss"]
+
+
+def related_lists(storage: RDBStorage, study: str) -> list[str]:
+    """Returns the lists of a storage that measure by the same protocol as a study, itself first: they share rounds."""
+    protocol = read_definition(storage, study).protocol
+    found = [study]
+    for name in records.study_names(storage):
+        if name == study or CONFIRMS in records.study_attributes(storage, name):
+            continue
+        try:
+            other = read_definition(storage, name)
+        except StorageError:  # another program's
+            continue
+        if other.trial and other.protocol == protocol:
+            found.append(name)
+    return found
+
+
+def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
+    """Returns the effects that the listed trials of studies of one protocol show; none where no two are matched.
 
     Others are compared with the first value listed, and a flag that is set with one that is not. Coin-like trials,
     which read a recognition off outputs that no loss trains, are left out: the effect of the auxiliary loss is that on
     the head's decision.
     """
-    definition = read_definition(storage, study)
-    measured = {
-        trial.attributes["slot"]: trial.attributes
-        for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))
-        if definition.trial and len(trial.attributes["errors"]) > 1
-    }
-    listed = {slot: definition.trial[slot].params.model_dump(exclude_none=True) for slot in sorted(measured)}
-    pairs: dict[tuple[str, Any, Any], list[tuple[int, int]]] = {}
-    first: dict[str, Any] = {}
-    for one, other in combinations(listed, 2):
-        changed = [key for key in listed[one].keys() | listed[other] if listed[one].get(key) != listed[other].get(key)]
-        if len(changed) != 1:
-            continue
-        (key,) = changed
-        values = [listed[slot].get(key) for slot in (one, other)]
-        base = first.setdefault(key, False if isinstance(values[0], bool) else values[0])
-        if base in values:
-            before, after = (one, other) if values[0] == base else (other, one)
-            pairs.setdefault((key, base, listed[after].get(key)), []).append((before, after))
-    found = []
+    decision = read_definition(storage, studies[0]).protocol.decision
+    pairs = _matched([entry for study in studies for entry in _read_listed(storage, study)])
+    found, family = [], 0
     for (key, base, value), matched in pairs.items():
-        decision = "head" if key == "auxiliary_loss" else definition.protocol.decision
-        kept = [pair for pair in matched if not any(_is_coin(listed[slot], decision) for slot in pair)]
-        if kept:
-            ours, theirs = (_mean_by_round([measured[p[i]][f"errors_{decision}"] for p in kept]) for i in (1, 0))
-            found.append((key, base, value, decision, len(kept), paired_difference(ours, theirs)))
-    corrected = holm([difference.p_value or 0.0 for *_, difference in found])
-    return [Effect(*effect, p_value) for effect, p_value in zip(found, corrected, strict=True)]
+        decided = "head" if key == "auxiliary_loss" else decision
+        kept = [pair for pair in matched if not any(entry.is_coin(decided) for entry in pair)]
+        family += bool(kept)
+        both = [(one.attributes, other.attributes) for one, other in kept if one.attributes and other.attributes]
+        if both:
+            theirs, ours = (_mean_by_round([pair[i][f"errors_{decided}"] for pair in both]) for i in (0, 1))
+            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs)))
+    # What is not measured yet belongs to the family all the same, or a verdict could change without new data.
+    p_values = [difference.p_value or 0.0 for *_, difference in found] + [1.0] * (family - len(found))
+    return [Effect(*effect, p_value) for effect, p_value in zip(found, holm(p_values), strict=False)]
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     """Returns each parameter's importance for being among the best tenth, of trials measured to the end; they sum to 1.
 
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
-    Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were.
+    Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
     """
     opened = optuna.load_study(study_name=study, storage=storage)
-    if len(opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST_TRIALS:
+    whole = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:
         return {}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE, region_quantile=1.0, evaluate_on_local=True)
-    with experimental():
+    with experimental(), warnings.catch_warnings():
+        # A conditional parameter that one or two trials have: the report says that they are survivors.
+        warnings.filterwarnings("ignore", message="Some regimes for parameter")
         importances: dict[str, float] = optuna.importance.get_param_importances(opened, evaluator=evaluator)
     return importances
 
 
-def _is_coin(params: Mapping[str, Any], decision: str) -> bool:
-    return decision == "recognition" and not params["auxiliary_loss"]
+def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
+    definition = read_definition(storage, study)
+    measured = {
+        trial.attributes["slot"]: trial.attributes
+        for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))
+        if definition.trial and len(trial.attributes["errors"]) > 1
+    }
+    params = [_what_matters(entry.params.model_dump()) for entry in definition.trial]
+    return [_Listed(one, measured.get(slot)) for slot, one in enumerate(params)]
+
+
+def _what_matters(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration without what has no effect in it; an ELU with another alpha is another activation."""
+    activation, alpha = params["activation"], params["elu_alpha"]
+    share = params["auxiliary_share"] if params["auxiliary_loss"] else None
+    kept = {key: value for key, value in params.items() if key not in ("elu_alpha", "auxiliary_share")}
+    name = f"elu({alpha:g})" if activation == "elu" else activation
+    return {**kept, "activation": name, **({} if share is None else {"auxiliary_share": share})}
+
+
+def _matched(listed: Sequence[_Listed]) -> dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]]:
+    """Returns the pairs that differ in one parameter: its name, the value compared with, the other -> before, after.
+
+    A configuration that is listed twice counts once, the first time that it is measured.
+    """
+    different: dict[str, _Listed] = {}
+    for entry in sorted(listed, key=lambda entry: entry.attributes is None):
+        different.setdefault(repr(sorted(entry.params.items())), entry)
+    chosen = [entry for entry in listed if any(entry is one for one in different.values())]
+    pairs: dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]] = {}
+    first: dict[str, Any] = {}
+    for one, other in combinations(chosen, 2):
+        shared = one.params.keys() & other.params.keys()
+        changed = [key for key in shared if one.params[key] != other.params[key]]
+        # A share of the loss is there only with the auxiliary loss, whose own change brings it along.
+        alone = one.params.keys() ^ other.params.keys()
+        if len(changed) != 1 or (alone and changed != ["auxiliary_loss"]):
+            continue
+        (key,) = changed
+        values = [entry.params[key] for entry in (one, other)]
+        base = first.setdefault(key, False if isinstance(values[0], bool) else values[0])
+        if base in values:
+            before, after = (one, other) if values[0] == base else (other, one)
+            pairs.setdefault((key, base, after.params[key]), []).append((before, after))
+    return pairs
 
 
 def _mean_by_round(errors: Sequence[Sequence[float]]) -> list[float]:

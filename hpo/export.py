@@ -40,7 +40,8 @@ def train_winner(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Trains a trial's configuration again on its study's first rounds; returns its description, and weights by name.
 
-    A round is trained as the study trained it, so it errs as it did there, where device and versions are the same.
+    A round is trained as the study trained it, so up to rounding it errs as it did there, where device and versions are
+    the same.
 
     Args:
         rounds: so many; beyond those of the study they are fresh ones.

@@ -4,7 +4,7 @@
 
 The fused network computes what the network would, its running statistics and gradients included, on its very parameters
 and buffers. Networks need to know nothing of this: layers are recognised. Together with `cross_entropy` they save a
-third of the time of `cnn` (two EPYC cores; docs/performance.md).
+third of the time of `cnn` (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _moments_of_convolution(images: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     pixels = (flat.t() @ flat).flatten()
     products = pixels[patches.unsqueeze(1) * height * width + patches].sum(2) / total  # (K * K, K * K)
     covariance = products - torch.outer(mean, mean)
-    return filters @ mean, (filters @ covariance * filters).sum(1), total
+    return filters @ mean, (filters @ covariance * filters).sum(1).clamp_min(0), total
 
 
 @lru_cache

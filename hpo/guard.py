@@ -94,6 +94,8 @@ class Guard:
         """Refuses writing where reading was agreed, and plots that would not end."""
         if environ["REQUEST_METHOD"] not in READING and not self._policy.writable:
             return HTTPStatus.METHOD_NOT_ALLOWED, "this dashboard is for reading; hpo dashboard --writable is for more"
+        if re.match(r"/api/trials/\d+/tell", environ["PATH_INFO"]):
+            return HTTPStatus.FORBIDDEN, "a trial's result comes from its worker"
         plot = re.fullmatch(r"/api/studies/(\d{1,18})/plot/(contour|rank)/*", environ["PATH_INFO"])
         if plot:
             trials, most = self._count_trials(int(plot[1])), self._policy.max_plotted

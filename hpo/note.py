@@ -10,6 +10,7 @@ from .markdown import markdown_table
 from .results import read_definition
 from .space import Choices, Range
 from .study import StudyDefinition
+from .views import text_of
 
 DECISIONS = {
     "recognition": "both digits are recognised, and the two compared",
@@ -32,7 +33,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
     what = (
         f"A search ({definition.sampler.name}, {definition.pruner.name}) over"
         if definition.space
-        else f"{len(definition.trial)} listed configurations, over"
+        else f"{len(definition.trial)} listed configurations of"
     )
     after = f"hpo confirm --study {name}" if definition.space else f"hpo report --study {name} -o report"
     return "\n\n".join(
@@ -56,5 +57,5 @@ def _values(parameter: Choices | Range) -> str:
     if isinstance(parameter, Range):
         text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
     else:
-        text = ", ".join(str(choice) for choice in parameter.choices)
-    return text + "".join(f", where {key} is {value}" for key, value in parameter.when.items())
+        text = ", ".join(text_of(choice) for choice in parameter.choices)
+    return text + "".join(f", where {key} is {text_of(value)}" for key, value in parameter.when.items())

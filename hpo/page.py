@@ -117,14 +117,16 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
     page.write_text(as_html(report), encoding="utf-8")
     pictures: dict[str, str] = {}
     missing = ""
-    (folder / "figures").mkdir(exist_ok=True)
     for section in report.sections:
         if section.figure is None or missing:
             continue
         picture = f"figures/{report.study}-{section.name}.png"
+        (folder / "figures").mkdir(exist_ok=True)
         missing = write_png(_on_paper(section.figure, section.title), folder / picture)
         if not missing:
             pictures[section.name] = picture
+    if missing and not any((folder / "figures").iterdir()):
+        (folder / "figures").rmdir()
     text.write_text(as_markdown(report, pictures), encoding="utf-8")
     return [page, text, *(folder / picture for picture in pictures.values())], missing
 

@@ -165,7 +165,12 @@ def count_trials_of(storage: RDBStorage, study_id: int) -> int:
 
 @persistent
 def read_trials(
-    storage: RDBStorage, name: str, *, states: Collection[TrialState] = tuple(TrialState), best: int | None = None
+    storage: RDBStorage,
+    name: str,
+    *,
+    states: Collection[TrialState] = tuple(TrialState),
+    best: int | None = None,
+    number: int | None = None,
 ) -> list[StoredTrial]:
     """Reads the trials of a study in order of their numbers, or the best few in order of their values.
 
@@ -173,6 +178,7 @@ def read_trials(
         states: only trials in these states.
         best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
             left out.
+        number: only the trial of this number.
     """
     trial, value = models.TrialModel, models.TrialValueModel
     query = (
@@ -187,6 +193,8 @@ def read_trials(
         .outerjoin(value, value.trial_id == trial.trial_id)
         .where(trial.study_id == _id_of(name), trial.state.in_(states))
     )
+    if number is not None:
+        query = query.where(trial.number == number)
     if best is None:
         query = query.order_by(trial.number)
     else:

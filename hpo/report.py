@@ -15,10 +15,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from . import records
-from .confirmation import LEVEL, Confirmation, read_confirmations
-from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances
+from .confirmation import CONFIRMS, LEVEL, Confirmation, read_confirmations
+from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .records import StoredTrial
 from .report_figures import (
+    MOST,
     effect_name,
     effects_figure,
     history_figure,
@@ -31,6 +32,7 @@ from .results import read_best, read_definition
 from .space import short_name
 from .statistics import difference_of_means, mean_of
 from .study import StudyDefinition
+from .views import beside_search, spread
 
 BEST = 10  # configurations in the table
 
@@ -73,21 +75,22 @@ def read_report(storage: RDBStorage, study: str) -> Report:
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    definition = read_definition(storage, study)
+    definition, attributes = read_definition(storage, study), records.study_attributes(storage, study)
     read_best(storage, study)  # says so where there is none
     trials = records.read_trials(storage, study)
     confirmation = next(read_confirmations(storage, study), None)
+    parts = _of_search if definition.space else _of_list
     sections = [
         _best(trials, confirmation),
-        *(
-            _of_search(storage, study, trials, definition)
-            if definition.space
-            else _of_list(storage, study, trials, definition)
-        ),
+        *parts(storage, study, trials, definition),
         _time(trials),
-        _environment(trials, definition, records.study_attributes(storage, study)),
+        _environment(trials, definition, attributes),
     ]
-    return Report(study, definition.title, _headline(study, trials, definition, confirmation), sections)
+    if CONFIRMS in attributes:
+        headline = _headline_of_confirmation(trials, attributes[CONFIRMS])
+    else:
+        headline = _headline(study, trials, definition, confirmation)
+    return Report(study, definition.title, headline, sections)
 
 
 def _headline(
@@ -95,25 +98,35 @@ def _headline(
 ) -> list[str]:
     best, protocol = _ranked(trials)[0], definition.protocol
     lowest = (
-        f"Lowest error: {_spread(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
+        f"Lowest error: {_error(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
         f"trial {best.number}: {short_name(best.params)}."
     )
-    if not definition.space:
-        return [lowest]
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
+        if not definition.space:
+            return [lowest]
         unsure = "Not confirmed: the lowest of many measurements is flattered by having been chosen."
         return [lowest, f"{unsure} `hpo confirm --study {study}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
-    side = "below" if confirmed.optimism >= 0 else "above"
     sure = (
         f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "
-        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); the search's own figure was "
-        f"{abs(confirmed.optimism):.2f} {side} that."
+        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); {beside_search(confirmed.optimism)}."
     )
     together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
     told = [f"Fresh rounds cannot tell apart trials {', '.join(together)} (paired, Holm)."] if together else []
     return [lowest, sure, *told]
+
+
+def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: dict[str, Any]) -> list[str]:
+    """Never the lowest of the fresh figures: to choose by them is to select again."""
+    first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
+    which = f"The first of {confirms['study']}, its trial {confirms['trials'][0]}"
+    if first is None:
+        return [f"{which}, is not measured yet."]
+    return [
+        f"{which}: {_error(first)} on {len(first.attributes['errors'])} fresh rounds, {short_name(first.params)}.",
+        "To choose another of these for its fresh figure is a second selection, and flatters again.",
+    ]
 
 
 def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> Section:
@@ -123,7 +136,7 @@ def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> S
         confirmed = fresh.get(trial.number)
         again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
         interval = _interval(trial.attributes["errors"])
-        row = [str(trial.number), _spread(trial, unit=""), interval, *([again] if fresh else [])]
+        row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
         rows.append([*row, short_name(trial.params)])
     text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
     if fresh:
@@ -137,12 +150,17 @@ def _of_search(
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
     pruned_too = f", {pruned} pruned" if pruned else ""
     text = [f"{whole} trials measured to the end{pruned_too}, each over {definition.protocol.rounds} rounds."]
-    yield Section("history", "History", text, figure=history_figure(trials))
+    if whole > MOST:
+        text.append(f"The figures draw the best {MOST} of them.")
+    yield Section("history", "History", text, figure=history_figure(trials, smallest_error(definition)))
     text = ["A colour for each optimizer."]
-    yield Section("rates", "Error against learning rate", text, figure=rates_figure(trials))
+    yield Section("rates", "Error against learning rate", text, figure=rates_figure(trials, smallest_error(definition)))
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
-    yield Section("parallel", "All parameters", text, figure=parallel_figure(trials), wide=True)
+    if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
+        text.append(f"Without {', '.join(conditional)}, which not every trial has.")
+    figure = parallel_figure(trials, smallest_error(definition))
+    yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
 
 
@@ -153,12 +171,13 @@ def _of_list(
     measured.sort(key=lambda trial: int(trial.attributes["slot"]))
     labels = [definition.trial[trial.attributes["slot"]].label for trial in measured]
     text = [f"{len(measured)} of {len(definition.trial)} are measured, over {definition.protocol.rounds} rounds."]
-    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels))
+    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
     yield from _published(measured, definition)
-    yield from _effects(read_effects(storage, study))
+    lists = related_lists(storage, study)
+    yield from _effects(read_effects(storage, lists), lists)
 
 
-def _effects(effects: Sequence[Effect]) -> Iterator[Section]:
+def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Section]:
     if not effects:
         return
     rows = [["change", "pairs", "points (95 %)", "p", "verdict"]]
@@ -167,16 +186,21 @@ def _effects(effects: Sequence[Effect]) -> Iterator[Section]:
         told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not told apart"
         points = f"{by.estimate:+.2f} ({by.low:+.2f} to {by.high:+.2f})"
         rows.append([effect_name(effect), str(effect.pairs), points, f"{effect.p_value:.2g}", told])
+    where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
-        "Trials that differ in this alone, compared round by round; p corrected for the number of rows (Holm). Trials "
-        "whose recognition no loss trains are left out."
+        f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
+        "are listed (Holm), intervals not. Trials whose recognition no loss trains are left out."
     ]
     yield Section("effects", "What each choice changes", text, rows, effects_figure(effects))
 
 
 def _importances(importances: dict[str, float]) -> Section:
     if not importances:
-        return Section("importances", "Importances", [f"They take {FEWEST_TRIALS} trials measured to the end."])
+        return Section(
+            "importances",
+            "Importances",
+            [f"They need {FEWEST_TRIALS} trials that were measured to the end and differ."],
+        )
     text = [
         f"For being among the best {BEST_SHARE:.0%} (PED-ANOVA): among the trials that survived, in the space that was "
         "searched; no causes, and no directions."
@@ -211,9 +235,8 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     for (host, device), spent in by_worker.items():
         rows.append([host, device, str(len(spent)), f"{sum(spent) / 3600:.2f}"])
     text = [f"{_lasted(timedelta(seconds=seconds))} of training, {_lasted(wall)} from the first start to the last end."]
-    others = len(trials) - len(finished) - _count(trials, TrialState.RUNNING)
-    if others:
-        text.append(f"{others} more trials failed, or were interrupted and started again.")
+    if failed := _count(trials, TrialState.FAIL):
+        text.append(f"Failed or interrupted besides: {failed}.")
     return Section("time", "Time and machines", text, rows)
 
 
@@ -224,7 +247,7 @@ def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> It
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
-        row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _spread(trial, unit="")]
+        row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _error(trial, unit="")]
         if std is not None and published.rounds > 1:
             by = difference_of_means(
                 trial.value, std, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
@@ -254,6 +277,11 @@ def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, att
     return Section("environment", "Conditions", [], rows)
 
 
+def smallest_error(definition: StudyDefinition) -> float:
+    """Returns half a test pair in percent: where an error of zero stands on a logarithmic axis."""
+    return 50 / definition.protocol.test_pairs
+
+
 def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
     whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
     return sorted(whole, key=lambda trial: (trial.value or 0.0, trial.number))
@@ -270,9 +298,11 @@ def _epochs(trial: StoredTrial, definition: StudyDefinition) -> int:
     return max(map(int, trial.attributes.get("errors_by_epoch") or {0: 0}))
 
 
-def _spread(trial: StoredTrial, unit: str = " %") -> str:
-    std = trial.attributes.get("std")
-    return f"{trial.value:.2f}{unit}" if std is None else f"{trial.value:.2f} ± {std:.2f}{unit}"
+def _error(trial: StoredTrial, unit: str = " %") -> str:
+    """Returns a trial's mean error and deviation, and how many of its rounds diverged."""
+    diverged = len(trial.attributes.get("diverged_rounds") or [])
+    shown = spread(trial.value or 0.0, trial.attributes.get("std"), unit)
+    return f"{shown} ({diverged} diverged)" if diverged else shown
 
 
 def _interval(errors: Sequence[float]) -> str:

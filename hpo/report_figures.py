@@ -18,6 +18,7 @@ from .effects import Effect
 from .figures import COLOURS
 from .records import StoredTrial
 from .space import short_name
+from .views import text_of
 
 LAYOUT: dict[str, Any] = {
     "template": "none",
@@ -28,6 +29,7 @@ LAYOUT: dict[str, Any] = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
 }
+MOST = 1000  # trials in a figure, the best: a page is to open on a phone
 ERROR_AXIS = {"title": "test error (%)", "type": "log", "tickvals": [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100]}
 GREY = "#888888"
 SHARES = (  # of the trials, by error: up to which, its name, its line, its opacity
@@ -35,15 +37,19 @@ SHARES = (  # of the trials, by error: up to which, its name, its line, its opac
     (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.5),
     (1.0, "the others", {"color": GREY, "width": 1}, 0.3),
 )
-AXES = {"learning_rate": "learning rate", "error": "error (%)"}
-MOST_TICKS = 8  # choices on an axis; numbers that are more have its ends
+LOGARITHMIC = {"learning_rate": "learning rate", "error": "error (%)"}
+MOST_TICKS = 8  # on an axis of numbers; else its ends
 
 
-def history_figure(trials: Sequence[StoredTrial]) -> go.Figure:
-    """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got."""
-    figure = _errors_figure(trials, [trial.number for trial in trials])
-    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-    best = list(accumulate((trial.value or 0.0 for trial in whole), min))
+def history_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
+    """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got.
+
+    Args:
+        smallest: where an error of zero is drawn, here and in the other figures.
+    """
+    figure = _errors_figure(trials, [trial.number for trial in trials], smallest)
+    whole = _whole(trials)
+    best = list(accumulate((max(trial.value or 0.0, smallest) for trial in whole), min))
     figure.add_scatter(
         x=[trial.number for trial in whole], y=best, name="best so far", mode="lines",
         line={"shape": "hv", "color": COLOURS[1], "width": 2}, hoverinfo="skip",
@@ -52,16 +58,16 @@ def history_figure(trials: Sequence[StoredTrial]) -> go.Figure:
     return figure
 
 
-def listed_figure(trials: Sequence[StoredTrial], labels: Sequence[str]) -> go.Figure:
+def listed_figure(trials: Sequence[StoredTrial], labels: Sequence[str], smallest: float) -> go.Figure:
     """Draws listed trials by their labels: each round as a dot, and the mean."""
-    figure = _errors_figure(trials, labels)
-    figure.update_xaxes(tickangle=-30)
+    figure = _errors_figure(trials, labels, smallest)
+    figure.update_xaxes(tickangle=-30, type="category")
     return figure
 
 
-def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str]) -> go.Figure:
+def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str], smallest: float) -> go.Figure:
     figure, place = go.Figure(layout=LAYOUT), {trial.number: at for trial, at in zip(trials, places, strict=True)}
-    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    whole = _whole(trials)
     pruned = [trial for trial in trials if trial.state is TrialState.PRUNED and last_mean(trial) is not None]
     if pruned:
         figure.add_scatter(
@@ -71,21 +77,21 @@ def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequen
         )  # fmt: skip
     rounds = [(trial, error) for trial in whole for error in trial.attributes["errors"]]
     figure.add_scatter(
-        x=[place[trial.number] for trial, _ in rounds], y=[error for _, error in rounds], mode="markers",
+        x=[place[trial.number] for trial, _ in rounds], y=[max(error, smallest) for _, error in rounds], mode="markers",
         name="each round", marker={"size": 4, "color": COLOURS[5], "opacity": 0.6}, hoverinfo="skip",
     )  # fmt: skip
     figure.add_scatter(
-        x=[place[trial.number] for trial in whole], y=[trial.value for trial in whole], name="mean", mode="markers",
-        marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
+        x=[place[trial.number] for trial in whole], y=[max(trial.value or 0.0, smallest) for trial in whole],
+        name="mean", mode="markers", marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
     )  # fmt: skip
     figure.update_yaxes(**ERROR_AXIS)
     return figure
 
 
-def rates_figure(trials: Sequence[StoredTrial]) -> go.Figure:
+def rates_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
     """Draws the error against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
-    measured = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    measured = [*_whole(trials), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
     names = sorted({trial.params["optimizer"] for trial in measured})
     for name, colour in zip(names, COLOURS, strict=False):
         for state, symbol, opacity in ((TrialState.COMPLETE, "circle", 1.0), (TrialState.PRUNED, "x-thin-open", 0.6)):
@@ -95,7 +101,8 @@ def rates_figure(trials: Sequence[StoredTrial]) -> go.Figure:
                 if trial.state is state and trial.params["optimizer"] == name and last_mean(trial) is not None
             ]
             figure.add_scatter(
-                x=[trial.params["learning_rate"] for trial in shown], y=[last_mean(trial) for trial in shown],
+                x=[trial.params["learning_rate"] for trial in shown],
+                y=[max(last_mean(trial) or 0.0, smallest) for trial in shown],
                 name=name, legendgroup=name, showlegend=state is TrialState.COMPLETE, mode="markers", opacity=opacity,
                 marker={"symbol": symbol, "size": 7, "color": colour}, hovertext=list(map(_about, shown)),
             )  # fmt: skip
@@ -134,15 +141,15 @@ def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     return figure
 
 
-def parallel_figure(trials: Sequence[StoredTrial]) -> go.Figure:
+def parallel_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
     """Draws every trial that was measured to the end as a line through its parameters, the best in front.
 
     Of plain lines, not plotly's own parallel coordinates, which take WebGL, and not every browser has that.
     """
-    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    whole = _whole(trials)
     shared = [name for name in whole[0].params if all(name in trial.params for trial in whole)]
     axes = [_axis(name, [trial.params[name] for trial in whole]) for name in shared]
-    axes.append(_axis("error", [trial.value for trial in whole]))
+    axes.append(_axis("error", [max(trial.value or 0.0, smallest) for trial in whole]))
     ranked = sorted(range(len(whole)), key=lambda i: whole[i].value or 0.0)
     figure = go.Figure(layout={**LAYOUT, "height": 440, "margin": {"l": 30, "r": 30, "t": 40, "b": 50}})
     ends = [0, *(ceil(share * len(ranked)) for share, *_ in SHARES)]
@@ -182,23 +189,22 @@ class _Axis:
 
 
 def _axis(name: str, given: Sequence[Any]) -> _Axis:
-    if name in ("learning_rate", "error"):
-        exponents = [log10(max(value, 1e-6)) for value in given]
-        low, high = min(exponents), max(max(exponents), min(exponents) + 1e-6)
-        marks = [
-            m * 10.0**e for e in range(floor(low), ceil(high) + 1) for m in ((1, 2, 5) if name == "error" else (1,))
-        ]
-        ticks = {f"{mark:g}": (log10(mark) - low) / (high - low) for mark in marks if low <= log10(mark) <= high}
-        return _Axis(AXES[name], [(exponent - low) / (high - low) for exponent in exponents], ticks)
+    if all(isinstance(value, float) for value in given):
+        logarithmic = name in LOGARITHMIC
+        scaled = [log10(value) for value in given] if logarithmic else list(given)
+        low, high = min(scaled), max(scaled)
+        span = high - low or 1.0
+        marks = [step * 10.0**power for power in range(floor(low), ceil(high) + 1) for step in (1, 2, 5)]
+        inside = [mark for mark in marks if logarithmic and low <= log10(mark) <= high]
+        if not 2 <= len(inside) <= MOST_TICKS:
+            inside = [min(given), max(given)]
+        ticks = {text_of(mark): ((log10(mark) if logarithmic else mark) - low) / span for mark in inside}
+        return _Axis(LOGARITHMIC.get(name, _words(name)), [(value - low) / span for value in scaled], ticks)
     choices = sorted(set(given), key=str)
-    if len(choices) > MOST_TICKS:
-        low, high = min(given), max(given)
-        ticks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0}
-        return _Axis(_words(name), [(value - low) / (high - low) for value in given], ticks)
     heights = {choice: (i + 0.5) / len(choices) for i, choice in enumerate(choices)}
-    spread = 0.7 / len(choices)  # lines through the same choice beside each other
-    places = [heights[value] + spread * (i / len(given) - 0.5) for i, value in enumerate(given)]
-    return _Axis(_words(name), places, {_value(choice): height for choice, height in heights.items()})
+    width = 0.7 / len(choices)  # lines through the same choice beside each other
+    places = [heights[value] + width * (i / len(given) - 0.5) for i, value in enumerate(given)]
+    return _Axis(_words(name), places, {text_of(choice): height for choice, height in heights.items()})
 
 
 def last_mean(trial: StoredTrial) -> float | None:
@@ -220,7 +226,14 @@ def effect_name(effect: Effect) -> str:
     name = _words(effect.parameter)
     if effect.parameter == "architecture" and effect.after == f"{effect.before}_bn":
         name = "batch norm"
-    return f"{name}: {_value(effect.before)} → {_value(effect.after)}"
+    return f"{name}: {text_of(effect.before)} → {text_of(effect.after)}"
+
+
+def _whole(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+    """Returns the trials that were measured to the end; of very many, the best."""
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    chosen = {trial.number for trial in sorted(whole, key=lambda trial: trial.value or 0.0)[:MOST]}
+    return [trial for trial in whole if trial.number in chosen]
 
 
 def _about(trial: StoredTrial) -> str:
@@ -229,7 +242,3 @@ def _about(trial: StoredTrial) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _value(value: Any) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -31,6 +31,7 @@ class TrialRow:
     Attributes:
         label, published: of the listed entry that it measured, else None.
         error: why it failed, where it failed by an error.
+        diverged_rounds: those that ended with logits that are not finite, the study's first round being 0.
     """
 
     number: int
@@ -45,6 +46,7 @@ class TrialRow:
     device: str | None
     worker: dict[str, Any] | None
     error: str | None
+    diverged_rounds: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,10 @@ def read_trial(storage: RDBStorage, study: str, number: int | None) -> records.S
         StorageError: where there is no such trial.
     """
     wanted = read_best(storage, study).trial if number is None else number
-    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,)):
-        if trial.number == wanted:
-            return trial
-    raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")
+    found = records.read_trials(storage, study, states=(TrialState.COMPLETE,), number=wanted)
+    if not found:
+        raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")
+    return found[0]
 
 
 def read_status(storage: RDBStorage, study: str) -> Status:
@@ -229,6 +231,7 @@ def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRo
         device=attributes.get("device"),
         worker=attributes.get("worker"),
         error=attributes.get("error"),
+        diverged_rounds=attributes.get("diverged_rounds"),
     )
 
 

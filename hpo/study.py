@@ -28,7 +28,7 @@ class Protocol(Table):
         first_round: the number of the first; other numbers are other weights, shuffles and pairs.
         train_pairs, test_pairs: pairs that each round draws for itself.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
-        main_weight, auxiliary_weight, precision: see `rounds.Recipe`.
+        main_weight, auxiliary_weight, precision: see `recipe.Recipe`.
         decision: which test error is the objective; a trial records both.
         evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
             is.

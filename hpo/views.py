@@ -34,7 +34,7 @@ def best_table(best: Best, decision: str) -> list[Any]:
         confirmed = best.confirmed
         verdict = (
             f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
-            f"to {confirmed['high']:.2f}); {_beside_search(confirmed['optimism'])}"
+            f"to {confirmed['high']:.2f}); {beside_search(confirmed['optimism'])}"
         )
     return [headline, table, verdict]
 
@@ -45,7 +45,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     headline = (
         f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
         f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
-        f"({found.dataset}, by {found.decision}); {_beside_search(first.optimism)}"
+        f"({found.dataset}, by {found.decision}); {beside_search(first.optimism)}"
     )
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading, justify in (("trial", "right"), ("search %", "right"), ("fresh %", "right"), ("95 %", "left")):
@@ -110,7 +110,8 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]
 
 
-def _beside_search(optimism: float) -> str:
+def beside_search(optimism: float) -> str:
+    """Returns by how much the search's own figure was below the fresh one."""
     side = "below" if optimism >= 0 else "above"
     return f"the search's own figure was {abs(optimism):.2f} {side} that"
 
@@ -211,9 +212,8 @@ def text_of(value: Any) -> str:
 def _described(row: TrialRow) -> str:
     if row.error is not None:
         return row.error
-    if row.label is not None:
-        return row.label
-    return short_name(row.params)
+    described = row.label if row.label is not None else short_name(row.params)
+    return f"{described} ({len(row.diverged_rounds)} diverged)" if row.diverged_rounds else described
 
 
 def rows_table(title: str, rows: Sequence[Sequence[str]]) -> list[Any]:

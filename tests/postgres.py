@@ -35,9 +35,13 @@ SETTINGS = {
 class TemporaryPostgres:
     """A server in a folder of its own; `start`, `stop` and `restart` it as often as you like, then `remove` it."""
 
-    def __init__(self, listen: str = "127.0.0.1") -> None:
-        """`listen` is the address to listen on; `*` lets every host in, without a password."""
+    def __init__(self, listen: str = "127.0.0.1", certificate: tuple[bytes, bytes] | None = None) -> None:
+        """`listen` is the address to listen on; `*` lets every host in, without a password.
+
+        With a certificate and its key, both PEM, a database called as its user is for TLS and a password alone.
+        """
         self._listen = listen
+        self._settings = {**SETTINGS, **({"ssl": "on"} if certificate else {})}
         self._binaries = find_binaries()
         self._folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
         self._user = _unprivileged_user()
@@ -56,6 +60,16 @@ class TemporaryPostgres:
         if listen == "*":
             with (Path(self._data) / "pg_hba.conf").open("a") as hba:
                 hba.write("host all all 0.0.0.0/0 trust\n")
+        if certificate:
+            for name, content in zip(("server.crt", "server.key"), certificate, strict=True):
+                file = Path(self._data) / name
+                file.write_bytes(content)
+                file.chmod(0o600)
+                if self._user:
+                    shutil.chown(file, self._user["user"], self._user["group"])
+            rules = Path(self._data) / "pg_hba.conf"
+            strict = "hostssl sameuser hpo all scram-sha-256\nhostnossl all hpo all reject\n"
+            rules.write_text(strict + rules.read_text())
         self.start()
 
     @property
@@ -78,7 +92,7 @@ class TemporaryPostgres:
 
     def start(self) -> None:
         """Starts the server and waits until it answers; it ends with the thread that started it."""
-        settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
+        settings = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         place = ["-D", self._data, "-p", str(self.port), "-h", self._listen, "-k", str(self._folder)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -15,7 +15,7 @@ from hpo.storage import artifact_ids
 
 
 def test_bytes_come_back_as_they_were_written_and_the_last_ones_count(fresh_storage: RDBStorage) -> None:
-    store = DatabaseArtifacts(fresh_storage.engine)
+    store = DatabaseArtifacts(fresh_storage)
     with pytest.raises(ArtifactNotFound):  # not even the table is there
         store.open_reader("a")
     for body in (b"first", bytes(range(256)) * 5000):
@@ -32,7 +32,7 @@ def test_bytes_come_back_as_they_were_written_and_the_last_ones_count(fresh_stor
 def test_a_file_of_a_study_is_optunas_artifact_and_takes_the_place_of_its_predecessor(
     created: RDBStorage, tmp_path: Path
 ) -> None:
-    study, store = optuna.load_study(study_name="small", storage=created), DatabaseArtifacts(created.engine)
+    study, store = optuna.load_study(study_name="small", storage=created), DatabaseArtifacts(created)
     file, back = tmp_path / "winner.json", tmp_path / "back"
     for text in ("{}", '{"trial": 3}'):
         file.write_text(text)
@@ -49,7 +49,7 @@ def test_a_file_that_was_deleted_in_the_dashboard_can_be_added_again(created: RD
     file.write_text("{}")
     attach(created, "small", file)
     (meta,) = get_all_artifact_meta(study)
-    DatabaseArtifacts(created.engine).remove(meta.artifact_id)  # these two lines are what the dashboard does
+    DatabaseArtifacts(created).remove(meta.artifact_id)  # these two lines are what the dashboard does
     created.set_study_system_attr(study._study_id, f"artifacts:{meta.artifact_id}", json.dumps(None))
     assert artifact_ids(created, study) == {}
     attach(created, "small", file)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from hpo.report import read_report
 from hpo.study import StudyDefinition
 
 from .conftest import create
-from .test_cli import clean_environment
+from .test_cli import clean_environment, free_port
 from .test_confirmation import add
 from .test_report import prune
 
@@ -98,9 +97,7 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
 @pytest.fixture
 def dashboard(searched: RDBStorage, tmp_path: Path) -> Iterator[str]:
     """The link that `hpo dashboard` prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "hpo", "dashboard", "--port", port]
     with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

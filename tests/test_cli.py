@@ -65,6 +65,13 @@ def clean_environment(**environment: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": os.getcwd(), **environment}
 
 
+def free_port() -> int:
+    """Returns a port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a tiny search of three trials has been run with one worker."""
@@ -377,9 +384,7 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
     import urllib.error
     import urllib.request
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     server = subprocess.Popen(
         [sys.executable, "-m", "hpo", "dashboard", "--port", port],
         cwd=worked,

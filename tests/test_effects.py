@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.effects import FEWEST_TRIALS, read_effects, read_importances
+from hpo.effects import FEWEST_TRIALS, read_effects, read_importances, related_lists
+from hpo.report_figures import effect_name
 from hpo.study import define_study
 
 from .conftest import LISTED_STUDY, create
@@ -45,7 +46,7 @@ def test_an_effect_is_the_mean_over_matched_pairs_round_by_round(sqlite_storage:
         ({"activation": "selu"}, [4.4, 4.9, 4.1]),
         ({"activation": "selu", "optimizer": "adam"}, [9.0, 9.0, 9.1]),
     )
-    found = {(effect.parameter, effect.before, effect.after): effect for effect in read_effects(opened, "x")}
+    found = {(effect.parameter, effect.before, effect.after): effect for effect in read_effects(opened, ["x"])}
     assert set(found) == {
         ("weight_sharing", False, True),
         ("activation", "relu", "selu"),
@@ -63,7 +64,7 @@ def test_an_effect_is_the_mean_over_matched_pairs_round_by_round(sqlite_storage:
 
 def test_several_values_are_compared_with_the_first_alone(sqlite_storage: RDBStorage) -> None:
     trials = [({"activation": name}, [3.0 + i, 3.1 + i, 3.3]) for i, name in enumerate(("selu", "relu", "leaky_relu"))]
-    found = read_effects(listed(sqlite_storage, *trials), "x")
+    found = read_effects(listed(sqlite_storage, *trials), ["x"])
     assert [(effect.before, effect.after) for effect in found] == [("selu", "relu"), ("selu", "leaky_relu")]
 
 
@@ -74,7 +75,7 @@ def test_a_coin_is_compared_with_nothing_but_on_the_heads_decision(sqlite_storag
         ({"auxiliary_loss": False, "weight_sharing": True}, [45.0, 40.0, 61.0]),
         ({}, [4.0, 4.5, 4.6]),
     )
-    (effect,) = read_effects(opened, "x")
+    (effect,) = read_effects(opened, ["x"])
     assert (effect.parameter, effect.decision) == ("auxiliary_loss", "head")
     assert effect.difference.estimate == pytest.approx(fmean([4.0 - 50, 4.5 - 40, 4.6 - 60]))
 
@@ -86,7 +87,7 @@ def test_rates_of_range_tests_are_no_difference_but_others_are(sqlite_storage: R
         ({"learning_rate": "range_test", "optimizer": "adam"}, [2.0, 2.1, 2.4]),
         ({"optimizer": "rmsprop"}, [2.5, 2.1, 2.4]),
     )
-    assert [(effect.before, effect.after) for effect in read_effects(opened, "x")] == [("sgd", "adam")]
+    assert [(effect.before, effect.after) for effect in read_effects(opened, ["x"])] == [("sgd", "adam")]
 
 
 def test_a_search_has_importances_once_it_has_trials_enough(created: RDBStorage) -> None:
@@ -97,4 +98,44 @@ def test_a_search_has_importances_once_it_has_trials_enough(created: RDBStorage)
     importances = read_importances(created, "small")
     assert importances["learning_rate"] > 0.99  # all else is the same in every trial
     assert sum(importances.values()) == pytest.approx(1)
-    assert read_effects(created, "small") == []
+    assert read_effects(created, ["small"]) == []
+
+
+def test_what_has_no_effect_is_no_difference_and_another_elu_is_another_activation(sqlite_storage: RDBStorage) -> None:
+    opened = listed(
+        sqlite_storage,
+        ({}, [3.0, 3.1, 3.3]),
+        ({"activation": "elu", "elu_alpha": 0.5}, [2.0, 2.1, 2.4]),
+        ({"activation": "elu", "elu_alpha": 2.0}, [2.5, 2.1, 2.4]),
+        ({"elu_alpha": 2.0}, [9.0, 9.1, 9.3]),  # the first again
+    )
+    found = read_effects(opened, ["x"])
+    assert [(effect.before, effect.after) for effect in found] == [("relu", "elu(0.5)"), ("relu", "elu(2)")]
+    assert found[0].difference.estimate == pytest.approx(fmean([2 - 3.0, 2.1 - 3.1, 2.4 - 3.3]))
+
+
+def test_a_correction_is_for_all_that_is_listed_measured_or_not(sqlite_storage: RDBStorage) -> None:
+    entries = [
+        {"label": str(i), "params": {**BASE, "activation": name}} for i, name in enumerate(("relu", "elu", "selu"))
+    ]
+    definition = define_study({"title": "x", "protocol": LISTED_STUDY["protocol"], "trial": entries}, name="x")
+    create(sqlite_storage, "x", definition, 3)
+    p_values = []
+    for slot, errors in enumerate(([3.0, 3.1, 3.3], [2.5, 2.9, 2.9], [2.9, 3.3, 3.3])):
+        add(sqlite_storage, "x", 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
+        p_values.append([effect.p_value for effect in read_effects(sqlite_storage, ["x"])])
+    assert p_values[0] == []
+    assert p_values[1][0] == p_values[2][0]
+
+
+def test_lists_of_one_protocol_are_compared_with_each_other(sqlite_storage: RDBStorage) -> None:
+    protocol = LISTED_STUDY["protocol"]
+    for name, architecture, changes in (("a", "cnn", {}), ("b", "cnn_bn", {}), ("c", "fnn", {"seed": 1})):
+        entry = {"label": "x", "params": {**BASE, "architecture": architecture}}
+        table = {"title": "x", "protocol": {**protocol, **changes}, "trial": [entry]}
+        create(sqlite_storage, name, define_study(table, name=name), 1)
+        errors = [3.0, 3.1, 3.3] if name == "a" else [2.0, 2.2, 2.0]
+        add(sqlite_storage, name, 0.1, errors, slot=0, errors_recognition=errors, errors_head=errors)
+    assert related_lists(sqlite_storage, "a") == ["a", "b"]
+    (effect,) = read_effects(sqlite_storage, ["a", "b"])
+    assert effect_name(effect) == "batch norm: cnn → cnn_bn"

@@ -12,6 +12,7 @@ import pytest
 ROWS = [
     {"errors", "guard", "seeding", "locks", "outages"},
     {
+        "address",
         "datasets",
         "tables",
         "provenance",
@@ -33,8 +34,9 @@ ROWS = [
     {"training"},
     {"range_test"},
     {"catalog", "sampling", "results", "dashboard", "figures"},
-    {"budget", "reproduction", "confirmation", "effects", "note"},
-    {"worker", "views", "document", "report_figures"},
+    {"budget", "reproduction", "confirmation"},
+    {"worker", "views", "document", "effects"},
+    {"report_figures", "note"},
     {"report"},
     {"page"},
     {"crew", "terminal"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch.nn import functional
 
 from hpo import catalog
 from hpo.captured import EAGER_STEPS, CapturedRounds, Recorder
-from hpo.data import Pairs
+from hpo.data import Pairs, draw_rounds
 from hpo.errors import RequestError
 from hpo.linear import LinearRounds
 from hpo.recipe import OPTIMIZERS, Recipe
 from hpo.rounds import LoopedRounds, Rounds, StackedRounds
+from hpo.statistics import paired_difference
 from hpo.training import Epoch, build_networks, make_rounds, measure, train
 
 PROTOCOL = {"batch_size": 20, "epochs": 5}
@@ -203,10 +205,6 @@ def test_gradient_norm_of_the_first_step_is_the_norm_of_autograds_gradient(digit
 @pytest.mark.slow
 def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> None:
     """30 rounds, paired: the interval of the mean difference of test errors holds zero."""
-    from pathlib import Path
-
-    from hpo.data import draw_rounds
-
     pairs = draw_rounds("digits", Path(), study_seed=5, rounds=range(30), train_pairs=300, test_pairs=300)
     seeds = list(range(30))
     errors = []
@@ -219,6 +217,25 @@ def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> Non
     difference = errors[0] - errors[1]
     half_width = 2.045 * difference.std() / 30**0.5  # t, 29 degrees of freedom, 95 %
     assert difference.mean().abs() <= half_width + 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["cnn", "cnn_bn"])
+def test_fused_layers_agree_in_float32_within_what_rounding_makes(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 rounds, paired: the interval of the mean difference of test errors holds zero."""
+    pairs = draw_rounds("digits", Path(), study_seed=5, rounds=range(30), train_pairs=300, test_pairs=300)
+    seeds, errors = list(range(30)), []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr("hpo.rounds.fuse", lambda network: network)
+        *_, last = train(make_networks(architecture, seeds=seeds), *pairs, recipe(epochs=8), shuffle_seeds=seeds)
+        assert last.errors is not None
+        errors.append(last.errors.recognition.tolist())
+    assert errors[0] != errors[1]  # or the plain networks were not plain
+    difference = paired_difference(*errors)
+    assert difference.low <= 0 <= difference.high
 
 
 class Tape(Recorder):
