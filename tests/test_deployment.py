@@ -13,6 +13,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +191,17 @@ def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: i
     while not authority.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
-    def ask(login: str) -> http.client.HTTPResponse:
+    def ask(login: str) -> int:
         trusting = ssl.create_default_context(cafile=str(authority))
         connection = http.client.HTTPSConnection("localhost", proxied, timeout=30, context=trusting)
         connection.request(
             "GET", "/api/studies", headers={"Authorization": "Basic " + b64encode(login.encode()).decode()}
         )
-        return connection.getresponse()
+        with closing(connection):
+            return connection.getresponse().status
 
-    assert ask("ada:lovelace").status == 200
-    assert ask("ada:babbage").status == 401
+    assert ask("ada:lovelace") == 200
+    assert ask("ada:babbage") == 401
 
 
 MANIFESTS: dict[str, dict[str, Any]] = {

@@ -197,6 +197,7 @@ def test_the_real_dashboard_behind_the_guard(real: tuple[Guard, RDBStorage, str]
 def test_writing_reaches_the_real_dashboard_where_it_was_asked_for(real: tuple[Guard, RDBStorage, str]) -> None:
     _, storage, _ = real
     writable = Guard(wsgi(storage), WRITABLE, partial(count_trials_of, storage))
+    assert ask(writable, "/api/trials/1/tell", method="POST", **known()).status == 403  # results are workers'
     assert ask(writable, "/api/studies/1", method="DELETE", **known(origin="http://evil.example")).status == 403
     assert ask(writable, "/api/studies/1", method="DELETE", **known()).status == 204
     assert storage.get_all_studies() == []
