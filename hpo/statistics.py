@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy import stats
-
 CONFIDENCE = 0.95
+
+# SciPy is imported where it is used: it takes half a second, and commands that only read need none of it.
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def paired_difference(errors: Sequence[float], others: Sequence[float]) -> Inter
     if error == 0:
         p_value = 1.0 if difference.estimate == 0 else 0.0
     else:
+        from scipy import stats
+
         p_value = 2 * float(stats.t.sf(abs(difference.estimate) / error, len(errors) - 1))
     return Interval(difference.estimate, difference.low, difference.high, error, p_value)
 
@@ -67,6 +69,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _t_interval(estimate: float, error: float, freedom: float) -> Interval:
+    from scipy import stats
+
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     return Interval(estimate, estimate - reach, estimate + reach, error)
 
@@ -89,6 +93,8 @@ def difference_of_means(mean: float, std: float, n: int, other_mean: float, othe
 
 def ratio_of_deviations(std: float, n: int, other_std: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:
     """Returns the first deviation over the other's, of two independent normal samples, by Fisher's F."""
+    from scipy import stats
+
     ratio = std / other_std
     low, high = (ratio / float(stats.f.ppf(0.5 + side * confidence / 2, n - 1, other_n - 1)) ** 0.5 for side in (1, -1))
     return Interval(ratio, low, high)
