@@ -82,7 +82,10 @@ def export(
     opened = open_storage(storage, create=True)  # what cannot be written shall fail before the training
     with written_by_request():
         file.parent.mkdir(parents=True, exist_ok=True)
+        was_there = file.exists()
         file.touch()
+        if not was_there:  # an interruption is to leave nothing that looks like an export
+            file.unlink()
     prepare(definition.protocol.dataset, folder)
     stop_on_signals()
     console = Console(stderr=True)

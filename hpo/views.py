@@ -93,7 +93,8 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
 
 def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
-    searched = described["search"]
+    searched, rounds = described["search"], len(described["rounds"])
+    over = "1 round" if rounds == 1 else f"{rounds} rounds"
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading in ("round", "error %", "in the search %"):
         table.add_column(heading, justify="right")
@@ -104,7 +105,7 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
         table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
     headline = (
         f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
-        f"{spread(described['error']['mean'], described['error']['std'])} over {len(described['rounds'])} rounds; "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {over}; "
         f"{spread(searched['mean'], searched['std'])} in the search"
     )
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]

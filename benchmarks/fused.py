@@ -1,0 +1,117 @@
+"""What fused layers change: nothing in the errors, something in the time; and where a step's time goes.
+
+    python -m benchmarks.fused cnn         # or cnn_bn, residual; some minutes
+
+Rounds of report A's final configuration are trained with fused layers and with PyTorch's own, in turn, by one thread,
+and their errors compared round by round. Then one epoch of two rounds with fused layers is profiled, and, as two
+workers share a machine, a core's rates are measured alone and with a second process that does the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from unittest import mock
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hpo import catalog
+from hpo.datasets import data_folder
+from hpo.objective import MeanError, decided, make_objective
+from hpo.provenance import cpu_name, versions
+from hpo.rounds import Rounds
+from hpo.space import Configuration
+from hpo.statistics import paired_difference
+from hpo.study import define_study
+
+ROUNDS, FIRST = 30, 10  # fresh ones: the study's own are the first ten
+SHOWN = 12  # operations
+SECONDS = 3.0  # for each rate
+
+
+def make(rounds: int) -> MeanError:
+    """Returns the objective of the cnn study's protocol, over so many rounds from `FIRST`, tested at the end alone."""
+    table = catalog.load_study("cnn")[1].model_dump(mode="json")
+    table["protocol"] |= {"rounds": rounds, "first_round": FIRST, "evaluate_at": []}
+    table["pruner"] = {"name": "none"}
+    return make_objective(define_study(table, name="fused"), "cpu", data_folder())
+
+
+def prepare(objective: MeanError, architecture: str, *, fused: bool) -> Rounds:
+    """Returns fresh rounds of report A's final configuration, or of another architecture."""
+    configuration = Configuration(
+        architecture=architecture, weight_sharing=True, auxiliary_loss=True,
+        activation="leaky_relu", optimizer="sgd", learning_rate=0.1,
+    )  # fmt: skip
+    if fused:
+        return objective.prepare(configuration)
+    with mock.patch("hpo.rounds.fuse", lambda network: network):
+        return objective.prepare(configuration)
+
+
+def measure(objective: MeanError, architecture: str, *, fused: bool) -> tuple[list[float], float]:
+    """Returns the rounds' errors in percent, and the seconds."""
+    rounds, began = prepare(objective, architecture, fused=fused), time.perf_counter()
+    *_, last = objective.train(rounds)
+    if last.errors is None:
+        raise RuntimeError("the last epoch was not evaluated")
+    return decided(last.errors, "recognition").tolist(), time.perf_counter() - began
+
+
+def shares(architecture: str) -> list[tuple[str, float]]:
+    """Returns the operations that take most of an epoch's time, each with its share."""
+    objective = make(2)
+    epochs = objective.train(prepare(objective, architecture, fused=True))
+    next(epochs)  # warm-up
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        next(epochs)
+    spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    whole = sum(spent.values())
+    return [(key, spent[key] / whole) for key in sorted(spent, key=spent.__getitem__, reverse=True)[:SHOWN]]
+
+
+def rates(_: int = 0) -> tuple[float, float, float]:
+    """Returns a core's rates: G multiply-adds a second, GB a second copied through memory, and within the cache."""
+    torch.set_num_threads(1)
+    square, long, short = torch.randn(1024, 1024), torch.randn(16_000_000), torch.randn(400_000)
+    return (
+        _per_second(lambda: torch.mm(square, square)) * 1024**3 / 1e9,
+        _per_second(long.clone) * 8 * len(long) / 1e9,
+        _per_second(short.clone) * 8 * len(short) / 1e9,
+    )
+
+
+def _per_second(work: Callable[[], object]) -> float:
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        work()
+        done += 1
+    return done / (time.perf_counter() - began)
+
+
+def main(architecture: str) -> None:
+    """Prints all of it."""
+    print(f"{cpu_name()}, {', '.join(f'{name} {version}' for name, version in versions().items())}\n")
+    objective = make(ROUNDS)
+    (ours, fast), (plain, slow) = (measure(objective, architecture, fused=fused) for fused in (True, False))
+    by = paired_difference(ours, plain)
+    print(f"{architecture}, {ROUNDS} rounds: fused {sum(ours) / ROUNDS:.2f} %, plain {sum(plain) / ROUNDS:.2f} %")
+    print(f"fused less plain {by.estimate:+.2f} points (95 %: {by.low:+.2f} to {by.high:+.2f})")
+    print(f"plain takes {slow / fast:.2f} times as long\n")
+    for operation, share in shares(architecture):
+        print(f"{100 * share:5.1f} %  {operation}")
+    alone = rates()
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        together = list(pool.map(rates, range(2)))
+    for what, values in (("alone", [alone]), ("two at once", together)):
+        shown = " and ".join(" / ".join(f"{rate:.0f}" for rate in one) for one in values)
+        print(f"\n{what}: {shown} (G multiply-adds, GB through memory, GB in the cache, a second)", end="")
+    print()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
