@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .errors import WorkError
-from .locks import Lock, LockLost
+from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
 from .sampling import Place, make_sampler
@@ -83,41 +83,39 @@ def start_trial(
     lock = stored.start_lock(storage, study.study_name)
     while True:
         with suppress(LockLost), lock.hold(stop):
-            fail_dead_trials(storage, study.study_name, grace_seconds=definition.run.grace_seconds)
+            fail_dead_trials(storage, study.study_name, grace_seconds=definition.run.grace_seconds, starting=worker)
             place = find_place(storage, study.study_name, definition, target=target, run_began_at=run_began_at)
             if isinstance(place, NoTrial):
                 return place
             study.sampler = make_sampler(definition, place)
-            return _claim(storage, study.ask(), worker, place, lock)
+            trial = stored.ask(storage, study, {"worker": worker.as_json(), "slot": place.slot})
+            try:
+                lock.verify()
+            except LockLost:
+                _fail(storage, stored.trial_id(trial))
+                raise
+            return trial
 
 
-def _claim(storage: RDBStorage, trial: optuna.Trial, worker: Worker, place: Place, lock: Lock) -> optuna.Trial:
-    """Publishes who works on a new trial, or fails the trial where the lock is not held any more."""
-    try:
-        # The heartbeat before the claim: a trial with a claim has a heartbeat, and one without has lost its creator.
-        storage.record_heartbeat(stored.trial_id(trial))
-        stored.claim_trial(storage, stored.trial_id(trial), {"worker": worker.as_json(), "slot": place.slot})
-        lock.verify()
-    except UpdateFinishedTrialError as error:
-        raise LockLost("the next holder of the lock has failed the new trial") from error
-    except LockLost:
-        _fail(storage, stored.trial_id(trial))
-        raise
-    return trial
-
-
-def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float) -> None:
+def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float, starting: Worker | None = None) -> None:
     """Fails the trials of workers that are gone; needs the start lock.
 
-    Gone is a worker whose lock file on this host is free, one whose heartbeat is older than the grace period, and one
-    that died before it had published its claim: it held the lock that the caller holds now. A worker that died alone is
-    left to its parent, which knows the cause.
+    Gone is a worker whose lock file on this host is free, and one whose heartbeat is older than the grace period. A
+    worker that died alone is left to its parent, which knows the cause. A trial without a claim was started by another
+    program, which does not know of the lock.
+
+    Args:
+        starting: who is about to start a trial, and so works on none; one in its name was born in an outage, and the
+            answer got lost.
     """
     for trial in records.read_running(storage, study):
         if trial.worker is None or trial.slot is None:
             _fail(storage, trial.trial_id)
             continue
         worker = Worker(**trial.worker)
+        if worker == starting:
+            _fail(storage, trial.trial_id)
+            continue
         died = probe(worker.file) == "gone" and probe(worker.parent) != "alive"
         age = trial.heartbeat_age_seconds
         if died or age is None or age > grace_seconds:

@@ -26,6 +26,7 @@ from .rounds import Rounds
 from .sampling import suggest
 from .seeding import derive_seed
 from .space import Configuration, Setup
+from .storage import together
 from .study import Protocol, StudyDefinition
 from .sweep import HIGH, LOW, STEPS, Curve, Sweep, describe_sweep, spaced_rates
 from .training import Epoch, Errors, build_networks, make_rounds, train_rounds
@@ -81,7 +82,8 @@ class MeanError:
         keep = self.definition.run.keep
         errors_by_epoch: dict[int, list[float]] = {}
         kept: dict[str, Any] = {}
-        configuration = suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))
+        with together(trial):
+            configuration = suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))
         for epoch in self.train(self.prepare(configuration)):
             if "losses" in keep:
                 kept.setdefault("losses_by_epoch", []).append(_shortened(epoch.losses))
@@ -163,8 +165,10 @@ class MeanError:
         return [derive_seed(protocol.seed, "round", r, stream) for r in protocol.round_numbers]
 
     def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
-        for key, value in {**measured, "device": describe_device(self.place), "versions": versions()}.items():
-            trial.set_user_attr(key, value)
+        kept = {**measured, "device": describe_device(self.place), "versions": versions()}
+        with together(trial):
+            for key, value in kept.items():
+                trial.set_user_attr(key, value)
 
 
 def network_builder(setup: Setup) -> Callable[[], nn.Module]:

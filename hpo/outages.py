@@ -2,8 +2,7 @@
 
 Optuna's own workers crash on a PostgreSQL that is away for a second, `pool_pre_ping` or not. Here an operation whose
 connection broke is repeated with growing pauses: each of them either happened or did not, and doing it twice leaves
-what doing it once leaves. A trial that was created twice is one without a claim, which the next holder of the start
-lock fails.
+what doing it once leaves. Only to create a trial is not: `budget.start_trial` begins anew, and fails what it left.
 
 Overrides private methods of Optuna's RDBStorage, because its cache calls them; `optuna>=5.0,<5.1` is pinned for it.
 """
@@ -21,8 +20,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+
+from .frugal import FrugalStorage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,13 +37,12 @@ PASSING = (
 OUTAGE_SECONDS = 240.0  # shorter than the usual grace period: who waits longer has been given up for dead
 LONGEST_PAUSE_SECONDS = 2.0
 REPEATED = (
-    "_create_new_trial",
     "_get_best_trial_id",
     "_get_stale_trial_ids",
     "_get_trials",
     "_set_trial_param",
+    "_write_rows",
     "create_new_study",
-    "create_new_trial",
     "get_all_studies",
     "get_all_trials",
     "get_study_directions",
@@ -65,8 +64,8 @@ REPEATED = (
 )
 
 
-class OutageProofStorage(RDBStorage):
-    """RDBStorage whose operations outlast an outage of up to `OUTAGE_SECONDS`."""
+class OutageProofStorage(FrugalStorage):
+    """A storage whose operations outlast an outage of up to `OUTAGE_SECONDS`."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url, **settings)

@@ -42,7 +42,9 @@ CONNECTION: dict[str, Any] = {
 # No pool_pre_ping: outages.py repeats what meets a dead connection, and to ask before each of a trial's twenty
 # transactions took 3 of 61 ms (medians of 60 trials beside each other, on the loopback device).
 ENGINE: dict[str, Any] = {"connect_args": CONNECTION, "pool_size": 2, "max_overflow": 1}
-READING: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}  # saves the ROLLBACK's way to the server and back
+# Each statement a transaction by itself: saves the ways of BEGIN, and of COMMIT or ROLLBACK, to the server and back.
+READING: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+WRITING = READING
 
 
 def check_url(url: sa.URL, *, create: bool) -> str:
@@ -70,7 +72,9 @@ def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     Raises:
         StorageError: where the server is too old.
     """
-    storage = OutageProofStorage(url, engine_kwargs=ENGINE, skip_table_creation=not create_tables)
+    storage = OutageProofStorage(
+        url, reading=READING, writing=WRITING, engine_kwargs=ENGINE, skip_table_creation=not create_tables
+    )
     version = storage.engine.dialect.server_version_info or (0,)
     if version < OLDEST:
         raise StorageError(f"PostgreSQL must be {OLDEST[0]} or later, but this server is {version[0]}.{version[-1]}")

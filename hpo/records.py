@@ -214,25 +214,35 @@ def read_trials(
 def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
     """Reads the trials of a study that are running, in order of their numbers."""
     trial, beat = models.TrialModel, models.TrialHeartbeatModel
+    slot, worker = (sa.orm.aliased(models.TrialUserAttributeModel) for _ in range(2))
     query = (
-        sa.select(trial.trial_id, trial.number, trial._datetime_start_utc, beat.heartbeat, sa.func.now())
+        sa.select(
+            trial.trial_id,
+            trial.number,
+            trial._datetime_start_utc,
+            beat.heartbeat,
+            sa.func.now(),
+            slot.value_json,
+            worker.value_json,
+        )
         .outerjoin(beat, beat.trial_id == trial.trial_id)
+        .outerjoin(slot, sa.and_(slot.trial_id == trial.trial_id, slot.key == "slot"))
+        .outerjoin(worker, sa.and_(worker.trial_id == trial.trial_id, worker.key == "worker"))
         .where(trial.study_id == _id_of(name), trial.state == TrialState.RUNNING)
         .order_by(trial.number)
     )
     with reading(storage) as connection:
         rows = connection.execute(query).all()
-        attributes = _read_attributes(connection, [row.trial_id for row in rows])
     return [
         RunningTrial(
             trial_id=key,
             number=number,
             started=_utc(started),
-            slot=attributes.get(key, {}).get("slot"),
-            worker=attributes.get(key, {}).get("worker"),
+            slot=slot_json and json.loads(slot_json),
+            worker=worker_json and json.loads(worker_json),
             heartbeat_age_seconds=(now.replace(tzinfo=None) - beaten).total_seconds() if beaten else None,
         )
-        for key, number, started, beaten, now in rows
+        for key, number, started, beaten, now, slot_json, worker_json in rows
     ]
 
 

@@ -21,6 +21,7 @@ DRIVERS = ("sqlite", "sqlite+pysqlite")
 BUSY_SECONDS = 60
 ENGINE: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
 READING: dict[str, Any] = {"reads_only": True}
+WRITING: dict[str, Any] = {}
 NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "ocfs2", "gfs2"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone"),
@@ -72,7 +73,9 @@ def start_lock(engine: sa.Engine, name: str) -> FileLock:
 
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     """Opens the database; to read takes no write lock."""
-    storage = OutageProofStorage(url, engine_kwargs=ENGINE, skip_table_creation=not create_tables)
+    storage = OutageProofStorage(
+        url, reading=READING, writing=WRITING, engine_kwargs=ENGINE, skip_table_creation=not create_tables
+    )
     if write:
         _write_immediately(storage)
     return storage

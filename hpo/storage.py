@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-import sqlalchemy.orm
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
@@ -26,7 +25,7 @@ from optuna.storages._rdb import models
 from . import postgresql, sqlite
 from .errors import NoStorage, StorageError
 from .locks import Lock
-from .outages import persistent
+from .outages import OutageProofStorage, persistent
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -140,22 +139,27 @@ def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
     return {entry["filename"]: entry["artifact_id"] for entry in kept if entry}
 
 
-@persistent
-def claim_trial(storage: RDBStorage, trial_id: int, claim: dict[str, Any]) -> None:
-    """Sets the user attributes that make a claim on a running trial, all or none.
+def ask(storage: RDBStorage, study: optuna.Study, claim: dict[str, Any]) -> optuna.Trial:
+    """Starts a trial that has from its birth the user attributes which claim it, and a heartbeat.
 
-    In one transaction: by Optuna's own method each attribute is one. A `Trial` does not learn of them.
-
-    Raises:
-        optuna.exceptions.UpdateFinishedTrialError: where the trial is not running any more.
+    Not repeated while the database is away: whether the trial was born before the answer got lost the caller finds out.
     """
-    attribute = models.TrialUserAttributeModel
-    with sa.orm.Session(storage.engine) as session, session.begin():
-        trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-        storage.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
-        # Those of an attempt whose answer got lost.
-        session.execute(sa.delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(claim)))
-        session.add_all(attribute(trial_id=trial_id, key=k, value_json=json.dumps(v)) for k, v in claim.items())
+    with _ours(storage).claiming(claim):
+        return study.ask()
+
+
+@contextmanager
+def together(trial: optuna.Trial) -> Iterator[None]:
+    """Within, what is written to a trial is collected, and written at the end in one go; nothing after an error."""
+    cache: Any = trial.storage  # Optuna's, before the storage itself
+    with _ours(cache._backend).together(trial_id(trial)):
+        yield
+
+
+def _ours(storage: RDBStorage) -> OutageProofStorage:
+    if not isinstance(storage, OutageProofStorage):
+        raise TypeError(f"a storage that open_storage returned was expected, not {type(storage).__name__}")
+    return storage
 
 
 def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from hpo.study import StudyDefinition, define_study
 
 from .conftest import SMALL_STUDY, create
 
-ELSEWHERE = Worker(host="elsewhere", pid=1, device="cpu", file="/nowhere/1.lock")
+PIDS = count(1)
 
 
 def start(
-    opened: RDBStorage, *, name: str = "small", target: int = 3, since: int = 0, worker: Worker = ELSEWHERE
+    opened: RDBStorage, *, name: str = "small", target: int = 3, since: int = 0, worker: Worker | None = None
 ) -> optuna.Trial | NoTrial:
-    study = optuna.load_study(study_name=name, storage=opened)
+    """Starts a trial for a worker; for one of its own on another host unless it is given."""
+    study, pid = optuna.load_study(study_name=name, storage=opened), next(PIDS)
+    worker = worker or Worker(host="elsewhere", pid=pid, device="cpu", file=f"/nowhere/{pid}.lock")
     return start_trial(opened, study, read_definition(opened, name), worker, target=target, run_began_at=since)
 
 
@@ -151,8 +154,17 @@ def test_a_worker_that_died_alone_is_left_to_its_parent_which_knows_the_cause(cr
 def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage) -> None:
     with Presence() as presence:
         started(created, target=2, worker=Worker("here", 1, "cpu", str(presence.file)))
-        started(created, target=2, worker=ELSEWHERE)
+        started(created, target=2)
         assert start(created, target=2) is NoTrial.TAKEN
+
+
+def test_a_trial_whose_birth_got_no_answer_is_failed_when_its_worker_starts_another(created: RDBStorage) -> None:
+    with Presence() as presence:
+        worker = Worker("here", 1, "cpu", str(presence.file))
+        started(created, target=1, worker=worker)
+        assert start(created, target=1) is NoTrial.TAKEN
+        assert started(created, target=1, worker=worker).number == 1
+    assert [trial.state for trial in records.read_trials(created, "small")] == [TrialState.FAIL, TrialState.RUNNING]
 
 
 def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStorage) -> None:
@@ -170,8 +182,9 @@ def age_heartbeats(opened: RDBStorage, *, seconds: float) -> None:
 
 
 def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
-    started(created)
-    assert records.read_running(created, "small")[0].worker == ELSEWHERE.as_json()
+    worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock")
+    started(created, worker=worker)
+    assert records.read_running(created, "small")[0].worker == worker.as_json()
     with created.engine.connect() as connection:
         assert connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar() == 1
 

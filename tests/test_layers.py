@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "outages"},
+    {"errors", "guard", "seeding", "locks", "frugal"},
+    {"outages"},
     {
         "address",
         "datasets",
@@ -54,13 +55,14 @@ HOMES = {
     },
     "numba": {"kernels"},
     "optuna": {
-        *("outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results", "sampling"),
+        *("frugal", "outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results"),
+        *("sampling",),
         *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "document", "confirmation"),
         *("artifacts", "effects", "report", "report_figures", "note"),
     },
     "torchvision": set(),  # only the program that downloads MNIST, in hpo/datasets.py, imports it
     "safetensors": {"export"},
-    "sqlalchemy": {"artifacts", "outages", "sqlite", "postgresql", "storage", "records"},
+    "sqlalchemy": {"artifacts", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics"},

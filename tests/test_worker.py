@@ -305,10 +305,8 @@ def test_an_objective_is_made_only_where_there_is_something_to_do(
     with Presence() as other:
         for name in names:
             create(fresh_storage, name, small_study, 1)
-            claimed = optuna.load_study(study_name=name, storage=fresh_storage).ask()
-            fresh_storage.record_heartbeat(storage.trial_id(claimed))
             claim = {"worker": Worker("host", 1, "cpu", str(other.file)).as_json(), "slot": 0}
-            storage.claim_trial(fresh_storage, storage.trial_id(claimed), claim)
+            storage.ask(fresh_storage, optuna.load_study(study_name=name, storage=fresh_storage), claim)
         told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
         server = _Server(fresh_storage, told, make, "", stop, raise_what_is_given_up)
         assert [server.work() for _ in range(3)] == [NoTrial.TAKEN] * 3
