@@ -26,10 +26,8 @@ from hpo.sampling import suggest
 from hpo.study import StudyDefinition
 
 INSIDE_LOCK = "inside the lock"
-AFTER_INSERT = "after the insert"
-AFTER_HEARTBEAT = "after the first heartbeat"
-IN_TRANSACTION = "in the claim's transaction"
-AFTER_CLAIM = "after the claim"
+IN_TRANSACTION = "in the birth's transaction"
+AFTER_BIRTH = "after the birth"
 IN_TRIAL = "in a trial"
 
 
@@ -97,15 +95,17 @@ class Target:
     def arm(self) -> None:
         """Puts a strike into each window of this process."""
         self._wrap(budget, "find_place", after=INSIDE_LOCK)
-        self._wrap(optuna.Study, "ask", after=AFTER_INSERT)
-        self._wrap(storage, "claim_trial", before=AFTER_HEARTBEAT, after=AFTER_CLAIM)
-        self._wrap(sa.orm.Session, "add_all", after=IN_TRANSACTION)  # nothing but a claim calls it
+        self._wrap(storage, "ask", after=AFTER_BIRTH)
 
-    def _wrap(self, owner: Any, name: str, *, before: str = "", after: str) -> None:
+        @sa.event.listens_for(sa.Engine, "after_cursor_execute")
+        def _executed(connection: sa.Connection, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.startswith("INSERT INTO trials "):
+                self._strike(IN_TRANSACTION)
+
+    def _wrap(self, owner: Any, name: str, *, after: str) -> None:
         original: Callable[..., Any] = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self._strike(before)
             result = original(*args, **kwargs)
             if not isinstance(result, budget.NoTrial):
                 self._strike(after)

@@ -93,7 +93,7 @@ def killed_at_random(arena: Arena) -> str:
 def killed_in_windows(arena: Arena) -> str:
     """Workers are killed in each of the narrow windows around the start of a trial."""
     with ExitStack() as stack:
-        windows = (faults.INSIDE_LOCK, faults.AFTER_INSERT, faults.AFTER_HEARTBEAT, faults.AFTER_CLAIM)
+        windows = (faults.INSIDE_LOCK, faults.IN_TRANSACTION, faults.AFTER_BIRTH)
         field = arena.field(stack, Faults(dict.fromkeys(windows, 1), chance=0.1 / arena.scale))
         return _killed(arena, field)
 
@@ -103,19 +103,14 @@ def killed_inside_the_lock(arena: Arena) -> str:
     return _killed_in(arena, faults.INSIDE_LOCK)
 
 
-def killed_after_the_insert(arena: Arena) -> str:
-    """Three workers are killed right after they inserted a trial, before its first heartbeat."""
-    return _killed_in(arena, faults.AFTER_INSERT)
+def killed_in_the_births_transaction(arena: Arena) -> str:
+    """Three workers are killed after they inserted a trial, before the transaction is committed."""
+    return _killed_in(arena, faults.IN_TRANSACTION)
 
 
-def killed_after_the_first_heartbeat(arena: Arena) -> str:
-    """Three workers are killed after a trial's first heartbeat, before its claim."""
-    return _killed_in(arena, faults.AFTER_HEARTBEAT)
-
-
-def killed_after_the_claim(arena: Arena) -> str:
-    """Three workers are killed right after they published their claim, still inside the lock."""
-    return _killed_in(arena, faults.AFTER_CLAIM)
+def killed_after_the_birth(arena: Arena) -> str:
+    """Three workers are killed right after a trial was born with their claim, still inside the lock."""
+    return _killed_in(arena, faults.AFTER_BIRTH)
 
 
 def _killed_in(arena: Arena, window: str) -> str:
@@ -130,28 +125,10 @@ def _killed(arena: Arena, field: Field) -> str:
     field.end()
     strikes = Counter(strike["window"] for strike in field.strikes())
     check(strikes == expected, f"struck {dict(strikes)} instead of {dict(expected)}")
-    left = _remains(field)
-    for window in (faults.AFTER_INSERT, faults.AFTER_HEARTBEAT, faults.AFTER_CLAIM):
-        check(left[window] == expected[window], f"{dict(left)} in the database after {dict(strikes)}")
-    return f"killed {', '.join(f'{count} {window}' for window, count in strikes.items())}"
-
-
-def _remains(field: Field) -> Counter[str]:
-    """Counts failed trials by how far they had come when their worker died."""
-    with field.storage.engine.connect() as connection:
-        beaten = {number for (number,) in connection.exec_driver_sql(
-            "select number from trials join trial_heartbeats on trial_heartbeats.trial_id = trials.trial_id"
-        )}  # fmt: skip
     pids = {strike["pid"] for strike in field.strikes()}
-    left: Counter[str] = Counter()
-    for trial in field.failed():
-        if trial.number not in beaten:
-            left[faults.AFTER_INSERT] += 1
-        elif "worker" not in trial.attributes:
-            left[faults.AFTER_HEARTBEAT] += 1
-        elif trial.attributes["worker"]["pid"] in pids:
-            left[faults.AFTER_CLAIM] += 1
-    return left
+    left = sum(trial.attributes["worker"]["pid"] in pids for trial in field.failed())
+    check(left == expected[faults.AFTER_BIRTH], f"{left} trials in the database after {dict(strikes)}")
+    return f"killed {', '.join(f'{count} {window}' for window, count in strikes.items())}"
 
 
 def paused_beyond_the_grace_period(arena: Arena) -> str:
@@ -436,9 +413,8 @@ class Scenario:
 SCENARIOS = (
     Scenario("three killed at random", killed_at_random),
     Scenario("killed inside the lock", killed_inside_the_lock),
-    Scenario("killed after the insert", killed_after_the_insert),
-    Scenario("killed after the first heartbeat", killed_after_the_first_heartbeat),
-    Scenario("killed after the claim", killed_after_the_claim),
+    Scenario("killed in the birth's transaction", killed_in_the_births_transaction),
+    Scenario("killed after the birth", killed_after_the_birth),
     Scenario("paused beyond the grace period", paused_beyond_the_grace_period),
     Scenario("all killed and restarted", all_killed_and_restarted),
     Scenario("Ctrl-C on one", ctrl_c_on_one),
