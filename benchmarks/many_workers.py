@@ -19,11 +19,11 @@ import optuna
 
 from hpo import optimize, records, storage
 from hpo.catalog import load_study
-from hpo.sampling import Place, make_sampler
+from hpo.sampling import Place, make_pruner, make_sampler
 from hpo.study import StudyDefinition
 from tests.postgres import TemporaryPostgres
 
-from .overhead import Objective
+from .overhead import Objective, plainly
 
 WORKERS = 64
 TRIALS_EACH = 10
@@ -32,7 +32,7 @@ TRIALS_EACH = 10
 def make_objective(definition: StudyDefinition, device: str, folder: Path) -> Objective:
     """Returns the objective, once every worker is there."""
     meet(folder)
-    return Objective(definition)
+    return Objective(definition, storage.together)
 
 
 def meet(folder: Path) -> None:
@@ -47,10 +47,13 @@ def work_plainly(url: str, folder: Path, number: int) -> None:
     _, definition = load_study("cnn", dataset="digits")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(
-        study_name="cnn", storage=url, sampler=make_sampler(definition, Place(number, failures=0))
+        study_name="cnn",
+        storage=url,
+        sampler=make_sampler(definition, Place(number, failures=0)),
+        pruner=make_pruner(definition),
     )
     meet(folder)
-    study.optimize(Objective(definition), n_trials=TRIALS_EACH)
+    study.optimize(Objective(definition, plainly), n_trials=TRIALS_EACH)
 
 
 def rate(url: str) -> tuple[int, float]:

@@ -4,13 +4,16 @@
     python -m benchmarks.speed fnn cnn         # some
     python -m benchmarks.speed --device cuda   # on a GPU, the rivals too
 
-Ours is `hpo optimize` as it stands: worker processes, SQLite, every trial stored; clocked from the end of the first
-trial of any worker, which is warm-up, to the end of the last. On a shared machine the same program takes half as long
-again a minute later, so all are measured in turn, a few rounds each, and then again on other rounds: shown is the
-lowest time, and the median of the passes' ratios, with the lowest and the highest. Rivals: `benchmarks.rivals`,
-`benchmarks.rival_jax` (where JAX is installed), each in a process of its own, warm-up not counted. All measure report
-A's final configuration by the protocol of `studies/cnn.toml`, nothing pruned, and show the error that they reach: who
-does not train does not count.
+Ours is `hpo optimize` as it stands: worker processes, SQLite, every trial stored; clocked while all workers train, from
+when the last of them has ended its first trial, which is warm-up, until the first has ended its last; a trial on the
+way counts by its part that lies between. What the machine itself gains by its second core is measured in every pass
+too, by products of matrices that stay within a core's cache: two processes' rate over one's.
+
+On a shared machine the same program takes half as long again a minute later, so all are measured in turn, a few rounds
+each, and then again on other rounds: shown is the lowest time, and the median of the passes' ratios, with the lowest
+and the highest. Rivals: `benchmarks.rivals`, `benchmarks.rival_jax` (where JAX is installed), each in a process of its
+own, warm-up not counted. All measure report A's final configuration by the protocol of `studies/cnn.toml`, nothing
+pruned, and show the error that they reach: who does not train does not count.
 
 The ceiling: the multiply-adds of a round, as PyTorch counts them, against the machine's rate in a large product of
 matrices on one core.
@@ -25,10 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from statistics import fmean, median, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,8 +60,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
 }
 ROUNDS = {"fnn": 10, "cnn": 4, "cnn_bn": 4, "residual": 2}  # at a time: all ten where they are stacked
-TRIALS = {"fnn": 4}  # for each worker, after one that warms up; one of the others
+TRIALS = {"fnn": 6, "residual": 1}  # for each worker, after one that warms up; two of the others
 PASSES = {"fnn": 3, "residual": 1}  # two of the others
+GAINS = 3  # measurements of the machine's own gain in a pass
 PATIENCE_SECONDS, PATIENCE = 60, 4  # for a rival's warm-up, and so many times our own seconds
 
 
@@ -81,8 +88,8 @@ def study_of(architecture: str, trials: int, changes: dict[str, Any]) -> StudyDe
 
 
 def time_ours(architecture: str, devices: list[str], rounds: range, **changes: Any) -> Timing:
-    """Runs a study with a worker on each device; seconds are those of the whole study, between first and last ends."""
-    each = TRIALS.get(architecture, 1)
+    """Runs a study with a worker on each device, and clocks it while all of them train."""
+    each = TRIALS.get(architecture, 2)
     trials = (each + 1) * len(devices)
     changes |= {"first_round": rounds.start, "rounds": len(rounds)}
     plan = Plan("speed", study_of(architecture, trials, changes), trials)
@@ -91,10 +98,40 @@ def time_ours(architecture: str, devices: list[str], rounds: range, **changes: A
         storage = begin(f"sqlite:///{folder}/speed.db", plan, data_folder())
         run_study(storage, plan, devices=devices, data_folder=data_folder(), show=lambda _: None)
         done = read_trials(storage, "speed")
-    ends = sorted(trial.finished.timestamp() for trial in done if trial.finished)
-    # From the earliest end: what the others have left to do of their first trials counts against us.
-    seconds = (ends[-1] - ends[0]) / (each * len(devices) * len(rounds))
-    return Timing(seconds, ends[0] - began, done[0].attributes["errors"])
+    ends: dict[int, list[float]] = {}
+    for trial in done:
+        if trial.finished is not None:
+            ends.setdefault(trial.attributes["worker"]["pid"], []).append(trial.finished.timestamp())
+    seconds = 1 / (trials_per_second([sorted(times) for times in ends.values()]) * len(rounds))
+    return Timing(seconds, min(map(min, ends.values())) - began, done[0].attributes["errors"])
+
+
+def trials_per_second(ends: list[list[float]]) -> float:
+    """Returns how many trials workers end in a second while all of them work; each one's ends, in order."""
+    since, until = max(times[0] for times in ends), min(times[-1] for times in ends)
+    if since >= until:
+        raise RuntimeError("the workers did not work at the same time; ask for more trials")
+    ended = [np.diff(np.interp((since, until), times, range(len(times)))).item() for times in ends]
+    return sum(ended) / (until - since)
+
+
+def machine_gain(processes: int, seconds: float = 2.0, size: int = 64) -> float:
+    """Returns the rate of several processes over that of one, in products of matrices that stay in a core's cache."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        list(pool.map(_products, [0.1] * processes, [size] * processes))  # both are up
+        alone = pool.submit(_products, seconds, size).result()
+        return sum(pool.map(_products, [seconds] * processes, [size] * processes)) / alone
+
+
+def _products(seconds: float, size: int) -> float:
+    torch.set_num_threads(1)
+    a, b, product = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        for _ in range(100):
+            torch.mm(a, b, out=product)
+        done += 100
+    return done / (time.perf_counter() - began)
 
 
 def time_rival(module: str, how: str, architecture: str, device: str, rounds: range, patience: float) -> Timing | str:
@@ -168,12 +205,14 @@ def compare(architecture: str, many: list[str], device: str, ideal: float) -> No
     """
     found: dict[str, list[Timing]] = {}
     failed: dict[str, str] = {}
+    gains: list[float] = []
     passes, count = PASSES.get(architecture, 2), ROUNDS[architecture]
     for number in range(passes):
         rounds = range(number * count, (number + 1) * count)
         ours = time_ours(architecture, many, rounds)
         found.setdefault(f"hpo, {len(many)} workers", []).append(ours)
         found.setdefault(ALONE, []).append(time_ours(architecture, many[:1], rounds))
+        gains += [machine_gain(len(many)) for _ in range(GAINS)] if device == "cpu" else []
         for what, changes in VARIANTS.items():
             found.setdefault(f"hpo, {len(many)} workers, {what}", []).append(
                 time_ours(architecture, many, rounds, **changes)
@@ -204,6 +243,11 @@ def compare(architecture: str, many: list[str], device: str, ideal: float) -> No
         if name in found:
             continue
         print(f"| {name} | {why} | | | | |")
+    if gains:
+        print(
+            f"\n{len(many)} processes multiply matrices {median(gains):.2f} times as fast as one "
+            f"({min(gains):.2f} to {max(gains):.2f})"
+        )
     print(flush=True)
 
 

@@ -213,6 +213,10 @@ def serve(
         data_folder=data_folder,
         make_objective=make_objective,
     )
+
+    def look() -> None:
+        show(read_statuses(storage, studies or records.study_names(storage)))
+
     with Crew(storage, assignment, devices) as crew:
         from .note import note_study  # as in run_study
 
@@ -220,7 +224,8 @@ def serve(
             note_study(storage, name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(read_statuses(storage, studies or records.study_names(storage)))
+            look()
+    look()  # again: trials may have finished since
     if crew.given_up:
         raise WorkError(f"given up: {', '.join(sorted({str(said.study) for said in crew.given_up}))}")
 

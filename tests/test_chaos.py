@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_a_study_comes_out_exactly(
 )
 def test_a_study_rides_out_an_outage(play: scenarios.Play, tmp_path: Path, own_server: TemporaryPostgres) -> None:
     assert play(Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root")
+@pytest.mark.skipif(shutil.which("ip") is None, reason="making network namespaces needs iproute2")
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="a long wire needs TUN devices")
+def test_three_hosts_far_from_the_database_lose_nothing(tmp_path: Path) -> None:
+    server = TemporaryPostgres(listen="*")
+    try:
+        assert scenarios.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.25))
+    finally:
+        server.remove()
 
 
 @pytest.mark.slow

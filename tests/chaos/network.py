@@ -1,31 +1,46 @@
-"""A machine behind a wire that can be cut: a network namespace, joined by a pair of virtual cables. Needs root."""
+"""A machine behind a wire that can be cut: a network namespace, joined by virtual cable. Needs root."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from types import TracebackType
 
 import sqlalchemy as sa
 
 
 class Wire:
-    """A network namespace that reaches this machine over one cable; cut, packets vanish without a word."""
+    """A network namespace that reaches this machine over one cable; cut, packets vanish without a word.
 
-    def __init__(self, number: int) -> None:
-        self._space, self._near, self._far = (f"hpo{os.getpid()}{end}" for end in ("", "a", "b"))
+    Args:
+        number: tells it from other wires of this process.
+        delay: seconds from one end to the other.
+    """
+
+    def __init__(self, number: int, delay: float = 0.0) -> None:
+        self._space, self._near, self._far = (f"hpo{os.getpid()}{end}{number % 250}" for end in "nab")
         self._net = f"10.231.{number % 250}"
+        self._delay = delay
+        self._relay: subprocess.Popen[str] | None = None
         self.prefix = ("ip", "netns", "exec", self._space)
 
     def __enter__(self) -> Wire:
         self._ip("netns", "add", self._space)
-        self._ip("link", "add", self._near, "type", "veth", "peer", "name", self._far, "netns", self._space)
+        if self._delay:
+            command = [sys.executable, "-m", "tests.chaos.relay", self._near, self._far, str(self._delay)]
+            self._relay = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            if self._relay.stdout is None or self._relay.stdout.readline() != "ready\n":
+                raise RuntimeError("the relay did not start")
+            self._ip("link", "set", self._far, "netns", self._space)
+        else:
+            self._ip("link", "add", self._near, "type", "veth", "peer", "name", self._far, "netns", self._space)
         self._ip("address", "add", f"{self._net}.1/24", "dev", self._near)
         self._ip("link", "set", self._near, "up")
         for command in (
-            ("address", "add", f"{self._net}.2/24", "dev", self._far),
-            ("link", "set", self._far, "up"),
-            ("link", "set", "lo", "up"),
+            ["address", "add", f"{self._net}.2/24", "dev", self._far],
+            ["link", "set", self._far, "up"],
+            ["link", "set", "lo", "up"],
         ):
             self._ip("-n", self._space, *command)
         return self
@@ -33,7 +48,11 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ip("link", "delete", self._near)
+        if self._relay is not None:
+            self._relay.kill()  # and its devices are gone
+            self._relay.communicate()
+        else:
+            self._ip("link", "delete", self._near)
         self._ip("netns", "delete", self._space)
 
     def reach(self, url: str) -> str:

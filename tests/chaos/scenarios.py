@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from hpo.records import FINISHED
 from ..postgres import TemporaryPostgres
 from . import faults, network
 from .faults import Faults
-from .field import Field, check
+from .field import Field, Machine, check
 
 Kind = Literal["sqlite", "postgresql"]
 ACROSS_HOSTS: dict[str, Any] = {"heartbeat_seconds": 1.0, "grace_seconds": 4.0}
@@ -260,6 +260,77 @@ def lock_holder_cut_off(arena: Arena) -> str:
         return f"the others went on after {waited:.1f} s"
 
 
+def three_hosts(arena: Arena) -> str:
+    """Three hosts, each behind a wire of 10 ms, each cut off once, and one killed.
+
+    The first while it holds the start lock; the second for half the grace period, which costs nothing; the third for
+    longer, so that its trials are given up, and it goes on with others when the wire is whole again.
+    """
+    grace = 40.0 * max(0.3, arena.scale)
+    workers = max(1, round(3 * arena.scale))
+    with ExitStack() as stack:
+        wires = [stack.enter_context(network.Wire(number, delay=0.01)) for number in range(3)]
+        # Long enough that the budget outlasts all of it.
+        seconds = (90.0 + 3 * grace) * len(wires) * workers / arena.budget
+        plan = Faults({faults.INSIDE_LOCK: 1}, act="linger", chance=0.3, trial_seconds=seconds)
+        field = arena.field(stack, plan, heartbeat_seconds=grace / 10, grace_seconds=grace)
+
+        def launch(wire: network.Wire) -> Machine:
+            field.launch(machines=1, workers=workers, prefix=wire.prefix, url=wire.reach(field.url))
+            return field.machines[-1]
+
+        launch(wires[0])
+        field.wait_until(lambda: len(field.strikes()) == 1)
+        wires[0].cut()
+        replace(plan, windows={}).write(field.folder)
+        second, third = launch(wires[1]), launch(wires[2])
+        waited = _wait_for_the_next_start(field)
+        check(25 < waited < 45, f"the others went on after {waited:.1f} s")
+        wires[0].heal()
+
+        held = _wait_for_trials_of(field, second, workers)
+        wires[1].cut()
+        time.sleep(grace / 2)
+        wires[1].heal()
+        field.wait_until(lambda: _states(field, held) <= set(FINISHED))
+
+        given_up = _wait_for_trials_of(field, third, workers)
+        wires[2].cut()
+        field.wait_until(lambda: _states(field, given_up) == {TrialState.FAIL})
+        time.sleep(grace / 4)
+        wires[2].heal()
+        field.wait_until(lambda: third.said().count("its result is dropped") == len(given_up))
+        later = _wait_for_trials_of(field, third, 1)
+        field.wait_until(lambda: _states(field, later) & set(FINISHED))
+
+        check(field.status().finished < arena.budget, "the study ended before the last strike")
+        field.machines.remove(second)
+        second.kill()
+        field.end(seconds=240)
+        return (
+            f"went on {waited:.1f} s after the lock's holder was cut off; kept {len(held)} trials over "
+            f"{grace / 2:g} s, gave up {len(given_up)} after {grace:g} s and went on; one host killed"
+        )
+
+
+def _wait_for_trials_of(field: Field, machine: Machine, count: int) -> list[int]:
+    """Waits until a machine runs so many trials, and returns their numbers."""
+
+    def running() -> list[int]:
+        return [
+            trial.number
+            for trial in records.read_running(field.storage, "chaos")
+            if trial.worker and Path(trial.worker["parent"]).name.startswith(f"{machine.pid}-")
+        ]
+
+    field.wait_until(lambda: len(running()) >= count)
+    return running()
+
+
+def _states(field: Field, numbers: list[int]) -> set[TrialState]:
+    return {trial.state for trial in records.read_trials(field.storage, "chaos") if trial.number in numbers}
+
+
 def server_restarted_twice(arena: Arena) -> str:
     """PostgreSQL is restarted twice in `immediate` mode, which is a crash."""
     with ExitStack() as stack:
@@ -427,4 +498,5 @@ SCENARIOS = (
     Scenario("lock holder paused", lock_holder_paused),
     Scenario("paused inside a transaction", paused_inside_a_transaction),
     Scenario("lock holder cut off", lock_holder_cut_off, ("postgresql",)),
+    Scenario("three hosts", three_hosts, ("postgresql",)),
 )
