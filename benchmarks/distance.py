@@ -1,9 +1,10 @@
-"""What a trial costs besides its evaluation, by the distance to PostgreSQL, beside plain Optuna in the same run.
+"""What a trial costs besides its evaluation, by the distance to PostgreSQL, beside plain Optuna; what a server carries.
 
-    python -m benchmarks.distance                  # four minutes; needs root, for network namespaces
+    python -m benchmarks.distance                  # six minutes; needs root, for network namespaces
 
 As `benchmarks.overhead`, by a process in a network namespace behind a wire that delivers late. What a trial takes
-longer at 20 ms than at none, over 20 ms, is how often it goes to the server and back.
+longer at 20 ms than at none, over 20 ms, is how often it goes to the server and back. Then, ours alone: for how long a
+trial holds the start lock, of which a study has one, and how much of a core the server needs for a trial.
 """
 
 from __future__ import annotations
@@ -12,57 +13,114 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
 
 import optuna
+import psutil
 
 from hpo import storage
 from hpo.catalog import load_study
+from hpo.postgresql import AdvisoryLock
+from hpo.presence import Presence
 from tests.chaos.network import Wire
 from tests.postgres import TemporaryPostgres
 
 from .many_trials import fill
-from .overhead import measure
+from .overhead import measure, ours
 
-ROUND_TRIPS = (0.0, 0.005, 0.020)  # seconds
+ROUND_TRIPS = (0.0, 0.001, 0.005, 0.020)  # seconds
 FINISHED, TRIALS = 100, 20
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     server = TemporaryPostgres(listen="*")
-    _, definition = load_study("cnn")
-    found: dict[float, tuple[float, float]] = {}
+    found: dict[float, list[float]] = {}
     try:
-        print("| round trip, ms | hpo, ms a trial | plain Optuna, ms a trial | ratio |\n|---|---|---|---|")
+        print("| round trip, ms | hpo, ms a trial | plain Optuna, ms a trial | ratio | start lock held, ms |")
+        print("|---|---|---|---|---|")
         for number, seconds in enumerate(ROUND_TRIPS):
-            ours = server.create_database(f"ours{number}")
-            opened = storage.open_storage(ours, create=True)
-            storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
-            fill(opened, "cnn", definition, FINISHED)
-            opened.engine.dispose()
-            plain = server.create_database(f"plain{number}", template=f"ours{number}")
+            mine_at, plain_at = _databases(server, number)
             with Wire(number, delay=seconds / 2) as wire:
-                command = [*wire.prefix, sys.executable, "-m", "benchmarks.distance", wire.reach(ours)]
-                done = subprocess.run([*command, wire.reach(plain)], check=True, capture_output=True, text=True)
-            mine, theirs = found[seconds] = json.loads(done.stdout)
-            print(f"| {1000 * seconds:g} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |", flush=True)
+                mine, theirs = _there(wire, "beside", mine_at, plain_at)
+                (held,) = _there(wire, "held", mine_at)
+            found[seconds] = [mine, theirs]
+            print(f"| {1000 * seconds:g} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} | {held:.0f} |", flush=True)
+        mine_at, _ = _databases(server, len(ROUND_TRIPS))
+        with Wire(0) as wire:
+            before = server_seconds(server.pid)
+            _there(wire, "held", mine_at)
+            spent = (server_seconds(server.pid) - before) / (TRIALS + 1)
     finally:
         server.remove()
     near, far = found[ROUND_TRIPS[0]], found[ROUND_TRIPS[-1]]
     ways = [(after - before) / (1000 * ROUND_TRIPS[-1]) for before, after in zip(near, far, strict=True)]
     print(f"\nto the server and back for a trial: hpo {ways[0]:.0f} times, plain Optuna {ways[1]:.0f}")
+    print(f"the server computes {1000 * spent:.0f} ms for a trial of ours, connecting included")
 
 
-def measure_here(ours: str, plain: str) -> None:
-    """Prints the milliseconds of both, from where this process is."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def server_seconds(pid: int) -> float:
+    """Returns the processor time of the sessions that a server has had, once they have ended."""
+    spent = psutil.Process(pid).cpu_times()
+    return float(spent.children_user + spent.children_system)
+
+
+def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
+    """Returns two databases with the same study of finished trials."""
     _, definition = load_study("cnn")
-    print(json.dumps(measure(ours, plain, definition, TRIALS)))
+    first = server.create_database(f"ours{number}")
+    opened = storage.open_storage(first, create=True)
+    storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+    fill(opened, "cnn", definition, FINISHED)
+    opened.engine.dispose()
+    return first, server.create_database(f"plain{number}", template=f"ours{number}")
+
+
+def _there(wire: Wire, what: str, *urls: str) -> list[float]:
+    """Lets a process behind the wire measure."""
+    command = [*wire.prefix, sys.executable, "-m", "benchmarks.distance", what, *map(wire.reach, urls)]
+    found: list[float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def measure_beside(mine: str, plain: str) -> list[float]:
+    """Returns the milliseconds of a trial, ours and plain Optuna's."""
+    return list(measure(mine, plain, load_study("cnn")[1], TRIALS))
+
+
+def measure_held(mine: str) -> list[float]:
+    """Returns for how many milliseconds a trial of ours holds the start lock, until the server's word that it is free.
+
+    Who waits for it is told half a round trip after it is freed, and it is freed half a round trip before that word: so
+    this is also the shortest time between two trials of a study.
+    """
+    held: list[float] = []
+    hold = AdvisoryLock.hold
+
+    @contextmanager
+    def timed(self: AdvisoryLock, stop: Callable[[], bool] = bool) -> Iterator[None]:
+        began = time.perf_counter()
+        with hold(self, stop):
+            began = time.perf_counter()
+            yield
+        held.append(time.perf_counter() - began)
+
+    AdvisoryLock.hold = timed  # type: ignore[method-assign]
+    with Presence() as presence:
+        make = ours(mine, load_study("cnn")[1], presence)
+        for _ in range(TRIALS + 1):  # the first loads the study
+            make()
+    return [1000 * median(held[1:])]
 
 
 if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if len(sys.argv) > 1:
-        measure_here(*sys.argv[1:])
+        what, *urls = sys.argv[1:]
+        print(json.dumps({"beside": measure_beside, "held": measure_held}[what](*urls)))
     elif os.geteuid() != 0:
         sys.exit("network namespaces need root")
     else:

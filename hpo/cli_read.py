@@ -66,9 +66,9 @@ def best(study: str, storage: str, as_json: bool) -> None:
     The winner is the trial with the lowest mean error among those measured to the end.
     """
     from .confirmation import read_winner
+    from .findings import best_table
     from .results import read_definition
     from .storage import open_storage
-    from .views import best_table
 
     opened = open_storage(storage)
     winner = read_winner(opened, study)

@@ -1,4 +1,4 @@
-"""The commands that work: hpo optimize, hpo confirm, hpo worker."""
+"""The commands that work: hpo optimize, hpo confirm, hpo drift, hpo worker."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def optimize(
     the same every time.
     """
     from .datasets import data_folder
+    from .findings import best_table
     from .optimize import assign_devices, begin, make_plan
     from .results import read_best, read_status
-    from .views import best_table
 
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
@@ -94,10 +94,10 @@ def confirm(
     from .confirmation import CONFIRMS, define_confirmation, read_confirmation
     from .datasets import data_folder
     from .errors import WorkError
+    from .findings import confirmation_json, confirmation_view
     from .optimize import Plan, assign_devices, begin
     from .records import set_study_attribute
     from .storage import open_storage
-    from .views import confirmation_json, confirmation_view
 
     devices = assign_devices(workers, device)
     name, definition, confirms = define_confirmation(open_storage(storage), study, top=top, rounds=rounds)
@@ -112,6 +112,44 @@ def confirm(
         print_json(confirmation_json(found))
     else:
         print_parts(*confirmation_view(found))
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the study's best.")
+@click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
+@storage_option
+@device_option
+@data_option
+@json_option
+def drift(
+    study: str, trial: int | None, only_show: bool, storage: str, device: str, data: Path | None, as_json: bool
+) -> None:
+    """Measure a trial again on this machine, and compare.
+
+    Run it on a machine of each kind that works on the study: the rounds are the trial's own, so what differs is what
+    processors, GPUs and versions make of the same sums.
+    """
+    from .datasets import data_folder
+    from .drift import REPEATS, define_repetition, read_drift
+    from .findings import drift_json, drift_view
+    from .optimize import Plan, assign_devices, begin
+    from .records import set_study_attribute
+    from .storage import open_storage
+
+    opened = open_storage(storage)
+    if not only_show:
+        devices = assign_devices("1", device)
+        name, definition, repeats = define_repetition(opened, study, trial)
+        folder = data_folder(data)
+        opened = begin(storage, Plan(name, definition, 1), folder)
+        set_study_attribute(opened, name, REPEATS, repeats)
+        _run(opened, Plan(name, definition, 1), devices, folder)
+    found = read_drift(opened, study, trial)
+    if as_json:
+        print_json(drift_json(found))
+    else:
+        print_parts(*drift_view(found))
 
 
 def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path) -> None:

@@ -71,10 +71,10 @@ def export(
     from .confirmation import read_confirmed
     from .datasets import data_folder, prepare
     from .export import train_winner, write
+    from .findings import export_view
     from .optimize import find_devices
     from .results import read_definition, read_trial
     from .storage import open_storage
-    from .views import export_view
 
     file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
     place, folder = find_devices(device)[0], data_folder(data)

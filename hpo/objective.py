@@ -41,6 +41,8 @@ def make_objective(definition: StudyDefinition, device: str, data_folder: Path) 
     place = find_device(device)
     if place.type == "cpu":
         torch.set_num_threads(1)  # one worker a core is faster than one worker on all: the networks are small
+    else:
+        torch.backends.cudnn.allow_tf32 = False  # or convolutions of float32 would keep 10 bits of 23
     protocol = definition.protocol
     train_pairs, test_pairs = draw_rounds(
         protocol.dataset,
@@ -165,7 +167,8 @@ class MeanError:
         return [derive_seed(protocol.seed, "round", r, stream) for r in protocol.round_numbers]
 
     def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
-        kept = {**measured, "device": describe_device(self.place), "versions": versions()}
+        where = {"device": describe_device(self.place), "precision": self.definition.protocol.precision}
+        kept = {**measured, **where, "versions": versions()}
         with together(trial):
             for key, value in kept.items():
                 trial.set_user_attr(key, value)

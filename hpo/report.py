@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from . import records
 from .confirmation import CONFIRMS, LEVEL, Confirmation, read_confirmations
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
+from .findings import beside_search
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -32,7 +33,7 @@ from .results import read_best, read_definition
 from .space import short_name
 from .statistics import difference_of_means, mean_of
 from .study import StudyDefinition
-from .views import beside_search, spread
+from .views import spread
 
 BEST = 10  # configurations in the table
 

@@ -44,6 +44,7 @@ class TrialRow:
     published: dict[str, Any] | None
     seconds: float | None
     device: str | None
+    precision: str | None
     worker: dict[str, Any] | None
     error: str | None
     diverged_rounds: list[int] | None
@@ -137,7 +138,7 @@ def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
         "label": row.label,
         "published_mean": published.get("mean"),
         "published_std": published.get("std"),
-        **{key: getattr(row, key) for key in ("seconds", "device", "error")},
+        **{key: getattr(row, key) for key in ("seconds", "device", "precision", "error")},
     }
 
 
@@ -229,6 +230,7 @@ def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRo
         published=entry.published.model_dump() if entry and entry.published else None,
         seconds=attributes.get("seconds"),
         device=attributes.get("device"),
+        precision=attributes.get("precision"),
         worker=attributes.get("worker"),
         error=attributes.get("error"),
         diverged_rounds=attributes.get("diverged_rounds"),

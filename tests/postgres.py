@@ -73,6 +73,17 @@ class TemporaryPostgres:
         self.start()
 
     @property
+    def pid(self) -> int:
+        """The server's process.
+
+        Raises:
+            RuntimeError: where it is stopped.
+        """
+        if self._process is None:
+            raise RuntimeError("the server is stopped")
+        return self._process.pid
+
+    @property
     def _data(self) -> str:
         return str(self._folder / "data")
 

@@ -329,6 +329,29 @@ def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.
     assert (status["running"], status["interrupted"], status["failed"]) == (0, 2, 0)
 
 
+def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    winner = read(tmp_path, "best", "--study", "tiny")
+    command = ["drift", "--study", "tiny", "--device", "cpu"]
+    done = hpo(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no measurement differs from the study's own by more than chance" in " ".join(done.stdout.split())
+    assert "0 of 2" in done.stdout
+    found = read(tmp_path, *command)
+    assert (found["study"], found["trial"], found["params"]) == ("tiny", winner["trial"], winner["params"])
+    own, *again = found["measurements"]
+    assert own["errors"] == winner["errors"]
+    assert own["difference"] is None
+    assert [(one["errors"], one["difference"]["estimate"]) for one in again] == [(winner["errors"], 0.0)] * 2
+    assert read(tmp_path, *command, "--only-show") == found
+    other = next(
+        row["number"] for row in read(tmp_path, "trials", "--study", "tiny") if row["value"] != winner["value"]
+    )
+    assert len(read(tmp_path, *command, "--only-show", "--trial", str(other))["measurements"]) == 1
+    assert_one_line(hpo(*command, "--trial", "99", folder=tmp_path), 2, "no trial 99 that was measured to the end")
+
+
 def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) -> None:
     for file in worked.iterdir():
         shutil.copy(file, tmp_path)

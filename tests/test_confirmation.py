@@ -14,8 +14,8 @@ from optuna.trial import TrialState, create_trial
 from hpo import records
 from hpo.confirmation import CONFIRMS, define_confirmation, read_confirmation, read_confirmations, read_winner
 from hpo.errors import RequestError, StorageError, UnknownName
+from hpo.findings import confirmation_json
 from hpo.study import define_study
-from hpo.views import confirmation_json
 
 from .conftest import SMALL_STUDY, create
 

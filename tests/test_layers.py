@@ -35,8 +35,9 @@ ROWS = [
     {"training"},
     {"range_test"},
     {"catalog", "sampling", "results", "dashboard", "figures"},
-    {"budget", "reproduction", "confirmation"},
+    {"budget", "reproduction", "confirmation", "drift"},
     {"worker", "views", "document", "effects"},
+    {"findings"},
     {"report_figures", "note"},
     {"report"},
     {"page"},
@@ -57,7 +58,7 @@ HOMES = {
     "optuna": {
         *("frugal", "outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results"),
         *("sampling",),
-        *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "document", "confirmation"),
+        *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "document", "confirmation", "drift"),
         *("artifacts", "effects", "report", "report_figures", "note"),
     },
     "torchvision": set(),  # only the program that downloads MNIST, in hpo/datasets.py, imports it
@@ -66,7 +67,7 @@ HOMES = {
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics"},
-    "rich": {"terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
+    "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}

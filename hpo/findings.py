@@ -1,0 +1,153 @@
+"""What a person reads of what was found: the winner, its confirmation, drift between machines, an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .confirmation import Confirmation, describe
+from .drift import Drift
+from .results import Best
+from .space import short_name
+from .views import spread, text_of
+
+
+def best_table(best: Best, decision: str) -> list[Any]:
+    """Returns the winner as lines and a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in best.params.items():
+        table.add_row(name, text_of(value))
+    headline = (
+        f"study {best.study}: trial {best.trial} has the lowest test error, {spread(best.value, best.std)} "
+        f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
+    )
+    if best.confirmed is None:
+        verdict = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
+    else:
+        confirmed = best.confirmed
+        verdict = (
+            f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
+            f"to {confirmed['high']:.2f}); {beside_search(confirmed['optimism'])}"
+        )
+    return [headline, table, verdict]
+
+
+def confirmation_view(found: Confirmation) -> list[Any]:
+    """Returns what fresh rounds say of a study's best: the headline, all of them, and which can be told apart."""
+    first = found.confirmed[0]
+    headline = (
+        f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
+        f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
+        f"({found.dataset}, by {found.decision}); {beside_search(first.optimism)}"
+    )
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading, justify in (("trial", "right"), ("search %", "right"), ("fresh %", "right"), ("95 %", "left")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("configuration")
+    for one in found.confirmed:
+        interval = f"{one.mean.low:.2f} to {one.mean.high:.2f}"
+        fresh = spread(one.mean.estimate, one.std, unit="")
+        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, interval, short_name(one.params))
+    lines = []
+    for contrast in found.contrasts:
+        by = contrast.difference
+        apart = (
+            f"{contrast.second} is {'worse' if by.estimate > 0 else 'better'} than {contrast.first}"
+            if contrast.is_told_apart
+            else f"{contrast.first} and {contrast.second} cannot be told apart"
+        )
+        reach = f"95 %: {by.low:+.2f} to {by.high:+.2f}"
+        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {contrast.p_value:.2g})")
+    if not lines:
+        return [headline, table]
+    how = (
+        "compared round by round; p values corrected for their number (Holm), intervals not; to choose another of "
+        "these for its fresh figure is a second selection, and flatters again"
+    )
+    return [headline, table, "\n".join(lines), how]
+
+
+def confirmation_json(found: Confirmation) -> dict[str, Any]:
+    """Returns a confirmation as `hpo confirm --json` has it."""
+    return {
+        **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset", "decision")},
+        "confirmed": [
+            {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}
+            | describe(one, found.rounds)
+            for one in found.confirmed
+        ],
+        "contrasts": [
+            {"first": one.first, "second": one.second, "difference": one.difference.estimate}
+            | {"low": one.difference.low, "high": one.difference.high, "p_value": one.p_value}
+            for one in found.contrasts
+        ],
+    }
+
+
+def drift_view(found: Drift) -> list[Any]:
+    """Returns what machines make of one trial: each measurement beside the study's own."""
+    own, *again = found.measurements
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("error %", "less the study's", "95 %", "rounds that differ"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("measured on")
+    for one in found.measurements:
+        by = one.difference
+        differ = sum(error != other for error, other in zip(one.errors, own.errors, strict=True))
+        where = f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
+        table.add_row(
+            f"{one.mean:.2f}",
+            f"{by.estimate:+.2f}" if by else "",
+            f"{by.low:+.2f} to {by.high:+.2f}" if by else "",
+            f"{differ} of {len(own.errors)}" if by else "",
+            where if by else f"{where}: the study's own",
+        )
+    apart = [one for one in again if one.difference and not one.difference.low <= 0 <= one.difference.high]
+    if not again:
+        said = "measured nowhere else yet"
+    elif apart:
+        said = f"{len(apart)} of {len(again)} measurements differ from the study's own by more than chance (95 %)"
+    else:
+        said = "no measurement differs from the study's own by more than chance (95 %)"
+    return [f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}", table]
+
+
+def drift_json(found: Drift) -> dict[str, Any]:
+    """Returns what machines make of one trial as `hpo drift --json` has it."""
+    return {
+        **{key: getattr(found, key) for key in ("study", "trial", "params")},
+        "measurements": [
+            {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
+            | {"difference": one.difference and {k: getattr(one.difference, k) for k in ("estimate", "low", "high")}}
+            for one in found.measurements
+        ],
+    }
+
+
+def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
+    """Returns what was exported: the configuration, and each network's error beside the search's."""
+    searched, rounds = described["search"], len(described["rounds"])
+    over = "1 round" if rounds == 1 else f"{rounds} rounds"
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("round", "error %", "in the search %"):
+        table.add_column(heading, justify="right")
+    first = described["protocol"]["first_round"]
+    for one in described["rounds"]:
+        place = one["round"] - first
+        before = f"{searched['errors'][place]:.2f}" if place < len(searched["errors"]) else "fresh"
+        table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
+    headline = (
+        f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {over}; "
+        f"{spread(searched['mean'], searched['std'])} in the search"
+    )
+    return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]
+
+
+def beside_search(optimism: float) -> str:
+    """Returns by how much the search's own figure was below the fresh one."""
+    side = "below" if optimism >= 0 else "above"
+    return f"the search's own figure was {abs(optimism):.2f} {side} that"
