@@ -31,6 +31,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -60,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
 }
 ROUNDS = {"fnn": 10, "cnn": 4, "cnn_bn": 4, "residual": 2}  # at a time: all ten where they are stacked
-TRIALS = {"fnn": 6, "residual": 1}  # for each worker, after one that warms up; two of the others
+TRIALS = {"fnn": 6}  # for each worker, after one that warms up; two of the others
 PASSES = {"fnn": 3, "residual": 1}  # two of the others
 GAINS = 3  # measurements of the machine's own gain in a pass
 PATIENCE_SECONDS, PATIENCE = 60, 4  # for a rival's warm-up, and so many times our own seconds
@@ -115,15 +116,27 @@ def trials_per_second(ends: list[list[float]]) -> float:
     return sum(ended) / (until - since)
 
 
-def machine_gain(processes: int, seconds: float = 2.0, size: int = 64) -> float:
+def machine_gain(processes: int, seconds: float = 2.0) -> float:
     """Returns the rate of several processes over that of one, in products of matrices that stay in a core's cache."""
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        list(pool.map(_products, [0.1] * processes, [size] * processes))  # both are up
-        alone = pool.submit(_products, seconds, size).result()
-        return sum(pool.map(_products, [seconds] * processes, [size] * processes)) / alone
+    context = get_context("spawn")
+    together = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, context, _remember, (together,)) as pool:
+        everyone = [processes] * processes
+        list(pool.map(_products, [0.1] * processes, everyone))  # all are up
+        alone = pool.submit(_products, seconds, 1).result()
+        return sum(pool.map(_products, [seconds] * processes, everyone)) / alone
 
 
-def _products(seconds: float, size: int) -> float:
+_meeting: list[Barrier] = []  # of this process
+
+
+def _remember(barrier: Barrier) -> None:
+    _meeting.append(barrier)
+
+
+def _products(seconds: float, processes: int, size: int = 64) -> float:
+    if processes > 1:  # each process takes one
+        _meeting[0].wait()
     torch.set_num_threads(1)
     a, b, product = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
     began, done = time.perf_counter(), 0

@@ -68,7 +68,7 @@ def main() -> None:
 for command in (
     cli_work.optimize,
     cli_work.confirm,
-    cli_work.drift,
+    cli_work.drift_,
     cli_work.worker,
     cli_lab.lr_find,
     cli_lab.reproduce,

@@ -114,7 +114,7 @@ def confirm(
         print_parts(*confirmation_view(found))
 
 
-@click.command()
+@click.command("drift")
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the study's best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
@@ -122,7 +122,7 @@ def confirm(
 @device_option
 @data_option
 @json_option
-def drift(
+def drift_(
     study: str, trial: int | None, only_show: bool, storage: str, device: str, data: Path | None, as_json: bool
 ) -> None:
     """Measure a trial again on this machine, and compare.
@@ -130,30 +130,41 @@ def drift(
     Run it on a machine of each kind that works on the study: the rounds are the trial's own, so what differs is what
     processors, GPUs and versions make of the same sums.
     """
+    import platform
+
     from .datasets import data_folder
     from .drift import REPEATS, define_repetition, read_drift
     from .findings import drift_json, drift_view
     from .optimize import Plan, assign_devices, begin
     from .records import set_study_attribute
+    from .results import read_trial
     from .storage import open_storage
 
     opened = open_storage(storage)
+    found = read_trial(opened, study, trial)
     if not only_show:
-        devices = assign_devices("1", device)
-        name, definition, repeats = define_repetition(opened, study, trial)
-        folder = data_folder(data)
-        opened = begin(storage, Plan(name, definition, 1), folder)
+        devices, folder = assign_devices("1", device), data_folder(data)
+        name, definition, repeats = define_repetition(opened, study, found, host=platform.node(), device=devices[0])
+        opened = begin(storage, Plan(name, definition, 0), folder)  # of no target, so that no other worker takes it
         set_study_attribute(opened, name, REPEATS, repeats)
-        _run(opened, Plan(name, definition, 1), devices, folder)
-    found = read_drift(opened, study, trial)
+        more = "" if trial is not None else f" --trial {found.number}"
+        _run(opened, Plan(name, definition, 1), devices, folder, more)
+        set_study_attribute(opened, name, "target", 1)
+    drift = read_drift(opened, study, found.number)
     if as_json:
-        print_json(drift_json(found))
+        print_json(drift_json(drift))
     else:
-        print_parts(*drift_view(found))
+        print_parts(*drift_view(drift))
+        again = f"hpo drift --study {study} --trial {found.number}{same_storage()}"
+        click.echo(f"\non a machine of another kind:\n  {again}")
 
 
-def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path) -> None:
-    """Brings a study to its trials, showing how far it is."""
+def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: str = "") -> None:
+    """Brings a study to its trials, showing how far it is.
+
+    Args:
+        more: what this command needs besides, to go on after an interruption.
+    """
     from rich.console import Console
 
     from .optimize import run_study
@@ -167,7 +178,8 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path) -> None:
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         click.echo(
             f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
-            + this_command(),
+            + this_command()
+            + more,
             err=True,
         )
         raise

@@ -1,16 +1,19 @@
-"""Looks for drift between kinds of machines: measures one configuration of a study again, on each of them.
+"""Looks for drift between kinds of machines: measures one trial of a study again, on each of them.
 
 Workers of one study may run on processors and GPUs of several kinds, whose sums round differently; the same rounds then
-end with slightly different errors. As long as such differences are small and have no direction, trials of one kind can
-be compared with those of another. Whether they do is measured: each measurement is the very trial, the same pairs,
-weights and shuffles, so it is compared with the study's own round by round.
+end with slightly different errors. As long as such differences have no direction, trials of one kind can be compared
+with those of another. Whether they do is measured: each repetition is the very trial, with its pairs, weights and
+shuffles, so repetitions are compared round by round.
 
-A measurement is a study of one listed trial; any number of machines make theirs in one storage.
+They are compared with the first repetition, not with what the study has: the study's best owes some of its figure to
+the luck of its rounding, which is not repeated elsewhere.
+
+A repetition is a study of one listed trial, which asks no worker for it: only the machine that began it works on it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -20,21 +23,21 @@ from optuna.trial import TrialState
 from . import records
 from .errors import RequestError
 from .results import read_definition, read_trial
-from .statistics import Interval, paired_difference
+from .statistics import Interval, holm, paired_difference
 from .study import StudyDefinition, define_study
 
-REPEATS = "repeats"  # the attribute of a measurement's study that says which trial it repeats
+REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One configuration's errors on one machine.
+    """One trial's errors on one machine.
 
     Attributes:
         device: with its model, as in `cuda:0 (NVIDIA H100)`.
         precision: of products and convolutions; None for a trial from before it was recorded.
         errors: of the rounds, in percent.
-        difference: from the study's own, round by round; None for the study's own.
     """
 
     host: str
@@ -42,7 +45,6 @@ class Measurement:
     precision: str | None
     torch: str
     errors: list[float]
-    difference: Interval | None
 
     @property
     def mean(self) -> float:
@@ -51,48 +53,63 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """A measurement beside the first repetition.
+
+    Attributes:
+        difference: from the first, round by round; its p value is corrected for the number of repetitions. None for
+            the first itself.
+    """
+
+    measurement: Measurement
+    difference: Interval | None
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether it differs from the first by more than chance."""
+        return self.difference is not None and (self.difference.p_value or 0.0) < LEVEL
+
+
+@dataclass(frozen=True)
 class Drift:
-    """What machines make of one trial, the study's own measurement first."""
+    """What machines make of one trial.
+
+    Attributes:
+        own: the study's measurement; flattered where the trial was chosen for it.
+    """
 
     study: str
     trial: int
     params: dict[str, Any]
-    measurements: list[Measurement]
+    own: Measurement
+    repetitions: list[Repetition]
 
 
 def define_repetition(
-    storage: RDBStorage, study: str, number: int | None
+    storage: RDBStorage, study: str, trial: records.StoredTrial, *, host: str, device: str
 ) -> tuple[str, StudyDefinition, dict[str, Any]]:
-    """Returns the name and the definition of a study that measures a trial again, and what it is to remember.
+    """Returns the name and the definition of a study that repeats a trial, and what it is to remember.
 
-    One that was begun and not finished is found again.
-
-    Args:
-        number: of the trial; None takes the study's best.
+    One that this machine has begun and not finished is found again.
 
     Raises:
-        StorageError: where no such trial was measured to the end.
         RequestError: where it has a single round, which leaves nothing to compare.
     """
-    trial, definition = read_trial(storage, study, number), read_definition(storage, study)
+    definition = read_definition(storage, study)
     if definition.protocol.rounds < 2:
-        raise RequestError(f"study {study!r} has one round; a comparison round by round needs two")
+        raise RequestError(f"study {study!r} has one round; to compare round by round takes two")
     table = {
         "title": f"Trial {trial.number} of {study}, measured again",
         "protocol": {**definition.protocol.model_dump(mode="json"), "evaluate_at": []},
         "trial": [{"label": f"trial {trial.number}", "params": trial.params}],
         "run": definition.run.model_dump(mode="json"),
     }
-    repeats = {
-        "study": study,
-        "identity": records.study_attributes(storage, study).get("identity"),
-        "trial": trial.number,
-    }
+    repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
     known = records.study_names(storage)
     for n in count(1):
         name = f"{study}-drift-{n}"
         if name not in known or (
-            records.study_attributes(storage, name).get(REPEATS, repeats) == repeats
+            records.study_attributes(storage, name).get(REPEATS) == repeats
             and not records.count_trials(storage, name)[TrialState.COMPLETE]
         ):
             return name, define_study(table, name=name), repeats
@@ -106,19 +123,28 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         StorageError: where no such trial was measured to the end.
     """
     trial = read_trial(storage, study, number)
-    own = _measurement(trial, None)
-    identity = records.study_attributes(storage, study).get("identity")
-    repeats = {"study": study, "identity": identity, "trial": trial.number}
-    again = [
-        _measurement(found, own)
+    wanted = _repeats(storage, study, trial.number)
+    measured = [
+        _measurement(found)
         for name in records.study_names(storage)
-        if records.study_attributes(storage, name).get(REPEATS) == repeats
+        if wanted.items() <= records.study_attributes(storage, name).get(REPEATS, {}).items()
         for found in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
     ]
-    return Drift(study, trial.number, trial.params, [own, *again])
+    differences = [paired_difference(other.errors, measured[0].errors) for other in measured[1:]]
+    corrected = holm([difference.p_value or 0.0 for difference in differences])
+    repetitions = [Repetition(first, None) for first in measured[:1]] + [
+        Repetition(other, replace(difference, p_value=p_value))
+        for other, difference, p_value in zip(measured[1:], differences, corrected, strict=True)
+    ]
+    return Drift(study, trial.number, trial.params, _measurement(trial), repetitions)
 
 
-def _measurement(trial: records.StoredTrial, own: Measurement | None) -> Measurement:
+def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:
+    identity = records.study_attributes(storage, study).get("identity")
+    return {"study": study, "identity": identity, "trial": number}
+
+
+def _measurement(trial: records.StoredTrial) -> Measurement:
     kept = trial.attributes
     return Measurement(
         host=kept.get("worker", {}).get("host", "unknown"),
@@ -126,5 +152,4 @@ def _measurement(trial: records.StoredTrial, own: Measurement | None) -> Measure
         precision=kept.get("precision"),
         torch=kept["versions"]["torch"],
         errors=kept["errors"],
-        difference=paired_difference(kept["errors"], own.errors) if own else None,
     )

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from . import records
 from .confirmation import CONFIRMS
+from .drift import REPEATS
 from .errors import StorageError
 from .results import read_definition
 from .statistics import Interval, holm, paired_difference
@@ -69,7 +70,7 @@ def related_lists(storage: RDBStorage, study: str) -> list[str]:
     protocol = read_definition(storage, study).protocol
     found = [study]
     for name in records.study_names(storage):
-        if name == study or CONFIRMS in records.study_attributes(storage, name):
+        if name == study or {CONFIRMS, REPEATS} & records.study_attributes(storage, name).keys():
             continue
         try:
             other = read_definition(storage, name)

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from .confirmation import Confirmation, describe
-from .drift import Drift
+from .drift import Drift, Measurement
 from .results import Best
 from .space import short_name
+from .statistics import Interval
 from .views import spread, text_of
 
 
@@ -88,41 +89,56 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
 
 
 def drift_view(found: Drift) -> list[Any]:
-    """Returns what machines make of one trial: each measurement beside the study's own."""
-    own, *again = found.measurements
+    """Returns what machines make of one trial: each repetition beside the first, and the study's own."""
+    first = found.repetitions[0].measurement if found.repetitions else found.own
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("error %", "less the study's", "95 %", "rounds that differ"):
+    for heading in ("error %", "less the first", "95 %", "rounds that differ"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("measured on")
-    for one in found.measurements:
-        by = one.difference
-        differ = sum(error != other for error, other in zip(one.errors, own.errors, strict=True))
-        where = f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
-        table.add_row(
-            f"{one.mean:.2f}",
-            f"{by.estimate:+.2f}" if by else "",
-            f"{by.low:+.2f} to {by.high:+.2f}" if by else "",
-            f"{differ} of {len(own.errors)}" if by else "",
-            where if by else f"{where}: the study's own",
-        )
-    apart = [one for one in again if one.difference and not one.difference.low <= 0 <= one.difference.high]
-    if not again:
-        said = "measured nowhere else yet"
+
+    def add(one: Measurement, by: Interval | None, what: str) -> None:
+        differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
+        beside = "" if one is first else f"{differ} of {len(one.errors)}"
+        reach = (f"{by.estimate:+.2f}", f"{by.low:+.2f} to {by.high:+.2f}") if by else ("", "")
+        table.add_row(f"{one.mean:.2f}", *reach, beside, f"{what}{place(one)}")
+
+    add(found.own, None, "in the study: ")
+    for one in found.repetitions:
+        add(one.measurement, one.difference, "")
+    apart = sum(one.is_told_apart for one in found.repetitions)
+    others = len(found.repetitions) - 1
+    if others < 1:
+        said = "a repetition on a machine of another kind is to be compared with the first"
     elif apart:
-        said = f"{len(apart)} of {len(again)} measurements differ from the study's own by more than chance (95 %)"
+        said = f"{apart} of {others} machines differ from the first by more than chance"
     else:
-        said = "no measurement differs from the study's own by more than chance (95 %)"
-    return [f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}", table]
+        said = f"no difference between {others + 1} repetitions that is more than chance"
+    how = "compared with the first repetition, round by round; more than chance: p < 0.05, corrected for their number"
+    headline = f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}"
+    return [headline, table, how] if others > 0 else [headline, table]
+
+
+def place(one: Measurement) -> str:
+    """Returns where a trial was measured, and by what."""
+    return f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
 
 
 def drift_json(found: Drift) -> dict[str, Any]:
     """Returns what machines make of one trial as `hpo drift --json` has it."""
+
+    def described(one: Measurement) -> dict[str, Any]:
+        return {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
+
     return {
         **{key: getattr(found, key) for key in ("study", "trial", "params")},
-        "measurements": [
-            {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
-            | {"difference": one.difference and {k: getattr(one.difference, k) for k in ("estimate", "low", "high")}}
-            for one in found.measurements
+        "own": described(found.own),
+        "repetitions": [
+            {
+                **described(one.measurement),
+                "difference": one.difference
+                and {key: getattr(one.difference, key) for key in ("estimate", "low", "high", "p_value")},
+            }
+            for one in found.repetitions
         ],
     }
 

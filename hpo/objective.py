@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from . import catalog
@@ -40,7 +41,9 @@ def make_objective(definition: StudyDefinition, device: str, data_folder: Path) 
     """
     place = find_device(device)
     if place.type == "cpu":
-        torch.set_num_threads(1)  # one worker a core is faster than one worker on all: the networks are small
+        # One worker a core is faster than one worker on all: the networks are small.
+        torch.set_num_threads(1)
+        threadpool_limits(1)  # NumPy's too
     else:
         torch.backends.cudnn.allow_tf32 = False  # or convolutions of float32 would keep 10 bits of 23
     protocol = definition.protocol

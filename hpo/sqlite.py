@@ -7,6 +7,7 @@ whoever closes it drops the locks that SQLite holds for the whole process, and i
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .errors import NoStorage, StorageError
 from .locks import FileLock
 from .outages import OutageProofStorage
 
+OLDEST = (3, 35)  # the first with RETURNING
 DRIVERS = ("sqlite", "sqlite+pysqlite")
 BUSY_SECONDS = 60
 ENGINE: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -34,8 +36,10 @@ def check_url(url: sa.URL, *, create: bool) -> str:
 
     Raises:
         NoStorage: where `create` is false and there is none.
-        StorageError: where it names no file, no folder, or one that other machines see too.
+        StorageError: where it names no file, no folder, or one that other machines see too, or SQLite is too old.
     """
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise StorageError(f"SQLite must be 3.35 or later, but this Python has {sqlite3.sqlite_version}")
     if url.database in (None, "", ":memory:"):
         raise StorageError(f"storage {url} names no file, so workers cannot share it; sqlite:///hpo.db does")
     file = Path(str(url.database))

@@ -145,12 +145,18 @@ def ask(storage: RDBStorage, study: optuna.Study, claim: dict[str, Any]) -> optu
     Not repeated while the database is away: whether the trial was born before the answer got lost the caller finds out.
     """
     with _ours(storage).claiming(claim):
-        return study.ask()
+        trial = study.ask()
+    if not claim.keys() <= trial.user_attrs.keys():  # somebody had enqueued it, so it was born before
+        with together(trial):
+            for key, value in claim.items():
+                trial.set_user_attr(key, value)
+        storage.record_heartbeat(trial_id(trial))
+    return trial
 
 
 @contextmanager
 def together(trial: optuna.Trial) -> Iterator[None]:
-    """Within, what is written to a trial is collected, and written at the end in one go; nothing after an error."""
+    """Within, what is written to a trial is collected, and written at the end, or after an error not at all."""
     cache: Any = trial.storage  # Optuna's, before the storage itself
     with _ours(cache._backend).together(trial_id(trial)):
         yield

@@ -64,6 +64,9 @@ def play(opened: RDBStorage) -> list[int]:
         opened.record_heartbeat(trial_id)
         opened.record_heartbeat(trial_id)
     opened.set_trial_intermediate_value(ids[0], 0, 7.0)
+    study.enqueue_trial({"rate": 1.0}, user_attrs={"why": "asked for"})
+    (waiting,) = study.get_trials(states=(TrialState.WAITING,))
+    opened.set_trial_user_attr(waiting._trial_id, "while it waits", 1)
     for trial_id, state, values in zip(
         ids,
         (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE),
@@ -105,8 +108,8 @@ def test_it_reads_what_optuna_reads(both: tuple[RDBStorage, RDBStorage]) -> None
         lambda it: it.get_best_trial(key),
     ]
     for read in everything:
-        # As text, for nan is not equal to itself; Optuna gives reports in no order.
-        assert repr(read(ours)) == repr(in_order(read(optunas)))
+        # As text, for nan is not equal to itself; what is in no order is put into one.
+        assert repr(in_order(read(ours))) == repr(in_order(read(optunas)))
     for opened in (ours, optunas):
         with pytest.raises(KeyError):
             opened.get_trial(99)
@@ -116,7 +119,8 @@ def test_it_reads_what_optuna_reads(both: tuple[RDBStorage, RDBStorage]) -> None
 
 def in_order(trials: Any) -> Any:
     for trial in trials if isinstance(trials, list) else [trials]:
-        trial.intermediate_values = dict(sorted(trial.intermediate_values.items()))
+        for kept in ("intermediate_values", "user_attrs", "system_attrs"):
+            setattr(trial, kept, dict(sorted(getattr(trial, kept).items())))
     return trials
 
 
@@ -169,6 +173,28 @@ def test_a_trial_is_born_with_its_claim(fresh_storage: RDBStorage) -> None:
     trial = storage.ask(fresh_storage, study, {"slot": 4, "worker": {"pid": 1}})
     assert trial.user_attrs == {"slot": 4, "worker": {"pid": 1}} == study.trials[0].user_attrs
     assert study.ask().user_attrs == {}
+
+
+def test_a_trial_that_was_enqueued_is_claimed_when_it_is_started(fresh_storage: RDBStorage) -> None:
+    study = optuna.create_study(study_name="s", storage=fresh_storage)
+    study.enqueue_trial({"rate": 0.5})
+    trial = storage.ask(fresh_storage, study, {"slot": 4})
+    assert (trial.number, trial.user_attrs, study.trials[0].user_attrs) == (0, {"slot": 4}, {"slot": 4})
+    assert heartbeats(fresh_storage) == [storage.trial_id(trial)]
+
+
+def test_a_heartbeat_of_a_deleted_trial_is_none(fresh_storage: RDBStorage) -> None:
+    study = optuna.create_study(study_name="s", storage=fresh_storage)
+    gone = storage.trial_id(storage.ask(fresh_storage, study, {"slot": 0}))
+    optuna.delete_study(study_name="s", storage=fresh_storage)
+    fresh_storage.record_heartbeat(gone)
+    assert heartbeats(fresh_storage) == []
+    storage.ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), {"slot": 0})
+
+
+def heartbeats(opened: RDBStorage) -> list[int]:
+    with opened.engine.connect() as connection:
+        return list(connection.execute(sa.select(models.TrialHeartbeatModel.trial_id)).scalars())
 
 
 def test_a_trial_takes_few_ways_to_the_server(postgres: TemporaryPostgres, small_study: StudyDefinition) -> None:

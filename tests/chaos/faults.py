@@ -80,7 +80,8 @@ class Target:
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Evaluates a trial."""
-        configuration = suggest(trial, self._definition)
+        with storage.together(trial):
+            configuration = suggest(trial, self._definition)
         trial.report(50.0, step=1)
         self._strike(IN_TRIAL)
         self._fail(str(_slot(trial)))
@@ -88,8 +89,9 @@ class Target:
         if self._random.random() < 0.3:
             raise optuna.TrialPruned
         value = 10 + abs(configuration.learning_rate - 0.1) * 30
-        trial.set_user_attr("errors", [value])
-        trial.set_user_attr("std", None)
+        with storage.together(trial):
+            trial.set_user_attr("errors", [value])
+            trial.set_user_attr("std", None)
         return value
 
     def arm(self) -> None:

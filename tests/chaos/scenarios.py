@@ -272,7 +272,7 @@ def three_hosts(arena: Arena) -> str:
         wires = [stack.enter_context(network.Wire(number, delay=0.01)) for number in range(3)]
         # Long enough that the budget outlasts all of it.
         seconds = (90.0 + 3 * grace) * len(wires) * workers / arena.budget
-        plan = Faults({faults.INSIDE_LOCK: 1}, act="linger", chance=0.3, trial_seconds=seconds)
+        plan = Faults({faults.INSIDE_LOCK: 1}, act="linger", chance=1.0, trial_seconds=seconds)
         field = arena.field(stack, plan, heartbeat_seconds=grace / 10, grace_seconds=grace)
 
         def launch(wire: network.Wire) -> Machine:
@@ -288,14 +288,17 @@ def three_hosts(arena: Arena) -> str:
         check(25 < waited < 45, f"the others went on after {waited:.1f} s")
         wires[0].heal()
 
-        held = _wait_for_trials_of(field, second, workers)
+        _wait_for_trials_of(field, second, workers)
         wires[1].cut()
+        held = _trials_of(field, second)
         time.sleep(grace / 2)
         wires[1].heal()
         field.wait_until(lambda: _states(field, held) <= set(FINISHED))
 
-        given_up = _wait_for_trials_of(field, third, workers)
+        _wait_for_trials_of(field, third, workers)
         wires[2].cut()
+        given_up = _trials_of(field, third)
+        check(bool(held and given_up), "no trial was running when the wire was cut")
         field.wait_until(lambda: _states(field, given_up) == {TrialState.FAIL})
         time.sleep(grace / 4)
         wires[2].heal()
@@ -315,16 +318,22 @@ def three_hosts(arena: Arena) -> str:
 
 def _wait_for_trials_of(field: Field, machine: Machine, count: int) -> list[int]:
     """Waits until a machine runs so many trials, and returns their numbers."""
+    found: list[int] = []
 
-    def running() -> list[int]:
-        return [
-            trial.number
-            for trial in records.read_running(field.storage, "chaos")
-            if trial.worker and Path(trial.worker["parent"]).name.startswith(f"{machine.pid}-")
-        ]
+    def enough() -> bool:
+        found[:] = _trials_of(field, machine)
+        return len(found) >= count
 
-    field.wait_until(lambda: len(running()) >= count)
-    return running()
+    field.wait_until(enough)
+    return found
+
+
+def _trials_of(field: Field, machine: Machine) -> list[int]:
+    return [
+        trial.number
+        for trial in records.read_running(field.storage, "chaos")
+        if trial.worker and Path(trial.worker["parent"]).name.startswith(f"{machine.pid}-")
+    ]
 
 
 def _states(field: Field, numbers: list[int]) -> set[TrialState]:
@@ -370,9 +379,9 @@ def _stopped(arena: Arena, seconds: float) -> str:
 
 
 def _check_no_live_trial_failed(field: Field) -> None:
-    """One without a slot never lived: its insertion's answer got lost, or its lock."""
+    """One without parameters never lived: its birth's answer got lost, or its lock."""
     lived = [trial for trial in field.failed() if trial.attributes.get("errors") or "error" in trial.attributes]
-    reported = [t for t in field.failed() if "slot" in t.attributes and t.params]
+    reported = [trial for trial in field.failed() if trial.params]
     check(not lived and not reported, f"live trials failed: {[t.number for t in (*lived, *reported)]}")
 
 
