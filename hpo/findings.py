@@ -91,8 +91,10 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
 def drift_view(found: Drift) -> list[Any]:
     """Returns what machines make of one trial: each repetition beside the first, and the study's own."""
     first = found.repetitions[0].measurement if found.repetitions else found.own
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("error %", "less the first", "95 %", "rounds that differ"):
+    others = len(found.repetitions) - 1
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    beside_the_first = ("less the first", "95 %") if others > 0 else ()
+    for heading in ("error %", *beside_the_first, "rounds that differ"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("measured on")
 
@@ -100,13 +102,12 @@ def drift_view(found: Drift) -> list[Any]:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
         reach = (f"{by.estimate:+.2f}", f"{by.low:+.2f} to {by.high:+.2f}") if by else ("", "")
-        table.add_row(f"{one.mean:.2f}", *reach, beside, f"{what}{place(one)}")
+        table.add_row(f"{one.mean:.2f}", *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
     add(found.own, None, "in the study: ")
     for one in found.repetitions:
         add(one.measurement, one.difference, "")
     apart = sum(one.is_told_apart for one in found.repetitions)
-    others = len(found.repetitions) - 1
     if others < 1:
         said = "a repetition on a machine of another kind is to be compared with the first"
     elif apart:
