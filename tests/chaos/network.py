@@ -20,7 +20,9 @@ class Wire:
 
     def __init__(self, number: int, delay: float = 0.0) -> None:
         self._space, self._near, self._far = (f"hpo{os.getpid()}{end}{number % 250}" for end in "nab")
-        self._net = f"10.231.{number % 250}"
+        # Of the range that RFC 2544 keeps for such things; another process that does the same takes another part of it.
+        net, host = f"198.18.{os.getpid() % 256}", 4 * (number % 64)
+        self._here, self._there = f"{net}.{host + 1}", f"{net}.{host + 2}"
         self._delay = delay
         self._relay: subprocess.Popen[str] | None = None
         self.prefix = ("ip", "netns", "exec", self._space)
@@ -35,10 +37,10 @@ class Wire:
             self._ip("link", "set", self._far, "netns", self._space)
         else:
             self._ip("link", "add", self._near, "type", "veth", "peer", "name", self._far, "netns", self._space)
-        self._ip("address", "add", f"{self._net}.1/24", "dev", self._near)
+        self._ip("address", "add", f"{self._here}/30", "dev", self._near)
         self._ip("link", "set", self._near, "up")
         for command in (
-            ["address", "add", f"{self._net}.2/24", "dev", self._far],
+            ["address", "add", f"{self._there}/30", "dev", self._far],
             ["link", "set", self._far, "up"],
             ["link", "set", "lo", "up"],
         ):
@@ -57,7 +59,7 @@ class Wire:
 
     def reach(self, url: str) -> str:
         """Returns the URL by which the machine behind the wire reaches a database on this one."""
-        return sa.make_url(url).set(host=f"{self._net}.1").render_as_string(hide_password=False)
+        return sa.make_url(url).set(host=self._here).render_as_string(hide_password=False)
 
     def cut(self) -> None:
         """Cuts the wire."""
