@@ -19,12 +19,12 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
-    stop_on_signals,
     storage_option,
     this_command,
     workers_option,
     written_by_request,
 )
+from .signals import stop_on_signals
 
 RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
 OPTIMIZERS = ("sgd", "rmsprop", "adam")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,12 +92,6 @@ def dataset_option(command: Command) -> Command:
         type=click.Choice(["mnist", "digits"]),
         help="Another dataset than the study's; makes it a study of its own, NAME-DATASET.",
     )(command)
-
-
-def stop_on_signals() -> None:
-    """Makes SIGINT and SIGTERM raise KeyboardInterrupt."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs begin with it ignored
-        signal.signal(number, signal.default_int_handler)
 
 
 def this_command() -> str:

@@ -15,11 +15,11 @@ from .cli_options import (
     print_json,
     print_parts,
     same_storage,
-    stop_on_signals,
     storage_option,
     this_command,
     workers_option,
 )
+from .signals import stop_on_signals
 
 
 @click.command()

@@ -12,10 +12,10 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
-    stop_on_signals,
     storage_option,
     written_by_request,
 )
+from .signals import stop_on_signals
 
 
 @click.command()

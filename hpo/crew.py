@@ -30,9 +30,9 @@ from . import storage as stored
 from .budget import fail_trial_of
 from .errors import HpoError, WorkError
 from .presence import Presence
+from .signals import SIGNALS, check
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 10.0
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
 
@@ -104,7 +104,9 @@ class Crew:
 
         Raises:
             WorkError: where a worker cannot go on at all, or too many died.
+            KeyboardInterrupt: where one was dropped.
         """
+        check()
         for member in list(self._members):
             self._listen(member)
             if member.is_overdue:

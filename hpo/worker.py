@@ -123,10 +123,13 @@ class Stop:
 
     def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Takes a signal; a second one must not interrupt the first's work."""
-        if self.asked:
+        if self.asked and number != signal.SIGALRM:
             return
         self.asked = True
         if self._in_trial:
+            # Once more, in a second: Python drops an exception that a callback of the garbage collector meets.
+            signal.signal(signal.SIGALRM, self.ask)
+            signal.alarm(1)
             raise KeyboardInterrupt
 
     @contextmanager
@@ -139,6 +142,7 @@ class Stop:
             yield
         finally:
             self._in_trial = False
+            signal.alarm(0)
 
 
 def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop, tell: Tell) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frugal"},
+    {"errors", "guard", "seeding", "locks", "frugal", "signals"},
     {"outages"},
     {
         "address",

@@ -5,19 +5,18 @@ python -m tests.chaos.parent URL TARGET WORKERS FOLDER
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
 from hpo import optimize, storage
 from hpo.errors import HpoError
 from hpo.results import read_definition
+from hpo.signals import stop_on_signals
 
 
 def main(url: str, target: str, workers: str, folder: str) -> int:
     """Brings the study 'chaos' to its trials; returns the exit code of `hpo optimize`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    stop_on_signals()
     try:
         opened = storage.open_storage(url, create=True)
         plan = optimize.Plan("chaos", read_definition(opened, "chaos"), int(target))
