@@ -106,8 +106,9 @@ def define_repetition(
     }
     repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
     known = records.study_names(storage)
+    here = f"{study}-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
     for n in count(1):
-        name = f"{study}-drift-{n}"
+        name = here + (f"-{n}" if n > 1 else "")
         if name not in known or (
             records.study_attributes(storage, name).get(REPEATS) == repeats
             and not records.count_trials(storage, name)[TrialState.COMPLETE]
