@@ -10,17 +10,16 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.orm
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from .errors import UnknownName
+from .frozen import parse_distribution
 from .outages import persistent
 from .storage import reading, show_url
 
@@ -319,7 +318,7 @@ def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[in
         table.param_id
     )
     for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
-        params.setdefault(key, {})[name] = _distribution(distribution).to_external_repr(value)
+        params.setdefault(key, {})[name] = parse_distribution(distribution).to_external_repr(value)
     return params
 
 
@@ -335,11 +334,6 @@ def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dic
 def _rows_of(connection: sa.Connection, query: sa.Select[Any], column: Any, trial_ids: Sequence[int]) -> Iterator[Any]:
     for start in range(0, len(trial_ids), 10_000):  # SQLite takes up to 32 766 values in one statement
         yield from connection.execute(query.where(column.in_(trial_ids[start : start + 10_000])))
-
-
-@lru_cache(maxsize=256)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
 
 
 def _utc(moment: datetime | None) -> datetime | None:
