@@ -1,7 +1,7 @@
 """Trials as Optuna has them, read from its tables by one statement.
 
-Optuna's own storage asks each table apart, and makes an object of every row: it takes five times as long to read 10 000
-trials. Optuna's tables are private to it; `optuna>=5.0,<5.1` is pinned.
+Optuna's own storage asks each table apart, and makes an object of every row: it takes five to seven times as long to
+read 10 000 trials (`benchmarks/reading.py`). Optuna's tables are private to it; `optuna>=5.0,<5.1` is pinned.
 """
 
 from __future__ import annotations
