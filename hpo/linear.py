@@ -1,104 +1,235 @@
-"""Rounds of networks that are linear layers and activations, stacked without vmap."""
+"""Rounds of networks whose towers and head are linear layers and activations, a batch of a round as one loop on a CPU.
+
+A step of `fnn` is eleven million multiply-adds a round, and small operations around them. As operations of PyTorch on
+stacked rounds the small ones take as long as the products, and what one writes has left the core's cache before the
+next reads it. Here a round's batch is drawn, sent through towers and head, and its gradients back through both, before
+the next round's begins, so all of it stays in the cache. The optimizer is PyTorch's, one step for all rounds.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .recipe import Recipe, in_precision, make_optimizer
-from .rounds import StackedRounds
+from .chains import Chain, flatten, is_chain, run, run_back, structure, unflatten
+from .data import Pairs
+from .kernels import Array, compiled, cross_entropy
+from .recipe import Recipe, make_optimizer
+from .rounds import GradientNorms, Rounds
 
 
-class LinearRounds(StackedRounds):
-    """Stacked rounds of networks whose parameters are all in linear layers, without vmap.
-
-    What else such a network does, it does to each example by itself, so it can be given the examples of all rounds as
-    one batch, round after round. Only a linear layer must know where a round ends: it multiplies each round's part by
-    that round's weights, in one batched product. This spares vmap's bookkeeping and the transposed gradients that
-    autograd makes of `F.linear` under it: an epoch of `fnn` takes 0.83 of the time (10 rounds, one core; EPYC).
-    """
+class LinearRounds(Rounds):
+    """R networks of `towers` and a `head` that are chains, in training on a CPU, in float32 or float64."""
 
     def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None:
-        self.rounds, self.structure = len(networks), copy.deepcopy(networks[0])
-        for name, module in networks[0].named_modules():
-            if isinstance(module, nn.Linear):
-                self.structure.set_submodule(
-                    name, _StackedLinear([network.get_submodule(name) for network in networks])
-                )
-        self.parameters, self.buffers = dict(self.structure.named_parameters()), {}
         self.recipe = recipe
-        self.optimizers = [make_optimizer(recipe, self.parameters.values())]
+        self._towers, self._head = _parts(networks[0])
+        apart = [_parts(network) for network in networks]
+        self._parameters = [
+            nn.Parameter(torch.stack([flatten(towers) for towers, _ in apart])),  # (R, T, P)
+            nn.Parameter(flatten([head for _, head in apart])),  # (R, Q)
+        ]
+        for parameter in self._parameters:
+            parameter.grad = torch.empty_like(parameter)
+        self.optimizers = [make_optimizer(recipe, self._parameters)]
+        self._structures = structure(self._towers[0]), structure(self._head)
 
-    @torch.inference_mode()
+    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
+        rounds, count = batch.targets.shape
+        return self._step(batch, torch.arange(count).repeat(rounds, 1))
+
+    def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
+        total = pairs.images.new_zeros(len(orders))  # (R,)
+        for chosen in torch.split(orders, self.recipe.batch_size, dim=1):  # (R, B)
+            total += chosen.shape[1] / orders.shape[1] * self._step(pairs, chosen.contiguous())
+            if norms is not None:
+                norms.add(self._named([_gradient(parameter) for parameter in self._parameters]))
+        return total
+
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        self.structure.eval()
-        # In batches that stay in the cache.
-        comparisons, digits = zip(
-            *(self._forward(batch) for batch in torch.split(images, self.recipe.batch_size, dim=1)), strict=True
+        rounds, count = images.shape[:2]
+        comparison, digits = images.new_empty(rounds, count, 2), images.new_empty(rounds, count, 2, 10)
+        predict(
+            _array(images.flatten(3)),
+            self.recipe.batch_size,
+            *self._chains(),
+            _array(comparison),
+            _array(digits.flatten(2)),
         )
-        return torch.cat(comparisons, dim=1), torch.cat(digits, dim=1)
-
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        together = images.flatten(0, 1)  # (R, B, 2, 14, 14) -> (R * B, 2, 14, 14)
-        parts = in_precision(self.recipe.precision, lambda: self.structure(together), images.device)
-        comparison, digits = (part.view(self.rounds, -1, *part.shape[1:]) for part in parts)
         return comparison, digits
 
+    def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
+        named = self._named([parameter.detach() for parameter in self._parameters])
+        return [{name: tensor[r] for name, tensor in named.items()} for r in range(len(self._parameters[0]))]
 
-class _StackedLinear(nn.Module):
-    """R linear layers: maps (R * B, K) to (R * B, N), each of R parts by its own weights."""
+    def _step(self, pairs: Pairs, chosen: Tensor) -> Tensor:
+        """Trains every round on its chosen pairs, (R, B), and returns the losses (R,) from before."""
+        losses = pairs.images.new_empty(len(chosen))
+        weights = (self.recipe.main_weight, self.recipe.auxiliary_weight) if self.recipe.auxiliary_loss else (1.0, 0.0)
+        towers, head = self._chains()
+        towards_towers, towards_head = (_array(_gradient(parameter)) for parameter in self._parameters)
+        train_batch(
+            _array(pairs.images.flatten(3)), _array(pairs.classes), _array(pairs.targets), _array(chosen), towers, head,
+            np.array(weights, losses.numpy().dtype), towards_towers, towards_head, _array(losses),
+        )  # fmt: skip
+        (optimizer,) = self.optimizers
+        optimizer.step()
+        return losses
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))  # (R, N, K), (R, N)
-            for name in ("weight", "bias")
+    def _chains(self) -> tuple[Chain, Chain]:
+        towers, head = (
+            Chain(_array(parameter), *form) for parameter, form in zip(self._parameters, self._structures, strict=True)
         )
+        return towers, head
 
-    def forward(self, x: Tensor) -> Tensor:
-        apart = x.reshape(len(self.weight), -1, x.shape[-1])  # (R * B, K) -> (R, B, K)
-        product: Tensor = _BatchedProduct.apply(apart, self.weight, self.bias)
-        return product.flatten(0, 1)
-
-
-class _BatchedProduct(torch.autograd.Function):
-    """x @ weight^T + bias for each of R: (R, B, K), (R, N, K), (R, N) -> (R, B, N)."""
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        context.save_for_backward(x, weight)
-        return _product(x, weight.transpose(1, 2)).add_(bias.unsqueeze(1))
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        x, weight = context.saved_tensors
-        # Nothing asks for the gradient of the images.
-        towards_x = _product(gradient, weight) if context.needs_input_grad[0] else None
-        return towards_x, _product(gradient.transpose(1, 2), x), gradient.sum(1)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Multiplies (R, M, K) by (R, K, N).
-
-    By the BLAS of NumPy, OpenBLAS: it takes 0.85 of the time of PyTorch's MKL for these sizes (EPYC), an epoch of `fnn`
-    0.95.
-    """
-    if torch.is_autocast_enabled("cpu"):
-        return torch.bmm(a, b)
-    product = a.new_empty(len(a), a.shape[1], b.shape[2])
-    with np.errstate(all="ignore"):  # a round that has diverged goes on
-        np.matmul(a.detach().numpy(), b.detach().numpy(), out=product.numpy())
-    return product
+    def _named(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Returns tensors that lie as the parameters do, by the names that a network has for them: (R, ...)."""
+        towers, head = parts
+        named = {f"head.{name}": part for name, part in unflatten(head, self._head).items()}
+        for i, tower in enumerate(self._towers):
+            named |= {f"towers.{i}.{name}": part for name, part in unflatten(towers[:, i], tower).items()}
+        return named
 
 
 def is_linear(network: nn.Module) -> bool:
-    """Says whether all parameters are in linear layers with a bias, and nothing else is kept from batch to batch."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear) and module.bias is not None]
-    return 2 * len(layers) == len(list(network.parameters())) and not list(network.buffers())
+    """Says whether a network is one or two towers and a head that are chains, joined as those of a `DigitPair` are.
+
+    How they are joined is not believed of their names, but seen by what comes of a few pairs.
+    """
+    network = copy.deepcopy(network).double()
+    towers, head = getattr(network, "towers", None), getattr(network, "head", None)
+    if not isinstance(towers, nn.ModuleList) or not is_chain(head):
+        return False
+    if len(towers) not in (1, 2) or not all(is_chain(tower) for tower in towers):
+        return False
+    parameters = [parameter for part in (*towers, head) for parameter in part.parameters()]
+    if len(parameters) != len(list(network.parameters())) or list(network.buffers()):
+        return False
+    pairs = torch.linspace(-1, 1, 3 * 2 * 14 * 14, dtype=torch.float64).view(3, 2, 14, 14)
+    with torch.no_grad():
+        digits = torch.stack([towers[i % len(towers)](pairs[:, i : i + 1]) for i in range(2)], dim=1)  # (3, 2, 10)
+        return all(map(torch.allclose, network(pairs), (head(digits.flatten(1)), digits)))
+
+
+@compiled
+def train_batch(
+    images: Array,
+    classes: Array,
+    targets: Array,
+    chosen: Array,
+    towers: Chain,
+    head: Chain,
+    weights: Array,
+    towards_towers: Array,
+    towards_head: Array,
+    losses: Array,
+) -> None:
+    """Writes the losses of R rounds on a batch of each, as `Recipe.loss` has them, and their gradients.
+
+    Args:
+        images, classes, targets: (R, N, 2, K), (R, N, 2), (R, N), as of `Pairs`.
+        chosen: (R, B), each round's batch.
+        towers: of (R, T, P), one tower for both images or one for each.
+        head: of (R, Q).
+        weights: (2,), of the comparison's loss and of the digits', which are left out where it is 0.
+        towards_towers, towards_head: written: the gradients, (R, T, P) and (R, Q).
+        losses: written: (R,).
+    """
+    batch = chosen.shape[1]
+    each, by_digit = np.empty(batch, images.dtype), np.empty(2 * batch, images.dtype)  # losses
+    for r in range(len(chosen)):
+        ours, our_head = _of_round(towers, head, r)
+        x, seen, digits, decided = _look(images[r], chosen[r], ours, our_head)
+        towards_decided, towards_digits = np.empty((1, batch, 2), x.dtype), np.empty_like(digits)
+        cross_entropy(_last(decided, batch, 2)[0], targets[r][chosen[r]], each, towards_decided[0])
+        losses[r] = weights[0] * each.mean()
+        towards_decided *= weights[0] / batch
+        run_back(digits, our_head, decided, towards_decided, towards_head[r : r + 1], towards_digits)
+        if weights[1] != 0:
+            towards_each = np.empty((2 * batch, 10), x.dtype)
+            cross_entropy(digits.reshape(2 * batch, 10), classes[r][chosen[r]].reshape(-1), by_digit, towards_each)
+            losses[r] += weights[1] * 2 * by_digit.mean()
+            towards_digits += weights[1] / batch * towards_each.reshape(digits.shape)
+        towards_seen = np.empty((len(x), x.shape[1], 10), x.dtype)
+        for b in range(batch):
+            _copy(towards_digits[0, b].reshape(2, 10), _of_pair(towards_seen, b))
+        run_back(x, ours, seen, towards_seen, towards_towers[r], x[:0])
+
+
+@compiled
+def predict(images: Array, size: int, towers: Chain, head: Chain, comparison: Array, digits: Array) -> None:
+    """Writes the logits (R, N, 2) and (R, N, 2 * 10) of R rounds, in batches of a size that stays in the cache."""
+    for r in range(len(images)):
+        ours, our_head = _of_round(towers, head, r)
+        for start in range(0, images.shape[1], size):
+            chosen = np.arange(start, min(start + size, images.shape[1]))
+            _, _, found, decided = _look(images[r], chosen, ours, our_head)
+            _copy(found[0], digits[r, start : start + size])
+            _copy(_last(decided, len(chosen), 2)[0], comparison[r, start : start + size])
+
+
+@compiled
+def _look(images: Array, chosen: Array, towers: Chain, head: Chain) -> tuple[Array, Array, Array, Array]:
+    """Shows chosen pairs (B,) of the images (N, 2, K) to a round's network: to towers of (T, P) and a head of (1, Q).
+
+    Returns:
+        What the towers were given, (T, 2 * B / T, K); what their layers made of it; the digits' logits, one after
+        another (1, B, 20); and what the head's layers made of them.
+    """
+    batch, many = len(chosen), len(towers.flat)
+    x = np.empty((many, 2 * batch // many, images.shape[2]), images.dtype)
+    for b in range(batch):
+        _copy(images[chosen[b]], _of_pair(x, b))
+    seen = run(x, towers)
+    logits, digits = _last(seen, x.shape[1], 10), np.empty((1, batch, 20), images.dtype)
+    for b in range(batch):
+        _copy(_of_pair(logits, b), digits[0, b].reshape(2, 10))
+    return x, seen, digits, run(digits, head)
+
+
+@compiled
+def _of_pair(examples: Array, b: int) -> Array:
+    """Returns where the towers have the two images of a pair: of (1, 2 * B, K) or (2, B, K) a view of (2, K)."""
+    return examples[:, b] if len(examples) == 2 else examples[0, 2 * b : 2 * b + 2]
+
+
+@compiled
+def _copy(rows: Array, to: Array) -> None:
+    """Copies (B, K); Numba takes seconds to compile an assignment of slices."""
+    for b in range(rows.shape[0]):
+        for k in range(rows.shape[1]):
+            to[b, k] = rows[b, k]
+
+
+@compiled
+def _last(results: Array, batch: int, width: int) -> Array:
+    """Returns what the last layer made, (T, B, N), of the results of `run`."""
+    return results[:, -batch * width :].copy().reshape(-1, batch, width)
+
+
+@compiled
+def _of_round(towers: Chain, head: Chain, r: int) -> tuple[Chain, Chain]:
+    return (
+        Chain(towers.flat[r], towers.widths, towers.curves),
+        Chain(head.flat[r : r + 1], head.widths, head.curves),
+    )
+
+
+def _parts(network: nn.Module) -> tuple[list[nn.Sequential], nn.Sequential]:
+    towers, head = network.get_submodule("towers"), network.get_submodule("head")
+    assert isinstance(towers, nn.ModuleList)
+    assert is_chain(head)
+    return [tower for tower in towers if is_chain(tower)], head
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None  # as they were made
+    return parameter.grad
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().numpy()

@@ -6,8 +6,8 @@ another within each epoch. Every operation and every optimizer here works elemen
 stacked round computes what it would alone; a test holds all to a plain `torch.optim` loop.
 
 On two x86 cores the convolutional towers are faster looped (vmap turns them into grouped convolutions, which are slow
-on a CPU) and fused, the linear ones stacked; on a GPU stacking always wins. `training.make_rounds` chooses so by
-itself. docs/performance.md has the measurements.
+on a CPU) and fused, the linear ones stacked, by loops of our own (`hpo.linear`); on a GPU stacking always wins.
+`training.make_rounds` chooses so by itself. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations

@@ -139,10 +139,10 @@ def make_rounds(
         captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
             the gradients.
     """
-    linear = is_linear(networks[0])
+    linear = device.type == "cpu" and is_linear(networks[0])
     if stacked is None:
         stacked = device.type != "cpu" or linear
-    if stacked and linear and device.type == "cpu":
+    if stacked and linear and recipe.precision == "float32":
         return LinearRounds(networks, recipe)
     if stacked and recipe.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.

@@ -29,7 +29,7 @@ ROWS = [
         "markdown",
     },
     {"space", "data", "storage", "winograd"},
-    {"records", "fused", "artifacts"},
+    {"records", "fused", "chains", "artifacts"},
     {"study", "recipe"},
     {"rounds"},
     {"linear", "captured"},
@@ -52,7 +52,7 @@ ROWS = [
 ]
 HOMES = {
     "torch": {
-        *("data", "architecture", "winograd", "fused", "recipe", "rounds", "linear", "captured", "training"),
+        *("data", "architecture", "winograd", "fused", "chains", "recipe", "rounds", "linear", "captured", "training"),
         *("range_test", "objective", "export", "__init__"),
     },
     "numba": {"kernels"},
@@ -67,7 +67,7 @@ HOMES = {
     "sqlalchemy": {"artifacts", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
-    "scipy": {"statistics"},
+    "scipy": {"statistics", "chains"},
     "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }

@@ -263,10 +263,11 @@ def lock_holder_cut_off(arena: Arena) -> str:
 def three_hosts(arena: Arena) -> str:
     """Three hosts, each behind a wire of 10 ms, each cut off once, and one killed.
 
-    The first while it holds the start lock; the second for half the grace period, which costs nothing; the third for
-    longer, so that its trials are given up, and it goes on with others when the wire is whole again.
+    The first while it holds the start lock; the second for a third of the grace period, which costs nothing: TCP
+    doubles the time between its attempts, and may say nothing for as long again after the wire is whole. The third for
+    longer than the grace period, so that its trials are given up, and it goes on with others afterwards.
     """
-    grace = 40.0 * max(0.3, arena.scale)
+    grace = 60.0 * max(0.25, arena.scale)
     workers = max(1, round(3 * arena.scale))
     with ExitStack() as stack:
         wires = [stack.enter_context(network.Wire(number, delay=0.01)) for number in range(3)]
@@ -291,7 +292,7 @@ def three_hosts(arena: Arena) -> str:
         _wait_for_trials_of(field, second, workers)
         wires[1].cut()
         held = _trials_of(field, second)
-        time.sleep(grace / 2)
+        time.sleep(grace / 3)
         wires[1].heal()
         field.wait_until(lambda: _states(field, held) <= set(FINISHED))
 
@@ -312,7 +313,7 @@ def three_hosts(arena: Arena) -> str:
         field.end(seconds=240)
         return (
             f"went on {waited:.1f} s after the lock's holder was cut off; kept {len(held)} trials over "
-            f"{grace / 2:g} s, gave up {len(given_up)} after {grace:g} s and went on; one host killed"
+            f"{grace / 3:g} s, gave up {len(given_up)} after {grace:g} s and went on; one host killed"
         )
 
 
