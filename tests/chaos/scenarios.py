@@ -330,10 +330,14 @@ def _wait_for_trials_of(field: Field, machine: Machine, count: int) -> list[int]
 
 
 def _trials_of(field: Field, machine: Machine) -> list[int]:
+    """Returns the trials that a machine runs and knows of.
+
+    One whose birth has not been answered yet has no parameters; cut off then, its worker begins another.
+    """
     return [
         trial.number
-        for trial in records.read_running(field.storage, "chaos")
-        if trial.worker and Path(trial.worker["parent"]).name.startswith(f"{machine.pid}-")
+        for trial in records.read_trials(field.storage, "chaos", states=(TrialState.RUNNING,))
+        if trial.params and Path(trial.attributes["worker"]["parent"]).name.startswith(f"{machine.pid}-")
     ]
 
 
