@@ -1,10 +1,11 @@
 """What fused layers change: nothing in the errors, something in the time; and where a step's time goes.
 
-    python -m benchmarks.fused cnn         # or cnn_bn, residual; fnn has nothing fused but the loss
+    python -m benchmarks.fused cnn         # or cnn_bn, residual, fnn
 
-Rounds of report A's final configuration are trained with fused layers and with PyTorch's own, in turn, by one thread,
-and their errors compared round by round. Then one epoch of ten rounds with fused layers is profiled, and, as two
-workers share a machine, a core's rates are measured alone and with a second process that does the same.
+Rounds of report A's final configuration are trained by loops of our own and by PyTorch's, in turn, by one thread,
+and their errors compared round by round. Then one epoch of ten rounds by ours is profiled; `fnn`, which is one loop, is
+compared with its products alone. As two workers share a machine, a core's rates are measured alone and with a second
+process that does the same.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from unittest import mock
 
+import numpy as np
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from hpo import catalog
 from hpo.datasets import data_folder
+from hpo.linear import LinearRounds
 from hpo.objective import MeanError, decided, make_objective
 from hpo.provenance import cpu_name, versions
 from hpo.rounds import Rounds
@@ -50,7 +54,10 @@ def prepare(objective: MeanError, architecture: str, *, fused: bool) -> Rounds:
     )  # fmt: skip
     if fused:
         return objective.prepare(configuration)
-    with mock.patch("hpo.rounds.fuse", lambda network: network):
+    with (
+        mock.patch("hpo.rounds.fuse", lambda network: network),
+        mock.patch("hpo.training.is_linear", return_value=False),
+    ):
         return objective.prepare(configuration)
 
 
@@ -73,6 +80,35 @@ def shares(architecture: str) -> list[tuple[str, float]]:
     spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
     whole = sum(spent.values())
     return [(key, spent[key] / whole) for key in sorted(spent, key=spent.__getitem__, reverse=True)[:SHOWN]]
+
+
+def share_of_products(architecture: str) -> float:
+    """Returns what part of an epoch of a linear architecture its products of matrices take alone, in the cache."""
+    objective = make(PROFILED)
+    rounds, order = prepare(objective, architecture, fused=True), torch.arange(objective.train_pairs.targets.shape[1])
+    orders = order.repeat(PROFILED, 1)
+    protocol = objective.definition.protocol
+    epoch = 1 / _per_second(lambda: rounds.train_epoch(objective.train_pairs, orders, None))
+    network = catalog.load_architecture(architecture)(catalog.load_activations()("leaky_relu"), weight_sharing=True)
+    alone = 0.0
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear):
+            examples = protocol.batch_size * (1 if name.startswith("head") else 2)
+            alone += _seconds_of_products(examples, layer.in_features, layer.out_features, first=name == "towers.0.1")
+    return alone * PROFILED * protocol.train_pairs / protocol.batch_size / epoch
+
+
+def _seconds_of_products(examples: int, inputs: int, outputs: int, *, first: bool) -> float:
+    """Returns the seconds of a linear layer's two or three products in a step of one round."""
+    x, weight, result = (np.zeros(shape, "f") for shape in ((examples, inputs), (outputs, inputs), (examples, outputs)))
+
+    def products() -> None:
+        np.matmul(x, weight.T, out=result)
+        np.matmul(result.T, x, out=weight)
+        if not first:  # nothing asks for the images' gradient
+            np.matmul(result, weight, out=x)
+
+    return 1 / _per_second(products)
 
 
 def rates(_: int = 0) -> tuple[float, float, float]:
@@ -104,8 +140,11 @@ def main(architecture: str) -> None:
     print(f"{architecture}, {ROUNDS} rounds: fused {sum(ours) / ROUNDS:.2f} %, plain {sum(plain) / ROUNDS:.2f} %")
     print(f"fused less plain {by.estimate:+.2f} points (95 %: {by.low:+.2f} to {by.high:+.2f})")
     print(f"plain takes {slow / fast:.2f} times as long\n")
-    for operation, share in shares(architecture):
-        print(f"{100 * share:5.1f} %  {operation}")
+    if isinstance(prepare(objective, architecture, fused=True), LinearRounds):
+        print(f"of an epoch its products alone, in the cache, take {100 * share_of_products(architecture):.0f} %")
+    else:
+        for operation, share in shares(architecture):
+            print(f"{100 * share:5.1f} %  {operation}")
     alone = rates()
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         together = list(pool.map(rates, range(2)))

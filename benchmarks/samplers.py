@@ -1,6 +1,7 @@
 """Searches replayed on a surrogate of the cnn space: what a sampler finds with 200 trials, and what it spends.
 
-    python -m benchmarks.samplers
+    python -m benchmarks.samplers              # an hour and a half on two cores, most of it the GP sampler's
+    python -m benchmarks.samplers random GP    # some of the samplers
 
 Every search runs through Optuna as a study would, with the sampler and pruner that are named, on curves that
 `benchmarks.surrogate` predicts. Found is the best error among its finished trials, spent the share of the epochs that
@@ -10,7 +11,7 @@ it does not promise errors.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -73,12 +74,16 @@ def search(sampler: str, pruner: str, seed: int) -> tuple[float, float]:
 
 def main() -> None:
     """Prints the table."""
-    searches = int(sys.argv[1]) if len(sys.argv) > 1 else SEARCHES
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samplers", nargs="*", metavar="SAMPLER", default=list(SAMPLERS))
+    parser.add_argument("--searches", type=int, default=SEARCHES)
+    asked = parser.parse_args()
+    searches = asked.searches
     print(f"{searches} searches of {TRIALS} trials each; found: median (lowest to highest), in percent\n")
     print("| sampler | pruner | found | spent |")
     print("|---|---|---|---|")
     with ProcessPoolExecutor() as pool:
-        for sampler in SAMPLERS:
+        for sampler in asked.samplers:
             for pruner in PRUNERS:
                 found, spent = np.array(list(pool.map(partial(search, sampler, pruner), range(searches)))).T
                 span = f"{np.median(found):.2f} ({found.min():.2f} to {found.max():.2f})"

@@ -140,20 +140,19 @@ def train_batch(
         losses: written: (R,).
     """
     batch = chosen.shape[1]
-    each, by_digit = np.empty(batch, images.dtype), np.empty(2 * batch, images.dtype)  # losses
+    main, auxiliary = weights / batch
     for r in range(len(chosen)):
         ours, our_head = _of_round(towers, head, r)
         x, seen, digits, decided = _look(images[r], chosen[r], ours, our_head)
         towards_decided, towards_digits = np.empty((1, batch, 2), x.dtype), np.empty_like(digits)
-        cross_entropy(_last(decided, batch, 2)[0], targets[r][chosen[r]], each, towards_decided[0])
-        losses[r] = weights[0] * each.mean()
-        towards_decided *= weights[0] / batch
+        losses[r] = _loss(_last(decided, batch, 2)[0], targets[r][chosen[r]], main, towards_decided[0])
         run_back(digits, our_head, decided, towards_decided, towards_head[r : r + 1], towards_digits)
-        if weights[1] != 0:
+        if auxiliary != 0:
             towards_each = np.empty((2 * batch, 10), x.dtype)
-            cross_entropy(digits.reshape(2 * batch, 10), classes[r][chosen[r]].reshape(-1), by_digit, towards_each)
-            losses[r] += weights[1] * 2 * by_digit.mean()
-            towards_digits += weights[1] / batch * towards_each.reshape(digits.shape)
+            losses[r] += _loss(
+                digits.reshape(2 * batch, 10), classes[r][chosen[r]].reshape(2 * batch), auxiliary, towards_each
+            )
+            _add(towards_each.reshape(batch, 20), towards_digits[0])
         towards_seen = np.empty((len(x), x.shape[1], 10), x.dtype)
         for b in range(batch):
             _copy(towards_digits[0, b].reshape(2, 10), _of_pair(towards_seen, b))
@@ -192,6 +191,20 @@ def _look(images: Array, chosen: Array, towers: Chain, head: Chain) -> tuple[Arr
 
 
 @compiled
+def _loss(logits: Array, labels: Array, weight: float, towards_logits: Array) -> float:
+    """Returns the sum of the cross-entropies of logits (B, K) and labels (B,), weighted, and writes its gradient."""
+    losses = np.empty(len(labels), logits.dtype)
+    cross_entropy(logits, labels, losses, towards_logits)
+    total = logits.dtype.type(0)
+    for b in range(len(labels)):
+        total += losses[b]
+        for k in range(logits.shape[1]):
+            towards_logits[b, k] *= weight
+    loss: float = weight * total
+    return loss
+
+
+@compiled
 def _of_pair(examples: Array, b: int) -> Array:
     """Returns where the towers have the two images of a pair: of (1, 2 * B, K) or (2, B, K) a view of (2, K)."""
     return examples[:, b] if len(examples) == 2 else examples[0, 2 * b : 2 * b + 2]
@@ -203,6 +216,13 @@ def _copy(rows: Array, to: Array) -> None:
     for b in range(rows.shape[0]):
         for k in range(rows.shape[1]):
             to[b, k] = rows[b, k]
+
+
+@compiled
+def _add(rows: Array, to: Array) -> None:
+    for b in range(rows.shape[0]):
+        for k in range(rows.shape[1]):
+            to[b, k] += rows[b, k]
 
 
 @compiled
