@@ -1,4 +1,4 @@
-"""Rounds of networks whose towers and head are linear layers and activations, a batch of a round as one loop on a CPU.
+"""Rounds of networks of linear layers and activations: a batch forward and back as one loop, on a CPU.
 
 A step of `fnn` is eleven million multiply-adds a round, and small operations around them. As operations of PyTorch on
 stacked rounds the small ones take as long as the products, and what one writes has left the core's cache before the
