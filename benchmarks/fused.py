@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from unittest import mock
 
@@ -24,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hpo import catalog
 from hpo.datasets import data_folder
+from hpo.kernels import Array, compiled
 from hpo.linear import LinearRounds
 from hpo.objective import MeanError, decided, make_objective
 from hpo.provenance import cpu_name, versions
@@ -90,25 +92,28 @@ def share_of_products(architecture: str) -> float:
     protocol = objective.definition.protocol
     epoch = 1 / _per_second(lambda: rounds.train_epoch(objective.train_pairs, orders, None))
     network = catalog.load_architecture(architecture)(catalog.load_activations()("leaky_relu"), weight_sharing=True)
-    alone = 0.0
+    alone, first = 0.0, True
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear):
             examples = protocol.batch_size * (1 if name.startswith("head") else 2)
-            alone += _seconds_of_products(examples, layer.in_features, layer.out_features, first=name == "towers.0.1")
+            shapes = (
+                (examples, layer.in_features),
+                (layer.out_features, layer.in_features),
+                (examples, layer.out_features),
+            )
+            x, weight, result = (np.zeros(shape, "f") for shape in shapes)
+            alone += 1 / _per_second(partial(_products, x, weight, result, first))
+            first = False
     return alone * PROFILED * protocol.train_pairs / protocol.batch_size / epoch
 
 
-def _seconds_of_products(examples: int, inputs: int, outputs: int, *, first: bool) -> float:
-    """Returns the seconds of a linear layer's two or three products in a step of one round."""
-    x, weight, result = (np.zeros(shape, "f") for shape in ((examples, inputs), (outputs, inputs), (examples, outputs)))
-
-    def products() -> None:
-        np.matmul(x, weight.T, out=result)
-        np.matmul(result.T, x, out=weight)
-        if not first:  # nothing asks for the images' gradient
-            np.matmul(result, weight, out=x)
-
-    return 1 / _per_second(products)
+@compiled
+def _products(x: Array, weight: Array, result: Array, first: bool) -> None:
+    """Does a linear layer's two or three products of a step: x is (B, K), the weight (N, K), the result (B, N)."""
+    np.dot(x, weight.T, result)
+    np.dot(result.T, x, weight)
+    if not first:  # nothing asks for the images' gradient
+        np.dot(result, weight, x)
 
 
 def rates(_: int = 0) -> tuple[float, float, float]:
@@ -124,6 +129,7 @@ def rates(_: int = 0) -> tuple[float, float, float]:
 
 
 def _per_second(work: Callable[[], object]) -> float:
+    work()  # warm-up
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < SECONDS:
         work()

@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("samplers", nargs="*", metavar="SAMPLER", default=list(SAMPLERS))
     parser.add_argument("--searches", type=int, default=SEARCHES)
     asked = parser.parse_args()
+    if unknown := set(asked.samplers) - set(SAMPLERS):
+        parser.error(f"no sampler {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, SAMPLERS))}")
     searches = asked.searches
     print(f"{searches} searches of {TRIALS} trials each; found: median (lowest to highest), in percent\n")
     print("| sampler | pruner | found | spent |")

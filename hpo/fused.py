@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from . import kernels, winograd
+from . import dense, kernels, winograd
 
 
 def fuse(network: nn.Module) -> nn.Module:
@@ -185,7 +185,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(context: Any, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.contiguous()
         losses, gradient = logits.new_empty(len(labels)), torch.empty_like(logits)
-        kernels.cross_entropy(_array(logits), _array(labels.contiguous()), _array(losses), _array(gradient))
+        dense.cross_entropy(_array(logits), _array(labels.contiguous()), _array(losses), _array(gradient))
         context.save_for_backward(gradient)
         return losses
 

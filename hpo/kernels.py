@@ -5,9 +5,9 @@ keeps a quarter; as two operations they write all of them, read them, and do the
 two fifths of a step of `cnn` for a tenth of its multiply-adds. As one loop nothing but the maximum is ever written.
 Batch norm reads its maps as rows of H * W * C numbers, wide enough for vector instructions however few the channels.
 
-Compiled at the first call, a second or two, and kept beside this file (or in NUMBA_CACHE_DIR) for the next process; a
-process that may write to neither compiles for itself. Sums may be taken in any order; numbers that are not finite stay
-so.
+Compiled at the first call, which takes seconds, and kept beside this file (or in NUMBA_CACHE_DIR) for the next process;
+a process that may write to neither compiles for itself. What is kept is made again when its own file changes, so a
+compiled function calls none of another file. Sums may be taken in any order; numbers that are not finite stay so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Array = NDArray[Any]  # all of one call of one type, float32 or float64
+Array = NDArray[Any]  # the numbers of one call are all of float32 or of float64
 
 
 def compiled(function: Function) -> Function:
@@ -224,24 +224,6 @@ def transform_back(transformed: Array, matrix: Array, maps: Array) -> None:
                     if factor != 0:
                         for k in range(channels):
                             maps[n, i, j, k] += factor * half[i, r, k]
-
-
-@compiled
-def cross_entropy(logits: Array, labels: Array, losses: Array, gradient: Array) -> None:
-    """Writes each example's cross-entropy (N,) and its gradient (N, K), given logits (N, K) and labels (N,)."""
-    for n in range(len(labels)):
-        largest = logits[n, 0]
-        for k in range(1, logits.shape[1]):
-            if logits[n, k] > largest:
-                largest = logits[n, k]
-        total = logits.dtype.type(0)
-        for k in range(logits.shape[1]):
-            gradient[n, k] = np.exp(logits[n, k] - largest)
-            total += gradient[n, k]
-        losses[n] = np.log(total) + largest - logits[n, labels[n]]
-        for k in range(logits.shape[1]):
-            gradient[n, k] /= total
-        gradient[n, labels[n]] -= 1
 
 
 @compiled

@@ -8,18 +8,32 @@ the next round's begins, so all of it stays in the cache. The optimizer is PyTor
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .chains import Chain, flatten, is_chain, run, run_back, structure, unflatten
 from .data import Pairs
-from .kernels import Array, compiled, cross_entropy
+from .dense import Chain, predict, train_batch
+from .kernels import Array
 from .recipe import Recipe, make_optimizer
 from .rounds import GradientNorms, Rounds
+
+DIGIT_PAIR = "_hpo_models._pair.DigitPair"  # the class whose `forward` these loops are, by the name that it goes under
+
+Curve = tuple[float, float, float]  # an activation, as of `dense.Chain`
+NO_ACTIVATION: Curve = (1.0, 1.0, 0.0)
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as in torch.nn.SELU
+CURVES: dict[type[nn.Module], Callable[[Any], Curve]] = {
+    nn.ReLU: lambda layer: (1.0, 0.0, 0.0),
+    nn.LeakyReLU: lambda layer: (1.0, layer.negative_slope, 0.0),
+    nn.ELU: lambda layer: (1.0, 0.0, layer.alpha),
+    nn.SELU: lambda layer: (SELU_SCALE, 0.0, SELU_SCALE * SELU_ALPHA),
+}
 
 
 class LinearRounds(Rounds):
@@ -34,7 +48,7 @@ class LinearRounds(Rounds):
             nn.Parameter(flatten([head for _, head in apart])),  # (R, Q)
         ]
         for parameter in self._parameters:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.zeros_like(parameter)
         self.optimizers = [make_optimizer(recipe, self._parameters)]
         self._structures = structure(self._towers[0]), structure(self._head)
 
@@ -51,6 +65,7 @@ class LinearRounds(Rounds):
         return total
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        self._check_rounds(images)
         rounds, count = images.shape[:2]
         comparison, digits = images.new_empty(rounds, count, 2), images.new_empty(rounds, count, 2, 10)
         predict(
@@ -68,6 +83,7 @@ class LinearRounds(Rounds):
 
     def _step(self, pairs: Pairs, chosen: Tensor) -> Tensor:
         """Trains every round on its chosen pairs, (R, B), and returns the losses (R,) from before."""
+        self._check_rounds(pairs.images, chosen)
         losses = pairs.images.new_empty(len(chosen))
         weights = (self.recipe.main_weight, self.recipe.auxiliary_weight) if self.recipe.auxiliary_loss else (1.0, 0.0)
         towers, head = self._chains()
@@ -80,6 +96,11 @@ class LinearRounds(Rounds):
         optimizer.step()
         return losses
 
+    def _check_rounds(self, *tensors: Tensor) -> None:
+        rounds = len(self._parameters[0])
+        if any(len(tensor) != rounds for tensor in tensors):
+            raise ValueError(f"{rounds} networks, but pairs or orders of {[len(tensor) for tensor in tensors]} rounds")
+
     def _chains(self) -> tuple[Chain, Chain]:
         towers, head = (
             Chain(_array(parameter), *form) for parameter, form in zip(self._parameters, self._structures, strict=True)
@@ -89,161 +110,76 @@ class LinearRounds(Rounds):
     def _named(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
         """Returns tensors that lie as the parameters do, by the names that a network has for them: (R, ...)."""
         towers, head = parts
-        named = {f"head.{name}": part for name, part in unflatten(head, self._head).items()}
+        named: dict[str, Tensor] = {}
         for i, tower in enumerate(self._towers):
             named |= {f"towers.{i}.{name}": part for name, part in unflatten(towers[:, i], tower).items()}
-        return named
+        return named | {f"head.{name}": part for name, part in unflatten(head, self._head).items()}
 
 
 def is_linear(network: nn.Module) -> bool:
-    """Says whether a network is one or two towers and a head that are chains, joined as those of a `DigitPair` are.
-
-    How they are joined is not believed of their names, but seen by what comes of a few pairs.
-    """
-    network = copy.deepcopy(network).double()
-    towers, head = getattr(network, "towers", None), getattr(network, "head", None)
-    if not isinstance(towers, nn.ModuleList) or not is_chain(head):
+    """Says whether a network is a `DigitPair` of chains, its two towers alike, and all of it is to be trained."""
+    if f"{type(network).__module__}.{type(network).__qualname__}" != DIGIT_PAIR:
         return False
-    if len(towers) not in (1, 2) or not all(is_chain(tower) for tower in towers):
+    towers, head = network.get_submodule("towers"), network.get_submodule("head")
+    assert isinstance(towers, nn.ModuleList)
+    if not all(parameter.requires_grad for parameter in network.parameters()):
         return False
-    parameters = [parameter for part in (*towers, head) for parameter in part.parameters()]
-    if len(parameters) != len(list(network.parameters())) or list(network.buffers()):
+    return all(is_chain(part) for part in (*towers, head)) and len({str(tower) for tower in towers}) == 1
+
+
+def is_chain(layers: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Says whether these are linear layers with a bias, each with at most one known activation behind it.
+
+    A first `nn.Flatten` is passed over. A gradient is had from an activation's result, so none may fall.
+    """
+    if type(layers) is not nn.Sequential or not all(
+        type(layer) in {nn.Flatten, nn.Linear, *CURVES} for layer in layers
+    ):
         return False
-    pairs = torch.linspace(-1, 1, 3 * 2 * 14 * 14, dtype=torch.float64).view(3, 2, 14, 14)
-    with torch.no_grad():
-        digits = torch.stack([towers[i % len(towers)](pairs[:, i : i + 1]) for i in range(2)], dim=1)  # (3, 2, 10)
-        return all(map(torch.allclose, network(pairs), (head(digits.flatten(1)), digits)))
-
-
-@compiled
-def train_batch(
-    images: Array,
-    classes: Array,
-    targets: Array,
-    chosen: Array,
-    towers: Chain,
-    head: Chain,
-    weights: Array,
-    towards_towers: Array,
-    towards_head: Array,
-    losses: Array,
-) -> None:
-    """Writes the losses of R rounds on a batch of each, as `Recipe.loss` has them, and their gradients.
-
-    Args:
-        images, classes, targets: (R, N, 2, K), (R, N, 2), (R, N), as of `Pairs`.
-        chosen: (R, B), each round's batch.
-        towers: of (R, T, P), one tower for both images or one for each.
-        head: of (R, Q).
-        weights: (2,), of the comparison's loss and of the digits', which are left out where it is 0.
-        towards_towers, towards_head: written: the gradients, (R, T, P) and (R, Q).
-        losses: written: (R,).
-    """
-    batch = chosen.shape[1]
-    main, auxiliary = weights / batch
-    for r in range(len(chosen)):
-        ours, our_head = _of_round(towers, head, r)
-        x, seen, digits, decided = _look(images[r], chosen[r], ours, our_head)
-        towards_decided, towards_digits = np.empty((1, batch, 2), x.dtype), np.empty_like(digits)
-        losses[r] = _loss(_last(decided, batch, 2)[0], targets[r][chosen[r]], main, towards_decided[0])
-        run_back(digits, our_head, decided, towards_decided, towards_head[r : r + 1], towards_digits)
-        if auxiliary != 0:
-            towards_each = np.empty((2 * batch, 10), x.dtype)
-            losses[r] += _loss(
-                digits.reshape(2 * batch, 10), classes[r][chosen[r]].reshape(2 * batch), auxiliary, towards_each
-            )
-            _add(towards_each.reshape(batch, 20), towards_digits[0])
-        towards_seen = np.empty((len(x), x.shape[1], 10), x.dtype)
-        for b in range(batch):
-            _copy(towards_digits[0, b].reshape(2, 10), _of_pair(towards_seen, b))
-        run_back(x, ours, seen, towards_seen, towards_towers[r], x[:0])
-
-
-@compiled
-def predict(images: Array, size: int, towers: Chain, head: Chain, comparison: Array, digits: Array) -> None:
-    """Writes the logits (R, N, 2) and (R, N, 2 * 10) of R rounds, in batches of a size that stays in the cache."""
-    for r in range(len(images)):
-        ours, our_head = _of_round(towers, head, r)
-        for start in range(0, images.shape[1], size):
-            chosen = np.arange(start, min(start + size, images.shape[1]))
-            _, _, found, decided = _look(images[r], chosen, ours, our_head)
-            _copy(found[0], digits[r, start : start + size])
-            _copy(_last(decided, len(chosen), 2)[0], comparison[r, start : start + size])
-
-
-@compiled
-def _look(images: Array, chosen: Array, towers: Chain, head: Chain) -> tuple[Array, Array, Array, Array]:
-    """Shows chosen pairs (B,) of the images (N, 2, K) to a round's network: to towers of (T, P) and a head of (1, Q).
-
-    Returns:
-        What the towers were given, (T, 2 * B / T, K); what their layers made of it; the digits' logits, one after
-        another (1, B, 20); and what the head's layers made of them.
-    """
-    batch, many = len(chosen), len(towers.flat)
-    x = np.empty((many, 2 * batch // many, images.shape[2]), images.dtype)
-    for b in range(batch):
-        _copy(images[chosen[b]], _of_pair(x, b))
-    seen = run(x, towers)
-    logits, digits = _last(seen, x.shape[1], 10), np.empty((1, batch, 20), images.dtype)
-    for b in range(batch):
-        _copy(_of_pair(logits, b), digits[0, b].reshape(2, 10))
-    return x, seen, digits, run(digits, head)
-
-
-@compiled
-def _loss(logits: Array, labels: Array, weight: float, towards_logits: Array) -> float:
-    """Returns the sum of the cross-entropies of logits (B, K) and labels (B,), weighted, and writes its gradient."""
-    losses = np.empty(len(labels), logits.dtype)
-    cross_entropy(logits, labels, losses, towards_logits)
-    total = logits.dtype.type(0)
-    for b in range(len(labels)):
-        total += losses[b]
-        for k in range(logits.shape[1]):
-            towards_logits[b, k] *= weight
-    loss: float = weight * total
-    return loss
-
-
-@compiled
-def _of_pair(examples: Array, b: int) -> Array:
-    """Returns where the towers have the two images of a pair: of (1, 2 * B, K) or (2, B, K) a view of (2, K)."""
-    return examples[:, b] if len(examples) == 2 else examples[0, 2 * b : 2 * b + 2]
-
-
-@compiled
-def _copy(rows: Array, to: Array) -> None:
-    """Copies (B, K); Numba takes seconds to compile an assignment of slices."""
-    for b in range(rows.shape[0]):
-        for k in range(rows.shape[1]):
-            to[b, k] = rows[b, k]
-
-
-@compiled
-def _add(rows: Array, to: Array) -> None:
-    for b in range(rows.shape[0]):
-        for k in range(rows.shape[1]):
-            to[b, k] += rows[b, k]
-
-
-@compiled
-def _last(results: Array, batch: int, width: int) -> Array:
-    """Returns what the last layer made, (T, B, N), of the results of `run`."""
-    return results[:, -batch * width :].copy().reshape(-1, batch, width)
-
-
-@compiled
-def _of_round(towers: Chain, head: Chain, r: int) -> tuple[Chain, Chain]:
+    kinds = [type(layer) for layer in layers]
+    kinds = kinds[1:] if kinds[:1] == [nn.Flatten] else kinds
     return (
-        Chain(towers.flat[r], towers.widths, towers.curves),
-        Chain(head.flat[r : r + 1], head.widths, head.curves),
+        kinds[:1] == [nn.Linear]
+        and nn.Flatten not in kinds
+        and all(nn.Linear in pair for pair in pairwise(kinds))
+        and len(list(layers.parameters())) == 2 * kinds.count(nn.Linear)  # a bias each, and no layer twice
+        and all(min(CURVES[type(layer)](layer)) >= 0 for layer in layers if type(layer) in CURVES)
     )
+
+
+def flatten(chains: Sequence[nn.Sequential]) -> Tensor:
+    """Returns the parameters of R chains, (R, P), as `Chain` has them; copies."""
+    return torch.stack(
+        [torch.cat([parameter.detach().flatten() for parameter in chain.parameters()]) for chain in chains]
+    )
+
+
+def unflatten(flat: Tensor, chain: nn.Sequential) -> dict[str, Tensor]:
+    """Returns the parts of (R, P), by the names and in the shapes that a chain's parameters have: (R, ...)."""
+    shapes = {name: parameter.shape for name, parameter in chain.named_parameters()}
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def structure(chain: nn.Sequential) -> tuple[Array, Array]:
+    """Returns a chain's widths and curves."""
+    linear = [layer for layer in chain if isinstance(layer, nn.Linear)]
+    curves: list[Curve] = []
+    for layer in chain:
+        if isinstance(layer, nn.Linear):
+            curves.append(NO_ACTIVATION)
+        elif type(layer) in CURVES:
+            curves[-1] = CURVES[type(layer)](layer)
+    widths = np.array([linear[0].in_features, *(layer.out_features for layer in linear)])
+    return widths, np.array(curves, linear[0].weight.detach().numpy().dtype)
 
 
 def _parts(network: nn.Module) -> tuple[list[nn.Sequential], nn.Sequential]:
     towers, head = network.get_submodule("towers"), network.get_submodule("head")
     assert isinstance(towers, nn.ModuleList)
-    assert is_chain(head)
-    return [tower for tower in towers if is_chain(tower)], head
+    chains = [part for part in (*towers, head) if is_chain(part)]
+    assert len(chains) == len(towers) + 1  # `is_linear` has looked
+    return chains[:-1], chains[-1]
 
 
 def _gradient(parameter: Tensor) -> Tensor:

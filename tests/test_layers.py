@@ -28,8 +28,8 @@ ROWS = [
         "kernels",
         "markdown",
     },
-    {"space", "data", "storage", "winograd"},
-    {"records", "fused", "chains", "artifacts"},
+    {"space", "data", "storage", "winograd", "dense"},
+    {"records", "fused", "artifacts"},
     {"study", "recipe"},
     {"rounds"},
     {"linear", "captured"},
@@ -52,7 +52,7 @@ ROWS = [
 ]
 HOMES = {
     "torch": {
-        *("data", "architecture", "winograd", "fused", "chains", "recipe", "rounds", "linear", "captured", "training"),
+        *("data", "architecture", "winograd", "fused", "recipe", "rounds", "linear", "captured", "training"),
         *("range_test", "objective", "export", "__init__"),
     },
     "numba": {"kernels"},
@@ -67,7 +67,7 @@ HOMES = {
     "sqlalchemy": {"artifacts", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
-    "scipy": {"statistics", "chains"},
+    "scipy": {"statistics", "dense"},
     "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from textwrap import dedent
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,32 +77,71 @@ def test_a_round_that_diverges_leaves_the_others_as_they_are(digit_pairs: tuple[
         assert torch.equal(hurt[1][0][r], well[1][0][r])
 
 
-class Joined(nn.Module):
-    """A network of the parts of a digit pair's, joined otherwise where it is told so."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        network = make_networks()[0]
-        self.towers, self.head = network.get_submodule("towers"), network.get_submodule("head")
-        self.how = how
-        if how == "scaled":
-            self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        assert isinstance(self.towers, nn.ModuleList)
-        digits = torch.stack([self.towers[0](pairs[:, i : i + 1]) for i in range(2)], dim=1)
-        seen = {"reversed": digits.flip(1), "activated": digits.relu()}.get(self.how, digits)
-        return self.head(seen.flatten(1)), digits
+def test_as_many_rounds_as_networks_or_none_are_trained(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    """Nothing else looks where the loops read."""
+    train_pairs, test_pairs = digit_pairs
+    rounds, order = LinearRounds(make_networks()[:2], recipe()), torch.arange(200)
+    before = rounds.states()
+    with pytest.raises(ValueError, match=r"2 networks, but pairs or orders of \[3, 3\] rounds"):
+        rounds.train_epoch(train_pairs, order.repeat(3, 1), None)
+    with pytest.raises(ValueError, match=r"\[3, 2\]"):
+        rounds.train_epoch(train_pairs, order.repeat(2, 1), None)
+    with pytest.raises(ValueError, match=r"\[3\]"):
+        rounds.predict(test_pairs.images)
+    torch.testing.assert_close(rounds.states(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("how", ["reversed", "activated", "scaled"])
-def test_a_network_of_the_same_parts_that_joins_them_otherwise_is_not_linear(how: str) -> None:
-    assert not is_linear(Joined(how))
-    assert not isinstance(make_rounds([Joined(how)], recipe(), CPU), LinearRounds)
+def test_layers_come_in_the_order_of_the_network(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    (_, _, ours, our_norms), (_, _, theirs, their_norms) = (
+        outcome(way(make_networks(), recipe()), *digit_pairs) for way in (LinearRounds, LoopedRounds)
+    )
+    assert list(ours[0]) == list(theirs[0])
+    assert list(our_norms) == list(their_norms)
 
 
-def test_a_network_of_another_name_that_joins_them_so_is() -> None:
-    assert is_linear(Joined("plainly"))
+def test_a_network_that_joins_the_same_parts_otherwise_is_not_linear() -> None:
+    network = make_networks()[0]
+
+    class Reversed(type(network)):  # type: ignore[misc]
+        def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+            comparison, digits = super().forward(pairs)
+            return comparison.flip(1), digits
+
+    assert is_linear(network)
+    network.__class__ = Reversed
+    assert not is_linear(network)
+    assert not isinstance(make_rounds([network], recipe(), CPU), LinearRounds)
+
+
+def test_a_network_that_is_not_trained_whole_is_not_linear() -> None:
+    network = make_networks()[0]
+    network.get_parameter("towers.0.1.weight").requires_grad_(False)
+    assert not is_linear(network)
+
+
+def test_a_network_whose_towers_differ_is_not_linear() -> None:
+    network, other = make_networks(shared=False)[0], make_networks(activation="selu", shared=False)[0]
+    network.set_submodule("towers.1", other.get_submodule("towers.1"))
+    assert not is_linear(network)
+
+
+def test_a_worker_keeps_every_blas_to_one_thread() -> None:
+    """In a process of its own, as a worker is; the one that Numba calls must be there when threads are limited."""
+    program = """
+        from pathlib import Path
+        from threadpoolctl import threadpool_info
+        from hpo import catalog
+        from hpo.objective import make_objective
+        from hpo.space import Configuration
+
+        objective = make_objective(catalog.load_study("cnn", dataset="digits", rounds=1)[1], "cpu", Path())
+        params = {"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"}
+        rounds = objective.prepare(Configuration(**params, optimizer="sgd", learning_rate=0.1))
+        next(objective.train(rounds))
+        print(*(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"1"}
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "selu"])

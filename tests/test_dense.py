@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.chains import Chain, flatten, is_chain, run, run_back, structure, unflatten
+from hpo import dense, kernels, winograd
+from hpo.dense import Chain, run, run_back
+from hpo.linear import flatten, is_chain, structure, unflatten
 
 NETWORKS, BATCH = 3, 40
+TWICE = nn.Linear(3, 3)
 ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(0.01), nn.LeakyReLU(0.3), nn.ELU(0.7), nn.ELU(1.0), nn.SELU()]
 Outcome = tuple[Tensor, list[Tensor], Tensor]  # results, each parameter's gradient, the examples' gradient
 
@@ -57,6 +62,7 @@ def test_in_float32_it_computes_in_float32() -> None:
     apart = chains(nn.Linear(50, 30), nn.LeakyReLU(), nn.Linear(30, 10), dtype=torch.float32)
     x = examples(50, torch.float32)
     torch.testing.assert_close(found(apart, x), expected(apart, x), rtol=1e-5, atol=1e-5)
+    assert structure(apart[0])[1].dtype == np.float32  # or every activation would be computed in float64
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
@@ -116,10 +122,32 @@ def test_chains_are_recognised(layers: list[nn.Module]) -> None:
         [nn.Linear(3, 2, bias=False)],
         [nn.Linear(3, 2), nn.Dropout()],
         [nn.Linear(3, 2), nn.BatchNorm1d(2)],
+        [nn.Linear(3, 2), nn.LeakyReLU(-0.5)],
+        [nn.Linear(3, 2), nn.ELU(-0.5)],
+        [TWICE, TWICE],
         [nn.Conv2d(1, 1, 3)],
     ],
     ids=str,
 )
 def test_others_are_not(layers: list[nn.Module]) -> None:
     assert not is_chain(nn.Sequential(*layers))
-    assert not is_chain(nn.ModuleList(layers))
+
+
+def test_nor_is_what_only_looks_like_one() -> None:
+    class Doubled(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
+
+    assert not is_chain(Doubled(nn.Linear(3, 2)))
+    assert not is_chain(nn.ModuleList([nn.Linear(3, 2)]))
+
+
+@pytest.mark.parametrize("module", [dense, kernels, winograd], ids=lambda module: module.__name__)
+def test_a_compiled_function_calls_none_of_another_file(module: ModuleType) -> None:
+    """Numba keeps what it compiled until the file of the function changes, whatever becomes of those it calls."""
+    compiled = {name: it for name, it in vars(module).items() if hasattr(it, "py_func")}
+    ours = {name: it.py_func for name, it in compiled.items() if it.py_func.__module__ == module.__name__}
+    assert module is winograd or ours
+    for name, function in ours.items():
+        called = [compiled[other].py_func for other in function.__code__.co_names if other in compiled]
+        assert {other.__module__ for other in called} <= {module.__name__}, name
