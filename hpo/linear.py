@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import dense
 from .data import Pairs
-from .dense import Chain, predict, train_batch
+from .dense import Chain
 from .kernels import Array
 from .recipe import Recipe, make_optimizer
 from .rounds import GradientNorms, Rounds
@@ -68,13 +69,10 @@ class LinearRounds(Rounds):
         self._check_rounds(images)
         rounds, count = images.shape[:2]
         comparison, digits = images.new_empty(rounds, count, 2), images.new_empty(rounds, count, 2, 10)
-        predict(
-            _array(images.flatten(3)),
-            self.recipe.batch_size,
-            *self._chains(),
-            _array(comparison),
-            _array(digits.flatten(2)),
-        )
+        dense.predict(
+            _array(images.flatten(3)), self.recipe.batch_size, *self._chains(),
+            _array(comparison), _array(digits.flatten(2)),
+        )  # fmt: skip
         return comparison, digits
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
@@ -88,7 +86,7 @@ class LinearRounds(Rounds):
         weights = (self.recipe.main_weight, self.recipe.auxiliary_weight) if self.recipe.auxiliary_loss else (1.0, 0.0)
         towers, head = self._chains()
         towards_towers, towards_head = (_array(_gradient(parameter)) for parameter in self._parameters)
-        train_batch(
+        dense.train_batch(
             _array(pairs.images.flatten(3)), _array(pairs.classes), _array(pairs.targets), _array(chosen), towers, head,
             np.array(weights, losses.numpy().dtype), towards_towers, towards_head, _array(losses),
         )  # fmt: skip
