@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check fix bench chaos clean
+.PHONY: quickstart test check fix bench golden chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
 	@$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
@@ -26,6 +26,9 @@ fix: $(INSTALLED)  ## mends what can be mended by itself
 bench: $(INSTALLED)  ## what documents claim about speed and about searching, measured again (an hour, alone on the machine)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.pruners
+
+golden: $(INSTALLED)  ## what studies measured once, measured again (a quarter of an hour; HPO_DATA names the folder of MNIST)
+	$(BIN)/python -m tests.golden
 
 chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; resumable; some need root)
 	$(BIN)/python -m tests.chaos
