@@ -37,7 +37,8 @@ ROOT = HERE.parent.parent
 PACKAGES = ("torch", "numpy", "scipy", "numba", "optuna", "scikit-learn")
 RANDOM_START = 10  # the sampler's n_startup_trials
 MOST_STANDARD_ERRORS = 3.0
-FEW_ROUNDS = 5  # of fewer, a standard error may be zero by chance: there it is at least that of one test pair
+FEW_ROUNDS = 5  # of fewer, a standard error may be next to nothing by chance
+ROUNDING = 0.2  # percentage points: how far a round's errors deviate between sets of instructions (docs/deployment.md)
 
 Record = dict[str, Any]
 
@@ -180,8 +181,8 @@ def _same_params(params: Record, others: Record) -> bool:
 
 def _apart(where: str, errors: list[float], others: list[float]) -> Iterator[str]:
     difference = [other - error for error, other in zip(errors, others, strict=True)]
-    resolution = 0.1 if len(difference) < FEW_ROUNDS else 0.0  # percent: one of 1 000 test pairs
-    standard_error = max(stdev(difference) / len(difference) ** 0.5, resolution)
+    deviation = stdev(difference) if len(difference) >= FEW_ROUNDS else max(stdev(difference), ROUNDING)
+    standard_error = deviation / len(difference) ** 0.5
     if abs(fmean(difference)) > MOST_STANDARD_ERRORS * standard_error:
         yield f"{where}: errors are {fmean(difference):+.3f} points away, standard error {standard_error:.3f}"
 
