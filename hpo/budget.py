@@ -4,13 +4,18 @@ Whoever wants to start a trial holds the lock of its study, and starts one only 
 together are fewer than asked for. Dead workers' trials are failed first; FAIL is final in Optuna, so a trial once
 given up can never count, and its place is taken exactly once more.
 
-A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or living trial.
+A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or living trial. Slots are counted, not trials,
+and only those of trials that carry a claim: what other programs add to a study neither counts nor is touched.
 """
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum, auto
 
 import optuna
@@ -18,14 +23,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from . import records
 from . import storage as stored
+from .claims import RunningTrial, read_failures, read_running, read_slots
 from .errors import WorkError
+from .frugal import TrialGone
 from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
-from .sampling import Place, make_sampler
+from .sampling import Place, enqueued_fault, make_sampler
 from .study import StudyDefinition
+
+MOST_LOST_LOCKS = 3  # one after the other, before the way to the server is blamed
 
 
 class NoTrial(Enum):
@@ -37,6 +45,26 @@ class NoTrial(Enum):
     """All that are missing are running; should one of them fail, its place is free again."""
 
 
+@dataclass(frozen=True)
+class Heartbeats:
+    """What one process has seen of the heartbeats of others: since when each has stood still, by its own clock.
+
+    A heartbeat's age is read from the database's clock, which may be set back: then a worker that died would seem alive
+    until the clock has caught up. So a heartbeat from the future is stale when it has stood still for the grace period.
+    """
+
+    seen: dict[tuple[int, datetime], float] = field(default_factory=dict)
+
+    def is_stale(self, trial: RunningTrial, grace_seconds: float) -> bool:
+        """Says whether a trial's worker has not been heard of for the grace period."""
+        age = trial.heartbeat_age_seconds
+        if trial.heartbeat is None or age is None:
+            return True
+        if age < 0:
+            age = time.monotonic() - self.seen.setdefault((trial.trial_id, trial.heartbeat), time.monotonic())
+        return age > grace_seconds
+
+
 @persistent
 def look_for_place(
     storage: RDBStorage,
@@ -45,6 +73,7 @@ def look_for_place(
     *,
     target: int,
     run_began_at: int,
+    heartbeats: Heartbeats | None = None,
     stop: Callable[[], bool] = bool,
 ) -> Place | NoTrial:
     """Says whether a trial could be started now, for one who has costly things to prepare before.
@@ -52,7 +81,7 @@ def look_for_place(
     The arguments and errors are those of `start_trial`.
     """
     with stored.start_lock(storage, study).hold(stop):
-        fail_dead_trials(storage, study, grace_seconds=definition.run.grace_seconds)
+        fail_dead_trials(storage, study, grace_seconds=definition.run.grace_seconds, heartbeats=heartbeats)
         return find_place(storage, study, definition, target=target, run_began_at=run_began_at)
 
 
@@ -65,76 +94,105 @@ def start_trial(
     *,
     target: int,
     run_began_at: int,
+    heartbeats: Heartbeats | None = None,
     stop: Callable[[], bool] = bool,
 ) -> optuna.Trial | NoTrial:
     """Starts the next trial of a study, claimed for `worker`, unless it has `target` finished or living ones.
 
-    Begins anew where the start lock was lost meanwhile, or the database went away.
+    Begins anew where the start lock was lost meanwhile, the database went away, or an enqueued trial was refused.
 
     Args:
         study: its sampler is replaced by the one for this trial.
         run_began_at: the number of the first trial that this run could have started; earlier failures don't count.
+        heartbeats: what this process has seen of others.
         stop: asked now and then while waiting for the lock.
 
     Raises:
-        WorkError: where too many trials of this run failed.
+        WorkError: where too many trials of this run failed, or the lock is lost each time that it is taken.
         Stopped: where `stop` said so.
     """
-    lock = stored.start_lock(storage, study.study_name)
+    lock, name = stored.start_lock(storage, study.study_name), study.study_name
+    lost = 0
     while True:
         with suppress(LockLost), lock.hold(stop):
-            fail_dead_trials(storage, study.study_name, grace_seconds=definition.run.grace_seconds, starting=worker)
-            place = find_place(storage, study.study_name, definition, target=target, run_began_at=run_began_at)
+            fail_dead_trials(
+                storage, name, grace_seconds=definition.run.grace_seconds, heartbeats=heartbeats, starting=worker
+            )
+            place = find_place(storage, name, definition, target=target, run_began_at=run_began_at)
             if isinstance(place, NoTrial):
                 return place
             study.sampler = make_sampler(definition, place)
-            trial = stored.ask(storage, study, {"worker": worker.as_json(), "slot": place.slot})
+            claimed = replace(worker, claim=uuid.uuid4().hex)
+            trial = stored.ask(storage, study, {"slot": place.slot, "worker": claimed.as_json()})
             try:
                 lock.verify()
             except LockLost:
                 _fail(storage, stored.trial_id(trial))
+                lost += 1
+                if lost >= MOST_LOST_LOCKS:
+                    raise stored.lost_lock(storage, name) from None
                 raise
+            if fault := enqueued_fault(trial, definition):
+                _refuse(storage, trial, fault)
+                continue
             return trial
 
 
-def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float, starting: Worker | None = None) -> None:
+def fail_dead_trials(
+    storage: RDBStorage,
+    study: str,
+    *,
+    grace_seconds: float,
+    heartbeats: Heartbeats | None = None,
+    starting: Worker | None = None,
+) -> None:
     """Fails the trials of workers that are gone; needs the start lock.
 
     Gone is a worker whose lock file on this host is free, and one whose heartbeat is older than the grace period. A
-    worker that died alone is left to its parent, which knows the cause. A trial without a claim was started by another
-    program, which does not know of the lock.
+    worker that died alone is left to its parent, which knows the cause. A claim that cannot be read is nobody's.
 
     Args:
         starting: who is about to start a trial, and so works on none; one in its name was born in an outage, and the
             answer got lost.
     """
-    for trial in records.read_running(storage, study):
-        if trial.worker is None or trial.slot is None:
-            _fail(storage, trial.trial_id)
-            continue
-        worker = Worker(**trial.worker)
-        if worker == starting:
-            _fail(storage, trial.trial_id)
-            continue
-        died = probe(worker.file) == "gone" and probe(worker.parent) != "alive"
-        age = trial.heartbeat_age_seconds
-        if died or age is None or age > grace_seconds:
-            _fail(storage, trial.trial_id)
+    seen = heartbeats or Heartbeats()
+    for trial in read_running(storage, study):
+        worker = trial.worker
+        if worker is None or (starting is not None and _is_same(worker, starting)):
+            dead = True
+        else:
+            died = probe(worker.file) == "gone" and probe(worker.parent) != "alive"
+            dead = died or seen.is_stale(trial, grace_seconds)
+        if dead:
+            _fail(storage, trial.trial_id, claim=trial.claim)
+
+
+def _is_same(worker: Worker, other: Worker) -> bool:
+    """Says whether two claims are of one worker."""
+    return replace(worker, claim="") == replace(other, claim="")
 
 
 def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str) -> None:
     """Fails the trial that a worker process left when it died, with the cause."""
     for study in studies:
-        for trial in records.read_running(storage, study):
-            if trial.worker and (trial.worker["pid"], trial.worker["parent"]) == (pid, parent):
-                _fail(storage, trial.trial_id, error)
+        for trial in read_running(storage, study):
+            if trial.worker and (trial.worker.pid, trial.worker.parent) == (pid, parent):
+                _fail(storage, trial.trial_id, error, claim=trial.claim)
 
 
-def _fail(storage: RDBStorage, trial_id: int, error: str | None = None) -> None:
-    with suppress(UpdateFinishedTrialError):  # it was told, or given up, in this very moment
+def _fail(storage: RDBStorage, trial_id: int, error: str | None = None, claim: str | None = None) -> None:
+    # It may have been told, given up, or deleted in this very moment.
+    with suppress(UpdateFinishedTrialError, TrialGone), stored.speaking_for(storage, trial_id, claim):
         if error is not None:
             storage.set_trial_user_attr(trial_id, "error", error)
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+
+def _refuse(storage: RDBStorage, trial: optuna.Trial, fault: str) -> None:
+    """Fails a trial that somebody has enqueued and that cannot be measured; it is no failure of the run."""
+    with suppress(UpdateFinishedTrialError, TrialGone):
+        trial.set_user_attr("refused", f"enqueued, but {fault}")
+        storage.set_trial_state_values(stored.trial_id(trial), TrialState.FAIL)
 
 
 def find_place(
@@ -145,23 +203,17 @@ def find_place(
     Raises:
         WorkError: where too many trials of this run failed.
     """
-    counts = records.count_trials(storage, study)
-    finished = sum(counts[state] for state in records.FINISHED)
-    if finished >= target:
+    slots = read_slots(storage, study)
+    if slots.finished >= target:
         return NoTrial.DONE
-    any_failed = bool(counts[TrialState.FAIL])
-    errors = records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)) if any_failed else {}
-    recent = sum(number >= run_began_at for number in errors)
+    errors = [failure for failure in read_failures(storage, study) if failure.by_error]
+    recent = sum(failure.number >= run_began_at for failure in errors)
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
             f"study {study!r}: {recent} trials failed by an error, as many as "
             f"run.max_failed_trials allows; hpo trials --study {study} shows their errors"
         )
-    if finished + counts[TrialState.RUNNING] >= target:
+    # The lowest free slot is not just their number: a worker that lost the lock may be adding a trial, to fail it.
+    if slots.finished + slots.running >= target or slots.lowest_free >= target:
         return NoTrial.TAKEN
-    failed = records.read_attribute(storage, study, "slot", states=(TrialState.FAIL,)) if errors else {}
-    # Not just the number of finished and running trials: a worker that lost the lock may be adding one, to fail it.
-    slot = records.lowest_free_slot(storage, study)
-    if slot >= target:
-        return NoTrial.TAKEN
-    return Place(slot, failures=sum(failed.get(number) == slot for number in errors))
+    return Place(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))

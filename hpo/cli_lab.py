@@ -162,7 +162,7 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
     except NoStorage:
         known = False
     if known:
-        opened = open_storage(storage, create=True)  # to write the figure
+        opened = open_storage(storage, write=True)  # to write the figure
         return opened, read_definition(opened, study).protocol.model_dump(mode="json"), ""
     protocol = catalog.load_study(study)[1].protocol.model_dump(mode="json")
     return None, protocol, f"storage {show_url(storage)} has no study {study!r}"

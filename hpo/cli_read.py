@@ -207,7 +207,7 @@ def dashboard(storage: str, host: str, port: int, names: tuple[str, ...], writab
 
     opened = open_storage(storage)  # or a mistyped name would leave an empty database
     if writable:
-        opened = open_storage(storage, create=True)
+        opened = open_storage(storage, write=True)
     serve_dashboard(opened, host=host, port=port, names=names, writable=writable)
 
 

@@ -55,6 +55,7 @@ def optimize(
     from .findings import best_table
     from .optimize import assign_devices, begin, make_plan
     from .results import read_best, read_status
+    from .views import foreign_notes
 
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
@@ -62,6 +63,8 @@ def optimize(
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
     status = read_status(opened, plan.name)
+    for note in foreign_notes([status]):
+        click.echo(note, err=True)
     where = same_storage()
     if status.complete:
         print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))

@@ -79,7 +79,7 @@ def export(
     file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
     place, folder = find_devices(device)[0], data_folder(data)
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
-    opened = open_storage(storage, create=True)  # what cannot be written shall fail before the training
+    opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     with written_by_request():
         file.parent.mkdir(parents=True, exist_ok=True)
         was_there = file.exists()

@@ -9,24 +9,43 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from statistics import stdev
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from pydantic import Field, ValidationError
 
 from . import records
 from .errors import RequestError, UnknownName
-from .results import Best, read_best, read_definition
+from .results import Best, own_studies, read_best, read_definition
 from .statistics import Interval, holm, mean_of, paired_difference
 from .study import StudyDefinition, define_study
+from .tables import Table
 
-CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms
+CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
 LEVEL = 0.05
 FEWEST_ROUNDS = 5  # with less an interval says nothing
+
+
+class Confirms(Table):
+    """What a confirmation confirms: trials of a study, and their mean errors there, in percent."""
+
+    study: str
+    identity: str
+    trials: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+    searched: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
+
+def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
+    """Returns what a study confirms; None for one that is no confirmation."""
+    try:
+        return Confirms.model_validate(attributes.get(CONFIRMS))
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -135,11 +154,12 @@ def define_confirmation(
         "searched": [trial.value for trial in best],
     }
     defined = define_study(table, name=f"{study}-confirm")
-    known = records.study_names(storage)
+    known, ours = records.study_names(storage), own_studies(storage)
     for n in count(1):
         name = f"{study}-confirm" + (f"-{n}" if n > 1 else "")
         if name not in known or (
-            records.study_attributes(storage, name).get(CONFIRMS, confirms) == confirms
+            name in ours
+            and ours[name].get(CONFIRMS, confirms) == confirms
             and not defined.differences(read_definition(storage, name))
         ):
             return name, defined, confirms
@@ -148,10 +168,11 @@ def define_confirmation(
 
 def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
     """Yields the finished confirmations of a study, the latest first."""
-    identity = records.study_attributes(storage, study).get("identity")
-    for name in reversed(records.study_names(storage)):
-        confirms = records.study_attributes(storage, name).get(CONFIRMS)
-        if confirms and (confirms["study"], confirms["identity"]) == (study, identity):
+    ours = own_studies(storage)
+    identity = ours[study]["identity"] if study in ours else None
+    for name, attributes in reversed(ours.items()):
+        confirms = read_confirms(attributes)
+        if confirms and (confirms.study, confirms.identity) == (study, identity):
             found = read_confirmation(storage, name)
             if found:
                 yield found
@@ -163,26 +184,24 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     Raises:
         UnknownName: where there is no such study, or it confirms none.
     """
-    confirms = records.study_attributes(storage, name).get(CONFIRMS)
+    definition, confirms = read_definition(storage, name), read_confirms(records.study_attributes(storage, name))
     if confirms is None:
         raise UnknownName("confirmation", name, [])
-    definition = read_definition(storage, name)
     measured = {
         trial.attributes["slot"]: trial for trial in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
     }
-    if len(measured) < len(definition.trial):
+    if not measured.keys() >= set(range(len(definition.trial))):
         return None
-    confirmed = [
-        Confirmed(number, measured[slot].params, searched, errors, mean_of(errors))
-        for slot, (number, searched) in enumerate(zip(confirms["trials"], confirms["searched"], strict=True))
-        for errors in [measured[slot].attributes["errors"]]
-    ]
+    confirmed = []
+    for slot, (number, searched) in enumerate(zip(confirms.trials, confirms.searched, strict=True)):
+        errors = measured[slot].attributes["errors"]
+        confirmed.append(Confirmed(number, measured[slot].params, searched, errors, mean_of(errors)))
     pairs = list(pairwise(confirmed))
     differences = [paired_difference(second.errors, first.errors) for first, second in pairs]
     corrected = holm([difference.p_value or 0.0 for difference in differences])
     protocol = definition.protocol
     return Confirmation(
-        study=confirms["study"],
+        study=confirms.study,
         name=name,
         rounds=protocol.rounds,
         dataset=protocol.dataset,

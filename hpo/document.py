@@ -29,7 +29,7 @@ from .reproduction import (
     judge,
     measured_trials,
 )
-from .results import RANGE_TEST_PREFIX, read_definition
+from .results import own_studies, read_definition, read_range_tests
 from .statistics import ratio_of_deviations
 from .sweep import from_json
 
@@ -228,7 +228,7 @@ def draw(
         return network_figure(title, networks[ITEMS[item].architectures[0]]["layers"])
     if storage is None:
         return None
-    there = records.study_names(storage)
+    there = own_studies(storage)
     known = {study: name for study, name in names.items() if name in there}
     trials = {
         label: trial.attributes
@@ -268,8 +268,7 @@ def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:
     """Draws the range tests that a study has kept, by optimizer."""
     return {
         stored["optimizer"]: range_test_figure(f"Loss against learning rate, {stored['optimizer']}", from_json(stored))
-        for key, stored in records.study_attributes(storage, study).items()
-        if key.startswith(RANGE_TEST_PREFIX)
+        for stored in read_range_tests(records.study_attributes(storage, study))
     }
 
 

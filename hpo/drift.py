@@ -21,8 +21,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from . import records
+from .claims import read_slots
 from .errors import RequestError
-from .results import read_definition, read_trial
+from .results import own_studies, read_definition, read_trial
 from .statistics import Interval, holm, paired_difference
 from .study import StudyDefinition, define_study
 
@@ -105,13 +106,12 @@ def define_repetition(
         "run": definition.run.model_dump(mode="json"),
     }
     repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
-    known = records.study_names(storage)
+    known, ours = records.study_names(storage), own_studies(storage)
     here = f"{study}-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
     for n in count(1):
         name = here + (f"-{n}" if n > 1 else "")
         if name not in known or (
-            records.study_attributes(storage, name).get(REPEATS) == repeats
-            and not records.count_trials(storage, name)[TrialState.COMPLETE]
+            name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
         ):
             return name, define_study(table, name=name), repeats
     raise AssertionError  # the numbers do not end
@@ -127,9 +127,10 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
     wanted = _repeats(storage, study, trial.number)
     measured = [
         _measurement(found)
-        for name in records.study_names(storage)
-        if wanted.items() <= records.study_attributes(storage, name).get(REPEATS, {}).items()
+        for name, attributes in own_studies(storage).items()
+        if _is_of(attributes.get(REPEATS), wanted)
         for found in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
+        if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
     differences = [paired_difference(other.errors, measured[0].errors) for other in measured[1:]]
     corrected = holm([difference.p_value or 0.0 for difference in differences])
@@ -145,12 +146,17 @@ def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:
     return {"study": study, "identity": identity, "trial": number}
 
 
+def _is_of(repeats: Any, wanted: dict[str, Any]) -> bool:
+    """Says whether a study's attribute says that it repeats a trial."""
+    return isinstance(repeats, dict) and wanted.items() <= repeats.items()
+
+
 def _measurement(trial: records.StoredTrial) -> Measurement:
     kept = trial.attributes
     return Measurement(
-        host=kept.get("worker", {}).get("host", "unknown"),
-        device=kept["device"],
+        host=str(kept.get("worker", {}).get("host", "unknown")),
+        device=kept.get("device", "device unknown"),
         precision=kept.get("precision"),
-        torch=kept["versions"]["torch"],
+        torch=kept.get("versions", {}).get("torch", "unknown"),
         errors=kept["errors"],
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -23,8 +24,8 @@ from optuna.trial import TrialState
 from . import records
 from .confirmation import CONFIRMS
 from .drift import REPEATS
-from .errors import StorageError
-from .results import read_definition
+from .errors import RequestError
+from .results import own_studies, read_definition
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
 
@@ -69,15 +70,13 @@ def related_lists(storage: RDBStorage, study: str) -> list[str]:
     """Returns the lists of a storage that measure by the same protocol as a study, itself first: they share rounds."""
     protocol = read_definition(storage, study).protocol
     found = [study]
-    for name in records.study_names(storage):
-        if name == study or {CONFIRMS, REPEATS} & records.study_attributes(storage, name).keys():
+    for name, attributes in own_studies(storage).items():
+        if name == study or {CONFIRMS, REPEATS} & attributes.keys():
             continue
-        try:
+        with suppress(RequestError):  # a later version's, whose definition says more than is known here
             other = read_definition(storage, name)
-        except StorageError:  # another program's
-            continue
-        if other.trial and other.protocol == protocol:
-            found.append(name)
+            if other.trial and other.protocol == protocol:
+                found.append(name)
     return found
 
 
@@ -110,10 +109,13 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
     Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
     """
+    ours = {trial.number for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))}
     opened = optuna.load_study(study_name=study, storage=storage)
-    whole = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    whole = [trial for trial in opened.get_trials(deepcopy=False) if trial.number in ours]
     if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:
         return {}
+    opened = optuna.create_study()  # without what other programs have added
+    opened.add_trials(whole)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE, region_quantile=1.0, evaluate_on_local=True)
     with experimental(), warnings.catch_warnings():
         # A conditional parameter that one or two trials have: the report says that they are survivors.
@@ -127,7 +129,7 @@ def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
     measured = {
         trial.attributes["slot"]: trial.attributes
         for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))
-        if definition.trial and len(trial.attributes["errors"]) > 1
+        if len(trial.attributes["errors"]) > 1 and {"errors_head", "errors_recognition"} <= trial.attributes.keys()
     }
     params = [_what_matters(entry.params.model_dump()) for entry in definition.trial]
     return [_Listed(one, measured.get(slot)) for slot, one in enumerate(params)]

@@ -8,6 +8,7 @@ HpoError
 │   └── StorageError   a storage cannot be opened, or is not ours
 │       └── NoStorage  there is none yet
 └── WorkError          the work failed: exit code 1
+    └── StorageGone    the storage's file was removed or replaced while it was worked on
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class WorkError(HpoError):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class StorageGone(WorkError):
+    """Raised when the file of a storage was removed or replaced while it was worked on."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -2,13 +2,16 @@
 
 Optuna's own storage asks each table apart, and makes an object of every row: it takes five to seven times as long to
 read 10 000 trials (`benchmarks/reading.py`). Optuna's tables are private to it; `optuna>=5.0,<5.1` is pinned.
+
+Other programs write to a database too, and SQLite takes any value in any column: an attribute that cannot be read is
+left out, and a trial whose parameters or values cannot be read too.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -30,8 +33,8 @@ def select_trials(*chosen: sa.ColumnElement[bool], since: int = 0) -> sa.Compoun
         chosen: conditions on a trial.
         since: none of them has a lower id; said of each table, it lets the database skip a long study's rows.
     """
-    number, none = sa.cast(TRIAL.number, sa.Float), sa.cast(sa.null(), sa.DateTime)
-    times = (TRIAL._datetime_start_utc, TRIAL._datetime_complete_utc)
+    number, none = sa.cast(TRIAL.number, sa.Float), sa.cast(sa.null(), sa.Text)
+    times = (sa.cast(TRIAL._datetime_start_utc, sa.Text), sa.cast(TRIAL._datetime_complete_utc, sa.Text))
     everything = [
         sa.select(
             TRIAL.trial_id, sa.literal("trial").label("part"), TRIAL.trial_id.label("row_id"),
@@ -65,14 +68,19 @@ def freeze(rows: Iterable[Any]) -> list[FrozenTrial]:
             births.append((trial_id, number, name, started, ended))
         else:
             parts[trial_id, part].append((row_id, name, number, text))
-    return [
-        frozen_trial(
-            trial_id, int(number), TrialState[state], started, ended,
-            params=parts[trial_id, "param"], user=parts[trial_id, "user"], system=parts[trial_id, "system"],
-            values=parts[trial_id, "value"], reports=parts[trial_id, "report"],
-        )
-        for trial_id, number, state, started, ended in sorted(births)
-    ]  # fmt: skip
+    return list(_readable(births, parts))
+
+
+def _readable(births: list[tuple[Any, ...]], parts: dict[tuple[int, str], list[Part]]) -> Iterator[FrozenTrial]:
+    for trial_id, number, state, started, ended in sorted(births):
+        try:
+            yield frozen_trial(
+                trial_id, int(number), TrialState[state], read_time(started), read_time(ended),
+                params=parts[trial_id, "param"], user=parts[trial_id, "user"], system=parts[trial_id, "system"],
+                values=parts[trial_id, "value"], reports=parts[trial_id, "report"],
+            )  # fmt: skip
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            continue  # `records.count_trials` still counts it, so `hpo status` says that it is there
 
 
 Part = tuple[int, str, Any, str]  # a row's id, name, number or None, and text
@@ -105,14 +113,33 @@ def frozen_trial(
         datetime_complete=_local(ended),
         params={name: distributions[name].to_external_repr(value) for _, name, value, _ in in_order},
         distributions=distributions,
-        user_attrs={name: json.loads(text) for _, name, _, text in user},
-        system_attrs={name: json.loads(text) for _, name, _, text in system},
+        user_attrs=read_attributes((name, text) for _, name, _, text in user),
+        system_attrs=read_attributes((name, text) for _, name, _, text in system),
         intermediate_values={
             int(step): REPORT.stored_repr_to_intermediate_value(value, report_kinds[kind])
             for _, step, value, kind in sorted(reports, key=lambda row: int(row[1]))
         },
         trial_id=trial_id,
     )
+
+
+def read_attributes(rows: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Returns attributes by their names, from their JSON; without those that are none."""
+    found = {}
+    for name, text in rows:
+        try:
+            found[name] = json.loads(text)
+        except (RecursionError, TypeError, ValueError):
+            continue
+    return found
+
+
+def read_time(text: str | None) -> datetime | None:
+    """Returns a stored time, in UTC and without saying so; None where it cannot be read."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None) if text else None
+    except (TypeError, ValueError):
+        return None
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,9 @@ read by one statement, not by one for each table; and PostgreSQL is told to comm
 BEGIN and COMMIT. What is more than one statement, the birth of a
 trial and its end, is one transaction as ever.
 
+A trial that was started here is written to only while it carries the claim that it was started with: in a database
+that was restored from a backup the id may be another trial's. What the same statement looks up costs no way more.
+
 Overrides private methods of RDBStorage, because its cache calls them; `optuna>=5.0,<5.1` is pinned for it, and a test
 holds every method to what Optuna's own makes of the same calls.
 """
@@ -24,6 +27,7 @@ from optuna.distributions import (
     check_distribution_compatibility,
     distribution_to_json,
 )
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
@@ -58,28 +62,53 @@ NAMED_BY = {
 }  # a row's column that tells it from its trial's others
 
 
+class TrialGone(KeyError):
+    """Raised when a trial is written to that is not in the database any more."""
+
+
 class FrugalStorage(RDBStorage):
     """RDBStorage with fewer ways to the server and back.
 
     Args:
         reading, writing: a connection's execution options for a statement that is a transaction by itself.
+
+    Attributes:
+        only_ours: whether trials without a claim, which another program has started, are left out where all of a
+            study's trials are read: a sampler or pruner is not to learn from them.
     """
+
+    only_ours = False
 
     def __init__(self, url: str, *, reading: Mapping[str, Any], writing: Mapping[str, Any], **settings: Any) -> None:
         super().__init__(url, **settings)
         self._reading, self._writing = dict(reading), dict(writing)
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self.engine.name]
         self._claim: Claim = {}
+        self._claims: dict[int, str] = {}  # of the trials that were started here
         self._collected: dict[int, list[tuple[Any, Row]]] = {}
 
     @contextmanager
     def claiming(self, claim: Claim) -> Iterator[None]:
-        """Within, trials are born with these user attributes and a first heartbeat."""
+        """Within, trials start with these user attributes, `slot` and `worker`, and a first heartbeat."""
         self._claim = claim
         try:
             yield
         finally:
             self._claim = {}
+
+    @contextmanager
+    def speaking_for(self, trial_id: int, claim: str | None) -> Iterator[None]:
+        """Within, a trial that another worker has started is written to only while it carries that worker's claim.
+
+        Args:
+            claim: the text of its attribute `worker`; None for a trial without one.
+        """
+        if claim is not None:
+            self._claims[trial_id] = claim
+        try:
+            yield
+        finally:
+            self._claims.pop(trial_id, None)
 
     @contextmanager
     def together(self, trial_id: int) -> Iterator[None]:
@@ -100,8 +129,7 @@ class FrugalStorage(RDBStorage):
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Notes that the trial's worker is alive now, by the server's clock; does nothing where there is no trial."""
-        there = sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)
-        self._execute(self._beat(there))
+        self._execute(self._beat(sa.select(TRIAL.trial_id, NOW).where(*self._is_ours(trial_id))))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Sets a user attribute of an unfinished trial."""
@@ -133,35 +161,52 @@ class FrugalStorage(RDBStorage):
         self._write(trial_id, PARAM, row)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Ends an unfinished trial, with its values; in one transaction."""
+        """Ends an unfinished trial, with its values, or starts an enqueued one, with its claim; in one transaction."""
+        if state is TrialState.RUNNING and self._claim:
+            return self._start_enqueued(trial_id)
         if not state.is_finished():
             return super().set_trial_state_values(trial_id, state, values)
         end = (
             sa.update(TRIAL.__table__)
-            .where(TRIAL.trial_id == trial_id, UNFINISHED)
+            .where(*self._is_ours(trial_id), UNFINISHED)
             .values(state=state, datetime_complete=_now())
             .returning(TRIAL.trial_id)
         )
         if values is None:
-            return self._changed(trial_id, self._execute(end))
-        with self.engine.begin() as connection:
-            if connection.execute(end).all():
-                for objective, value in enumerate(values):
+            changed = self._changed(trial_id, self._execute(end))
+        else:
+            with self.engine.begin() as connection:
+                ended = len(connection.execute(end).all())
+                for objective, value in enumerate(values if ended else ()):
                     stored, kind = VALUE.value_to_stored_repr(value)
                     row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
                     connection.execute(_or_replace(self._insert(VALUE).values(row), VALUE, row))
-                return True
-        return self._changed(trial_id, 0)
+            changed = self._changed(trial_id, ended)
+        self._claims.pop(trial_id, None)
+        return changed
+
+    def _start_enqueued(self, trial_id: int) -> bool:
+        start = (
+            sa.update(TRIAL.__table__)
+            .where(TRIAL.trial_id == trial_id, TRIAL.state == TrialState.WAITING)
+            .values(state=TrialState.RUNNING, datetime_start=_now())
+            .returning(TRIAL.trial_id)
+        )
+        with self.engine.begin() as connection:
+            if not connection.execute(start).all():
+                return False
+            self._write_claim(connection, trial_id)
+        return True
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Returns a trial.
 
         Raises:
-            KeyError: where there is none.
+            TrialGone: where there is none, which is Optuna's KeyError.
         """
         found = self._read(TRIAL.trial_id == trial_id)
         if not found:
-            raise KeyError(f"there is no trial of the id {trial_id}")
+            raise TrialGone(f"there is no trial of the id {trial_id}")
         return found[0]
 
     def _get_trials(
@@ -181,13 +226,12 @@ class FrugalStorage(RDBStorage):
         found = self._read(*chosen, since=since)
         if not found:
             self.get_study_name_from_id(study_id)  # or raises KeyError
-        return found
+        return [trial for trial in found if not self.only_ours or _is_claimed(trial)]
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is not None:
             return super()._create_new_trial(study_id, template_trial)
         study, now = models.StudyModel, _now()
-        attributes: list[Part] = [(0, key, None, json.dumps(value)) for key, value in self._claim.items()]
         others = sa.select(sa.func.count()).where(TRIAL.study_id == study_id).scalar_subquery()
         birth = (
             sa.insert(TRIAL)
@@ -199,12 +243,19 @@ class FrugalStorage(RDBStorage):
             if not connection.execute(sa.select(study.study_id).filter_by(study_id=study_id).with_for_update()).all():
                 raise KeyError(f"there is no study of the id {study_id}")
             trial_id, number = connection.execute(birth).one()
-            if attributes:
-                rows = [{"trial_id": trial_id, "key": key, "value_json": text} for _, key, _, text in attributes]
-                connection.execute(sa.insert(USER).values(rows))
-                born = sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)
-                connection.execute(self._beat(born))
+            self._write_claim(connection, trial_id)
+        attributes: list[Part] = [(0, key, None, json.dumps(value)) for key, value in self._claim.items()]
         return frozen_trial(trial_id, number, TrialState.RUNNING, now, None, user=attributes)
+
+    def _write_claim(self, connection: sa.Connection, trial_id: int) -> None:
+        """Gives a trial the claim of `claiming`, and a heartbeat, in the transaction that starts it."""
+        if not self._claim:
+            return
+        rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(self._claim[key])} for key in self._claim]
+        insert = self._insert(USER).values(rows)  # whoever enqueued the trial may have set such an attribute
+        connection.execute(_or_replace(insert, USER, rows[0]))
+        connection.execute(self._beat(sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)))
+        self._claims[trial_id] = json.dumps(self._claim["worker"])
 
     def _write(self, trial_id: int, table: Any, row: Row) -> None:
         if trial_id in self._collected:
@@ -219,7 +270,7 @@ class FrugalStorage(RDBStorage):
         # Not by VALUES: SQLAlchemy would compile such a statement anew every time, which takes 3 ms.
         unfinished = [
             sa.select(TRIAL.trial_id, *(sa.cast(sa.literal(row[name], kind), kind) for name, kind in types.items()))
-            .where(TRIAL.trial_id == trial_id, UNFINISHED)
+            .where(*self._is_ours(trial_id), UNFINISHED)
             for row in last
         ]  # fmt: skip
         insert = self._insert(table).from_select(["trial_id", *types], sa.union_all(*unfinished))
@@ -249,21 +300,39 @@ class FrugalStorage(RDBStorage):
             connection.commit()
         return len(returned)
 
+    def _is_ours(self, trial_id: int) -> list[sa.ColumnElement[bool]]:
+        """Returns the conditions that it is this trial, and that it carries the claim that is known of it."""
+        this = [TRIAL.trial_id == trial_id]
+        if trial_id in self._claims:
+            claim = sa.select(USER.trial_id).where(
+                USER.trial_id == trial_id, USER.key == "worker", USER.value_json == self._claims[trial_id]
+            )
+            this.append(claim.exists())
+        return this
+
     def _changed(self, trial_id: int, count: int) -> bool:
         """Makes sure that a trial could be written to.
 
         Raises:
-            KeyError: where there is none.
-            optuna.exceptions.UpdateFinishedTrialError: where it is finished.
+            TrialGone: where there is none.
+            optuna.exceptions.UpdateFinishedTrialError: where it is finished, or another worker's by now.
         """
         if not count:
-            self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
+            trial = self.get_trial(trial_id)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            if trial_id in self._claims:
+                raise UpdateFinishedTrialError(f"trial {trial.number} is another worker's by now")
         return bool(count)
 
     def _read(self, *chosen: sa.ColumnElement[bool], since: int = 0) -> list[FrozenTrial]:
         with self.engine.connect() as connection:
             statement = select_trials(*chosen, since=since)
             return freeze(connection.execution_options(**self._reading).execute(statement).all())
+
+
+def _is_claimed(trial: FrozenTrial) -> bool:
+    """Says whether this program has started a trial, or shall: one that waits was enqueued for it."""
+    return trial.state is TrialState.WAITING or {"slot", "worker"} <= trial.user_attrs.keys()
 
 
 def _or_replace(insert: Any, table: Any, row: Row) -> Any:

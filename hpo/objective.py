@@ -22,7 +22,7 @@ from .errors import RequestError
 from .provenance import cpu_name, versions
 from .range_test import sweep_rates
 from .recipe import Recipe
-from .results import range_test_key
+from .results import is_range_test, range_test_key
 from .rounds import Rounds
 from .sampling import suggest
 from .seeding import derive_seed
@@ -157,11 +157,11 @@ class MeanError:
             ValueError: where every round diverged at once.
         """
         key, study = range_test_key(setup), trial.study
-        if key not in study.user_attrs:
+        if not is_range_test(study.user_attrs.get(key)):
             sweep = self.sweep(setup, spaced_rates(LOW, HIGH, STEPS))
             if math.isnan(sweep.mean):
                 raise ValueError(f"range test: every round diverged at its first rates, from {LOW:g}")
-            if key not in study.user_attrs:
+            if not is_range_test(study.user_attrs.get(key)):
                 study.set_user_attr(key, describe_sweep(sweep, setup.optimizer))
         return float(study.user_attrs[key]["mean"])
 

@@ -19,12 +19,19 @@ from .crew import Crew
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
 from .provenance import versions
-from .results import Status, read_definition, read_status, read_statuses
+from .results import (
+    Status,
+    own_attributes,
+    own_studies,
+    read_definition,
+    read_status,
+    read_statuses,
+    read_target,
+)
 from .study import StudyDefinition
 from .worker import Assignment, was_deleted
 
 REFRESH_SECONDS = 0.5
-ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  # of a study that is wholly created
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,10 @@ def make_plan(
     else:
         found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
     found = name or found
-    attributes = records.study_attributes(storage, found) if storage and found in known else {}
-    if storage and attributes.keys() >= ATTRIBUTES:  # else it is new, or its creator died half-way
+    attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
+    if storage and attributes:  # else it is new, its creator died half-way, or it is another program's
         check_same(storage, found, definition)
-    return Plan(found, definition, _find_target(found, definition, trials, int(attributes.get("target", 0))))
+    return Plan(found, definition, _find_target(found, definition, trials, read_target(attributes) or 0))
 
 
 def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
@@ -203,7 +210,7 @@ def serve(
         UnknownName: where the storage has no such study.
         WorkError: where a study had to be given up.
     """
-    before = {name: read_status(storage, name).trials for name in studies or records.study_names(storage)}
+    before = {name: read_status(storage, name).trials for name in studies or own_studies(storage)}
     assignment = Assignment(
         url=storage.url,
         studies=studies,
@@ -215,7 +222,7 @@ def serve(
     )
 
     def look() -> None:
-        show(read_statuses(storage, studies or records.study_names(storage)))
+        show(read_statuses(storage, studies or own_studies(storage)))
 
     with Crew(storage, assignment, devices) as crew:
         from .note import note_study  # as in run_study

@@ -33,8 +33,16 @@ PASSING = (
     "53300",  # too many connections
     "57P",  # shutting down, crashed, starting up
     "25P03",  # idle in a transaction for too long, as a paused worker is
+    "25P04",  # in a transaction for too long, by an administrator's transaction_timeout
+    "25006",  # read-only, as a standby is until it takes over
+    "55P03",  # an administrator's lock_timeout
+    "57014",  # an administrator's statement_timeout
+    "0A000",  # a statement that was prepared for a table that a restore has replaced
+    "42P01",  # a table that a restore is about to make again
 )
+RECONNECT = ("25006", "0A000")  # of these, what does not pass on the same connection
 OUTAGE_SECONDS = 240.0  # shorter than the usual grace period: who waits longer has been given up for dead
+PATIENCE_SECONDS = {"42P01": 15.0, "0A000": 15.0}  # else they mean a damaged database, and a fault of ours
 LONGEST_PAUSE_SECONDS = 2.0
 REPEATED = (
     "_get_best_trial_id",
@@ -107,7 +115,7 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
                 try:
                     result = operation(*args, **kwargs)
                 except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
-                    if not is_outage(error) or _clock.is_over():
+                    if not is_outage(error) or _clock.is_over(_patience_seconds(error)):
                         raise
                     time.sleep(pause * random.uniform(0.5, 1.5))  # so that workers do not come back all at once
                     pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
@@ -121,7 +129,7 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
 class _Clock(threading.local):
     """How long the outage lasts that this thread meets, whichever of its nested operations meets it."""
 
-    depth, end = 0, 0.0
+    depth, began = 0, 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -134,18 +142,18 @@ class _Clock(threading.local):
             if not self.depth:
                 self.stop()
 
-    def is_over(self) -> bool:
-        """Says whether the outage has lasted too long; the first to ask starts the clock.
+    def is_over(self, seconds: float) -> bool:
+        """Says whether the outage has lasted for longer than so many seconds; the first to ask starts the clock.
 
         From the first failure, not from the call: a process that was paused in the middle of an operation has not tried
         yet.
         """
-        self.end = self.end or time.monotonic() + OUTAGE_SECONDS
-        return time.monotonic() > self.end
+        self.began = self.began or time.monotonic()
+        return time.monotonic() - self.began > seconds
 
     def stop(self) -> None:
         """Takes note that the database is there."""
-        self.end = 0.0
+        self.began = 0.0
 
 
 _clock = _Clock()
@@ -157,7 +165,7 @@ def is_outage(error: BaseException) -> bool:
     Of SQLite's errors one is: that its write lock is held for too long, as by a process that is paused in the middle of
     a transaction. A full disk or a damaged file does not mend itself.
     """
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
     if isinstance(cause, sa.exc.PendingRollbackError):  # Optuna went on with a session whose connection had broken
         return True
     if not isinstance(cause, sa.exc.DBAPIError):
@@ -171,3 +179,14 @@ def is_outage(error: BaseException) -> bool:
     if state is None:  # no word from the server: refused, timed out, closed
         return isinstance(cause, sa.exc.OperationalError | sa.exc.InterfaceError)
     return bool(state.startswith(PASSING))
+
+
+def _patience_seconds(error: BaseException) -> float:
+    """Returns how long an outage may last that shows by this error."""
+    state = getattr(getattr(_cause(error), "orig", None), "sqlstate", None)
+    return PATIENCE_SECONDS.get(str(state), OUTAGE_SECONDS)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Returns what the database said, which Optuna wraps."""
+    return error.__cause__ if isinstance(error, StorageInternalError) else error

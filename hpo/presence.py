@@ -10,7 +10,7 @@ import fcntl
 import os
 import tempfile
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -23,6 +23,7 @@ class Worker:
     Attributes:
         file: the file whose lock it holds while it lives.
         parent: the same of the process that looks after it; empty where there is none.
+        claim: tells this claim from all others, also from those of the same worker.
     """
 
     host: str
@@ -30,10 +31,22 @@ class Worker:
     device: str
     file: str
     parent: str = ""
+    claim: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the claim's form in the storage."""
+        """Returns the claim's form in the storage; `records.CLAIM` tells it by its first keys."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Any) -> Worker | None:
+        """Reads what a storage holds for a claim; None where it is none. Keys that are not known are passed over."""
+        known = {field.name: field for field in fields(cls)}
+        given = {key: value for key, value in kept.items() if key in known} if isinstance(kept, dict) else {}
+        for key, value in given.items():
+            if type(value) is not (int if key == "pid" else str) or "\0" in str(value):
+                return None
+        missing = [name for name, field in known.items() if name not in given and field.default is MISSING]
+        return None if missing else cls(**given)
 
 
 class Presence:

@@ -1,15 +1,18 @@
 """Reads the studies and trials of a storage by SQL, where Optuna would load every trial whole.
 
+Other programs may keep studies in the same database, and add trials to ours. A trial is ours where it carries a claim,
+its slot and its worker, which no other program writes; only such trials are counted, ranked and believed, and what
+cannot be read is left out.
+
 Reads Optuna's own tables, private to it: `optuna>=5.0,<5.1` is pinned, and a test names the columns. Every reading is
 repeated while the database is away.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,15 +21,22 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
+from .claims import FINISHED, Claim, id_of, in_utc, whole_number
 from .errors import UnknownName
-from .frozen import parse_distribution
+from .frozen import parse_distribution, read_attributes
+from .kept import believed, is_whole
 from .outages import persistent
 from .storage import reading, show_url
 
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as the storage has it; times in UTC."""
+    """A trial as the storage has it; times in UTC.
+
+    Attributes:
+        attributes: its user attributes, without those that are not as this program writes them.
+        is_ours: whether this program has started it, and it holds what its state promises.
+    """
 
     number: int
     state: TrialState
@@ -35,6 +45,7 @@ class StoredTrial:
     finished: datetime | None
     params: dict[str, Any]
     attributes: dict[str, Any]
+    is_ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,27 +62,6 @@ class UnfinishedStudy:
     identity: str | None
 
 
-@dataclass(frozen=True)
-class RunningTrial:
-    """A trial that is running, or was when its worker died.
-
-    Attributes:
-        trial_id: the id by which the storage knows it.
-        slot, worker: its claim; None before it has published one.
-        heartbeat_age_seconds: by the database's clock; None before its first heartbeat.
-    """
-
-    trial_id: int
-    number: int
-    started: datetime | None
-    slot: int | None
-    worker: dict[str, Any] | None
-    heartbeat_age_seconds: float | None
-
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
 @persistent
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
@@ -82,40 +72,52 @@ def study_names(storage: RDBStorage) -> list[str]:
 
 @persistent
 def unfinished_studies(storage: RDBStorage) -> list[UnfinishedStudy]:
-    """Returns the studies with fewer finished trials than were asked for, the oldest first."""
+    """Returns the studies of ours with fewer finished slots than were asked for, the oldest first."""
     study, trial = models.StudyModel, models.TrialModel
     target, identity = (sa.orm.aliased(models.StudyUserAttributeModel) for _ in range(2))
+    claim = Claim()
     finished = (
-        sa.select(sa.func.count())
+        claim.join(sa.select(sa.func.count(claim.slot.distinct())))
         .where(trial.study_id == study.study_id, trial.state.in_(FINISHED))
         .correlate(study)
         .scalar_subquery()
     )
     query = (
-        sa.select(study.study_name, target.value_json, identity.value_json, finished)
+        sa.select(study.study_name, whole_number(target.value_json), identity.value_json, finished)
         .join(target, sa.and_(target.study_id == study.study_id, target.key == "target"))
-        .outerjoin(identity, sa.and_(identity.study_id == study.study_id, identity.key == "identity"))
+        .join(identity, sa.and_(identity.study_id == study.study_id, identity.key == "identity"))
+        .where(_minimises(study.study_id))
         .order_by(study.study_id)
     )
     with reading(storage) as connection:
         rows = connection.execute(query).all()
-    return [
-        UnfinishedStudy(name, int(wanted), token and json.loads(token))
-        for name, wanted, token, count in rows
-        if count < int(wanted)
-    ]
+    found = []
+    for name, wanted, text, count in rows:
+        token = read_attributes([("identity", text)]).get("identity")
+        if wanted is not None and count < wanted and isinstance(token, str):
+            found.append(UnfinishedStudy(name, wanted, token))
+    return found
 
 
-@persistent
 def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
     """Returns a study's user attributes.
 
     Raises:
         UnknownName: where the storage has no such study.
     """
+    return read_study(storage, name)[0]
+
+
+@persistent
+def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], bool]:
+    """Returns a study's user attributes, and whether it has a single objective, to be minimised.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
     study, attribute = models.StudyModel, models.StudyUserAttributeModel
     query = (
-        sa.select(attribute.key, attribute.value_json)
+        sa.select(attribute.key, attribute.value_json, _minimises(study.study_id))
         .select_from(study)
         .outerjoin(attribute, attribute.study_id == study.study_id)
         .where(study.study_name == name)
@@ -124,7 +126,15 @@ def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
         rows = connection.execute(query).all()
     if not rows:
         raise _unknown(storage, name)
-    return {key: json.loads(value) for key, value in rows if key is not None}
+    return read_attributes((key, value) for key, value, _ in rows if key is not None), bool(rows[0][2])
+
+
+def _minimises(study_id: Any) -> sa.ColumnElement[bool]:
+    """The condition that a study's only direction is to minimise."""
+    direction = models.StudyDirectionModel
+    of_study = sa.select(sa.func.count()).where(direction.study_id == study_id).correlate(models.StudyModel)
+    minimised = of_study.where(sa.cast(direction.direction, sa.Text) == "MINIMIZE")
+    return sa.and_(of_study.scalar_subquery() == 1, minimised.scalar_subquery() == 1)
 
 
 def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
@@ -146,12 +156,12 @@ def _unknown(storage: RDBStorage, study: str) -> UnknownName:
 
 @persistent
 def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
-    """Returns how many trials of a study are in each state."""
-    table = models.TrialModel
-    query = sa.select(table.state, sa.func.count()).where(table.study_id == _id_of(name)).group_by(table.state)
+    """Returns how many trials of a study are in each state, whoever has started them."""
+    state = sa.cast(models.TrialModel.state, sa.Text)
+    query = sa.select(state, sa.func.count()).where(models.TrialModel.study_id == id_of(name)).group_by(state)
     with reading(storage) as connection:
         counted = {state: count for state, count in connection.execute(query)}
-    return {state: counted.get(state, 0) for state in TrialState}
+    return {state: counted.get(state.name, 0) for state in TrialState}
 
 
 @persistent
@@ -170,6 +180,7 @@ def read_trials(
     states: Collection[TrialState] = tuple(TrialState),
     best: int | None = None,
     number: int | None = None,
+    foreign: bool = False,
 ) -> list[StoredTrial]:
     """Reads the trials of a study in order of their numbers, or the best few in order of their values.
 
@@ -178,163 +189,101 @@ def read_trials(
         best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
             left out.
         number: only the trial of this number.
+        foreign: whether to read those too that this program has not started, or that cannot be believed.
     """
-    trial, value = models.TrialModel, models.TrialValueModel
+    trial, value, claim = models.TrialModel, models.TrialValueModel, Claim()
     query = (
-        sa.select(
-            trial.trial_id,
-            trial.number,
-            trial.state,
-            value.value,
-            trial._datetime_start_utc,
-            trial._datetime_complete_utc,
+        claim.outer_join(
+            sa.select(
+                trial.trial_id,
+                trial.number,
+                trial.state,
+                value.value,
+                sa.cast(trial._datetime_start_utc, sa.Text),
+                sa.cast(trial._datetime_complete_utc, sa.Text),
+                claim.is_there,
+            )
         )
-        .outerjoin(value, value.trial_id == trial.trial_id)
-        .where(trial.study_id == _id_of(name), trial.state.in_(states))
+        .outerjoin(value, sa.and_(value.trial_id == trial.trial_id, value.objective == 0))
+        .where(trial.study_id == id_of(name), trial.state.in_(states))
     )
+    if not foreign:
+        query = query.where(claim.is_there)
     if number is not None:
         query = query.where(trial.number == number)
     if best is None:
         query = query.order_by(trial.number)
     else:
-        query = query.where(value.value.is_not(None)).order_by(value.value, trial.number).limit(best)
+        query = query.where(value.value.is_not(None)).order_by(value.value, trial.number)
+    found: list[StoredTrial] = []
     with reading(storage) as connection:
-        rows = connection.execute(query).all()
-        found = [row.trial_id for row in rows]
-        params = _read_params(connection, found)
-        attributes = _read_attributes(connection, found)
-    return [
-        StoredTrial(number, state, error, _utc(started), _utc(finished), params.get(key, {}), attributes.get(key, {}))
-        for key, number, state, error, started, finished in rows
-    ]
+        # Of the best, a few more than are asked for: one that cannot be believed makes room for the next.
+        for rows in connection.execute(query).partitions(10_000 if best is None else best + 10):
+            found += [read for read in _read_whole(connection, rows) if foreign or read.is_ours]
+            if best is not None and len(found) >= best:
+                break
+    return found[:best]
 
 
-@persistent
-def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
-    """Reads the trials of a study that are running, in order of their numbers."""
-    trial, beat = models.TrialModel, models.TrialHeartbeatModel
-    slot, worker = (sa.orm.aliased(models.TrialUserAttributeModel) for _ in range(2))
-    query = (
-        sa.select(
-            trial.trial_id,
-            trial.number,
-            trial._datetime_start_utc,
-            beat.heartbeat,
-            sa.func.now(),
-            slot.value_json,
-            worker.value_json,
-        )
-        .outerjoin(beat, beat.trial_id == trial.trial_id)
-        .outerjoin(slot, sa.and_(slot.trial_id == trial.trial_id, slot.key == "slot"))
-        .outerjoin(worker, sa.and_(worker.trial_id == trial.trial_id, worker.key == "worker"))
-        .where(trial.study_id == _id_of(name), trial.state == TrialState.RUNNING)
-        .order_by(trial.number)
-    )
-    with reading(storage) as connection:
-        rows = connection.execute(query).all()
-    return [
-        RunningTrial(
-            trial_id=key,
+def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[StoredTrial]:
+    ids = [row.trial_id for row in rows]
+    params, attributes = _read_params(connection, ids), _read_attributes(connection, ids)
+    for key, number, state, value, started, finished, is_claimed in rows:
+        kept, proposed = believed(attributes.get(key, {})), params.get(key, {})
+        yield StoredTrial(
             number=number,
-            started=_utc(started),
-            slot=slot_json and json.loads(slot_json),
-            worker=worker_json and json.loads(worker_json),
-            heartbeat_age_seconds=(now.replace(tzinfo=None) - beaten).total_seconds() if beaten else None,
+            state=state,
+            value=value if isinstance(value, float) else None,
+            started=in_utc(started),
+            finished=in_utc(finished),
+            params=proposed or {},
+            attributes=kept,
+            is_ours=bool(is_claimed) and proposed is not None and is_whole(state, value, kept),
         )
-        for key, number, started, beaten, now, slot_json, worker_json in rows
-    ]
-
-
-@persistent
-def lowest_free_slot(storage: RDBStorage, name: str) -> int:
-    """Returns the lowest slot of a study without a finished or running trial."""
-    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
-    slot = sa.cast(attribute.value_json, sa.Integer)
-    query = (
-        sa.select(slot)
-        .distinct()
-        .join(trial, attribute.trial_id == trial.trial_id)
-        .where(
-            trial.study_id == _id_of(name),
-            trial.state.in_((*FINISHED, TrialState.RUNNING)),
-            attribute.key == "slot",
-        )
-    )
-    taken = query.subquery()
-    with reading(storage) as connection:
-        count, highest = connection.execute(sa.select(sa.func.count(), sa.func.max(taken.c[0]))).one()
-        if count == 0 or count == highest + 1:  # the rule; a failed trial leaves a gap
-            return int(count)
-        slots = set(connection.execute(query).scalars())
-    return next(slot for slot in range(len(slots) + 1) if slot not in slots)
-
-
-@persistent
-def read_attribute(
-    storage: RDBStorage, name: str, key: str, *, states: Collection[TrialState], having: str | None = None
-) -> dict[int, Any]:
-    """Reads one user attribute of a study's trials: trial number -> value.
-
-    Args:
-        states: only of trials in these states.
-        having: only of trials that have this attribute too.
-    """
-    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
-    query = (
-        sa.select(trial.number, attribute.value_json)
-        .join(attribute, attribute.trial_id == trial.trial_id)
-        .where(trial.study_id == _id_of(name), trial.state.in_(states), attribute.key == key)
-    )
-    if having is not None:
-        other = sa.orm.aliased(attribute)
-        query = query.where(sa.exists().where(other.trial_id == trial.trial_id, other.key == having))
-    with reading(storage) as connection:
-        return {number: json.loads(value) for number, value in connection.execute(query)}
 
 
 @persistent
 def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
-    """Returns when the last so many trials finished, the latest first."""
-    trial = models.TrialModel
+    """Returns when the last so many trials of ours finished, the latest first."""
+    trial, claim = models.TrialModel, Claim()
     query = (
-        sa.select(trial._datetime_complete_utc)
-        .where(trial.study_id == _id_of(name), trial.state.in_(FINISHED))
+        claim.join(sa.select(sa.cast(trial._datetime_complete_utc, sa.Text)))
+        .where(trial.study_id == id_of(name), trial.state.in_(FINISHED))
         .order_by(trial._datetime_complete_utc.desc())
         .limit(count)
     )
     with reading(storage) as connection:
-        return [finish.replace(tzinfo=UTC) for (finish,) in connection.execute(query)]
+        return [finish for text in connection.execute(query).scalars() if (finish := in_utc(text)) is not None]
 
 
-def _id_of(name: str) -> sa.ScalarSelect[int]:
-    """The id of a study, found in the query that needs it: each query of its own is a round trip more."""
-    return sa.select(models.StudyModel.study_id).where(models.StudyModel.study_name == name).scalar_subquery()
-
-
-def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any] | None]:
+    """Reads trials' parameters; None for a trial with one that cannot be read."""
     table = models.TrialParamModel
-    params: dict[int, dict[str, Any]] = {}
+    params: dict[int, dict[str, Any] | None] = {}
     query = sa.select(table.trial_id, table.param_name, table.param_value, table.distribution_json).order_by(
         table.param_id
     )
     for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
-        params.setdefault(key, {})[name] = parse_distribution(distribution).to_external_repr(value)
+        known = params.setdefault(key, {})
+        try:
+            external = parse_distribution(distribution).to_external_repr(value)
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            params[key] = None
+            continue
+        if known is not None:
+            known[name] = external
     return params
 
 
 def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     table = models.TrialUserAttributeModel
-    attributes: dict[int, dict[str, Any]] = {}
+    texts: dict[int, list[tuple[str, str]]] = {}
     query = sa.select(table.trial_id, table.key, table.value_json)
     for key, name, value in _rows_of(connection, query, table.trial_id, trial_ids):
-        attributes.setdefault(key, {})[name] = json.loads(value)
-    return attributes
+        texts.setdefault(key, []).append((name, value))
+    return {key: read_attributes(rows) for key, rows in texts.items()}
 
 
 def _rows_of(connection: sa.Connection, query: sa.Select[Any], column: Any, trial_ids: Sequence[int]) -> Iterator[Any]:
     for start in range(0, len(trial_ids), 10_000):  # SQLite takes up to 32 766 values in one statement
         yield from connection.execute(query.where(column.in_(trial_ids[start : start + 10_000])))
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from . import records
-from .confirmation import CONFIRMS, LEVEL, Confirmation, read_confirmations
+from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .findings import beside_search
 from .records import StoredTrial
@@ -87,8 +87,8 @@ def read_report(storage: RDBStorage, study: str) -> Report:
         _time(trials),
         _environment(trials, definition, attributes),
     ]
-    if CONFIRMS in attributes:
-        headline = _headline_of_confirmation(trials, attributes[CONFIRMS])
+    if confirms := read_confirms(attributes):
+        headline = _headline_of_confirmation(trials, confirms)
     else:
         headline = _headline(study, trials, definition, confirmation)
     return Report(study, definition.title, headline, sections)
@@ -118,10 +118,10 @@ def _headline(
     return [lowest, sure, *told]
 
 
-def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: dict[str, Any]) -> list[str]:
+def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms) -> list[str]:
     """Never the lowest of the fresh figures: to choose by them is to select again."""
     first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
-    which = f"The first of {confirms['study']}, its trial {confirms['trials'][0]}"
+    which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
     if first is None:
         return [f"{which}, is not measured yet."]
     return [

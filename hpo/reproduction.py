@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from . import records
 from .errors import UnknownName
-from .results import RANGE_TEST_PREFIX, read_definition
+from .results import own_studies, read_definition, read_range_tests
 from .statistics import difference_of_means, ratio_of_deviations
 from .study import Published
 
@@ -229,19 +229,19 @@ def read_reproduction(
                 for other in ELSEWHERE
                 if (other.study, other.trial) == (study, label)
             ]
-        for key, stored in records.study_attributes(storage, name).items():
-            if key.startswith(RANGE_TEST_PREFIX) and stored["optimizer"] in PUBLISHED_RATES:
+        for stored in read_range_tests(records.study_attributes(storage, name)):
+            if stored["optimizer"] in PUBLISHED_RATES:
                 rate = PUBLISHED_RATES[stored["optimizer"]]
                 tests.append(
-                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored["std"], stored["optima"])
+                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored.get("std"), stored["optima"])
                 )
     order = list(PUBLISHED_RATES)
     return Reproduction(cells, sorted(tests, key=lambda test: order.index(test.optimizer)), parameters, conditions)
 
 
 def _known(storage: RDBStorage, names: Mapping[str, str]) -> dict[str, str]:
-    there = records.study_names(storage)
-    return {study: name for study, name in names.items() if name in there}
+    ours = own_studies(storage)
+    return {study: name for study, name in names.items() if name in ours}
 
 
 def measured_trials(storage: RDBStorage, study: str) -> list[records.StoredTrial]:

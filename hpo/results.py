@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
@@ -16,7 +16,9 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
+from .claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
 from .errors import StorageError, UnknownName
+from .presence import Worker
 from .space import Setup
 from .study import ListedTrial, StudyDefinition, define_study
 
@@ -32,22 +34,24 @@ class TrialRow:
         label, published: of the listed entry that it measured, else None.
         error: why it failed, where it failed by an error.
         diverged_rounds: those that ended with logits that are not finite, the study's first round being 0.
+
+    A trial that another program has added is `FOREIGN`: nothing of it is believed but its number.
     """
 
     number: int
     state: str
-    value: float | None
-    std: float | None
-    errors: list[float] | None
-    params: dict[str, Any]
-    label: str | None
-    published: dict[str, Any] | None
-    seconds: float | None
-    device: str | None
-    precision: str | None
-    worker: dict[str, Any] | None
-    error: str | None
-    diverged_rounds: list[int] | None
+    value: float | None = None
+    std: float | None = None
+    errors: list[float] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    published: dict[str, Any] | None = None
+    seconds: float | None = None
+    device: str | None = None
+    precision: str | None = None
+    worker: dict[str, Any] | None = None
+    error: str | None = None
+    diverged_rounds: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,12 @@ class Status:
     """How far a study is.
 
     Attributes:
+        is_ours: whether this program has made the study; of another's nothing but trials are counted.
         total: the trials asked for; None where none were yet.
         failed: by an error.
         interrupted: given back or lost with their workers, and started again.
+        foreign: trials that another program has added; they do not count.
+        trials: all trials whatever, the number of the next.
         workers: those that run a trial now: host, pid, device, trial, since when, and how old its last heartbeat is.
         trials_per_hour: the rate of the last thirty trials; None where nothing can be said.
         eta_seconds: None where nothing can be foretold.
@@ -89,16 +96,37 @@ class Status:
     workers: list[dict[str, Any]]
     trials_per_hour: float | None
     eta_seconds: float | None
+    foreign: int = 0
+    trials: int = 0
+    is_ours: bool = True
 
     @property
     def finished(self) -> int:
         """The trials that count."""
         return self.complete + self.pruned
 
-    @property
-    def trials(self) -> int:
-        """All trials, the number of the next."""
-        return self.finished + self.failed + self.interrupted + self.running
+
+def own_attributes(storage: RDBStorage, study: str) -> dict[str, Any] | None:
+    """Returns the attributes of a study that this program has made; None for another program's.
+
+    Ours minimises one objective, and has all that a study is created with.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    attributes, is_minimised = records.read_study(storage, study)
+    return attributes if is_minimised and stored.are_ours(attributes) else None
+
+
+def own_studies(storage: RDBStorage) -> dict[str, dict[str, Any]]:
+    """Returns the studies of a storage that this program has made, name -> attributes, in order of their creation."""
+    found = {}
+    for name in records.study_names(storage):
+        with suppress(UnknownName):  # it was deleted meanwhile
+            attributes = own_attributes(storage, name)
+            if attributes is not None:
+                found[name] = attributes
+    return found
 
 
 def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
@@ -107,8 +135,8 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
     Raises:
         StorageError: where the study was not made by this program.
     """
-    attributes = records.study_attributes(storage, study)
-    if "definition" not in attributes:
+    attributes = own_attributes(storage, study)
+    if attributes is None:
         raise stored.not_ours(storage, study)
     return define_study(attributes["definition"], name=study)
 
@@ -118,10 +146,22 @@ def range_test_key(setup: Setup) -> str:
     return RANGE_TEST_PREFIX + json.dumps(setup.model_dump(include=set(Setup.model_fields), exclude_none=True))
 
 
+def read_range_tests(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the range tests that a study's attributes hold, as `sweep.describe_sweep` has described them."""
+    kept = [value for key, value in attributes.items() if key.startswith(RANGE_TEST_PREFIX)]
+    return [test for test in kept if is_range_test(test)]
+
+
+def is_range_test(kept: Any) -> bool:
+    """Says whether an attribute holds a range test."""
+    keys = {"optimizer": str, "rates": list, "losses": list, "optima": list, "mean": float}
+    return isinstance(kept, dict) and all(isinstance(kept.get(key), kind) for key, kind in keys.items())
+
+
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     """Returns all trials of a study."""
     listed = read_definition(storage, study).trial
-    return [_row(trial, listed) for trial in records.read_trials(storage, study)]
+    return [_row(trial, listed) for trial in records.read_trials(storage, study, foreign=True)]
 
 
 def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
@@ -184,27 +224,44 @@ def read_trial(storage: RDBStorage, study: str, number: int | None) -> records.S
 
 def read_status(storage: RDBStorage, study: str) -> Status:
     """Returns how far a study is, without loading its trials."""
+    attributes = own_attributes(storage, study)
     counts = records.count_trials(storage, study)
-    complete, pruned = counts[TrialState.COMPLETE], counts[TrialState.PRUNED]
-    total = records.study_attributes(storage, study).get("target")
+    trials = sum(counts.values())
+    if attributes is None:
+        complete, pruned, running, failed = (
+            counts[state] for state in (*FINISHED, TrialState.RUNNING, TrialState.FAIL)
+        )
+        return Status(
+            study, None, complete, pruned, running, failed, 0, None, [], None, None, trials=trials, is_ours=False
+        )
+    slots, failures = read_slots(storage, study), read_failures(storage, study)
+    total = read_target(attributes)
     best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
-    running = records.read_running(storage, study)
-    failed = len(records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)))
     per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
-    left = None if total is None else max(0, total - complete - pruned)
+    left = None if total is None else max(0, total - slots.finished)
+    failed = sum(failure.by_error for failure in failures)
+    started = trials - counts[TrialState.WAITING]
     return Status(
         study=study,
         total=total,
-        complete=complete,
-        pruned=pruned,
-        running=counts[TrialState.RUNNING],
+        complete=slots.complete,
+        pruned=slots.pruned,
+        running=slots.running,
         failed=failed,
-        interrupted=max(0, counts[TrialState.FAIL] - failed),  # another may have failed between the two readings
-        best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes.get("std")} if best else None,
-        workers=[_worker(trial, trial.worker) for trial in running if trial.worker is not None],
+        interrupted=sum(not (failure.by_error or failure.refused) for failure in failures),
+        best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes["std"]} if best else None,
+        workers=[_worker(trial, trial.worker) for trial in read_running(storage, study) if trial.worker is not None],
         trials_per_hour=per_hour,
         eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
+        foreign=max(0, started - slots.trials - len(failures)),  # one may have ended between the two readings
+        trials=trials,
     )
+
+
+def read_target(attributes: Mapping[str, Any]) -> int | None:
+    """Returns the number of trials that a study was asked for; None where it says none, or no number."""
+    target = attributes.get("target")
+    return target if type(target) is int and target > 0 else None
 
 
 def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
@@ -217,11 +274,14 @@ def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
 
 
 def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
+    if not trial.is_ours:
+        return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes
-    entry = listed[attributes["slot"]] if listed and "slot" in attributes else None
+    slot = attributes.get("slot", len(listed))
+    entry = listed[slot] if slot < len(listed) else None
     return TrialRow(
         number=trial.number,
-        state=trial.state.name,
+        state="REFUSED" if "refused" in attributes else trial.state.name,
         value=trial.value,
         std=attributes.get("std"),
         errors=attributes.get("errors"),
@@ -232,18 +292,21 @@ def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRo
         device=attributes.get("device"),
         precision=attributes.get("precision"),
         worker=attributes.get("worker"),
-        error=attributes.get("error"),
+        error=attributes.get("error", attributes.get("refused")),
         diverged_rounds=attributes.get("diverged_rounds"),
     )
 
 
-def _worker(trial: records.RunningTrial, claim: dict[str, Any]) -> dict[str, Any]:
+def _worker(trial: RunningTrial, claim: Worker) -> dict[str, Any]:
     since = trial.started.isoformat(timespec="seconds") if trial.started else None
+    age = trial.heartbeat_age_seconds
     return {
-        **{key: claim[key] for key in ("host", "pid", "device")},
+        "host": claim.host,
+        "pid": claim.pid,
+        "device": claim.device,
         "trial": trial.number,
         "since": since,
-        "heartbeat_age_seconds": trial.heartbeat_age_seconds,
+        "heartbeat_age_seconds": None if age is None else max(0.0, age),  # a clock may have been set back
     }
 
 

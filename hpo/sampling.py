@@ -21,10 +21,11 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from .errors import suggestion
 from .pruning import PowerLawPruner
 from .seeding import derive_seed
 from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
-from .storage import experimental
+from .storage import enqueued_params, experimental
 from .study import StudyDefinition
 
 
@@ -58,6 +59,26 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
         "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
     }
     return pruners[definition.pruner.name](**definition.pruner.model_dump(exclude={"name"}))
+
+
+def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | None:
+    """Says why a trial cannot be measured with the parameters that somebody has enqueued it with, if it cannot.
+
+    Optuna would take any value, and only warn. A list measures its own entries and nothing else.
+    """
+    params = enqueued_params(trial)
+    if definition.trial and params:
+        return "this study is a list, which measures its own entries alone"
+    for name, value in params.items():
+        if name not in definition.space:
+            return f"there is no parameter named {name!r}; {suggestion(name, definition.space)}"
+        parameter = definition.space[name]
+        if not parameter.holds(value):
+            return f"{name} must be {parameter}, but is {value!r}"
+        for key, wanted in parameter.when.items():
+            if key in params and params[key] != wanted:
+                return f"{name} is there only where {key} is {wanted!r}, but that is {params[key]!r}"
+    return None
 
 
 FindRate = Callable[[Setup], float]

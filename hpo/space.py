@@ -82,6 +82,13 @@ class Choices(Table):
         """What a value must pass as: here, every choice."""
         return self.choices
 
+    def holds(self, value: Any) -> bool:
+        """Says whether a value is one of the choices; 1 is not true."""
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.choices))
+
 
 class Range(Table):
     """A number between low and high, both included; uniform, or uniform in its logarithm.
@@ -106,6 +113,13 @@ class Range(Table):
     def values(self) -> tuple[Value, ...]:
         """What a value must pass as: here, both ends."""
         return (self.low, self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Says whether a value is a number in the range."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"between {self.low:g} and {self.high:g}"
 
 
 def _parameter(given: Any) -> Any:

@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -21,9 +21,10 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 
 from . import postgresql, sqlite
-from .errors import NoStorage, StorageError
+from .errors import NoStorage, StorageError, WorkError
 from .locks import Lock
 from .outages import OutageProofStorage, persistent
 
@@ -33,12 +34,12 @@ FAILURES = (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What a storage raises when its database fails it: full, locked for too long, damaged, away for too long."""
 
 
-def open_storage(url: str, *, create: bool = False, patient: bool = False) -> RDBStorage:
+def open_storage(url: str, *, create: bool = False, write: bool = False, patient: bool = False) -> RDBStorage:
     """Opens a storage for reading, or for working in it.
 
     Args:
-        create: whether to create what is missing, SQLite's file and the schema. Only then can it be written: reading
-            SQLite takes no write lock.
+        create: whether to create what is missing, SQLite's file and the schema, and to open it for writing.
+        write: whether to open it for writing where it is there.
         patient: whether to wait for a database that is away, as a worker does that starts during an outage.
 
     Raises:
@@ -47,11 +48,13 @@ def open_storage(url: str, *, create: bool = False, patient: bool = False) -> RD
     """
     backend, address = _find_backend(url)
     shown = show_url(url)
-    opening = persistent(_open) if patient else _open
+    opening, write = persistent(_open) if patient else _open, write or create
     try:
-        return opening(backend, backend.check_url(address, create=create), shown, create)
+        checked = backend.check_url(address, create=create, write=write)
+        return opening(backend, checked, shown, create=create, write=write)
     except OSError as error:
-        raise StorageError(f"storage {shown} cannot be opened: {error.filename}: {error.strerror}") from error
+        which = f"{error.filename}: " if error.filename else ""
+        raise StorageError(f"storage {shown} cannot be opened: {which}{error.strerror}") from error
     except FAILURES as error:
         raise StorageError(f"storage {shown} cannot be opened: {explain_failure(error)}") from error
     except RuntimeError as error:  # Optuna's, about a schema of another version
@@ -98,26 +101,47 @@ def start_lock(storage: RDBStorage, study: str) -> Lock:
     return lock
 
 
+STUDY_ATTRIBUTES: dict[str, type] = {  # of a study that is wholly created
+    "definition": dict,
+    "definition_sha256": str,
+    "dataset_sha256": str,
+    "versions": dict,
+    "identity": str,
+}
+
+
+def are_ours(attributes: Mapping[str, Any]) -> bool:
+    """Says whether a study's attributes are those of one that this program has made."""
+    return all(isinstance(attributes.get(key), kind) for key, kind in STUDY_ATTRIBUTES.items())
+
+
 def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], target: int) -> None:
     """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
 
-    A study without trials that lacks attributes is one whose creator died half-way; it is completed.
+    A study without trials that lacks attributes, and has no others, is one whose creator died half-way, or an empty
+    one; it is completed. Nothing is written to any other that is not ours.
 
     Raises:
-        StorageError: where a study of that name has trials but was not made by this program.
+        StorageError: where there is a study of that name that this program has not made.
     """
     with start_lock(storage, name).hold():
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
-        if not attributes.keys() <= study.user_attrs.keys():
-            if study.get_trials(deepcopy=False):
-                raise not_ours(storage, name)
-            for key, value in attributes.items():
+        known = study.user_attrs
+        if study.directions != [StudyDirection.MINIMIZE] or not (are_ours(known) or _is_empty(study, attributes)):
+            raise not_ours(storage, name)
+        if not are_ours(known):
+            for key, value in {**attributes, "identity": uuid.uuid4().hex}.items():
                 study.set_user_attr(key, value)
             with experimental():
                 study.set_metric_names(["test error (%)"])
-        if "identity" not in study.user_attrs:
-            study.set_user_attr("identity", uuid.uuid4().hex)
-        study.set_user_attr("target", max(target, study.user_attrs.get("target", 0)))
+        asked = known.get("target")
+        study.set_user_attr("target", max(target, asked if type(asked) is int else 0))
+
+
+def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:
+    """Says whether a study has no trials, and no attributes but some that it is about to be given."""
+    ours = {**attributes, "versions": study.user_attrs.get("versions")}  # the creator that died may have had others
+    return study.user_attrs.items() <= ours.items() and not study.get_trials(deepcopy=False)
 
 
 def not_ours(storage: RDBStorage, name: str) -> StorageError:
@@ -132,6 +156,11 @@ def trial_id(trial: optuna.Trial) -> int:
     return trial._trial_id
 
 
+def enqueued_params(trial: optuna.Trial) -> dict[str, Any]:
+    """Returns the parameters that a trial had before it was started: those that somebody has enqueued it with."""
+    return {**trial.params, **trial._fixed_params}
+
+
 def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
     """Returns a study's artifacts, file name -> id; of one that was deleted in the dashboard an empty entry is left."""
     attributes = storage.get_study_system_attrs(study._study_id)
@@ -140,18 +169,31 @@ def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
 
 
 def ask(storage: RDBStorage, study: optuna.Study, claim: dict[str, Any]) -> optuna.Trial:
-    """Starts a trial that has from its birth the user attributes which claim it, and a heartbeat.
+    """Starts a trial that carries its claim from the first, and a heartbeat; an enqueued one, if there is any.
 
-    Not repeated while the database is away: whether the trial was born before the answer got lost the caller finds out.
+    Not repeated while the database is away: whether the trial was started before the answer got lost the caller finds
+    out.
     """
     with _ours(storage).claiming(claim):
-        trial = study.ask()
-    if not claim.keys() <= trial.user_attrs.keys():  # somebody had enqueued it, so it was born before
-        with together(trial):
-            for key, value in claim.items():
-                trial.set_user_attr(key, value)
-        storage.record_heartbeat(trial_id(trial))
-    return trial
+        return study.ask()
+
+
+@contextmanager
+def speaking_for(storage: RDBStorage, trial_id: int, claim: str | None) -> Iterator[None]:
+    """Within, a trial of another worker is written to only while it carries that worker's claim."""
+    with _ours(storage).speaking_for(trial_id, claim):
+        yield
+
+
+def lost_lock(storage: RDBStorage, study: str) -> WorkError:
+    """Returns the error about a start lock that is lost whenever it is taken."""
+    backend, _ = _find_backend(storage.url)
+    return WorkError(f"study {study!r} in {show_url(storage.url)}: {backend.LOST_LOCK}")
+
+
+def show_only_ours(storage: RDBStorage) -> None:
+    """Hides trials of other programs from Optuna's samplers and pruners, for as long as the storage is open."""
+    _ours(storage).only_ours = True
 
 
 @contextmanager
@@ -182,15 +224,15 @@ def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:
     )
 
 
-def _open(backend: ModuleType, url: str, shown: str, create: bool) -> RDBStorage:
-    engine = sa.create_engine(url, **backend.ENGINE)
+def _open(backend: ModuleType, url: str, shown: str, *, create: bool, write: bool) -> RDBStorage:
+    engine = sa.create_engine(url, **backend.engine_settings(sa.make_url(url), write=write))
     try:
         complete = _check_ours(engine, shown)
         if not complete and not create:
             raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
         storage: RDBStorage
         if complete:
-            storage = backend.connect(url, write=create, create_tables=False)
+            storage = backend.connect(url, write=write, create_tables=False)
             return storage
         with backend.start_lock(engine, "schema").hold():  # two that create it at the same moment would break it
             _check_ours(engine, shown)

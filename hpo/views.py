@@ -52,9 +52,24 @@ def status_table(statuses: Sequence[Status]) -> Table:
             str(status.failed),
             "" if status.trials_per_hour is None else f"{status.trials_per_hour:.0f}",
             "" if status.eta_seconds is None else duration(status.eta_seconds),
-            "" if status.best is None else spread(status.best["value"], status.best["std"]),
+            _best(status),
         )
     return table
+
+
+def _best(status: Status) -> str:
+    if not status.is_ours:
+        return "not made by hpo"
+    return "" if status.best is None else spread(status.best["value"], status.best["std"])
+
+
+def foreign_notes(statuses: Sequence[Status]) -> list[str]:
+    """Returns a line for each study that another program has added trials to."""
+    return [
+        f"study {status.study}: {status.foreign} of its trials were added by other programs and do not count"
+        for status in statuses
+        if status.foreign
+    ]
 
 
 def workers_table(statuses: Sequence[Status]) -> Table:
@@ -82,9 +97,12 @@ def statuses_view(statuses: Sequence[Status]) -> Group:
     """Returns the studies of a storage, and who works on them."""
     if not statuses:
         return Group("no studies yet; hpo optimize creates one")
-    if not any(status.workers for status in statuses):
-        return Group(status_table(statuses))
-    return Group(status_table(statuses), "", workers_table(statuses))
+    parts: list[Any] = [status_table(statuses)]
+    if any(status.workers for status in statuses):
+        parts += ["", workers_table(statuses)]
+    if notes := foreign_notes(statuses):
+        parts += ["", *notes]
+    return Group(*parts)
 
 
 def _local_time(moment: str) -> str:
@@ -111,6 +129,8 @@ def text_of(value: Any) -> str:
 
 
 def _described(row: TrialRow) -> str:
+    if row.state == "FOREIGN":
+        return "not measured by hpo, and not counted"
     if row.error is not None:
         return row.error
     described = row.label if row.label is not None else short_name(row.params)

@@ -31,9 +31,10 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
-from .budget import NoTrial, look_for_place, start_trial
+from .budget import Heartbeats, NoTrial, look_for_place, start_trial
 from .datasets import prepare
-from .errors import HpoError, UnknownName, WorkError
+from .errors import HpoError, StorageGone, UnknownName, WorkError
+from .frugal import TrialGone
 from .locks import Stopped
 from .presence import Presence, Worker
 from .records import UnfinishedStudy
@@ -151,7 +152,8 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     A study that cannot be served here, for lack of its dataset or for too many failures, is given up, and the others
     are gone on with; `tell` is told so.
     """
-    storage = stored.open_storage(assignment.url, create=True, patient=True)
+    storage = stored.open_storage(assignment.url, write=True, patient=True)
+    stored.show_only_ours(storage)
     with Presence() as presence:
         server = _Server(storage, assignment, make_objective, str(presence.file), stop, tell)
         pause = SHORTEST_PAUSE_SECONDS
@@ -179,6 +181,7 @@ class _Server:
         tell: Tell,
     ) -> None:
         self._given_up: set[tuple[str, str | None]] = set()
+        self._heartbeats = Heartbeats()
         self._objectives: dict[tuple[str, str | None], Objective] = {}
         self._storage, self._assignment, self._make_objective = storage, assignment, make_objective
         self._file, self._stop, self._tell = file, stop, tell
@@ -190,6 +193,8 @@ class _Server:
         for wanted in self._wanted():
             try:
                 found = self._work_on(wanted)
+            except StorageGone:
+                raise
             except HpoError as error:
                 self._given_up.add((wanted.name, wanted.identity))
                 self._tell(GaveUp(wanted.name, str(error), error.exit_code))
@@ -219,7 +224,10 @@ class _Server:
             return self._serve(wanted)
         except Stopped:
             return NoTrial.TAKEN
-        except KeyError as error:  # Optuna's word for a study or trial that is not there
+        except TrialGone:  # as when a backup is restored; what Optuna remembers of the study is of no use either
+            self._open.cache_clear()
+            return NoTrial.TAKEN
+        except KeyError as error:  # Optuna's word for a study that is not there
             if self._is_there(wanted):
                 raise
             raise was_deleted(wanted.name) from error
@@ -237,6 +245,7 @@ class _Server:
         terms: dict[str, Any] = {
             "target": wanted.target,
             "run_began_at": self._assignment.began_at.get(name, 0),
+            "heartbeats": self._heartbeats,
             "stop": lambda: stop.asked,
         }
         key = (name, wanted.identity)
@@ -254,7 +263,8 @@ class _Server:
         if isinstance(started, NoTrial):
             return started
         self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
-        run_trial(self._storage, started, objective, stop, definition.run.heartbeat_seconds)
+        if not run_trial(self._storage, started, objective, stop, definition.run.heartbeat_seconds):
+            self._open.cache_clear()  # what Optuna remembers of the study may be of a database that was restored since
         self._tell(Ended())
         return None
 
@@ -275,16 +285,22 @@ def was_deleted(study: str) -> WorkError:
 
 def run_trial(
     storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float
-) -> None:
+) -> bool:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
-    A trial that was given up for dead meanwhile refuses whatever is told of it; its result is dropped.
+    A trial that was given up for dead meanwhile, or is not there any more, refuses whatever is told of it; its result
+    is dropped. Returns whether it was told.
     """
     with _heartbeat(storage, trial, heartbeat_seconds):
         try:
             _evaluate(storage, trial, objective, stop)
         except UpdateFinishedTrialError:
             print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
+            return False
+        except TrialGone:
+            print(f"trial {trial.number} was deleted meanwhile; its result is dropped", file=sys.stderr)
+            return False
+    return True
 
 
 def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
@@ -307,7 +323,7 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, st
     except HpoError:
         tell(TrialState.FAIL)
         raise
-    except UpdateFinishedTrialError:
+    except (UpdateFinishedTrialError, TrialGone):
         raise
     except Exception as error:
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -13,12 +14,13 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import budget, records, storage
-from hpo.budget import NoTrial, fail_trial_of, start_trial
+from hpo import records, storage
+from hpo.budget import Heartbeats, NoTrial, fail_trial_of, start_trial
+from hpo.claims import Slots, read_running, read_slots
 from hpo.errors import WorkError
 from hpo.presence import Presence, Worker, probe
 from hpo.pruning import PowerLawPruner
-from hpo.results import read_definition
+from hpo.results import read_definition, read_status
 from hpo.sampling import Place, make_pruner, make_sampler, suggest
 from hpo.space import Configuration
 from hpo.study import StudyDefinition, define_study
@@ -29,12 +31,19 @@ PIDS = count(1)
 
 
 def start(
-    opened: RDBStorage, *, name: str = "small", target: int = 3, since: int = 0, worker: Worker | None = None
+    opened: RDBStorage,
+    *,
+    name: str = "small",
+    target: int = 3,
+    since: int = 0,
+    worker: Worker | None = None,
+    heartbeats: Heartbeats | None = None,
 ) -> optuna.Trial | NoTrial:
     """Starts a trial for a worker; for one of its own on another host unless it is given."""
     study, pid = optuna.load_study(study_name=name, storage=opened), next(PIDS)
     worker = worker or Worker(host="elsewhere", pid=pid, device="cpu", file=f"/nowhere/{pid}.lock")
-    return start_trial(opened, study, read_definition(opened, name), worker, target=target, run_began_at=since)
+    definition = read_definition(opened, name)
+    return start_trial(opened, study, definition, worker, target=target, run_began_at=since, heartbeats=heartbeats)
 
 
 def started(opened: RDBStorage, **settings: object) -> optuna.Trial:
@@ -70,22 +79,17 @@ def test_a_failed_trial_gives_its_slot_back(created: RDBStorage) -> None:
     assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2, 1]
 
 
-def test_a_trial_that_a_former_holder_of_the_lock_adds_meanwhile_takes_no_slot(
-    created: RDBStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It lost the lock, does not know it yet, and is about to fail its trial."""
-    started(created, target=10)
-    really = budget.fail_dead_trials
-
-    def and_then_one_is_added(*args: Any, **kwargs: Any) -> None:
-        really(*args, **kwargs)
-        created.create_new_trial(created.get_study_id_from_name("small"))
-
-    monkeypatch.setattr(budget, "fail_dead_trials", and_then_one_is_added)
-    for _ in range(3):
-        started(created, target=10)
-    running = [trial.slot for trial in records.read_running(created, "small")]
-    assert [slot for slot in running if slot is not None] == [0, 1, 2, 3]
+def test_a_slot_that_two_trials_have_counts_once(created: RDBStorage) -> None:
+    """As a former holder of the lock leaves it, that does not know yet that it has lost the lock."""
+    trials = [started(created, target=10) for _ in range(2)]
+    study = optuna.load_study(study_name="small", storage=created)
+    claim = {"slot": 1, "worker": Worker("elsewhere", 1, "cpu", "/nowhere/x.lock").as_json()}
+    trials.append(storage.ask(created, study, claim))
+    assert read_slots(created, "small") == Slots(complete=0, pruned=0, running=2, lowest_free=2, trials=3)
+    for trial in trials[1:]:
+        finish(created, trial)
+    assert read_slots(created, "small") == Slots(complete=1, pruned=0, running=1, lowest_free=2, trials=3)
+    assert [started(created).number, start(created)] == [3, NoTrial.TAKEN]
 
 
 def test_an_interruption_repeats_the_proposal_and_an_error_does_not(
@@ -115,14 +119,6 @@ def test_a_listed_study_measures_each_entry_once(
     finish(fresh_storage, first, TrialState.FAIL, error="training broke")
     again = started(fresh_storage, name="listed", target=2)
     assert suggest(again, listed_study) == listed[0]
-
-
-def test_a_trial_whose_creator_died_before_its_claim_is_failed(created: RDBStorage) -> None:
-    study_id = created.get_study_id_from_name("small")
-    created.create_new_trial(study_id)  # as left by a process that died right after the insert
-    trial = started(created, target=1)
-    assert trial.number == 1
-    assert records.count_trials(created, "small")[TrialState.FAIL] == 1
 
 
 def test_a_trial_of_a_dead_worker_on_this_host_is_failed_at_once(created: RDBStorage) -> None:
@@ -184,9 +180,41 @@ def age_heartbeats(opened: RDBStorage, *, seconds: float) -> None:
 def test_a_started_trial_has_a_heartbeat_and_a_claim(created: RDBStorage) -> None:
     worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock")
     started(created, worker=worker)
-    assert records.read_running(created, "small")[0].worker == worker.as_json()
+    (running,) = read_running(created, "small")
+    assert running.worker == replace(worker, claim=running.worker.claim if running.worker else "")
+    assert running.worker.claim
     with created.engine.connect() as connection:
         assert connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar() == 1
+
+
+def test_two_trials_of_one_worker_have_different_claims(created: RDBStorage) -> None:
+    worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock")
+    claims = []
+    for _ in range(2):
+        trial = started(created, worker=worker)
+        claims.append(read_running(created, "small")[0].claim)
+        finish(created, trial)
+    assert claims[0] != claims[1]
+
+
+def test_a_heartbeat_from_the_future_is_stale_when_it_stood_still_for_the_grace_period(
+    created: RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a clock was set back by an hour."""
+    now, heartbeats = [1000.0], Heartbeats()
+    monkeypatch.setattr("hpo.budget.time.monotonic", lambda: now[0])
+    started(created, target=1)
+    age_heartbeats(created, seconds=-3600)
+    assert start(created, target=1, heartbeats=heartbeats) is NoTrial.TAKEN
+    now[0] += 299
+    assert start(created, target=1, heartbeats=heartbeats) is NoTrial.TAKEN
+    age_heartbeats(created, seconds=-3500)  # its worker lives
+    assert start(created, target=1, heartbeats=heartbeats) is NoTrial.TAKEN
+    now[0] += 2
+    assert start(created, target=1, heartbeats=heartbeats) is NoTrial.TAKEN
+    assert read_status(created, "small").workers[0]["heartbeat_age_seconds"] == 0.0
+    now[0] += 300
+    assert started(created, target=1, heartbeats=heartbeats).number == 1
 
 
 def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: RDBStorage, tmp_path: Path) -> None:

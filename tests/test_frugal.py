@@ -178,18 +178,22 @@ def test_a_trial_is_born_with_its_claim(fresh_storage: RDBStorage) -> None:
 def test_a_trial_that_was_enqueued_is_claimed_when_it_is_started(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
     study.enqueue_trial({"rate": 0.5})
-    trial = storage.ask(fresh_storage, study, {"slot": 4})
-    assert (trial.number, trial.user_attrs, study.trials[0].user_attrs) == (0, {"slot": 4}, {"slot": 4})
+    trial = storage.ask(fresh_storage, study, claim(slot=4))
+    assert (trial.number, trial.user_attrs, study.trials[0].user_attrs) == (0, claim(slot=4), claim(slot=4))
     assert heartbeats(fresh_storage) == [storage.trial_id(trial)]
 
 
 def test_a_heartbeat_of_a_deleted_trial_is_none(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
-    gone = storage.trial_id(storage.ask(fresh_storage, study, {"slot": 0}))
+    gone = storage.trial_id(storage.ask(fresh_storage, study, claim(slot=0)))
     optuna.delete_study(study_name="s", storage=fresh_storage)
     fresh_storage.record_heartbeat(gone)
     assert heartbeats(fresh_storage) == []
-    storage.ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), {"slot": 0})
+    storage.ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), claim(slot=0))
+
+
+def claim(slot: int) -> dict[str, Any]:
+    return {"slot": slot, "worker": Worker("here", 1, "cpu", "/nowhere/1.lock").as_json()}
 
 
 def heartbeats(opened: RDBStorage) -> list[int]:

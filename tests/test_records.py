@@ -11,7 +11,9 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo import records, storage
+from hpo.claims import Slots, read_slots
 from hpo.errors import UnknownName
+from hpo.presence import Worker
 
 
 def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
@@ -44,13 +46,14 @@ def five_trials(fresh_storage: RDBStorage) -> RDBStorage:
     """Values 3, 1, 1; a pruned and a running trial; parameters of every kind."""
     storage.create_study(fresh_storage, "five", {"definition": {}}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
+    worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock").as_json()
     for number, value in enumerate([3.0, 1.0, 1.0, None, None]):
-        trial = study.ask()
+        trial = storage.ask(fresh_storage, study, {"slot": number, "worker": worker})
         trial.suggest_categorical("flag", [True, False])
         trial.suggest_float("rate", 1e-3, 1.0, log=True)
-        trial.set_user_attr("slot", number)
-        if number == 1:
-            trial.set_user_attr("error", "none")
+        if value is not None:
+            trial.set_user_attr("errors", [value])
+            trial.set_user_attr("std", None)
         if number < 4:
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE
             fresh_storage.set_trial_state_values(storage.trial_id(trial), state, None if value is None else [value])
@@ -83,10 +86,8 @@ def test_trials_are_counted_by_state(five_trials: RDBStorage) -> None:
     assert counts[TrialState.FAIL] == 0
 
 
-def test_one_attribute_is_read_for_chosen_trials(five_trials: RDBStorage) -> None:
-    done = (TrialState.COMPLETE, TrialState.PRUNED)
-    assert records.read_attribute(five_trials, "five", "slot", states=done) == {0: 0, 1: 1, 2: 2, 3: 3}
-    assert records.read_attribute(five_trials, "five", "slot", states=done, having="error") == {1: 1}
+def test_slots_are_counted_by_what_their_trials_have_come_to(five_trials: RDBStorage) -> None:
+    assert read_slots(five_trials, "five") == Slots(complete=3, pruned=1, running=1, lowest_free=5, trials=5)
 
 
 def test_the_last_finishes_come_latest_first(five_trials: RDBStorage) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from hpo import optimize, records
+from hpo.claims import FINISHED
 from hpo.results import Status, read_status
 from hpo.study import define_study
 
@@ -145,10 +146,10 @@ class Field:
 
     def _check_exact(self) -> None:
         counts = {state.name: count for state, count in records.count_trials(self.storage, "chaos").items() if count}
-        finished = records.read_attribute(self.storage, "chaos", "slot", states=records.FINISHED)
+        finished = [trial.attributes["slot"] for trial in records.read_trials(self.storage, "chaos", states=FINISHED)]
         check(self.status().finished == self.budget, f"{counts} instead of {self.budget} finished")
         check(counts.get("RUNNING", 0) == 0, f"{counts} after the end")
-        check(sorted(finished.values()) == list(range(self.budget)), f"slots {sorted(finished.values())}")
+        check(sorted(finished) == list(range(self.budget)), f"slots {sorted(finished)}")
 
 
 def check(holds: bool, complaint: str) -> None:

@@ -22,8 +22,8 @@ from typing import Any, Literal
 from optuna.trial import TrialState
 
 from hpo import records, sqlite, storage
+from hpo.claims import FINISHED, read_running, read_slots
 from hpo.presence import probe
-from hpo.records import FINISHED
 
 from ..postgres import TemporaryPostgres
 from . import faults, network
@@ -187,8 +187,7 @@ def ctrl_c_on_one(arena: Arena) -> str:
 
 def _parents(field: Field, state: str) -> int:
     """Counts the machines that run trials and are in this state."""
-    running = records.read_running(field.storage, "chaos")
-    parents = {trial.worker["parent"] for trial in running if trial.worker}
+    parents = {trial.worker.parent for trial in read_running(field.storage, "chaos") if trial.worker}
     return sum(probe(parent) == state or (state == "gone" and probe(parent) == "unknown") for parent in parents)
 
 
@@ -482,7 +481,7 @@ def failures_beyond_the_cap(arena: Arena) -> str:
         said = field.said().splitlines()
         check(code == 1 and len(said) == 1 and "3 trials failed by an error" in said[0], f"{code}: {said}")
         check(records.count_trials(field.storage, "chaos")[TrialState.RUNNING] == 0, "some are running")
-        check(records.read_attribute(field.storage, "chaos", "slot", states=FINISHED) != {}, "none finished")
+        check(read_slots(field.storage, "chaos").finished > 0, "none finished")
         return said[0]
 
 

@@ -1,0 +1,297 @@
+"""What other programs keep in our database, or add to our studies, is never adopted, counted, ranked or believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner, Result
+from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+
+from hpo import optimize, records, storage
+from hpo.claims import read_slots
+from hpo.cli import main
+from hpo.errors import StorageError
+from hpo.report import read_report
+from hpo.results import read_best, read_rows, read_status
+from hpo.study import StudyDefinition
+from hpo.worker import Assignment, Stop, run_worker
+
+from . import stubs
+from .conftest import create
+
+
+def work(opened: RDBStorage, folder: Path, *, target: int | None, studies: tuple[str, ...] | None = ("small",)) -> None:
+    """Runs a worker in this process."""
+    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", data_folder=folder)
+    run_worker(told, stubs.quick, Stop(), lambda said: None)
+
+
+def hpo(opened: RDBStorage, *arguments: str) -> Result:
+    """Runs a command in this process; an exception that is no exit is raised."""
+    done = CliRunner().invoke(main, [*arguments, "--storage", opened.engine.url.render_as_string(False)])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def foreign(opened: RDBStorage, name: str = "theirs", **settings: Any) -> optuna.Study:
+    """Returns a study that plain Optuna has made in the same database."""
+    return optuna.create_study(study_name=name, storage=opened, **settings)
+
+
+def attributes_of(opened: RDBStorage, name: str) -> list[dict[str, Any]]:
+    key = opened.get_study_id_from_name(name)
+    return [opened.get_study_user_attrs(key), opened.get_study_system_attrs(key)]
+
+
+NOT_OURS: dict[str, Callable[[RDBStorage], optuna.Study]] = {
+    "maximises": lambda opened: foreign(opened, direction="maximize"),
+    "has two objectives": lambda opened: foreign(opened, directions=["minimize", "minimize"]),
+    "has an attribute": lambda opened: with_attribute(foreign(opened), "note", "mine"),
+    "has an attribute by one of our names": lambda opened: with_attribute(foreign(opened), "target", 7),
+    "has a trial": lambda opened: with_trial(foreign(opened)),
+}
+
+
+def with_attribute(study: optuna.Study, key: str, value: Any) -> optuna.Study:
+    study.set_user_attr(key, value)
+    return study
+
+
+def with_trial(study: optuna.Study) -> optuna.Study:
+    study.add_trial(create_trial(value=0.5))
+    return study
+
+
+@pytest.mark.parametrize("kind", NOT_OURS)
+def test_a_study_of_another_program_is_not_adopted_and_stays_as_it_is(
+    kind: str, fresh_storage: RDBStorage, small_study: StudyDefinition
+) -> None:
+    NOT_OURS[kind](fresh_storage)
+    before = attributes_of(fresh_storage, "theirs")
+    with pytest.raises(StorageError, match=r"'theirs' in .* was not made by hpo; --name NAME starts one beside it"):
+        create(fresh_storage, "theirs", small_study, 5)
+    assert attributes_of(fresh_storage, "theirs") == before
+
+
+def test_an_empty_study_that_minimises_is_taken_over(fresh_storage: RDBStorage, small_study: StudyDefinition) -> None:
+    foreign(fresh_storage, "small")
+    create(fresh_storage, "small", small_study, 5)
+    assert read_status(fresh_storage, "small").total == 5
+
+
+ODD: list[Any] = ["many", -3, 2.5, True, None, [], {}, {"study": "small", "identity": 1, "trials": "x"}, 10**30]
+OUR_NAMES = [
+    *("target", "definition", "definition_sha256", "dataset_sha256", "identity", "versions"),
+    *("confirms", "repeats", "range_test {}"),
+]
+
+
+def test_whatever_another_study_has_by_our_names_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
+    work(created, tmp_path, target=2)
+    study = with_trial(foreign(created))
+    for odd in ODD:
+        for key in OUR_NAMES:
+            study.set_user_attr(key, odd)
+        statuses = {status["study"]: status for status in json.loads(hpo(created, "status", "--json").stdout)}
+        assert (statuses["theirs"]["is_ours"], statuses["theirs"]["best"]) == (False, None)
+        assert statuses["small"]["is_ours"]
+        for command in ("best", "trials", "drift"):
+            more = ["--only-show"] if command == "drift" else []
+            assert hpo(created, command, "--study", "small", *more).exit_code == 0, (command, odd)
+            refused = hpo(created, command, "--study", "theirs")
+            assert (refused.exit_code, "was not made by hpo" in refused.stderr) == (2, True), (command, odd)
+        work(created, tmp_path, target=None, studies=None)  # serves ours alone, and ends
+    assert "not made by hpo" in hpo(created, "status").stdout
+    assert records.count_trials(created, "theirs")[TrialState.COMPLETE] == 1
+
+
+def test_whatever_stands_in_an_attribute_of_our_own_study_no_command_dies_of_it(
+    created: RDBStorage, tmp_path: Path
+) -> None:
+    work(created, tmp_path, target=2)
+    study = optuna.load_study(study_name="small", storage=created)
+    for odd in ODD:
+        for key in ("target", "confirms", "repeats", "range_test {}"):
+            study.set_user_attr(key, odd)
+        for command in (["status"], ["best", "--study", "small"], ["trials", "--study", "small"]):
+            assert hpo(created, *command).exit_code == 0, (command, odd)
+        read_report(created, "small")
+
+
+def test_trials_that_another_program_adds_do_not_count_and_are_not_ranked(created: RDBStorage, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="small", storage=created)
+    study.add_trial(create_trial(value=0.5))
+    study.add_trial(create_trial(value=0.4, user_attrs={"errors": [0.4, 0.4], "std": 0.0}))
+    study.add_trial(create_trial(value=0.3, user_attrs={"slot": 0, "worker": "me", "errors": [0.3], "std": 0.0}))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"error": "theirs"}))
+    study.ask()
+    work(created, tmp_path, target=3)
+    status = read_status(created, "small")
+    assert (status.finished, status.running, status.failed, status.foreign, status.trials) == (3, 0, 0, 5, 8)
+    assert read_slots(created, "small").lowest_free == 3
+    assert read_best(created, "small").trial in (5, 6, 7)
+    assert [row.state for row in read_rows(created, "small")] == ["FOREIGN"] * 5 + ["COMPLETE"] * 3
+    for command in ("best", "trials", "confirm", "report", "drift"):
+        more = {"confirm": ["--rounds", "5", "--workers", "1"], "report": ["-o", str(tmp_path / "report")]}
+        more["drift"] = ["--only-show"]
+        done = hpo(created, command, "--study", "small", *more.get(command, []))
+        assert done.exit_code == 0, (command, done.stderr)
+    assert "small: 5 of its trials were added by other programs and do not count" in hpo(created, "status").stdout
+
+
+def test_foreign_trials_take_no_entry_of_a_list(
+    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", listed_study, 2)
+    optuna.load_study(study_name="small", storage=fresh_storage).add_trial(create_trial(value=0.5))
+    work(fresh_storage, tmp_path, target=2)
+    assert [row.label for row in read_rows(fresh_storage, "small")] == [None, "FNN", "FNN + WS"]
+
+
+def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
+    tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    runs = []
+    for name in ("alone", "beside another"):
+        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        create(opened, "small", small_study, 12)
+        study = optuna.load_study(study_name="small", storage=opened)
+        for _ in range(6 if name != "alone" else 0):
+            study.add_trial(
+                create_trial(
+                    value=0.1,
+                    params={"learning_rate": 0.5},
+                    distributions={"learning_rate": FloatDistribution(1e-4, 1.0, log=True)},
+                    intermediate_values={1: 0.1},
+                )
+            )
+        work(opened, tmp_path, target=12)
+        ours = records.read_trials(opened, "small")
+        runs.append([(trial.state, trial.params, trial.value) for trial in ours])
+    assert runs[0] == runs[1]
+
+
+def test_an_enqueued_configuration_outside_the_space_is_refused(created: RDBStorage, tmp_path: Path) -> None:
+    faults: list[tuple[dict[str, Any], str]] = [
+        ({"learning_rate": 5.0}, "learning_rate must be between 0.0001 and 1, but is 5.0"),
+        ({"learning_rate": "fast"}, "learning_rate must be between 0.0001 and 1, but is 'fast'"),
+        ({"architecture": "cnn"}, "architecture must be one of 'fnn', 'fully_connected', but is 'cnn'"),
+        ({"weight_sharing": 1}, "weight_sharing must be one of True, False, but is 1"),
+        ({"dropout": 0.5}, "there is no parameter named 'dropout'"),
+        ({"activation": "relu", "elu_alpha": 1.0}, "elu_alpha is there only where activation is 'elu'"),
+    ]
+    study = optuna.load_study(study_name="small", storage=created)
+    for params, _ in faults:
+        study.enqueue_trial(params)
+    work(created, tmp_path, target=2)
+    rows = read_rows(created, "small")
+    for row, (_, fault) in zip(rows, faults, strict=False):
+        assert (row.state, row.value) == ("REFUSED", None)
+        assert fault in str(row.error)
+    assert [row.state for row in rows[len(faults) :]] == ["COMPLETE"] * 2
+    status = read_status(created, "small")
+    assert (status.finished, status.failed, status.interrupted, status.foreign) == (2, 0, 0, 0)
+    assert "refused" in hpo(created, "trials", "--study", "small").stdout
+
+
+def test_an_enqueued_configuration_of_the_space_is_measured(created: RDBStorage, tmp_path: Path) -> None:
+    optuna.load_study(study_name="small", storage=created).enqueue_trial({"learning_rate": 0.25})
+    work(created, tmp_path, target=2)
+    assert [trial.params["learning_rate"] == 0.25 for trial in records.read_trials(created, "small")] == [True, False]
+
+
+def test_a_list_measures_no_enqueued_configuration(
+    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", listed_study, 2)
+    study = optuna.load_study(study_name="small", storage=fresh_storage)
+    study.enqueue_trial({"learning_rate": 0.1})
+    work(fresh_storage, tmp_path, target=2)
+    rows = read_rows(fresh_storage, "small")
+    assert [(row.state, row.label) for row in rows] == [
+        ("REFUSED", "FNN"),
+        ("COMPLETE", "FNN"),
+        ("COMPLETE", "FNN + WS"),
+    ]
+
+
+CLAIMS: list[Any] = [
+    "x", {}, [], None, 3, {"host": 1, "pid": "x", "file": 3}, {"host": "a", "pid": 1, "device": "cpu", "file": "a\0b"},
+    {"host": "a", "pid": 1, "file": "/dev/zero"}, {"host": "a", "pid": 1, "device": "d", "file": "/x", "later": [1]},
+]  # fmt: skip
+
+
+def test_whatever_a_running_trial_has_for_a_claim_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="small", storage=created)
+    for odd in CLAIMS:
+        trial = study.ask()
+        trial.set_user_attr("slot", 0)
+        trial.set_user_attr("worker", odd)
+    assert hpo(created, "status").exit_code == 0
+    work(created, tmp_path, target=3)
+    assert read_status(created, "small").finished == 3
+
+
+CELLS = [
+    ("trial_user_attributes", "value_json", "{no json"),
+    ("trial_user_attributes", "value_json", '"' * 5),
+    ("trial_user_attributes", "value_json", "[" * 100_000),
+    ("study_user_attributes", "value_json", "{no json"),
+    ("trial_params", "distribution_json", "{}"),
+    ("trial_params", "distribution_json", "nothing"),
+    ("trial_params", "param_value", 1e9),
+    ("trial_values", "value_type", "BOGUS"),
+    ("trials", "state", "BOGUS"),
+    ("trials", "datetime_start", "yesterday"),
+    ("trials", "datetime_complete", "\x00"),
+    ("trial_heartbeats", "heartbeat", "tomorrow"),
+    ("trial_intermediate_values", "intermediate_value", "a lot"),
+    ("trial_values", "value", "a lot"),
+]
+
+
+@pytest.mark.parametrize(("table", "column", "value"), CELLS, ids=[f"{t}.{c}={v!r:.12}" for t, c, v in CELLS])
+def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
+    table: str, column: str, value: Any, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    """SQLite takes any value in any column."""
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
+    create(opened, "small", small_study, 4)
+    work(opened, tmp_path, target=2)
+    optuna.load_study(study_name="small", storage=opened).ask()
+    with opened.engine.begin() as connection:
+        connection.execute(sa.text("pragma ignore_check_constraints = on"))
+        connection.execute(sa.text(f"update {table} set {column} = :value"), {"value": value})
+    for command in (["status"], ["status", "--json"], ["trials", "--study", "small"], ["best", "--study", "small"]):
+        done = hpo(opened, *command)
+        assert done.exit_code in (0, 2), (command, done.stderr)
+        assert len(done.stderr.splitlines()) <= 1
+    if table != "study_user_attributes":  # or the study is ours no more
+        work(opened, tmp_path, target=4)
+        counts = records.count_trials(opened, "small")
+        assert counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] >= 2
+
+
+def test_a_worker_told_of_a_study_of_another_program_serves_the_others(created: RDBStorage, tmp_path: Path) -> None:
+    foreign(created)
+    heard: list[Any] = []
+    told = Assignment(url=created.url, studies=("theirs",), target=2, device="cpu", data_folder=tmp_path)
+    run_worker(told, stubs.quick, Stop(), heard.append)
+    assert [said.message for said in heard if hasattr(said, "message")] != []
+
+
+def test_joining_names_a_study_that_is_not_ours_before_anything_is_written(fresh_storage: RDBStorage) -> None:
+    study = foreign(fresh_storage, "quickstart", direction="maximize")
+    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    with pytest.raises(StorageError, match="was not made by hpo"):
+        optimize.begin(fresh_storage.url, plan, Path())
+    assert study.user_attrs == {}
