@@ -38,11 +38,14 @@ PASSING = (
     "55P03",  # an administrator's lock_timeout
     "57014",  # an administrator's statement_timeout
     "0A000",  # a statement that was prepared for a table that a restore has replaced
-    "42P01",  # a table that a restore is about to make again
+    "42P01",  # a table that a restore is about to make again,
+    "42704",  # or a type,
+    "XX000",  # or one that it has replaced
 )
-RECONNECT = ("25006", "0A000")  # of these, what does not pass on the same connection
+RECONNECT = ("25006", "0A000", "XX000")  # of these, what does not pass on the same connection
 OUTAGE_SECONDS = 240.0  # shorter than the usual grace period: who waits longer has been given up for dead
-PATIENCE_SECONDS = {"42P01": 15.0, "0A000": 15.0}  # else they mean a damaged database, and a fault of ours
+RESTORE_SECONDS = 15.0  # where it lasts longer, the database is damaged, or the fault is ours
+PATIENCE_SECONDS = dict.fromkeys(("0A000", "42P01", "42704", "XX000"), RESTORE_SECONDS)
 LONGEST_PAUSE_SECONDS = 2.0
 REPEATED = (
     "_get_best_trial_id",

@@ -122,6 +122,7 @@ def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     if version < OLDEST:
         raise StorageError(f"PostgreSQL must be {OLDEST[0]} or later, but this server is {version[0]}.{version[-1]}")
     if write:
+        _refuse_standby(storage.engine)
         _refuse_pooler(storage.engine)
     return storage
 
@@ -134,6 +135,18 @@ def _drop_useless_connection(context: sa.engine.ExceptionContext) -> None:
     """
     if getattr(context.original_exception, "sqlstate", None) in RECONNECT:
         context.is_disconnect = True
+
+
+def _refuse_standby(engine: sa.Engine) -> None:
+    """Makes sure that the database can be written.
+
+    Raises:
+        StorageError: where it is read-only.
+    """
+    with engine.connect() as connection:
+        if connection.execute(sa.text("show transaction_read_only")).scalar() == "on":
+            shown = engine.url.render_as_string(hide_password=True)
+            raise StorageError(f"storage {shown} is read-only, as a standby is; it can be read, but not worked on")
 
 
 def _refuse_pooler(engine: sa.Engine) -> None:

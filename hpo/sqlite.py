@@ -105,10 +105,72 @@ def start_lock(engine: sa.Engine, name: str) -> FileLock:
 
 def engine_settings(url: sa.URL, *, write: bool) -> dict[str, Any]:
     """Returns how SQLAlchemy is to open the database."""
+    file = Path(str(url.database)).absolute()
     if write:
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
+        return {"creator": _WatchedFile(file)}
     # Each reading opens the file anew, because how it can be opened changes when somebody begins to write.
-    return {"creator": partial(_open_for_reading, Path(str(url.database))), "poolclass": sa.NullPool}
+    return {"creator": partial(_open_for_reading, file), "poolclass": sa.NullPool}
+
+
+class _WatchedFile:
+    """A database's file, opened for writing, that may be removed or replaced meanwhile.
+
+    The kernel keeps a file that was removed for as long as it is open: everything would go on, and be lost at the end.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._opened: os.stat_result | None = None
+
+    def __call__(self) -> sqlite3.Connection:
+        """Opens it; where there is none it is made, but only the first time."""
+        if self._opened is not None and not self._is_there():
+            raise self._gone(None)
+        connection = _open_file(self._file, "rwc" if self._opened is None else "rw")
+        self._opened = self._opened or self._file.stat()
+        return connection
+
+    def check(self, connection: sqlite3.Connection, *rest: Any) -> None:
+        """Makes sure, before a connection is used, that the file is still the one that was opened.
+
+        Raises:
+            StorageGone: where it is not.
+        """
+        if not self._is_there():
+            raise self._gone(connection)
+
+    def _is_there(self) -> bool:
+        with suppress(FileNotFoundError):
+            return self._opened is not None and os.path.samestat(self._file.stat(), self._opened)
+        return False
+
+    def _gone(self, connection: sqlite3.Connection | None) -> StorageGone:
+        what = "replaced by another" if self._file.exists() else "removed"
+        return StorageGone(f"storage sqlite:///{self._file}: its file was {what} meanwhile; {self._rescue(connection)}")
+
+    def _rescue(self, connection: sqlite3.Connection | None) -> str:
+        """Copies what is still held to a file beside, and says where that is.
+
+        Every process that had the file open finds out; the first that can copies.
+        """
+        inode = self._opened.st_ino if self._opened else 0
+        for folder in (self._file.parent, Path(tempfile.gettempdir())):
+            copy = folder / f"{self._file.name}.rescued-{inode}"
+            try:
+                if connection is not None:
+                    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                    with closing(sqlite3.connect(copy)) as target:
+                        connection.backup(target)
+            except FileExistsError:
+                pass
+            except OSError:
+                continue
+            except sqlite3.Error as error:
+                copy.unlink()
+                return f"what it held could not be saved: {error}"
+            if copy.exists():
+                return f"what it held is saved in {copy}"
+        return "what it held is lost, unless another process saves it"
 
 
 def _open_for_reading(file: Path) -> sqlite3.Connection:
@@ -120,65 +182,26 @@ def _open_for_reading(file: Path) -> sqlite3.Connection:
     mode = "rw"
     if not all(os.access(path, os.W_OK) for path in _needed_to_write(file)):
         mode = "ro" if _beside(file)[0].exists() else "ro&immutable=1"
-    address = f"file:{quote(str(file))}?mode={mode}"
-    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection = _open_file(file, mode)
     connection.execute("PRAGMA query_only=1")
     return connection
 
 
+def _open_file(file: Path, mode: str) -> sqlite3.Connection:
+    address = f"file:{quote(str(file))}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     """Opens the database; to read takes no write lock."""
+    settings = engine_settings(sa.make_url(url), write=write)
     storage = OutageProofStorage(
-        url,
-        reading=READING,
-        writing=WRITING,
-        engine_kwargs=engine_settings(sa.make_url(url), write=write),
-        skip_table_creation=not create_tables,
+        url, reading=READING, writing=WRITING, engine_kwargs=settings, skip_table_creation=not create_tables
     )
     if write:
         _write_immediately(storage)
-        _watch_file(storage, Path(str(storage.engine.url.database)).absolute())
+        sa.event.listen(storage.engine, "checkout", settings["creator"].check)
     return storage
-
-
-def _watch_file(storage: RDBStorage, file: Path) -> None:
-    """Makes sure, before each use of a connection, that the database's file is still the one that was opened.
-
-    The kernel keeps a file that was removed for as long as it is open: everything would go on, and be lost at the end.
-    """
-    opened = file.stat()
-
-    @sa.event.listens_for(storage.engine, "checkout")
-    def _on_checkout(connection: Any, record: Any, proxy: Any) -> None:
-        with suppress(FileNotFoundError):
-            if os.path.samestat(file.stat(), opened):
-                return
-        what = "replaced by another" if file.exists() else "removed"
-        raise StorageGone(f"storage {storage.url}: its file was {what} meanwhile; {_rescue(connection, file, opened)}")
-
-
-def _rescue(connection: sqlite3.Connection, file: Path, opened: os.stat_result) -> str:
-    """Copies what a database that was removed still holds to a file beside it; says where that is.
-
-    Every process that had it open finds out, and the first copies.
-    """
-    name = f"{file.name}.rescued-{opened.st_ino}"
-    for folder in (file.parent, Path(tempfile.gettempdir())):
-        copy = folder / name
-        try:
-            os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, opened.st_mode & 0o777))
-        except FileExistsError:
-            return f"what it held is saved in {copy}"
-        except OSError:
-            continue
-        try:
-            with closing(sqlite3.connect(copy)) as target:
-                connection.backup(target)
-        except sqlite3.Error as error:
-            copy.unlink()
-            return f"what it held could not be saved: {error}"
-        return f"what it held is saved in {copy}"
-    return f"what it held could not be saved: neither {file.parent} nor {tempfile.gettempdir()} can be written"
 
 
 def _write_immediately(storage: RDBStorage) -> None:

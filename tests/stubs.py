@@ -126,3 +126,7 @@ def hangs_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
             time.sleep(3600)
 
     return Stub(definition, folder, act)
+
+
+def takes_a_moment(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    return Stub(definition, folder, lambda trial, folder: time.sleep(0.1))
