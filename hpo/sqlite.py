@@ -11,6 +11,7 @@ found out at the next statement, and what it held is saved.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
             f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
         )
     if write:
-        for needed in _needed_to_write(file):
+        for needed in _needed_to_write(file.absolute()):
             if not os.access(needed, os.W_OK):
                 raise StorageError(f"storage {url} cannot be written: {needed} is read-only for this user")
     return str(url)
@@ -176,14 +177,25 @@ class _WatchedFile:
 def _open_for_reading(file: Path) -> sqlite3.Connection:
     """Opens a database so that nothing is left behind.
 
-    SQLite reads a database in WAL mode by way of two files beside it. Whoever may write them also removes them again.
-    Who may not reads those of a writer that is at work; where nobody is, the file alone holds everything.
+    SQLite reads a database in WAL mode by way of two files beside it, a log and the log's index. Whoever may write them
+    removes them again. Who may not reads those of a writer that is at work; where nobody is, the file alone holds
+    everything, but for a log that a crash has left, which is read in a copy.
     """
-    mode = "rw"
-    if not all(os.access(path, os.W_OK) for path in _needed_to_write(file)):
-        mode = "ro" if _beside(file)[0].exists() else "ro&immutable=1"
-    connection = _open_file(file, mode)
-    connection.execute("PRAGMA query_only=1")
+    log, index = _beside(file)
+    if all(os.access(path, os.W_OK) for path in _needed_to_write(file)):
+        return _open_file(file, "rw")
+    if not log.exists():
+        return _open_file(file, "ro&immutable=1")
+    return _open_file(file, "ro") if index.exists() else _open_copy(file, log)
+
+
+def _open_copy(file: Path, log: Path) -> sqlite3.Connection:
+    """Opens a copy of a database and its log, which is gone with the connection."""
+    with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+        for one in (file, log):
+            shutil.copyfile(one, Path(folder) / one.name)
+        connection = _open_file(Path(folder) / file.name, "rw")
+        connection.execute("select count(*) from sqlite_master")  # opens all that it needs, which the kernel then keeps
     return connection
 
 

@@ -154,18 +154,24 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     """
     storage = stored.open_storage(assignment.url, write=True, patient=True)
     stored.show_only_ours(storage)
-    with Presence() as presence:
-        server = _Server(storage, assignment, make_objective, str(presence.file), stop, tell)
-        pause = SHORTEST_PAUSE_SECONDS
-        while not stop.asked:
-            outcome = server.work()
-            if outcome is None:
-                pause = SHORTEST_PAUSE_SECONDS
-            elif outcome is NoTrial.DONE and assignment.exit_when_done:
-                break
-            else:
-                time.sleep(pause)
-                pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+    try:
+        with Presence() as presence:
+            _work(_Server(storage, assignment, make_objective, str(presence.file), stop, tell), stop)
+    finally:
+        storage.engine.dispose()
+
+
+def _work(server: _Server, stop: Stop) -> None:
+    pause = SHORTEST_PAUSE_SECONDS
+    while not stop.asked:
+        outcome = server.work()
+        if outcome is None:
+            pause = SHORTEST_PAUSE_SECONDS
+        elif outcome is NoTrial.DONE and server.assignment.exit_when_done:
+            break
+        else:
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
 
 
 class _Server:
@@ -183,7 +189,7 @@ class _Server:
         self._given_up: set[tuple[str, str | None]] = set()
         self._heartbeats = Heartbeats()
         self._objectives: dict[tuple[str, str | None], Objective] = {}
-        self._storage, self._assignment, self._make_objective = storage, assignment, make_objective
+        self._storage, self.assignment, self._make_objective = storage, assignment, make_objective
         self._file, self._stop, self._tell = file, stop, tell
         self._open = lru_cache(maxsize=64)(self._open_study)
 
@@ -208,9 +214,9 @@ class _Server:
 
     def _wanted(self) -> list[UnfinishedStudy]:
         """Returns the studies that may need a trial."""
-        chosen, target = self._assignment.studies, self._assignment.target
+        chosen, target = self.assignment.studies, self.assignment.target
         if chosen is not None and target is not None:
-            wanted = [UnfinishedStudy(name, target, self._assignment.identity) for name in chosen]
+            wanted = [UnfinishedStudy(name, target, self.assignment.identity) for name in chosen]
         else:
             wanted = records.unfinished_studies(self._storage)
         return [
@@ -227,7 +233,7 @@ class _Server:
         except TrialGone:  # as when a backup is restored; what Optuna remembers of the study is of no use either
             self._open.cache_clear()
             return NoTrial.TAKEN
-        except KeyError as error:  # Optuna's word for a study that is not there
+        except (KeyError, UnknownName) as error:  # Optuna's word for a study that is not there, and ours
             if self._is_there(wanted):
                 raise
             raise was_deleted(wanted.name) from error
@@ -244,7 +250,7 @@ class _Server:
         study, definition = self._open(name, wanted.identity)
         terms: dict[str, Any] = {
             "target": wanted.target,
-            "run_began_at": self._assignment.began_at.get(name, 0),
+            "run_began_at": self.assignment.began_at.get(name, 0),
             "heartbeats": self._heartbeats,
             "stop": lambda: stop.asked,
         }
@@ -255,10 +261,10 @@ class _Server:
                 return place
             self._make_room()
             self._objectives[key] = self._make_objective(
-                definition, self._assignment.device, self._assignment.data_folder
+                definition, self.assignment.device, self.assignment.data_folder
             )
         objective = self._objectives[key]
-        worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self._assignment.parent)
+        worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self.assignment.parent)
         started = start_trial(self._storage, study, definition, worker, **terms)
         if isinstance(started, NoTrial):
             return started
@@ -274,7 +280,7 @@ class _Server:
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
-        prepare(definition.protocol.dataset, self._assignment.data_folder)
+        prepare(definition.protocol.dataset, self.assignment.data_folder)
         return optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition)), definition
 
 

@@ -139,12 +139,13 @@ def test_writers_use_wal_and_begin_immediately(fresh_storage: RDBStorage) -> Non
 
 
 def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDBStorage) -> None:
+    rest = {"definition_sha256": "", "dataset_sha256": "", "versions": {}}
     for mark, target in ((1, 5), (2, 9), (3, 7)):
-        storage.create_study(fresh_storage, "a", {"definition": mark}, target)
+        storage.create_study(fresh_storage, "a", {"definition": {"mark": mark}, **rest}, target)
     assert records.study_names(fresh_storage) == ["a"]
     attributes = records.study_attributes(fresh_storage, "a")
     assert attributes.pop("identity")
-    assert attributes == {"definition": 1, "target": 9}
+    assert attributes == {"definition": {"mark": 1}, "target": 9, **rest}
 
 
 @pytest.mark.parametrize("kept", [[], ["definition"]])
@@ -152,9 +153,9 @@ def test_a_half_created_study_is_completed(
     fresh_storage: RDBStorage, small_study: StudyDefinition, kept: list[str]
 ) -> None:
     study = optuna.create_study(study_name="quickstart", storage=fresh_storage)
-    for key in kept:
-        study.set_user_attr(key, {})
     plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    for key in kept:
+        study.set_user_attr(key, plan.definition.model_dump(mode="json"))
     optimize.begin(fresh_storage.url, plan, Path())
     assert records.study_attributes(fresh_storage, "quickstart")["definition"]["title"] == plan.definition.title
 
