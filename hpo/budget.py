@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
+from .commands import command_here
 from .errors import WorkError
 from .locks import LockLost
 from .outages import persistent
@@ -155,7 +156,7 @@ def find_place(
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
             f"study {study!r}: {recent} trials failed by an error, as many as "
-            f"run.max_failed_trials allows; hpo trials --study {study} shows their errors"
+            f"run.max_failed_trials allows; {command_here('trials', '--study', study)} shows their errors"
         )
     if finished + counts[TrialState.RUNNING] >= target:
         return NoTrial.TAKEN

@@ -15,6 +15,7 @@ from .cli_options import (
     storage_option,
     written_by_request,
 )
+from .output import say
 from .signals import stop_on_signals
 
 
@@ -38,9 +39,10 @@ def report(study: str, folder: Path, storage: str) -> None:
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)
         files, missing = write_report(found, folder)
-    print_parts("\n".join(found.headline), "\n".join(str(file) for file in files))
+    print_parts(found.headline)
+    say("", *map(str, files))
     if missing:
-        click.echo(f"no pictures for the Markdown: {missing}", err=True)
+        say(f"no pictures for the Markdown: {missing}", err=True)
 
 
 @click.command()
@@ -64,11 +66,11 @@ def export(
 
     The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from .artifacts import attach
     from .confirmation import read_confirmed
+    from .console import Console
     from .datasets import data_folder, prepare
     from .export import train_winner, write
     from .findings import export_view

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from . import records
 from .errors import RequestError, UnknownName
+from .names import derived_name
 from .results import Best, read_best, read_definition
 from .statistics import Interval, holm, mean_of, paired_difference
 from .study import StudyDefinition, define_study
@@ -137,7 +138,7 @@ def define_confirmation(
     defined = define_study(table, name=f"{study}-confirm")
     known = records.study_names(storage)
     for n in count(1):
-        name = f"{study}-confirm" + (f"-{n}" if n > 1 else "")
+        name = derived_name(study, "-confirm" + (f"-{n}" if n > 1 else ""), known)
         if name not in known or (
             records.study_attributes(storage, name).get(CONFIRMS, confirms) == confirms
             and not defined.differences(read_definition(storage, name))

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from .address import show_url
 from .errors import StorageError
 from .locks import TIMEOUT_SECONDS, LockLost, Stopped
 from .outages import OutageProofStorage
@@ -54,8 +55,11 @@ def check_url(url: sa.URL, *, create: bool) -> str:
         StorageError: where it names no database, or the driver is not installed.
     """
     if not url.database:
-        shown = url.render_as_string(hide_password=True)
+        shown = show_url(url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown} names no database; one looks like postgresql://USER@HOST/DATABASE")
+    if "@" in str(url.host):
+        shown = show_url(url.render_as_string(hide_password=False))
+        raise StorageError(f"storage {shown} has several '@'; in a user or a password it is written %40 (/ %2F, : %3A)")
     if importlib.util.find_spec("psycopg") is None:
         raise StorageError("PostgreSQL needs its driver: pip install 'psycopg[binary]'")
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
+from .commands import command_here
 from .errors import StorageError, UnknownName
 from .space import Setup
 from .study import ListedTrial, StudyDefinition, define_study
@@ -142,6 +143,13 @@ def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
     }
 
 
+def columns_of(definition: StudyDefinition) -> list[str]:
+    """Returns the keys of a study's flat trials, in their order, whether or not it has any trial yet."""
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(TrialRow))
+    whole = {"errors": [0.0] * definition.protocol.rounds, "params": dict.fromkeys(definition.search_space)}
+    return list(flatten(TrialRow(**{**nothing, **whole}), definition.protocol.first_round))
+
+
 def read_best(storage: RDBStorage, study: str) -> Best:
     """Returns the winner of a study.
 
@@ -153,7 +161,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
     if not best or best[0].value is None:
         raise StorageError(
             f"study {study!r} has no trial yet that was measured to the end; "
-            f"hpo status --study {study} tells how far it is"
+            f"{command_here('status', '--study', study)} tells how far it is"
         )
     (trial,) = best
     return Best(
