@@ -21,6 +21,7 @@ URL, FILE = "HPO_STORAGE", "HPO_STORAGE_FILE"
 HIDDEN = "***"
 SECRET_VARIABLES = ("PGPASSWORD", "HPO_DASHBOARD_TOKEN")
 SECRET_KEY = re.compile(r"(pass(word|wd|phrase|code)?|pwd|secret|scram_(client|server)_key)$", re.IGNORECASE)
+SECRET_KEYS = {"password", "passwd", "sslpassword", "pgpassword"}
 HARMLESS_KEYS = {
     # libpq's
     *("host", "hostaddr", "port", "dbname", "user", "service", "passfile", "connect_timeout", "application_name"),
@@ -37,7 +38,7 @@ COLON = re.compile(":|%3A", re.IGNORECASE)
 PORT_THAT_IS_NONE = re.compile(r"[^/?#\[]*:(?!\d*(,|/|\?|$))")
 _URL_IN_TEXT = re.compile(r"(?<!\w)(?!sqlite:///)(\w[\w+.-]*://[^\s:]*:)\S*@", re.IGNORECASE)
 _KEY_IN_TEXT = re.compile(r"""([\w%+-]+)["']?\s*[=:]\s*""")
-_VALUE_IN_TEXT = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s&]+""", re.DOTALL)
+_VALUE_IN_TEXT = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s&]*[^\s&'"]""", re.DOTALL)
 _remembered: set[str] = set()
 
 
@@ -74,7 +75,7 @@ def remember_secrets(url: str) -> None:
     for first, last in _merged(_hidden(url)):
         for text in (url[first:last], unquote_plus(url[first:last])):
             pieces = {text, *re.split(r"""[\s@/?#:&=;,'"\\]+""", text)}
-            _remembered.update(piece for piece in pieces if len(piece) >= FEWEST and not _is_key(piece))
+            _remembered.update(piece for piece in pieces if len(piece) >= FEWEST and piece not in HARMLESS_KEYS)
 
 
 def without_secrets(text: str) -> str:
@@ -82,7 +83,7 @@ def without_secrets(text: str) -> str:
     known = _remembered | {os.environ.get(name, "") for name in SECRET_VARIABLES}
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= FEWEST and secret in text:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+            text = re.sub(rf"(?:(?<!\w)|(?<=%[\da-fA-F]{{2}})){re.escape(secret)}(?!\w)", HIDDEN, text)
     text = _URL_IN_TEXT.sub(rf"\1{HIDDEN}@", text)
     return _without(text, _secret_values(text))
 
@@ -100,7 +101,8 @@ def _hidden(url: str) -> Iterator[tuple[int, int]]:
         for piece in PIECES.finditer(url, query):
             key, equals, _ = piece[0].partition("=")
             if not equals or unquote_plus(key).lower() not in HARMLESS_KEYS:
-                yield piece.start() + (len(key) + 1 if equals and _is_secret(key) else 0), piece.end()
+                is_shown = equals and unquote_plus(key).lower() in SECRET_KEYS  # another's may be half a password
+                yield piece.start() + (len(key) + 1 if is_shown else 0), piece.end()
 
 
 def _secret_values(text: str) -> Iterator[tuple[int, int]]:

@@ -43,6 +43,13 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
 
 
+def share_option(command: Command) -> Command:
+    """`--share`."""
+    return click.option(
+        "--share", is_flag=True, help="For giving away: without host names, user names, paths and storage URLs."
+    )(command)
+
+
 def workers_option(command: Command) -> Command:
     """`--workers`."""
     return click.option(

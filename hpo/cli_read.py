@@ -35,13 +35,13 @@ def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
     opened = open_storage(storage)
 
     def read() -> list[Status]:
-        return [read_status(opened, name) for name in ([study] if study else study_names(opened))]
+        return [read_status(opened, name) for name in (study_names(opened) if study is None else [study])]
 
     if watch:
         _watch(lambda: statuses_view(read()))
     elif as_json:
         found = [asdict(status) for status in read()]
-        print_json(found[0] if study else found)
+        print_json(found if study is None else found[0])
     else:
         print_parts(statuses_view(read()))
 

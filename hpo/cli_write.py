@@ -12,6 +12,7 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
+    share_option,
     storage_option,
     written_by_request,
 )
@@ -26,21 +27,25 @@ from .signals import stop_on_signals
     help="Write NAME.html and NAME.md here.",
 )  # fmt: skip
 @storage_option
-def report(study: str, folder: Path, storage: str) -> None:
+@share_option
+def report(study: str, folder: Path, storage: str, share: bool) -> None:
     """Write what a study says: one page that needs no network, and Markdown.
 
     The page is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
     """
     from .page import write_report
     from .report import read_report
+    from .sharing import clean_report, cleaner, known_hosts
     from .storage import open_storage
 
-    found = read_report(open_storage(storage), study)
+    opened = open_storage(storage)
+    found = read_report(opened, study)
+    if share:
+        found = clean_report(found, cleaner(known_hosts(opened, study)))
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)
         files, missing = write_report(found, folder)
-    print_parts(found.headline)
-    say("", *map(str, files))
+    say(*found.headline, "", *map(str, files))
     if missing:
         say(f"no pictures for the Markdown: {missing}", err=True)
 
@@ -58,9 +63,18 @@ def report(study: str, folder: Path, storage: str) -> None:
 @storage_option
 @device_option
 @data_option
+@share_option
 @json_option
 def export(
-    study: str, file: Path, rounds: int, trial: int | None, storage: str, device: str, data: Path | None, as_json: bool
+    study: str,
+    file: Path,
+    rounds: int,
+    trial: int | None,
+    storage: str,
+    device: str,
+    data: Path | None,
+    share: bool,
+    as_json: bool,
 ) -> None:
     """Train a study's winner again and save it, with its configuration and its error.
 
@@ -76,6 +90,7 @@ def export(
     from .findings import export_view
     from .optimize import find_devices
     from .results import read_definition, read_trial
+    from .sharing import clean_value, cleaner, known_hosts
     from .storage import open_storage
 
     file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
@@ -98,6 +113,8 @@ def export(
         ),
     )  # fmt: skip
     described = {"study": study, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
+    if share:
+        described = clean_value(described, cleaner(known_hosts(opened, study)))
     with written_by_request():
         write(file, described, weights)
     for written in (file, file.with_suffix(".json")):
