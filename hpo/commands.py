@@ -48,7 +48,8 @@ def _without_password(word: str) -> str:
 
 
 def _storage_options(argv: list[str]) -> list[str]:
-    if Path(argv[0]).name not in ("hpo", "__main__.py"):  # another program, that uses this one as a library
+    program = Path(argv[0])
+    if program.name != "hpo" and program.parts[-2:] != ("hpo", "__main__.py"):  # another, with this one as a library
         return []
     found: list[str] = []
     for word, after in zip(argv, [*argv[1:], ""], strict=True):

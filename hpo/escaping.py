@@ -44,7 +44,7 @@ def _shown(character: str) -> str:
 def escape_markdown(text: str) -> str:
     """Returns a text for any place in Markdown but a code span: a heading, a line, a table's cell."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", _one_line(text).strip()).replace("<", "&lt;")
-    text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
+    text = re.sub(r"[\\`*\[\]|~$]|:(?=//)|(?<=www)\.", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is no markup
     text = re.sub(r"^(?=[#>]|[-+=](?:[-=\s]|$))", r"\\", text)  # headings, quotations, lists, rules
     return re.sub(r"^(\d+)(?=[.)](?:\s|$))", r"\1\\", text)
