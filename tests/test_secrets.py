@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -223,7 +224,9 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
     try:
         end = time.monotonic() + 120
         while not _count(engine, "select count(*) from trials"):
-            children |= {" ".join(child.cmdline()) for child in psutil.Process(running.pid).children(recursive=True)}
+            with suppress(psutil.NoSuchProcess):  # one may end while it is looked at
+                started = psutil.Process(running.pid).children(recursive=True)
+                children |= {" ".join(child.cmdline()) for child in started}
             assert time.monotonic() < end
         running.terminate()
         interrupted, _ = running.communicate(timeout=60)
