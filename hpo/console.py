@@ -12,6 +12,7 @@ import rich.console
 from rich.segment import Segment
 from rich.text import Text
 
+from .address import without_secrets
 from .escaping import printable, printable_lines
 
 
@@ -20,6 +21,16 @@ class Console(rich.console.Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **settings})
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Prints; while something is redrawn, also what others print, which rich hands on as a `Text`."""
+        super().print(*map(self._without_secrets, objects), **settings)
+
+    def _without_secrets(self, printed: Any) -> Any:
+        if not self.stderr or not isinstance(printed, Text):
+            return printed
+        shown = without_secrets(printed.plain)
+        return printed if shown == printed.plain else Text(shown)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """Returns a string as rich draws it; every string passes through here, that of a table's cell too."""

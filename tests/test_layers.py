@@ -12,8 +12,8 @@ import pytest
 
 ROWS = [
     {"errors", "guard", "seeding", "locks", "frozen", "signals", "escaping", "text_files"},
-    {"frugal", "address", "names", "console", "markdown"},
-    {"outages", "commands", "output"},
+    {"frugal", "address", "names", "markdown"},
+    {"outages", "commands", "output", "console"},
     {
         "datasets",
         "tables",

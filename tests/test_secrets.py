@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,9 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
+from rich.live import Live
 
 from hpo import address
 from hpo.address import remember_secrets, show_url, without_secrets
+from hpo.console import Console
 
 from .postgres import TemporaryPostgres
 from .test_cli import TINY, clean_environment
@@ -280,3 +283,16 @@ def test_a_traceback_and_a_warning_lose_the_password(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "ValueError: ***" in done.stderr
     assert clean(done.stderr)
+
+
+def test_what_is_printed_beside_a_moving_view_loses_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich takes stderr over meanwhile, past the stream that hides passwords elsewhere."""
+    remember_secrets(OPENING[0])
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    console = Console(stderr=True, force_terminal=True, width=80)
+    with Live("moving", console=console, auto_refresh=False):
+        print("it was hunter2ter2secret and \x1b]0;this\x07", file=sys.stderr)
+    assert "it was ***" in written.getvalue()
+    assert clean(written.getvalue())
+    assert "\x1b]0" not in written.getvalue()
