@@ -12,14 +12,17 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from rich.live import Live
 
-from hpo import address
+from hpo import address, records
 from hpo.address import remember_secrets, show_url, without_secrets
 from hpo.console import Console
+from hpo.worker import Stop, run_trial
 
 from .postgres import TemporaryPostgres
 from .test_cli import TINY, clean_environment
@@ -296,3 +299,18 @@ def test_what_is_printed_beside_a_moving_view_loses_the_password(monkeypatch: py
     assert "it was ***" in written.getvalue()
     assert clean(written.getvalue())
     assert "\x1b]0" not in written.getvalue()
+
+
+@pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
+def test_a_trial_that_fails_keeps_its_error_without_the_password(created: RDBStorage) -> None:
+    remember_secrets(OPENING[0])
+
+    def objective(trial: optuna.Trial) -> float:
+        raise ConnectionError("no host 'hunter2ter2secret@h'")
+
+    study = optuna.load_study(study_name="small", storage=created)
+    run_trial(created, study.ask(), objective, Stop(), 30.0)  # type: ignore[arg-type]
+    (trial,) = records.read_trials(created, "small")
+    assert trial.attributes["error"] == "ConnectionError: no host '***@h'"
+    assert "ConnectionError" in trial.attributes["traceback"]
+    assert clean(trial.attributes["traceback"])
