@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 
 from . import storage as stored
 from .claims import RunningTrial, read_failures, read_running, read_slots
+from .commands import command_here
 from .errors import WorkError
 from .frugal import TrialGone
 from .locks import LockLost
@@ -211,7 +212,7 @@ def find_place(
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
             f"study {study!r}: {recent} trials failed by an error, as many as "
-            f"run.max_failed_trials allows; hpo trials --study {study} shows their errors"
+            f"run.max_failed_trials allows; {command_here('trials', '--study', study)} shows their errors"
         )
     # The lowest free slot is not just their number: a worker that lost the lock may be adding a trial, to fail it.
     if slots.finished + slots.running >= target or slots.lowest_free >= target:

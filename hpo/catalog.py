@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UnknownName
+from .names import derived_name
 from .study import StudyDefinition, define_study, read_study
 
 
@@ -42,6 +43,12 @@ def has_study(name_or_file: str) -> bool:
     return Path(name_or_file).suffix == ".toml" or name_or_file in studies()
 
 
+def name_of(name_or_file: str) -> str:
+    """Returns the name of a study that is given by name or by path."""
+    path = Path(name_or_file)
+    return path.stem if path.suffix == ".toml" else name_or_file
+
+
 def load_study(
     name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
 ) -> tuple[str, StudyDefinition]:
@@ -59,12 +66,12 @@ def load_study(
         if name_or_file not in known:
             raise UnknownName("study", name_or_file, known)
         path = known[name_or_file]
-    name, definition = path.stem, read_study(path)
+    name, definition = name_of(name_or_file), read_study(path)
     for key, value, suffix in (("dataset", dataset, str(dataset)), ("rounds", rounds, f"{rounds}-rounds")):
         if value is not None and value != getattr(definition.protocol, key):
             table = definition.model_dump(mode="json")
             table["protocol"][key] = value
-            name = f"{name}-{suffix}"
+            name = derived_name(name, f"-{suffix}")
             definition = define_study(table, name=name)
     check_architectures(name, definition)
     return name, definition

@@ -6,20 +6,27 @@ done, 1 the work failed, 2 the request was wrong (one line), 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import click
 
 from . import __version__, cli_lab, cli_read, cli_work, cli_write
-from .errors import HpoError
+from .address import URL, remember_secrets, show_url
+from .errors import HpoError, RequestError
+from .escaping import printable
+from .output import guard_streams, say
+from .text_files import is_utf8
 
 
 class _Program(click.Group):
     """Turns the program's errors into one line and their exit code."""
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
+        guard_streams()
         try:
+            _check_words()
             return super().main(*arguments, **{**settings, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as help_asked:
             click.echo(help_asked.format_message())
@@ -44,8 +51,24 @@ def _storage_failure(error: Exception) -> str:
     raise error
 
 
+def _check_words() -> None:
+    """Reads the command line and the environment for what is secret in them, and for what no text can hold.
+
+    Raises:
+        RequestError: that names the first which is not UTF-8.
+    """
+    words = {f"argument {i} ({printable(show_url(word))})": word for i, word in enumerate(sys.argv[1:], 1)}
+    words |= {f"${name}": value for name, value in os.environ.items() if name.startswith("HPO_")}
+    for word in (*sys.argv[1:], os.environ.get(URL, "")):
+        if "://" in word or "=" in word:
+            remember_secrets(word)
+    for name, word in words.items():
+        if not is_utf8(word):
+            raise RequestError(f"{name} is not UTF-8")
+
+
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"hpo: {message}", err=True)
+    say(f"hpo: {message}", err=True)
     sys.exit(exit_code)
 
 

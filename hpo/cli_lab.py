@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ from .cli_options import (
     print_json,
     print_parts,
     storage_option,
-    this_command,
     workers_option,
     written_by_request,
 )
+from .commands import this_command
+from .names import safe_file_name
+from .output import say
 from .signals import stop_on_signals
 
 RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
@@ -104,16 +105,16 @@ def lr_find(
         if not as_json:
             print_parts(*sweep_view(name, sweep, protocol["dataset"]))
         figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
-        key = "range_test_" + re.sub(r"[^\w.]+", "-", name)
+        key = f"range_test_{safe_file_name(name.replace('+', '-').replace(' ', '-'))}"
         if folder is not None:
             _write(figure, described, folder / key)
         if study is not None and unsaved:
-            click.echo(f"not saved: {unsaved}", err=True)
+            say(f"not saved: {unsaved}", err=True)
         elif study is not None:
             from .dashboard import save_figure
 
             save_figure(opened, study, key, figure)
-            click.echo(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+            say(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
 
@@ -122,10 +123,10 @@ def _make_sweep(
     protocol: dict[str, Any], params: dict[str, Any], rates: Any, device: str, folder: Path
 ) -> tuple[str, Any]:
     """Returns the short name of what is tested, and its sweep."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from . import catalog
+    from .console import Console
     from .errors import UnknownName, WorkError
     from .objective import make_objective
     from .space import RANGE_TEST, short_name
@@ -137,7 +138,7 @@ def _make_sweep(
     if setup.architecture not in catalog.architectures():
         raise UnknownName("architecture", setup.architecture, catalog.architectures())
     name = short_name(params)
-    click.echo(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
+    say(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
     objective = make_objective(definition, device, folder)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -150,9 +151,10 @@ def _make_sweep(
 def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
     """Returns the storage, where it has the study, the protocol to go by, and why nothing can be saved, if so."""
     from . import catalog, records
+    from .address import show_url
     from .errors import NoStorage
     from .results import read_definition
-    from .storage import open_storage, show_url
+    from .storage import open_storage
 
     if study is None:
         return None, {"dataset": "mnist", "rounds": 10}, ""
@@ -194,7 +196,7 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
         Path(f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(figure, Path(f"{stem}.html"))
         missing = write_png(figure, Path(f"{stem}.png"))
-    click.echo(f"wrote {stem}.html, .json" + (f"; {missing}" if missing else " and .png"), err=True)
+    say(f"wrote {stem}.html, .json" + (f"; {missing}" if missing else " and .png"), err=True)
 
 
 @click.command()
@@ -247,26 +249,25 @@ def reproduce(
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
-    mark = f"\na quick look ({looked_at(suffix)}), no reproduction" if suffix else ""
+    mark = [f"a quick look ({looked_at(suffix)}), no reproduction"] if suffix else []
     for item in items:
         rows = table_of(item, found)
         if rows:
-            print_parts(*rows_table(ITEMS[item].title + mark, rows))
+            print_parts(*rows_table([ITEMS[item].title, *mark], rows))
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     if given_up is not None:
         raise given_up
 
 
 def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folder: Path) -> None:
-    from rich.console import Console
-
+    from .console import Console
     from .optimize import serve
     from .terminal import Watch
     from .views import statuses_view
 
     stop_on_signals()
     try:
-        with Watch(Console(stderr=True, markup=False)) as watch:
+        with Watch(Console(stderr=True)) as watch:
             serve(
                 opened,
                 studies,
@@ -276,7 +277,7 @@ def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folde
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+        say(f"interrupted; this goes on: {this_command()}", err=True)
         raise
 
 
@@ -306,7 +307,7 @@ def _write_reproduction(
             if figure is not None
         }
         document = write_document(folder, suffix, found)
-    click.echo("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
+    say("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
 
 
 def _describe(name: str) -> dict[str, Any]:

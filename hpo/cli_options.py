@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -40,17 +38,16 @@ def storage_option(command: Command) -> Command:
     return resolved  # type: ignore[return-value]
 
 
-def same_storage() -> str:
-    """Returns the options that name this command's storage, where another would not find it by itself."""
-    params = click.get_current_context().params
-    if params["storage_file"]:
-        return f" --storage-file {shlex.quote(str(params['storage_file']))}"
-    return f" --storage {shlex.quote(address.without_password(params['storage']))}" if params["storage"] else ""
-
-
 def json_option(command: Command) -> Command:
     """`--json`, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
+
+
+def share_option(command: Command) -> Command:
+    """`--share`."""
+    return click.option(
+        "--share", is_flag=True, help="For giving away: without host names, user names, paths and storage URLs."
+    )(command)
 
 
 def workers_option(command: Command) -> Command:
@@ -94,11 +91,6 @@ def dataset_option(command: Command) -> Command:
     )(command)
 
 
-def this_command() -> str:
-    """Returns the command that is running, as one would type it, without passwords."""
-    return address.without_password(shlex.join(["hpo", *sys.argv[1:]]))
-
-
 @contextmanager
 def written_by_request() -> Iterator[None]:
     """Turns the failure to write where the user said into one line."""
@@ -113,14 +105,15 @@ def written_by_request() -> Iterator[None]:
 
 
 def print_parts(*parts: Any) -> None:
-    """Prints tables and lines, an empty line between two."""
-    from rich.console import Console
+    """Prints tables and lines, an empty line between two; a list is of lines without one."""
+    from .console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     for i, part in enumerate(parts):
         if i:
             console.print()
-        console.print(part)
+        for line in part if isinstance(part, list) else [part]:
+            console.print(line)
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from .cli_options import json_option, print_json, print_parts, storage_option, written_by_request
+from .output import say
 
 WATCH_SECONDS = 2.0
 
@@ -34,23 +35,22 @@ def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
     opened = open_storage(storage)
 
     def read() -> list[Status]:
-        return [read_status(opened, name) for name in ([study] if study else study_names(opened))]
+        return [read_status(opened, name) for name in (study_names(opened) if study is None else [study])]
 
     if watch:
         _watch(lambda: statuses_view(read()))
     elif as_json:
         found = [asdict(status) for status in read()]
-        print_json(found[0] if study else found)
+        print_json(found if study is None else found[0])
     else:
         print_parts(statuses_view(read()))
 
 
 def _watch(view: Callable[[], Any]) -> None:
-    from rich.console import Console
-
+    from .console import Console
     from .terminal import Watch
 
-    with Watch(Console(highlight=False, markup=False, emoji=False)) as watch:
+    with Watch(Console()) as watch:
         while True:
             watch.show(view())
             time.sleep(WATCH_SECONDS)
@@ -85,7 +85,8 @@ def best(study: str, storage: str, as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
 def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     """All trials of a study."""
-    from .results import flatten, read_definition, read_rows
+    from .escaping import escape_csv
+    from .results import columns_of, flatten, read_definition, read_rows
     from .storage import open_storage
     from .views import trials_table
 
@@ -96,13 +97,12 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
     elif as_csv:
-        first_round = read_definition(opened, study).protocol.first_round
-        flat = [flatten(row, first_round) for row in rows]
-        # A trial that was pruned has no rounds, and a parameter may depend on another: the longest row comes first.
-        columns = list({key: None for row in sorted(flat, key=len, reverse=True) for key in row})
-        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
+        definition = read_definition(opened, study)
+        flat = [flatten(row, definition.protocol.first_round) for row in rows]
+        columns = list(dict.fromkeys(key for row in (columns_of(definition), *flat) for key in row))
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(map(escape_csv, columns))
+        writer.writerows([escape_csv(row.get(column)) for column in columns] for row in flat)
     else:
         print_parts(trials_table(rows))
 
@@ -165,7 +165,7 @@ def show(name: str, picture: Path | None, as_json: bool) -> None:
         print_json(found)
         return
     if "study" in found:
-        click.echo(study_text(name, found["study"]))
+        say(*study_text(name, found["study"]))
     if "architecture" in found:
         print_parts(*layers_table(name, found["architecture"]))
 

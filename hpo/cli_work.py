@@ -14,11 +14,11 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
-    same_storage,
     storage_option,
-    this_command,
     workers_option,
 )
+from .commands import command_here, this_command
+from .output import say
 from .signals import stop_on_signals
 
 
@@ -63,14 +63,12 @@ def optimize(
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
     status = read_status(opened, plan.name)
-    for note in foreign_notes([status]):
-        click.echo(note, err=True)
-    where = same_storage()
+    say(*foreign_notes([status]), err=True)
     if status.complete:
         print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
-        next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
-        next_ones += [f"trials --study {plan.name}", "dashboard"]
-        click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))
+        next_ones = [["confirm", "--study", plan.name]] if plan.definition.space else []
+        next_ones += [["trials", "--study", plan.name], ["dashboard"]]
+        say("", "next:", *(f"  {command_here(*words)}" for words in next_ones))
 
 
 @click.command()
@@ -150,39 +148,37 @@ def drift_(
         name, definition, repeats = define_repetition(opened, study, found, host=platform.node(), device=devices[0])
         opened = begin(storage, Plan(name, definition, 0), folder)  # of no target, so that no other worker takes it
         set_study_attribute(opened, name, REPEATS, repeats)
-        more = "" if trial is not None else f" --trial {found.number}"
-        _run(opened, Plan(name, definition, 1), devices, folder, more)
+        more = () if trial is not None else ("--trial", str(found.number))
+        _run(opened, Plan(name, definition, 1), devices, folder, *more)
         set_study_attribute(opened, name, "target", 1)
     drift = read_drift(opened, study, found.number)
     if as_json:
         print_json(drift_json(drift))
     else:
         print_parts(*drift_view(drift))
-        again = f"hpo drift --study {study} --trial {found.number}{same_storage()}"
-        click.echo(f"\non a machine of another kind:\n  {again}")
+        again = command_here("drift", "--study", study, "--trial", str(found.number))
+        say("", "on a machine of another kind:", f"  {again}")
 
 
-def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: str = "") -> None:
+def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: str) -> None:
     """Brings a study to its trials, showing how far it is.
 
     Args:
         more: what this command needs besides, to go on after an interruption.
     """
-    from rich.console import Console
-
+    from .console import Console
     from .optimize import run_study
     from .terminal import StudyProgress
 
     stop_on_signals()
-    progress = StudyProgress(Console(stderr=True, markup=False), plan.target)
+    progress = StudyProgress(Console(stderr=True), plan.target)
     try:
         with progress:
             run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
-        click.echo(
+        say(
             f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
-            + this_command()
-            + more,
+            + this_command(*more),
             err=True,
         )
         raise
@@ -203,8 +199,7 @@ def worker(
     Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
     trials it shall have.
     """
-    from rich.console import Console
-
+    from .console import Console
     from .datasets import data_folder
     from .optimize import assign_devices, serve
     from .storage import open_storage
@@ -217,7 +212,7 @@ def worker(
     opened = open_storage(storage, create=True)
     stop_on_signals()
     try:
-        with Watch(Console(stderr=True, markup=False)) as watch:
+        with Watch(Console(stderr=True)) as watch:
             serve(
                 opened,
                 studies or None,
@@ -227,5 +222,5 @@ def worker(
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+        say(f"interrupted; this goes on: {this_command()}", err=True)
         raise

@@ -12,9 +12,11 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
+    share_option,
     storage_option,
     written_by_request,
 )
+from .output import say
 from .signals import stop_on_signals
 
 
@@ -25,22 +27,27 @@ from .signals import stop_on_signals
     help="Write NAME.html and NAME.md here.",
 )  # fmt: skip
 @storage_option
-def report(study: str, folder: Path, storage: str) -> None:
+@share_option
+def report(study: str, folder: Path, storage: str, share: bool) -> None:
     """Write what a study says: one page that needs no network, and Markdown.
 
     The page is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
     """
     from .page import write_report
     from .report import read_report
+    from .sharing import clean_report, cleaner, known_hosts
     from .storage import open_storage
 
-    found = read_report(open_storage(storage), study)
+    opened = open_storage(storage)
+    found = read_report(opened, study)
+    if share:
+        found = clean_report(found, cleaner(known_hosts(opened, study)))
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)
         files, missing = write_report(found, folder)
-    print_parts("\n".join(found.headline), "\n".join(str(file) for file in files))
+    say(*found.headline, "", *map(str, files))
     if missing:
-        click.echo(f"no pictures for the Markdown: {missing}", err=True)
+        say(f"no pictures for the Markdown: {missing}", err=True)
 
 
 @click.command()
@@ -56,24 +63,34 @@ def report(study: str, folder: Path, storage: str) -> None:
 @storage_option
 @device_option
 @data_option
+@share_option
 @json_option
 def export(
-    study: str, file: Path, rounds: int, trial: int | None, storage: str, device: str, data: Path | None, as_json: bool
+    study: str,
+    file: Path,
+    rounds: int,
+    trial: int | None,
+    storage: str,
+    device: str,
+    data: Path | None,
+    share: bool,
+    as_json: bool,
 ) -> None:
     """Train a study's winner again and save it, with its configuration and its error.
 
     The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from .artifacts import attach
     from .confirmation import read_confirmed
+    from .console import Console
     from .datasets import data_folder, prepare
     from .export import train_winner, write
     from .findings import export_view
     from .optimize import find_devices
     from .results import read_definition, read_trial
+    from .sharing import clean_value, cleaner, known_hosts
     from .storage import open_storage
 
     file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
@@ -96,6 +113,8 @@ def export(
         ),
     )  # fmt: skip
     described = {"study": study, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
+    if share:
+        described = clean_value(described, cleaner(known_hosts(opened, study)))
     with written_by_request():
         write(file, described, weights)
     for written in (file, file.with_suffix(".json")):

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 
 from . import records
 from .errors import RequestError, UnknownName
+from .names import derived_name
 from .results import Best, own_studies, read_best, read_definition
 from .statistics import Interval, holm, mean_of, paired_difference
 from .study import StudyDefinition, define_study
@@ -156,7 +157,7 @@ def define_confirmation(
     defined = define_study(table, name=f"{study}-confirm")
     known, ours = records.study_names(storage), own_studies(storage)
     for n in count(1):
-        name = f"{study}-confirm" + (f"-{n}" if n > 1 else "")
+        name = derived_name(study, "-confirm" + (f"-{n}" if n > 1 else ""), known)
         if name not in known or (
             name in ours
             and ours[name].get(CONFIRMS, confirms) == confirms

@@ -29,6 +29,7 @@ from . import records
 from . import storage as stored
 from .budget import fail_trial_of
 from .errors import HpoError, WorkError
+from .output import guard_streams
 from .presence import Presence
 from .signals import SIGNALS, check
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
@@ -192,6 +193,7 @@ def _cause(exit_code: int | None) -> str:
 
 def _main(assignment: Assignment, parent: Connection) -> None:
     """The life of a worker process; what ends it for good it says to its parent."""
+    guard_streams()
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop.ask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import secrets
@@ -18,8 +19,10 @@ from waitress.server import create_server
 
 from .artifacts import DatabaseArtifacts
 from .errors import RequestError
+from .escaping import escape_figure
 from .guard import Guard, Policy
 from .records import count_trials_of
+from .text_files import NotUtf8, read_text
 
 TOKEN = "HPO_DASHBOARD_TOKEN"
 TOKENS = re.compile(r"[A-Za-z0-9._~-]{16,}")  # as links and cookies take them unchanged
@@ -71,8 +74,8 @@ def choose_token(host: str) -> str | None:
     file = os.environ.get(f"{TOKEN}_FILE")
     if token is None and file:
         try:
-            token = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            token = read_text(Path(file)).strip()
+        except (OSError, NotUtf8) as error:
             raise RequestError(f"the dashboard's token cannot be read from {file}: {error}") from error
     if token is None and not is_loopback(host):
         raise RequestError(
@@ -100,5 +103,6 @@ def _bracketed(host: str) -> str:
 
 def save_figure(storage: RDBStorage, study: str, name: str, figure: go.Figure) -> None:
     """Saves a plotly figure into a study, whose page shows it in its own size; one of the same name is replaced."""
-    fitted = go.Figure(figure).update_layout(width=None, height=None, legend={"orientation": "h", "y": -0.2})
+    shown = go.Figure(escape_figure(json.loads(figure.to_json())))
+    fitted = shown.update_layout(width=None, height=None, legend={"orientation": "h", "y": -0.2})
     save_plotly_graph_object(optuna.load_study(study_name=study, storage=storage), fitted, graph_object_id=name)

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 
 from . import records
+from .errors import RequestError
 from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
 from .markdown import markdown_table
 from .reproduction import (
@@ -32,6 +33,7 @@ from .reproduction import (
 from .results import own_studies, read_definition, read_range_tests
 from .statistics import ratio_of_deviations
 from .sweep import from_json
+from .text_files import NotUtf8, read_text
 
 REPORT_B_MODELS = {
     "report_b_figure_6": "Fully connected",
@@ -146,7 +148,7 @@ def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:
     rows = [["", "published without WS", "counted", "published with WS", "counted", "verdict"]]
     for name, published in PUBLISHED_PARAMETERS.items():
         counted = parameters[name]
-        same = "equal" if tuple(counted) == published else "**differs**"
+        same = "equal" if tuple(counted) == published else "differs"
         rows.append([name, f"{published[0]:,}", f"{counted[0]:,}", f"{published[1]:,}", f"{counted[1]:,}", same])
     return rows
 
@@ -182,7 +184,10 @@ def write_document(folder: Path, suffix: str, found: Reproduction) -> Path:
     kept = document.with_suffix(".json")
     if kept.exists():
         found = found.added_to(Reproduction.read(kept))
-    text = document.read_text(encoding="utf-8") if document.exists() else _blank_document(suffix)
+    try:
+        text = read_text(document) if document.exists() else _blank_document(suffix)
+    except NotUtf8 as error:
+        raise RequestError(f"document {document} cannot be filled: {error}") from error
     document.write_text(fill(text, render(found, folder, suffix)), encoding="utf-8")
     kept.write_text(found.as_json(), encoding="utf-8")
     return document

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from . import records
 from .claims import read_slots
 from .errors import RequestError
+from .names import derived_name
 from .results import own_studies, read_definition, read_trial
 from .statistics import Interval, holm, paired_difference
 from .study import StudyDefinition, define_study
@@ -107,9 +108,9 @@ def define_repetition(
     }
     repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
     known, ours = records.study_names(storage), own_studies(storage)
-    here = f"{study}-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
+    here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
     for n in count(1):
-        name = here + (f"-{n}" if n > 1 else "")
+        name = derived_name(study, here + (f"-{n}" if n > 1 else ""), known)
         if name not in known or (
             name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .escaping import escape_figure
 from .sweep import Sweep
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's: told apart
@@ -26,6 +28,7 @@ LAYOUT: dict[str, Any] = {
 }
 SHOWN_LOSS = 2.0  # times the first: what diverges would press everything else flat
 BOX_HEIGHT, BOX_GAP = 1.0, 0.35
+LINE_HEIGHT = 16  # pixels
 
 
 def range_test_figure(title: str, sweep: Sweep) -> go.Figure:
@@ -199,8 +202,12 @@ def _draw_box(figure: go.Figure, text: str, middle: float, top: float, colour: s
         type="rect", x0=middle - half, x1=middle + half, y0=top - BOX_HEIGHT, y1=top,
         line={"color": colour, "width": 2}, fillcolor="white",
     )  # fmt: skip
-    wrapped = "<br>".join(textwrap.wrap(text, 50))
-    figure.add_annotation(x=middle, y=top - BOX_HEIGHT / 2, text=wrapped, showarrow=False, font={"size": 12})
+    lines = textwrap.wrap(text, 50)
+    for i, line in enumerate(lines):  # each by itself: `<br>` would be shown as it stands, see `escape_figure`
+        figure.add_annotation(
+            x=middle, y=top - BOX_HEIGHT / 2, yshift=LINE_HEIGHT * ((len(lines) - 1) / 2 - i), text=line,
+            showarrow=False, font={"size": 12},
+        )  # fmt: skip
 
 
 def _draw_arrows(figure: go.Figure, row: Sequence[str], below: Sequence[str] | None, top: float) -> None:
@@ -217,7 +224,7 @@ def _draw_arrows(figure: go.Figure, row: Sequence[str], below: Sequence[str] | N
 
 def write_html(figure: go.Figure, file: Path) -> None:
     """Writes a page that needs nothing else, and no network."""
-    figure.write_html(file, include_plotlyjs=True)
+    _with_texts_escaped(figure).write_html(file, include_plotlyjs=True)
 
 
 def write_png(figure: go.Figure, file: Path) -> str:
@@ -225,10 +232,14 @@ def write_png(figure: go.Figure, file: Path) -> str:
     from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
     try:
-        figure.write_image(file, scale=2)
+        _with_texts_escaped(figure).write_image(file, scale=2)
     except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
             raise
         missing = isinstance(error, RuntimeError)
         return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
     return ""
+
+
+def _with_texts_escaped(figure: go.Figure) -> go.Figure:
+    return go.Figure(escape_figure(json.loads(figure.to_json())))

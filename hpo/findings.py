@@ -68,7 +68,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         "compared round by round; p values corrected for their number (Holm), intervals not; to choose another of "
         "these for its fresh figure is a second selection, and flatters again"
     )
-    return [headline, table, "\n".join(lines), how]
+    return [headline, table, lines, how]
 
 
 def confirmation_json(found: Confirmation) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna_dashboard import get_note, save_note
 
-from .markdown import markdown_table
+from .commands import command
+from .escaping import escape_markdown
+from .markdown import code_span, markdown_table
 from .results import read_definition
 from .space import Choices, Range
 from .study import StudyDefinition
@@ -35,10 +37,10 @@ def study_note(name: str, definition: StudyDefinition) -> str:
         if definition.space
         else f"{len(definition.trial)} listed configurations of"
     )
-    after = f"hpo confirm --study {name}" if definition.space else f"hpo report --study {name} -o report"
+    words = ("confirm", "--study", name) if definition.space else ("report", "--study", name, "-o", "report")
     return "\n\n".join(
         [
-            f"# {definition.title}",
+            f"# {escape_markdown(definition.title)}",
             f"{what}:",
             markdown_table(rows),
             f"**A trial** trains {protocol.rounds} rounds, each with pairs, weights and order of its own: "
@@ -48,7 +50,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
             f"{protocol.decision}: {DECISIONS[protocol.decision]}. Intermediate values are that mean after so many "
             "epochs. A pruned trial has none. User attributes hold the rounds' own errors and their deviation.",
             f"**How to read it.** Values differ by chance: compare them with their deviations. The lowest of many is "
-            f"flattered by having been chosen. Next: `{after}`.",
+            f"flattered by having been chosen. Next: {code_span(command(*words))}.",
         ]
     )
 

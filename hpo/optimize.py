@@ -18,6 +18,7 @@ from . import storage as stored
 from .crew import Crew
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
+from .names import check_name
 from .provenance import versions
 from .results import (
     Status,
@@ -64,8 +65,8 @@ def make_plan(
         name: the study's name in the storage; None takes the file's.
 
     Raises:
-        RequestError: where there is no such study, its file breaks a rule or differs from the study that is being
-            joined, or no number of trials can be found.
+        RequestError: where there is no such study, its file or a new name breaks a rule or differs from the study that
+            is being joined, or no number of trials can be found.
     """
     try:
         storage = stored.open_storage(url)
@@ -76,7 +77,9 @@ def make_plan(
         found, definition = study, read_definition(storage, study)
     else:
         found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
-    found = name or found
+    found = found if name is None else name
+    if found not in known:
+        check_name(catalog.name_of(study) if name is None else name)
     attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
     if storage and attributes:  # else it is new, its creator died half-way, or it is another program's
         check_same(storage, found, definition)

@@ -6,15 +6,16 @@ on a phone and a desktop, in light and dark, and can be printed.
 
 from __future__ import annotations
 
-import html
-import re
+import json
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from .escaping import escape_figure, escape_html, escape_markdown
 from .figures import write_png
-from .markdown import markdown_table
+from .markdown import markdown_line, markdown_table, split_code
+from .names import safe_file_name
 from .report import Report, Section
 
 STYLE = """
@@ -67,7 +68,7 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 def as_html(report: Report) -> str:
     """Returns a report as a page."""
-    title = html.escape(f"{report.study}: {report.title}")
+    title = escape_html(f"{report.study}: {report.title}")
     sections = "\n".join(_section(section) for section in report.sections)
     return f"""<!doctype html>
 <html lang="en">
@@ -79,7 +80,7 @@ def as_html(report: Report) -> str:
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{html.escape(report.title)} <small>{html.escape(report.study)}</small></h1>
+<h1>{escape_html(report.title)} <small>{escape_html(report.study)}</small></h1>
 <div class="headline">{_paragraphs(report.headline)}</div>
 <main>
 {sections}
@@ -97,30 +98,33 @@ def as_markdown(report: Report, pictures: dict[str, str]) -> str:
     Args:
         pictures: the path of each section's picture, by the section's name, for those that are drawn.
     """
-    lines = [f"# {report.title}", *report.headline]
+    lines = [f"# {escape_markdown(report.title)}", *map(markdown_line, report.headline)]
     for section in report.sections:
-        lines += [f"## {section.title}", *section.text]
+        lines += [f"## {escape_markdown(section.title)}", *map(markdown_line, section.text)]
         if section.table:
             lines.append(markdown_table(section.table))
         if section.name in pictures:
-            lines.append(f"![{section.title}]({pictures[section.name]})")
+            lines.append(f"![{escape_markdown(section.title)}]({pictures[section.name]})")
     return "\n\n".join(lines) + "\n"
 
 
 def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
     """Writes STUDY.html and STUDY.md into a folder, and the latter's pictures where there is a Chromium.
 
+    STUDY is the study's name as a file can have it.
+
     Returns:
         the files, and why there are no pictures, if there are none.
     """
-    page, text = folder / f"{report.study}.html", folder / f"{report.study}.md"
+    name = safe_file_name(report.study)
+    page, text = folder / f"{name}.html", folder / f"{name}.md"
     page.write_text(as_html(report), encoding="utf-8")
     pictures: dict[str, str] = {}
     missing = ""
     for section in report.sections:
         if section.figure is None or missing:
             continue
-        picture = f"figures/{report.study}-{section.name}.png"
+        picture = f"figures/{name}-{section.name}.png"
         (folder / "figures").mkdir(exist_ok=True)
         missing = write_png(_on_paper(section.figure, section.title), folder / picture)
         if not missing:
@@ -132,11 +136,12 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>", _paragraphs(section.text)]
+    parts = [f"<h2>{escape_html(section.title)}</h2>", _paragraphs(section.text)]
     if section.table:
         parts.append(_table(section.table))
     if section.figure is not None:
-        title, figure = html.escape(section.title), html.escape(section.figure.to_json())
+        figure = escape_html(json.dumps(escape_figure(json.loads(section.figure.to_json()))))
+        title = escape_html(section.title)
         parts.append(f'<div class="figure" role="img" aria-label="{title}" data-figure="{figure}"></div>')
     wide = ' class="wide"' if section.wide else ""
     return f'<section id="{section.name}"{wide}>{"".join(parts)}</section>'
@@ -148,7 +153,8 @@ def _paragraphs(lines: list[str]) -> str:
 
 def _inline(line: str) -> str:
     """Returns a line of text as HTML, what stands between backticks as code."""
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(line))
+    parts = ((escape_html(part), is_code) for part, is_code in split_code(line))
+    return "".join(f"<code>{part}</code>" if is_code else part for part, is_code in parts)
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -160,7 +166,7 @@ def _table(rows: list[list[str]]) -> str:
 
 def _cell(tag: str, text: str) -> str:
     short = ' class="short"' if len(text) <= SHORT else ""
-    return f"<{tag}{short}>{html.escape(text)}</{tag}>"
+    return f"<{tag}{short}>{escape_html(text)}</{tag}>"
 
 
 def _on_paper(figure: go.Figure, title: str) -> go.Figure:

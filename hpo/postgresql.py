@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from .address import show_url
 from .errors import StorageError
 from .locks import TIMEOUT_SECONDS, LockLost, Stopped
 from .outages import RECONNECT, OutageProofStorage
@@ -71,11 +72,14 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
             installed.
     """
     if not url.database:
-        shown = url.render_as_string(hide_password=True)
+        shown = show_url(url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown} names no database; one looks like postgresql://USER@HOST/DATABASE")
     encoding = str(url.query.get("client_encoding", ENCODING))
     if encoding.lower().replace("-", "") not in (ENCODING, "auto"):
         raise StorageError(f"client_encoding in a storage's URL must be {ENCODING}, but is {encoding!r}; leave it out")
+    if "@" in str(url.host):
+        shown = show_url(url.render_as_string(hide_password=False))
+        raise StorageError(f"storage {shown} has several '@'; in a user or a password it is written %40 (/ %2F, : %3A)")
     if importlib.util.find_spec("psycopg") is None:
         raise StorageError("PostgreSQL needs its driver: pip install 'psycopg[binary]'")
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
@@ -145,7 +149,7 @@ def _refuse_standby(engine: sa.Engine) -> None:
     """
     with engine.connect() as connection:
         if connection.execute(sa.text("show transaction_read_only")).scalar() == "on":
-            shown = engine.url.render_as_string(hide_password=True)
+            shown = show_url(engine.url.render_as_string(hide_password=False))
             raise StorageError(f"storage {shown} is read-only, as a standby is; it can be read, but not worked on")
 
 
@@ -165,7 +169,7 @@ def _refuse_pooler(engine: sa.Engine) -> None:
         other.execute(process)  # and the transaction stays open
         after = one.execute(process).scalar()
     if before != after:
-        shown = engine.url.render_as_string(hide_password=True)
+        shown = show_url(engine.url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown}: {POOLER}")
 
 

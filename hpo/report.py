@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from . import records
+from .commands import command
 from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .findings import beside_search
@@ -107,7 +108,7 @@ def _headline(
         if not definition.space:
             return [lowest]
         unsure = "Not confirmed: the lowest of many measurements is flattered by having been chosen."
-        return [lowest, f"{unsure} `hpo confirm --study {study}` measures it on fresh rounds."]
+        return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
     sure = (
         f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
+from .commands import command_here
 from .errors import StorageError, UnknownName
 from .presence import Worker
 from .space import Setup
@@ -182,6 +183,13 @@ def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
     }
 
 
+def columns_of(definition: StudyDefinition) -> list[str]:
+    """Returns the keys of a study's flat trials, in their order, whether or not it has any trial yet."""
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(TrialRow))
+    whole = {"errors": [0.0] * definition.protocol.rounds, "params": dict.fromkeys(definition.search_space)}
+    return list(flatten(TrialRow(**{**nothing, **whole}), definition.protocol.first_round))
+
+
 def read_best(storage: RDBStorage, study: str) -> Best:
     """Returns the winner of a study.
 
@@ -193,7 +201,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
     if not best or best[0].value is None:
         raise StorageError(
             f"study {study!r} has no trial yet that was measured to the end; "
-            f"hpo status --study {study} tells how far it is"
+            f"{command_here('status', '--study', study)} tells how far it is"
         )
     (trial,) = best
     return Best(

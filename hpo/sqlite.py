@@ -24,6 +24,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from .address import show_url
 from .errors import NoStorage, StorageError, StorageGone
 from .locks import TIMEOUT_SECONDS, FileLock
 from .outages import OutageProofStorage
@@ -52,27 +53,28 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
         StorageError: where it names no file, no folder, or one that other machines see too, where `write` is asked for
             and cannot be done, or SQLite is too old.
     """
+    shown = show_url(str(url))
     if sqlite3.sqlite_version_info < OLDEST:
         raise StorageError(f"SQLite must be 3.35 or later, but this Python has {sqlite3.sqlite_version}")
     if url.database in (None, "", ":memory:"):
-        raise StorageError(f"storage {url} names no file, so workers cannot share it; sqlite:///hpo.db does")
+        raise StorageError(f"storage {shown} names no file, so workers cannot share it; sqlite:///hpo.db does")
     file = Path(str(url.database))
     if not file.parent.is_dir():
-        raise StorageError(f"storage {url}: there is no folder {file.parent}")
+        raise StorageError(f"storage {shown}: there is no folder {file.parent}")
     kind = file_system(file.parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageError(
-            f"storage {url} lies on a network file system ({kind}), where SQLite's locks do not hold; "
+            f"storage {shown} lies on a network file system ({kind}), where SQLite's locks do not hold; "
             "use a local disk, or postgresql://USER@HOST/DATABASE for several machines"
         )
     if not file.exists() and not create:
         raise NoStorage(
-            f"storage {url} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
+            f"storage {shown} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
         )
     if write:
         for needed in _needed_to_write(file.absolute()):
             if not os.access(needed, os.W_OK):
-                raise StorageError(f"storage {url} cannot be written: {needed} is read-only for this user")
+                raise StorageError(f"storage {shown} cannot be written: {needed} is read-only for this user")
     return str(url)
 
 
@@ -224,7 +226,7 @@ def _write_immediately(storage: RDBStorage) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":  # SQLite falls back without a word where the file system cannot do it
             raise StorageError(
-                f"storage {storage.url} cannot use SQLite's WAL mode (it is {mode}); put it on a local disk"
+                f"storage {show_url(storage.url)} cannot use SQLite's WAL mode (it is {mode}); put it on a local disk"
             )
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")

@@ -7,7 +7,6 @@ id of a trial; `optuna>=5.0,<5.1` is pinned for them, and a test names what they
 from __future__ import annotations
 
 import json
-import re
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,8 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
 from . import postgresql, sqlite
+from .address import remember_secrets, without_secrets
+from .address import show_url as show_url  # for whoever speaks of a storage
 from .errors import NoStorage, StorageError, WorkError
 from .locks import Lock
 from .outages import OutageProofStorage, persistent
@@ -46,6 +47,7 @@ def open_storage(url: str, *, create: bool = False, write: bool = False, patient
         NoStorage: where `create` is false and there is none.
         StorageError: where the URL names no database that this program can use.
     """
+    remember_secrets(url)
     backend, address = _find_backend(url)
     shown = show_url(url)
     opening, write = persistent(_open) if patient else _open, write or create
@@ -80,18 +82,10 @@ def experimental() -> Iterator[None]:
         yield
 
 
-def show_url(url: str) -> str:
-    """Returns a storage's URL without its password."""
-    try:
-        return sa.engine.make_url(url).render_as_string(hide_password=True)
-    except (sa.exc.ArgumentError, ValueError):
-        return re.sub(r":[^:@/]*@", ":***@", url)
-
-
 def explain_failure(error: Exception) -> str:
     """Returns the first line of what the database itself said."""
     cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
+    return without_secrets(str(getattr(cause, "orig", None) or cause).partition("\n")[0])
 
 
 def start_lock(storage: RDBStorage, study: str) -> Lock:

@@ -19,6 +19,7 @@ from .datasets import DATASETS
 from .errors import StudyError
 from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Parameter, Range, Value, check_space
 from .tables import Count, Positive, Table, explain
+from .text_files import NotUtf8, read_text
 
 
 class Protocol(Table):
@@ -263,8 +264,8 @@ def read_study(path: Path) -> StudyDefinition:
         StudyError: where the file cannot be read, is no TOML, or breaks a rule.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(read_text(path))
+    except (OSError, NotUtf8, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"study file {path} cannot be read: {error}") from error
     return define_study(table, name=path.stem)
 

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .escaping import printable
 from .results import Status
 from .views import duration, spread
 
@@ -58,7 +59,7 @@ class StudyProgress:
         if self._console.is_terminal:
             self._bar.update(
                 self._task,
-                description=status.study,
+                description=printable(status.study),
                 completed=status.finished,
                 text=_progress_text(status, self._target),
             )

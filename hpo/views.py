@@ -137,8 +137,8 @@ def _described(row: TrialRow) -> str:
     return f"{described} ({len(row.diverged_rounds)} diverged)" if row.diverged_rounds else described
 
 
-def rows_table(title: str, rows: Sequence[Sequence[str]]) -> list[Any]:
-    """Returns rows, their headings the first, as a table under its title."""
+def rows_table(title: list[str], rows: Sequence[Sequence[str]]) -> list[Any]:
+    """Returns rows, their headings the first, as a table under its title's lines."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading in rows[0]:
         table.add_column(heading)
@@ -176,8 +176,8 @@ def _one_digit(value: float, direction: Callable[[float], int]) -> float:
     return direction(round(value / scale, 9)) * scale
 
 
-def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -> str:
-    """Returns a small picture of losses over the logarithm of the rates, for 80 columns."""
+def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -> list[str]:
+    """Returns the lines of a small picture of losses over the logarithm of the rates, for 80 columns."""
     known = losses[np.isfinite(losses)]
     low, high = float(known.min()), float(known.max())
     rows = [[" "] * width for _ in range(height)]
@@ -188,7 +188,7 @@ def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -
     labels = [f"{high:.3g}", *[""] * (height - 2), f"{low:.3g}"]
     lines = [f"{label:>6} │{''.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
     axis = f"{rates[0]:.0e}".ljust(width - 8) + f"{rates[-1]:.0e}".rjust(8)
-    return "\n".join([*lines, f"{'loss':>6} └{'─' * width}", f"{'':>8}{axis}", f"{'':>8}{'learning rate':^{width}}"])
+    return [*lines, f"{'loss':>6} └{'─' * width}", f"{'':>8}{axis}", f"{'':>8}{'learning rate':^{width}}"]
 
 
 def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:
@@ -201,7 +201,7 @@ def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:
     return table
 
 
-def study_text(name: str, definition: dict[str, Any]) -> str:
+def study_text(name: str, definition: dict[str, Any]) -> list[str]:
     """Returns a study's definition, all defaults filled in, as lines of `key = value`."""
     lines = [f"study {name}: {definition['title']}"]
     for table in ("protocol", "sampler", "pruner", "space", "run"):
@@ -215,7 +215,7 @@ def study_text(name: str, definition: dict[str, Any]) -> str:
             f"[[trial]] {entry['label']}{beside}",
             *_settings(entry["params"]),
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def _settings(table: dict[str, Any]) -> list[str]:

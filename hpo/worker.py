@@ -31,6 +31,7 @@ from optuna.trial import TrialState
 
 from . import records
 from . import storage as stored
+from .address import without_secrets
 from .budget import Heartbeats, NoTrial, look_for_place, start_trial
 from .datasets import prepare
 from .errors import HpoError, StorageGone, UnknownName, WorkError
@@ -332,8 +333,8 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, st
     except (UpdateFinishedTrialError, TrialGone):
         raise
     except Exception as error:
-        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-        trial.set_user_attr("traceback", traceback.format_exc())
+        trial.set_user_attr("error", without_secrets(f"{type(error).__name__}: {error}"))
+        trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
         tell(TrialState.FAIL)
     else:
         tell(TrialState.COMPLETE, value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.address import DEFAULT, FILE, URL, find_url, without_password
+from hpo.address import DEFAULT, FILE, URL, find_url, without_secrets
 from hpo.errors import RequestError
 
 
@@ -45,4 +45,4 @@ def test_what_names_no_url_or_two_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_passwords_are_taken_out_of_texts(text: str, shown: str) -> None:
-    assert without_password(text) == shown
+    assert without_secrets(text) == shown

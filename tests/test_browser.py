@@ -12,23 +12,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.storages import RDBStorage
+from optuna_dashboard import save_note
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from hpo import storage
 from hpo.artifacts import attach
-from hpo.note import note_study
+from hpo.note import note_study, study_note
 from hpo.page import as_html
 from hpo.report import read_report
-from hpo.study import StudyDefinition
+from hpo.study import StudyDefinition, define_study
 
-from .conftest import create
+from .conftest import LISTED_STUDY, create
 from .test_cli import clean_environment, free_port
 from .test_confirmation import add
 from .test_report import prune
 
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
+EVIL = '<b>x</b> <a href="https://example.org">y</a> `z` $a$ *e* [l](https://example.org) &amp;'
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, or another that BROWSER_PATH names")
@@ -92,6 +95,41 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
         watched.page.emulate_media(media="print")
         assert watched.page.pdf().startswith(b"%PDF")
         assert watched.wrong == []
+
+
+def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browser, tmp_path: Path) -> None:
+    opened, label = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True), f"FNN {EVIL}"
+    table = {**LISTED_STUDY, "trial": [{**LISTED_STUDY["trial"][0], "label": label}, LISTED_STUDY["trial"][1]]}
+    create(opened, EVIL, define_study({**table, "title": EVIL}, name="listed"), 2)
+    for slot in range(2):
+        errors = [9.0, 9.5, 10.5]
+        add(opened, EVIL, 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
+    file = tmp_path / "listed.html"
+    file.write_text(as_html(read_report(opened, EVIL)), encoding="utf-8")
+    with browser.new_context(viewport=DESKTOP, offline=True) as context:  # type: ignore[arg-type]
+        watched = Watched(context, file.as_uri())
+        watched.page.goto(file.as_uri())
+        expect(watched.page.locator("#errors .xtick text").first).to_have_text(label)
+        expect(watched.page.locator("#published td").first).to_have_text(label)
+        expect(watched.page.locator("h1")).to_have_text(f"{EVIL} {EVIL}")
+        assert watched.page.locator("a, b, img").count() == 0
+        assert watched.wrong == []
+
+
+def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, searched: RDBStorage) -> None:
+    note = study_note(EVIL, define_study({**LISTED_STUDY, "title": EVIL}, name="listed"))
+    save_note(optuna.load_study(study_name="small", storage=searched), note)
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/note")
+        expect(watched.page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)
+        expect(watched.page.get_by_text(f"hpo report --study '{EVIL}' -o report")).to_be_visible()
+        assert watched.page.locator("main b, main img, main em").count() == 0
+        for link in watched.page.locator('a[href*="example"]').all():  # the dashboard makes links of addresses
+            assert (link.text_content() or "").startswith("https://example.org")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,10 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frozen", "signals"},
-    {"frugal"},
-    {"outages"},
+    {"errors", "guard", "seeding", "locks", "frozen", "signals", "escaping", "text_files"},
+    {"frugal", "address", "names", "markdown"},
+    {"outages", "commands", "output", "console"},
     {
-        "address",
         "datasets",
         "tables",
         "provenance",
@@ -26,7 +26,6 @@ ROWS = [
         "sweep",
         "statistics",
         "kernels",
-        "markdown",
     },
     {"space", "data", "storage", "winograd", "dense"},
     {"records", "fused", "artifacts"},
@@ -41,7 +40,7 @@ ROWS = [
     {"findings"},
     {"report_figures", "note"},
     {"report"},
-    {"page"},
+    {"page", "sharing"},
     {"crew", "terminal"},
     {"objective", "optimize"},
     {"export"},
@@ -60,16 +59,16 @@ HOMES = {
         *("frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records", "budget", "pruning", "results"),
         *("sampling",),
         *("worker", "crew", "optimize", "objective", "dashboard", "reproduction", "document", "confirmation", "drift"),
-        *("artifacts", "effects", "report", "report_figures", "note"),
+        *("artifacts", "effects", "report", "report_figures", "note", "sharing"),
     },
     "torchvision": set(),  # only the program that downloads MNIST, in hpo/datasets.py, imports it
     "safetensors": {"export"},
     "sqlalchemy": {"artifacts", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
-    "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
+    "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page", "sharing"},
     "scipy": {"statistics", "dense"},
-    "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
-    "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
+    "rich": {"console", "terminal", "views", "findings", "cli_lab", "cli_write"},
+    "click": {"output", "cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}
 
@@ -141,3 +140,14 @@ def test_importing_loads_nothing_heavy(module: str, absent: tuple[str, ...]) -> 
     script = f"import sys, {module}; print(sorted(set({absent!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_printed_passes_through_the_escaping(name: str) -> None:
+    """rich's own console would send what a text holds, `click.echo` would break a line where a name does."""
+    text = FILES[name].read_text(encoding="utf-8")
+    if name != "console":
+        assert not re.search(r"from rich(\.console)? import .*\bConsole\b", text) or name == "terminal"
+    if name not in {"output", "cli", "cli_options"}:  # help texts and JSON
+        assert "click.echo(" not in text
+    assert "html.escape(" not in text or name == "escaping"

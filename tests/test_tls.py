@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,10 +56,10 @@ def test_a_study_runs_over_a_verified_connection_and_its_password_shows_nowhere(
         stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         while process.poll() is None:
-            for one in psutil.process_iter(["cmdline", "environ"]):
-                if one.pid != process.pid and psutil.Process(process.pid) not in one.parents():
-                    continue
-                shown |= {*(one.info["cmdline"] or []), *(one.info["environ"] or {}).values()}
+            with suppress(psutil.NoSuchProcess):  # one may end while it is looked at
+                family = psutil.Process(process.pid)
+                for one in (family, *family.children(recursive=True)):
+                    shown |= {*one.cmdline(), *one.environ().values()}
         said = process.stdout.read() if process.stdout else ""
     assert process.returncode == 0, said
     assert f"hpo trials --study quickstart --storage-file {tmp_path / 'url'}" in said
