@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 
 from hpo import optimize, storage
 from hpo.data import Pairs, draw_rounds
+from hpo.presence import Worker
 from hpo.study import StudyDefinition, define_study
 
 from .postgres import TemporaryPostgres
@@ -125,6 +126,11 @@ def create(
 ) -> RDBStorage:
     """Creates a study, and returns the storage."""
     return optimize.begin(opened.url, optimize.Plan(name, definition, target), data_folder)
+
+
+def claim(slot: int, host: str = "here") -> dict[str, Any]:
+    """Returns the attributes by which a trial is one of ours."""
+    return {"slot": slot, "worker": Worker(host, 1, "cpu", "/nowhere/1.lock").as_json()}
 
 
 @pytest.fixture(scope="session")

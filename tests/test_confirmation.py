@@ -17,7 +17,7 @@ from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.findings import confirmation_json
 from hpo.study import define_study
 
-from .conftest import SMALL_STUDY, create
+from .conftest import SMALL_STUDY, claim, create
 
 RATES = (0.1, 0.2, 0.3)
 FRESH = (
@@ -28,7 +28,7 @@ FRESH = (
 
 
 def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **attributes: Any) -> None:
-    """Puts a finished trial into a study."""
+    """Puts a finished trial into a study, in a slot of its own unless that is given."""
     fixed: dict[str, Any] = {
         "architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu", "optimizer": "sgd",
     }  # fmt: skip
@@ -41,7 +41,11 @@ def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **
                 **{name: CategoricalDistribution([value]) for name, value in fixed.items()},
                 "learning_rate": FloatDistribution(0.0, 1.0),
             },
-            user_attrs={"errors": list(errors), "std": stdev(errors), **attributes},
+            user_attrs={
+                **claim(sum(records.count_trials(opened, study).values())),
+                **{"errors": list(errors), "std": stdev(errors)},
+                **attributes,
+            },
         )
     )
 

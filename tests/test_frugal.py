@@ -25,7 +25,7 @@ from hpo.results import read_definition
 from hpo.study import StudyDefinition
 from hpo.worker import Stop, run_trial
 
-from .conftest import create
+from .conftest import claim, create
 from .postgres import TemporaryPostgres
 
 
@@ -190,10 +190,6 @@ def test_a_heartbeat_of_a_deleted_trial_is_none(fresh_storage: RDBStorage) -> No
     fresh_storage.record_heartbeat(gone)
     assert heartbeats(fresh_storage) == []
     storage.ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), claim(slot=0))
-
-
-def claim(slot: int) -> dict[str, Any]:
-    return {"slot": slot, "worker": Worker("here", 1, "cpu", "/nowhere/1.lock").as_json()}
 
 
 def heartbeats(opened: RDBStorage) -> list[int]:

@@ -20,7 +20,7 @@ from hpo.frugal import FrugalStorage
 from hpo.outages import OutageProofStorage, is_outage, persistent
 from hpo.study import StudyDefinition
 
-from .conftest import create
+from .conftest import claim, create
 from .postgres import TemporaryPostgres
 
 
@@ -45,7 +45,7 @@ def test_every_repeated_operation_is_optunas() -> None:
 
 def test_an_operation_outlasts_a_restart(away: RDBStorage, server: TemporaryPostgres) -> None:
     study = optuna.load_study(study_name="small", storage=away)
-    trial = study.ask()
+    trial = storage.ask(away, study, claim(0))
     server.restart(signal.SIGQUIT)
     trial.suggest_float("rate", 0.0, 1.0)
     server.restart(signal.SIGQUIT)
@@ -109,7 +109,7 @@ def test_a_process_that_was_paused_in_an_operation_still_repeats_it(monkeypatch:
 
 
 def test_a_result_whose_answer_got_lost_is_not_told_twice(away: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = optuna.load_study(study_name="small", storage=away).ask()
+    trial = storage.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
     really = FrugalStorage.set_trial_state_values
 
     def land_and_break(self: FrugalStorage, *told: object) -> bool:
@@ -123,7 +123,7 @@ def test_a_result_whose_answer_got_lost_is_not_told_twice(away: RDBStorage, monk
 
 
 def test_a_trial_that_was_given_up_refuses_its_result(away: RDBStorage) -> None:
-    trial = optuna.load_study(study_name="small", storage=away).ask()
+    trial = storage.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
     away.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])

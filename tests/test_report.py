@@ -14,7 +14,7 @@ from hpo.page import as_html, as_markdown, write_report
 from hpo.report import Report, Section, read_report
 from hpo.study import define_study
 
-from .conftest import LISTED_STUDY, create
+from .conftest import LISTED_STUDY, claim, create
 from .test_confirmation import FRESH, add, confirm
 
 
@@ -32,7 +32,7 @@ def prune(opened: RDBStorage, rate: float, curve: dict[str, list[float]]) -> Non
                 "learning_rate": optuna.distributions.FloatDistribution(0.0, 1.0),
                 "optimizer": optuna.distributions.CategoricalDistribution(["sgd"]),
             },
-            user_attrs={"errors_by_epoch": curve, "seconds": 30.0},
+            user_attrs={**claim(9), "errors_by_epoch": curve, "seconds": 30.0},
         )
     )
 
@@ -41,7 +41,13 @@ def prune(opened: RDBStorage, rate: float, curve: dict[str, list[float]]) -> Non
 def searched(created: RDBStorage) -> RDBStorage:
     for rate, mean in ((0.3, 4.0), (0.1, 2.0), (0.2, 3.0)):
         add(
-            created, "small", rate, [mean - 0.5, mean, mean + 0.5], seconds=60.0, device="cpu (x)", worker={"host": "a"}
+            created,
+            "small",
+            rate,
+            [mean - 0.5, mean, mean + 0.5],
+            seconds=60.0,
+            device="cpu (x)",
+            worker=claim(0, "a")["worker"],
         )
     prune(created, 0.9, {"1": [80.0, 82.0]})
     return created

@@ -19,11 +19,12 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from rich.live import Live
 
-from hpo import address, records
+from hpo import address, records, storage
 from hpo.address import remember_secrets, show_url, without_secrets
 from hpo.console import Console
 from hpo.worker import Stop, run_trial
 
+from .conftest import claim
 from .postgres import TemporaryPostgres
 from .test_cli import TINY, clean_environment
 
@@ -309,7 +310,7 @@ def test_a_trial_that_fails_keeps_its_error_without_the_password(created: RDBSto
         raise ConnectionError("no host 'hunter2ter2secret@h'")
 
     study = optuna.load_study(study_name="small", storage=created)
-    run_trial(created, study.ask(), objective, Stop(), 30.0)  # type: ignore[arg-type]
+    run_trial(created, storage.ask(created, study, claim(0)), objective, Stop(), 30.0)  # type: ignore[arg-type]
     (trial,) = records.read_trials(created, "small")
     assert trial.attributes["error"] == "ConnectionError: no host '***@h'"
     assert "ConnectionError" in trial.attributes["traceback"]

@@ -15,6 +15,7 @@ from hpo.page import write_report
 from hpo.report import Report, Section, read_report
 from hpo.sharing import clean_report, clean_value, cleaner, known_hosts
 
+from .conftest import claim
 from .test_cli import TINY, hpo
 from .test_confirmation import add
 
@@ -64,8 +65,8 @@ def test_every_text_of_a_report_and_of_a_description_is_cleaned() -> None:
 
 @pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 def test_hosts_are_those_that_worked_and_those_that_studies_are_named_by(created: RDBStorage) -> None:
-    for rate, worker in ((0.1, {"host": "one"}), (0.2, {"host": "two"}), (0.3, {})):
-        add(created, "small", rate, [1.0, 2.0, 3.0], worker=worker)
+    for rate, host in ((0.1, "one"), (0.2, "two")):
+        add(created, "small", rate, [1.0, 2.0, 3.0], worker=claim(0, host)["worker"])
     records.set_study_attribute(created, "small", "repeats", {"host": "three"})
     assert known_hosts(created, "small") == ["one", "two", "three"]
     report = read_report(created, "small")
