@@ -31,7 +31,7 @@ chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; r
 	$(BIN)/python -m tests.chaos
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache quickstart.db*
+	rm -rf .venv .mypy_cache .pytest_cache .hypothesis .ruff_cache quickstart.db*
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or later: make PYTHON=python3.11")'
