@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frozen", "signals"},
+    {"errors", "guard", "server", "seeding", "locks", "frozen", "signals"},
     {"frugal"},
     {"outages"},
     {
@@ -66,6 +66,7 @@ HOMES = {
     "safetensors": {"export"},
     "sqlalchemy": {"artifacts", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
+    "waitress": {"server"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics", "dense"},
     "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
