@@ -190,7 +190,11 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: st
 @click.option("--study", "studies", metavar="NAME", multiple=True, help="Only this study; can be given several times.")
 @workers_option
 @device_option
-@click.option("--exit-when-done", is_flag=True, help="End when every study has its trials; else wait for more.")
+@click.option(
+    "--exit-when-done",
+    is_flag=True,
+    help="End when every study has its trials, else wait for more; wait for a study first.",
+)
 @data_option
 def worker(
     storage: str, studies: tuple[str, ...], workers: str, device: str, exit_when_done: bool, data: Path | None
@@ -198,7 +202,7 @@ def worker(
     """Serve every unfinished study in a storage, and wait for more.
 
     Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
-    trials it shall have.
+    trials it shall have; a worker that was started before waits for it.
     """
     from rich.console import Console
 
@@ -209,8 +213,6 @@ def worker(
     from .views import statuses_view
 
     devices = assign_devices(workers, device)
-    if studies:
-        open_storage(storage)  # or a mistyped name would leave an empty database
     opened = open_storage(storage, create=True)
     stop_on_signals()
     try:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,11 @@ from . import catalog, records
 from . import storage as stored
 from .crew import Crew
 from .datasets import DATASETS, prepare
-from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
+from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError, suggestion
 from .provenance import versions
 from .results import Status, read_definition, read_status, read_statuses
 from .study import StudyDefinition
-from .worker import Assignment, was_deleted
+from .worker import Assignment, is_whole, was_deleted
 
 REFRESH_SECONDS = 0.5
 ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  # of a study that is wholly created
@@ -194,16 +195,21 @@ def serve(
 ) -> None:
     """Works on every unfinished study of a storage, and on those to come; `show` is given the statuses meanwhile.
 
+    A study that is not there yet is waited for; whoever mistyped its name finds out from what is printed.
+
     Args:
         studies: only these, or None for all.
         devices: that of each worker process.
-        exit_when_done: whether to end when every study has its trials.
+        exit_when_done: whether to end when every study has its trials; those that are waited for have none yet.
 
     Raises:
-        UnknownName: where the storage has no such study.
         WorkError: where a study had to be given up.
     """
-    before = {name: read_status(storage, name).trials for name in studies or records.study_names(storage)}
+    there = [name for name in records.study_names(storage) if is_whole(storage, name)]
+    for name in studies or ():
+        if name not in there:
+            print(f"waiting for a study named {name!r}; {suggestion(name, there)}", file=sys.stderr)
+    before = {name: read_status(storage, name).trials for name in studies or there if name in there}
     assignment = Assignment(
         url=storage.url,
         studies=studies,
@@ -220,7 +226,7 @@ def serve(
     with Crew(storage, assignment, devices) as crew:
         from .note import note_study  # as in run_study
 
-        for name in studies or ():
+        for name in before if studies else ():
             note_study(storage, name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)

@@ -70,7 +70,8 @@ class Assignment:
         target: the number of finished trials at which a study has enough; None takes what was asked for last.
         identity: of the one study to serve, where a target is given; see `records.UnfinishedStudy`.
         began_at: study -> the number of the first trial that this run could have started there; 0 for others.
-        exit_when_done: whether to end when every study has its trials, or else wait for more.
+        exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
+            for more.
         device: for each process in turn.
         make_objective: `module:function`, given the study's definition, the device and the data folder.
         parent: the lock file of the process that looks after the worker.
@@ -159,7 +160,7 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
             outcome = server.work()
             if outcome is None:
                 pause = SHORTEST_PAUSE_SECONDS
-            elif outcome is NoTrial.DONE and assignment.exit_when_done:
+            elif outcome is NoTrial.DONE and assignment.exit_when_done and not server.awaits_a_study():
                 break
             else:
                 time.sleep(pause)
@@ -178,6 +179,7 @@ class _Server:
         stop: Stop,
         tell: Tell,
     ) -> None:
+        self._came: set[str] = set()
         self._given_up: set[tuple[str, str | None]] = set()
         self._objectives: dict[tuple[str, str | None], Objective] = {}
         self._storage, self._assignment, self._make_objective = storage, assignment, make_objective
@@ -201,6 +203,14 @@ class _Server:
                 outcome = found
         return outcome
 
+    def awaits_a_study(self) -> bool:
+        """Says whether a study that was named, or any where none was, has not come into the storage yet."""
+        named = self._assignment.studies
+        for name in named or records.study_names(self._storage):
+            if name not in self._came and is_whole(self._storage, name):
+                self._came.add(name)
+        return not self._came.issuperset(named) if named else not self._came
+
     def _wanted(self) -> list[UnfinishedStudy]:
         """Returns the studies that may need a trial."""
         chosen, target = self._assignment.studies, self._assignment.target
@@ -215,6 +225,7 @@ class _Server:
         ]
 
     def _work_on(self, wanted: UnfinishedStudy) -> NoTrial | None:
+        self._came.add(wanted.name)
         try:
             return self._serve(wanted)
         except Stopped:
@@ -266,6 +277,14 @@ class _Server:
         definition = read_definition(self._storage, name)
         prepare(definition.protocol.dataset, self._assignment.data_folder)
         return optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition)), definition
+
+
+def is_whole(storage: RDBStorage, study: str) -> bool:
+    """Says whether a storage has a study, wholly created and by this program."""
+    try:
+        return records.study_attributes(storage, study).keys() >= {"definition", "target"}
+    except UnknownName:
+        return False
 
 
 def was_deleted(study: str) -> WorkError:

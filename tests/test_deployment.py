@@ -249,10 +249,12 @@ def test_the_batch_script_asks_for_the_database_and_starts_a_worker_for_each_cor
 
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
         clean = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment}
-        return subprocess.run(["bash", script], env=clean, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["bash", script, "--study", "cnn"], env=clean, capture_output=True, text=True, check=False
+        )
 
     assert "names a file with the database URL" in run(SLURM_CPUS_PER_TASK="4").stderr
     for devices, workers in (("", "4"), ("0,1", "auto")):
         done = run(SLURM_CPUS_PER_TASK="4", HPO_STORAGE_FILE="x", CUDA_VISIBLE_DEVICES=devices)
-        assert done.stdout.split() == ["hpo", "worker", "--workers", workers, "--exit-when-done"]
+        assert done.stdout.split() == ["hpo", "worker", "--workers", workers, "--exit-when-done", "--study", "cnn"]
         assert parses(done.stdout.split()[1:])
