@@ -193,7 +193,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: st
 @click.option(
     "--exit-when-done",
     is_flag=True,
-    help="End when every study has its trials, else wait for more; wait for a study first.",
+    help="End when every study has its trials, those too that are still to come.",
 )
 @data_option
 def worker(
