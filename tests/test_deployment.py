@@ -248,17 +248,19 @@ def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: i
     while not authority.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
-    def ask(login: str) -> int:
+    def ask(login: str, method: str = "GET", body: bytes | None = None, **headers: str) -> int:
         trusting = ssl.create_default_context(cafile=str(authority))
         connection = http.client.HTTPSConnection("localhost", proxied, timeout=30, context=trusting)
-        connection.request(
-            "GET", "/api/studies", headers={"Authorization": "Basic " + b64encode(login.encode()).decode()}
-        )
+        shown = {"Authorization": "Basic " + b64encode(login.encode()).decode(), **headers}
+        connection.request(method, "/api/studies", body=body, headers=shown)
         with closing(connection):
             return connection.getresponse().status
 
     assert ask("ada:lovelace") == 200
     assert ask("ada:babbage") == 401
+    assert ask("ada:lovelace", "POST", b"x") == 405
+    assert ask("ada:lovelace", "POST", b"x" * 100_000) in (413, 502)  # 502 where the dashboard has hung up first
+    assert ask("ada:lovelace", **{"X-Large": "x" * 40_000}) == 431
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
