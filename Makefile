@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check fix bench golden chaos clean
+.PHONY: quickstart test check fix lock bench golden chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
 	@$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
@@ -23,6 +23,19 @@ fix: $(INSTALLED)  ## mends what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+lock: $(INSTALLED)  ## the packages of the container's image: those of this environment, with their hashes
+	@$(PYTHON) -m venv .lock
+	@.lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check > .lock/here.txt
+	@echo hatchling | .lock/bin/uv pip compile --quiet --extra postgresql --constraint .lock/here.txt --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+		--output-file .lock/all.txt pyproject.toml -
+	@echo '# Made by make lock. PyTorch is in torch.lock, and brings the packages that a GPU needs.' > deploy/requirements.lock
+	@awk '/^[a-z]/ { of_torch = /^(torch|torchvision|triton|cuda-[^=]+|nvidia-[^=]+)==/ } !of_torch' .lock/all.txt \
+		>> deploy/requirements.lock
+	@grep --only-matching --extended-regexp '^(torch|torchvision)==[^ ]+' .lock/all.txt > deploy/torch.lock
+	@rm -rf .lock
+
 bench: $(INSTALLED)  ## what documents claim about speed and about searching, measured again (an hour, alone on the machine)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.pruners
@@ -34,7 +47,7 @@ chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; r
 	$(BIN)/python -m tests.chaos
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache quickstart.db*
+	rm -rf .venv .mypy_cache .pytest_cache .hypothesis .ruff_cache quickstart.db*
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or later: make PYTHON=python3.11")'

@@ -12,10 +12,11 @@ keep() {
         echo "secrets/$1 is made"
     fi
 }
+openssl rand -hex 24 | keep postgres_admin_password
 openssl rand -hex 24 | keep postgres_password
 printf 'postgresql://hpo:%s@db:5432/hpo\n' "$(cat secrets/postgres_password)" | keep storage_url
 openssl rand -hex 24 | keep dashboard_token
 if [ ! -s secrets/logins ]; then
     printf 'login for the dashboard: ' && read -r name
-    printf '%s %s\n' "$name" "$(docker run --rm --interactive --tty caddy:2 caddy hash-password | tail -n 1 | tr -d '\r')" | keep logins
+    printf '%s %s\n' "$name" "$(docker run --rm --interactive --tty caddy:2.10.2 caddy hash-password | tail -n 1 | tr -d '\r')" | keep logins
 fi

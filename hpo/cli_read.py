@@ -200,7 +200,8 @@ def dashboard(storage: str, host: str, port: int, names: tuple[str, ...], writab
     """Browse a storage in optuna-dashboard, by a link with a token that is printed.
 
     HPO_DASHBOARD_TOKEN sets the token; beyond this machine (--host) it must. The connection is not encrypted: put a
-    proxy with TLS before it where it leaves the machine.
+    proxy with TLS before it where it leaves the machine. Without --writable the page's buttons that create, rename and
+    delete are still there, and fail.
     """
     from .dashboard import serve_dashboard
     from .storage import open_storage

@@ -189,7 +189,11 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: s
 @click.option("--study", "studies", metavar="NAME", multiple=True, help="Only this study; can be given several times.")
 @workers_option
 @device_option
-@click.option("--exit-when-done", is_flag=True, help="End when every study has its trials; else wait for more.")
+@click.option(
+    "--exit-when-done",
+    is_flag=True,
+    help="End when every study has its trials, those too that are still to come.",
+)
 @data_option
 def worker(
     storage: str, studies: tuple[str, ...], workers: str, device: str, exit_when_done: bool, data: Path | None
@@ -197,7 +201,7 @@ def worker(
     """Serve every unfinished study in a storage, and wait for more.
 
     Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
-    trials it shall have.
+    trials it shall have; a worker that was started before waits for it.
     """
     from .console import Console
     from .datasets import data_folder
@@ -207,8 +211,6 @@ def worker(
     from .views import statuses_view
 
     devices = assign_devices(workers, device)
-    if studies:
-        open_storage(storage)  # or a mistyped name would leave an empty database
     opened = open_storage(storage, create=True)
     stop_on_signals()
     try:

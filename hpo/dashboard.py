@@ -15,13 +15,13 @@ import optuna
 import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_plotly_graph_object, wsgi
-from waitress.server import create_server
 
 from .artifacts import DatabaseArtifacts
 from .errors import RequestError
 from .escaping import escape_figure
 from .guard import Guard, Policy
 from .records import count_trials_of
+from .server import make_server
 from .text_files import NotUtf8, read_text
 
 TOKEN = "HPO_DASHBOARD_TOKEN"
@@ -54,7 +54,7 @@ def serve_dashboard(
         guarded = Guard(
             wsgi(storage, artifact_store=DatabaseArtifacts(storage)), policy, partial(count_trials_of, storage)
         )
-        server = create_server(guarded, host=host, port=port, ident=None)
+        server = make_server(guarded, guarded.knows, host=host, port=port, uploads=writable)
     except OSError as error:
         raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error
     address = f"http://{_bracketed(host)}:{port}/dashboard/"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from . import catalog, records
 from . import storage as stored
 from .crew import Crew
 from .datasets import DATASETS, prepare
-from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
+from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError, suggestion
 from .names import check_name
 from .provenance import versions
 from .results import (
@@ -204,16 +205,21 @@ def serve(
 ) -> None:
     """Works on every unfinished study of a storage, and on those to come; `show` is given the statuses meanwhile.
 
+    A study that is not there yet is waited for; whoever mistyped its name finds out from what is printed.
+
     Args:
         studies: only these, or None for all.
         devices: that of each worker process.
-        exit_when_done: whether to end when every study has its trials.
+        exit_when_done: whether to end when every study has its trials; those that are waited for have none yet.
 
     Raises:
-        UnknownName: where the storage has no such study.
         WorkError: where a study had to be given up.
     """
-    before = {name: read_status(storage, name).trials for name in studies or own_studies(storage)}
+    there = own_studies(storage)
+    for name in studies or ():
+        if name not in there:
+            print(f"waiting for a study named {name!r}; {suggestion(name, there)}", file=sys.stderr)
+    before = {name: read_status(storage, name).trials for name in studies or there if name in there}
     assignment = Assignment(
         url=storage.url,
         studies=studies,
@@ -230,7 +236,7 @@ def serve(
     with Crew(storage, assignment, devices) as crew:
         from .note import note_study  # as in run_study
 
-        for name in studies or ():
+        for name in before if studies else ():
             note_study(storage, name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)

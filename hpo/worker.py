@@ -39,7 +39,7 @@ from .frugal import TrialGone
 from .locks import Stopped
 from .presence import Presence, Worker
 from .records import UnfinishedStudy
-from .results import read_definition
+from .results import own_studies, read_definition
 from .sampling import make_pruner
 from .study import StudyDefinition
 
@@ -72,7 +72,8 @@ class Assignment:
         target: the number of finished trials at which a study has enough; None takes what was asked for last.
         identity: of the one study to serve, where a target is given; see `records.UnfinishedStudy`.
         began_at: study -> the number of the first trial that this run could have started there; 0 for others.
-        exit_when_done: whether to end when every study has its trials, or else wait for more.
+        exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
+            for more.
         device: for each process in turn.
         make_objective: `module:function`, given the study's definition, the device and the data folder.
         parent: the lock file of the process that looks after the worker.
@@ -168,7 +169,7 @@ def _work(server: _Server, stop: Stop) -> None:
         outcome = server.work()
         if outcome is None:
             pause = SHORTEST_PAUSE_SECONDS
-        elif outcome is NoTrial.DONE and server.assignment.exit_when_done:
+        elif outcome is NoTrial.DONE and server.assignment.exit_when_done and not server.awaits_a_study():
             break
         else:
             time.sleep(pause)
@@ -187,6 +188,7 @@ class _Server:
         stop: Stop,
         tell: Tell,
     ) -> None:
+        self._came: set[str] = set()
         self._given_up: set[tuple[str, str | None]] = set()
         self._heartbeats = Heartbeats()
         self._objectives: dict[tuple[str, str | None], Objective] = {}
@@ -213,6 +215,12 @@ class _Server:
                 outcome = found
         return outcome
 
+    def awaits_a_study(self) -> bool:
+        """Says whether a study that was named, or any where none was, has not come into the storage yet."""
+        named = self.assignment.studies
+        self._came |= own_studies(self._storage).keys()
+        return not self._came.issuperset(named) if named else not self._came
+
     def _wanted(self) -> list[UnfinishedStudy]:
         """Returns the studies that may need a trial."""
         chosen, target = self.assignment.studies, self.assignment.target
@@ -227,6 +235,7 @@ class _Server:
         ]
 
     def _work_on(self, wanted: UnfinishedStudy) -> NoTrial | None:
+        self._came.add(wanted.name)
         try:
             return self._serve(wanted)
         except Stopped:

@@ -397,9 +397,11 @@ ATTACKS = [  # on the server as it is started, of one who has the token but for 
     ("GET", "/api/studies", {"Origin": "https://evil.example"}, 403),
     ("DELETE", "/api/studies/1", {}, 405),
     ("POST", "/api/artifacts/1/1", {}, 405),
-    ("GET", "/static/../../../../etc/passwd", {}, 403),
-    ("GET", "/static/%2e%2e/%2e%2e/%2e%2e/etc/passwd", {}, 403),
+    ("GET", "/static/../../../../etc/passwd", {}, 404),
+    ("GET", "/static/%2e%2e/%2e%2e/%2e%2e/etc/passwd", {}, 404),
     ("GET", "/artifacts/1/..%2f..%2fetc%2fpasswd", {}, 404),
+    ("GET", "/api/studies/0000000000000000001/plot/contour", {}, 404),
+    ("GET", "/api/%2573tudies", {}, 404),
 ]
 
 

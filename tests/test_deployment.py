@@ -1,4 +1,4 @@
-"""Structure of Dockerfile and docker-compose.yml; no container engine runs in these tests."""
+"""Structure of docker-compose.yml and deploy/, and what of it runs without containers; no engine is needed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import kubernetes_validate
 import pytest
+import sqlalchemy as sa
 import yaml
 
+from hpo import __version__
 from hpo.cli import main
 from hpo.storage import open_storage
 
+from .postgres import TemporaryPostgres, find_binaries
 from .test_cli import clean_environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("worker", "worker-gpu", "dashboard")
-DOCKERFILE = Path("Dockerfile").read_text(encoding="utf-8")
 
 
 def compose() -> list[str] | None:
@@ -61,8 +62,10 @@ def test_compose_accepts_the_configuration(profile: list[str]) -> None:
 
 def test_the_database_survives_and_is_waited_for() -> None:
     database = SERVICES["db"]
-    assert database["volumes"] == ["studies:/var/lib/postgresql/data"]
-    assert "pg_isready" in database["healthcheck"]["test"][1]
+    assert "studies:/var/lib/postgresql/data" in database["volumes"]
+    assert (
+        "pg_isready --host" in database["healthcheck"]["test"][1]
+    )  # while it makes the role, it answers on its socket
     for name in OURS:
         assert SERVICES[name]["depends_on"] == {"db": {"condition": "service_healthy"}}
     assert "max_connections=300" in database["command"]  # 64 workers have three connections each at most
@@ -84,6 +87,64 @@ def test_every_service_is_started_again_and_has_its_share_of_memory() -> None:
     for service in SERVICES.values():
         assert service["restart"] == "unless-stopped"
         assert service["deploy"]["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_has_no_right_and_no_file_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "proxy" else [])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "/tmp" in service["tmpfs"]
+    assert not {"privileged", "network_mode", "pid", "ipc"} & service.keys()
+
+
+def test_the_proxy_does_not_reach_the_database() -> None:
+    assert {*SERVICES["proxy"]["networks"]} & {*SERVICES["dashboard"]["networks"]} == {"pages"}
+    assert not {*SERVICES["proxy"]["networks"]} & {*SERVICES["db"]["networks"]}
+    for name in OURS:
+        assert {*SERVICES[name]["networks"]} & {*SERVICES["db"]["networks"]} == {"storage"}
+    assert {network for service in SERVICES.values() for network in service["networks"]} == {*COMPOSE["networks"]}
+
+
+def test_an_image_is_named_by_its_version() -> None:
+    """Nobody gets another one tomorrow by the same file."""
+    script = Path("deploy/secrets.sh").read_text(encoding="utf-8")
+    assert f" {SERVICES['proxy']['image']} caddy hash-password" in script
+    for image in {each["image"] for each in SERVICES.values()}:
+        name = image.partition(":")[0]
+        assert re.fullmatch(r"\w[\w-]*:\d+\.\d+(\.\d+)?(-[a-z]+)?", image)
+        assert not name.startswith("hpo") or image == f"{name}:{__version__}"
+
+
+def test_hpos_role_owns_its_database_and_runs_no_program(postgres: TemporaryPostgres, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("it's a \\ secret\n")
+    psql = [str(find_binaries() / "psql"), "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--host", "127.0.0.1"]
+    address = ["--port", str(postgres.port), "--username", "postgres", "--dbname", "postgres"]
+    environment = {**os.environ, "HPO_PASSWORD_FILE": str(tmp_path / "password")}
+    for file in (Path("deploy/role.sql"), None):  # the second time it is there
+        command = [*psql, *address, "--file", str(file or "deploy/role.sql")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is (file is not None), done.stderr
+    url = postgres.url("hpo").replace("postgres@", "hpo@")
+    opened = open_storage(url, create=True)
+    with opened.engine.connect() as connection:
+        role = connection.execute(
+            sa.text(
+                "select rolsuper, rolcreaterole, rolcreatedb, rolreplication from pg_roles where rolname = current_user"
+            )
+        )
+        assert [*role.one()] == [False] * 4
+        owner = "select pg_get_userbyid(datdba) from pg_database where datname = 'hpo'"
+        assert connection.execute(sa.text(owner)).scalar_one() == "hpo"
+        with pytest.raises(sa.exc.ProgrammingError, match=r"permission denied|must be superuser"):
+            connection.execute(sa.text("copy (select 1) to program 'true'"))
+    opened.engine.dispose()
+    with postgres.connect() as connection:
+        stored = connection.execute("select rolpassword from pg_authid where rolname = 'hpo'").fetchone()
+    assert stored is not None
+    assert stored[0].startswith("SCRAM-SHA-256$")
 
 
 def test_workers_scale() -> None:
@@ -128,19 +189,6 @@ def test_the_commands_in_its_comments_exist() -> None:
     assert len(commands) == 2
     for command in commands:
         assert parses(shlex.split(command))
-
-
-def test_the_image_gets_what_the_package_is_made_of() -> None:
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.MULTILINE)
-    names = {name for line in copied for name in line.split()}
-    assert names == {"pyproject.toml", "README.md", "hpo", "models", "studies"}
-    allowed = set(re.findall(r"^!(.+)$", Path(".dockerignore").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert allowed == names
-
-
-def test_the_image_does_not_run_as_root_and_holds_no_secret() -> None:
-    assert re.search(r"^USER hpo$", DOCKERFILE, flags=re.MULTILINE)
-    assert not re.search(r"password|token|secret", DOCKERFILE, flags=re.IGNORECASE)
 
 
 CADDY = shutil.which("caddy")
@@ -191,68 +239,16 @@ def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: i
     while not authority.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
-    def ask(login: str) -> int:
+    def ask(login: str, method: str = "GET", body: bytes | None = None, **headers: str) -> int:
         trusting = ssl.create_default_context(cafile=str(authority))
         connection = http.client.HTTPSConnection("localhost", proxied, timeout=30, context=trusting)
-        connection.request(
-            "GET", "/api/studies", headers={"Authorization": "Basic " + b64encode(login.encode()).decode()}
-        )
+        shown = {"Authorization": "Basic " + b64encode(login.encode()).decode(), **headers}
+        connection.request(method, "/api/studies", body=body, headers=shown)
         with closing(connection):
             return connection.getresponse().status
 
     assert ask("ada:lovelace") == 200
     assert ask("ada:babbage") == 401
-
-
-MANIFESTS: dict[str, dict[str, Any]] = {
-    f"{file.stem}-{manifest['kind']}": manifest
-    for file in sorted(Path("deploy/kubernetes").glob("*.yaml"))
-    for manifest in yaml.safe_load_all(file.read_text(encoding="utf-8"))
-}
-PODS = [name for name, manifest in MANIFESTS.items() if "template" in manifest["spec"]]
-
-
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_is_what_the_api_expects(name: str) -> None:
-    kubernetes_validate.validate(MANIFESTS[name], kubernetes_validate.latest_version(), strict=True)
-    assert MANIFESTS[name]["metadata"]["labels"] == {"app.kubernetes.io/part-of": "hpo"}
-
-
-@pytest.mark.parametrize("name", PODS)
-def test_a_pod_has_no_rights_that_it_does_not_need(name: str) -> None:
-    specification = MANIFESTS[name]["spec"]
-    pod = specification["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    (container,) = pod["containers"]
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert container["resources"]["limits"]["memory"]
-    if container["image"].startswith("hpo"):
-        assert parses(container["args"])
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    claimed = {claim["metadata"]["name"] for claim in specification.get("volumeClaimTemplates", [])}
-    assert mounted == {volume["name"] for volume in pod["volumes"]} | claimed
-
-
-def test_the_database_and_the_dashboard_are_not_for_everybody() -> None:
-    policies = [manifest["spec"] for manifest in MANIFESTS.values() if manifest["kind"] == "NetworkPolicy"]
-    guarded = {policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for policy in policies}
-    assert guarded == {"hpo-db", "hpo-dashboard"}
-
-
-def test_the_batch_script_asks_for_the_database_and_starts_a_worker_for_each_core(tmp_path: Path) -> None:
-    script = str(Path("deploy/slurm/hpo.sbatch").absolute())
-    srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\necho "$@"\n')  # in the place of Slurm's
-    srun.chmod(0o755)
-
-    def run(**environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment}
-        return subprocess.run(["bash", script], env=clean, capture_output=True, text=True, check=False)
-
-    assert "names a file with the database URL" in run(SLURM_CPUS_PER_TASK="4").stderr
-    for devices, workers in (("", "4"), ("0,1", "auto")):
-        done = run(SLURM_CPUS_PER_TASK="4", HPO_STORAGE_FILE="x", CUDA_VISIBLE_DEVICES=devices)
-        assert done.stdout.split() == ["hpo", "worker", "--workers", workers, "--exit-when-done"]
-        assert parses(done.stdout.split()[1:])
+    assert ask("ada:lovelace", "POST", b"x") == 405
+    assert ask("ada:lovelace", "POST", b"x" * 100_000) in (413, 502)  # 502 where the dashboard has hung up first
+    assert ask("ada:lovelace", large="x" * 40_000) == 431

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frozen", "signals", "escaping", "text_files", "kept"},
+    {"errors", "guard", "server", "seeding", "locks", "frozen", "signals", "escaping", "text_files", "kept"},
     {"frugal", "address", "names", "markdown"},
     {"outages", "commands", "output", "console"},
     {
@@ -66,6 +66,7 @@ HOMES = {
     "safetensors": {"export"},
     "sqlalchemy": {"artifacts", "claims", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
+    "waitress": {"server"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page", "sharing"},
     "scipy": {"statistics", "dense"},
     "rich": {"console", "terminal", "views", "findings", "cli_lab", "cli_write"},

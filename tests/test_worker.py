@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from hpo import optimize, records, storage
 from hpo.budget import NoTrial
 from hpo.crew import Crew
-from hpo.errors import RequestError, UnknownName, WorkError
+from hpo.errors import RequestError, WorkError
 from hpo.presence import Presence, Worker
 from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition, define_study
@@ -239,8 +239,6 @@ def test_a_worker_serves_the_studies_it_is_told_to(
         create(fresh_storage, name, small_study, 1)
     serve(fresh_storage, tmp_path, studies=("second",))
     assert [(study.name, study.target) for study in records.unfinished_studies(fresh_storage)] == [("first", 1)]
-    with pytest.raises(UnknownName, match="no study named 'third'"):
-        serve(fresh_storage, tmp_path, studies=("third",))
 
 
 def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
