@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .files import write_whole
 from .sweep import Sweep
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's: told apart
@@ -217,7 +218,7 @@ def _draw_arrows(figure: go.Figure, row: Sequence[str], below: Sequence[str] | N
 
 def write_html(figure: go.Figure, file: Path) -> None:
     """Writes a page that needs nothing else, and no network."""
-    figure.write_html(file, include_plotlyjs=True)
+    write_whole(file, figure.to_html(include_plotlyjs=True))
 
 
 def write_png(figure: go.Figure, file: Path) -> str:
@@ -225,10 +226,11 @@ def write_png(figure: go.Figure, file: Path) -> str:
     from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
     try:
-        figure.write_image(file, scale=2)
+        picture = figure.to_image(format="png", scale=2)
     except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
             raise
         missing = isinstance(error, RuntimeError)
         return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
+    write_whole(file, picture)
     return ""

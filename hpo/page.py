@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .figures import write_png
+from .files import write_whole
 from .markdown import markdown_table
 from .report import Report, Section
 
@@ -114,7 +115,7 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
         the files, and why there are no pictures, if there are none.
     """
     page, text = folder / f"{report.study}.html", folder / f"{report.study}.md"
-    page.write_text(as_html(report), encoding="utf-8")
+    write_whole(page, as_html(report))
     pictures: dict[str, str] = {}
     missing = ""
     for section in report.sections:
@@ -127,7 +128,7 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
             pictures[section.name] = picture
     if missing and not any((folder / "figures").iterdir()):
         (folder / "figures").rmdir()
-    text.write_text(as_markdown(report, pictures), encoding="utf-8")
+    write_whole(text, as_markdown(report, pictures))
     return [page, text, *(folder / picture for picture in pictures.values())], missing
 
 
