@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from . import address
+from .signals import stop_on_signals
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +47,19 @@ def same_storage() -> str:
     if params["storage_file"]:
         return f" --storage-file {shlex.quote(str(params['storage_file']))}"
     return f" --storage {shlex.quote(address.without_password(params['storage']))}" if params["storage"] else ""
+
+
+def begin_work() -> None:
+    """Begins a command that works: signals interrupt it from here on, rather than end it.
+
+    Raises:
+        RequestError: where the working folder is gone, without which neither worker processes nor torch can start.
+    """
+    from .errors import RequestError, is_adrift
+
+    stop_on_signals()
+    if is_adrift():
+        raise RequestError("the working folder is gone, so change to another")
 
 
 def json_option(command: Command) -> Command:

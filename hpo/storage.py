@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 
 from . import postgresql, sqlite
-from .errors import NoStorage, StorageError
+from .errors import NoStorage, StorageError, explain_os_error
 from .locks import Lock
 from .outages import OutageProofStorage, persistent
 
@@ -51,7 +51,7 @@ def open_storage(url: str, *, create: bool = False, patient: bool = False) -> RD
     try:
         return opening(backend, backend.check_url(address, create=create), shown, create)
     except OSError as error:
-        raise StorageError(f"storage {shown} cannot be opened: {error.filename}: {error.strerror}") from error
+        raise StorageError(f"storage {shown} cannot be opened: {explain_os_error(error)}") from error
     except FAILURES as error:
         raise StorageError(f"storage {shown} cannot be opened: {explain_failure(error)}") from error
     except RuntimeError as error:  # Optuna's, about a schema of another version

@@ -126,3 +126,7 @@ def hangs_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
             time.sleep(3600)
 
     return Stub(definition, folder, act)
+
+
+def cannot_be_made(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    raise ArithmeticError("the numbers ran out\nand more")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frozen", "signals"},
+    {"errors", "files", "guard", "seeding", "locks", "frozen", "signals", "streams"},
     {"frugal"},
     {"outages"},
     {
@@ -48,6 +48,7 @@ ROWS = [
     {"cli_options"},
     {"cli_read", "cli_work", "cli_lab", "cli_write"},
     {"cli"},
+    {"entry"},
     {"__main__", "__init__"},
 ]
 HOMES = {
