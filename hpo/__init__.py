@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not typing's: nothing may be imported before entry.py has seen to where modules are found
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
     from torch import nn
 
 __version__ = "0.1.0"
@@ -47,6 +48,8 @@ def load_network(file: str | Path, number: int | None = None) -> nn.Module:
     Raises:
         hpo.errors.RequestError: where the file is not there, is another, or lacks that round.
     """
+    from pathlib import Path
+
     from .export import load_network
 
     return load_network(Path(file), number)

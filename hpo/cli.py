@@ -6,17 +6,21 @@ done, 1 the work failed, 2 the request was wrong (one line), 130 interrupted.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from . import __version__, cli_lab, cli_read, cli_work, cli_write
 from .address import URL, remember_secrets, show_url
-from .errors import HpoError, RequestError
+from .errors import HpoError, RequestError, explain_os_error, is_adrift
 from .escaping import printable
 from .output import guard_streams, say
+from .signals import INTERRUPTED, is_behind
 from .text_files import is_utf8
 
 
@@ -31,23 +35,29 @@ class _Program(click.Group):
         except click.exceptions.NoArgsIsHelpError as help_asked:
             click.echo(help_asked.format_message())
             sys.exit(2)
-        except click.ClickException as error:
-            _fail(error.format_message().rstrip("."), 2)
-        except HpoError as error:
-            _fail(str(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         except Exception as error:
-            _fail(_storage_failure(error), 1)
+            if is_behind(error):
+                sys.exit(INTERRUPTED)
+            message, exit_code = _explain(error)
+            say(f"hpo: {message}", err=True)
+            sys.exit(exit_code)
 
 
-def _storage_failure(error: Exception) -> str:
-    """Returns what to say of an error that the storage's database made; raises any other again, which is a bug."""
+def _explain(error: Exception) -> tuple[str, int]:
+    """Returns what to say of an error, and the exit code; raises one that is a bug again."""
+    if isinstance(error, click.ClickException):
+        return error.format_message().rstrip("."), 2
+    if isinstance(error, HpoError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return explain_os_error(error), 2 if is_adrift() else 1
     if "hpo.storage" in sys.modules:
         from .storage import FAILURES, explain_failure
 
         if isinstance(error, FAILURES):
-            return f"the storage failed: {explain_failure(error)}"
+            return f"the storage failed: {explain_failure(error)}", 1
     raise error
 
 
@@ -67,9 +77,13 @@ def _check_words() -> None:
             raise RequestError(f"{name} is not UTF-8")
 
 
-def _fail(message: str, exit_code: int) -> None:
-    say(f"hpo: {message}", err=True)
-    sys.exit(exit_code)
+def _docstring_in_source(function: Any) -> str | None:
+    """Returns a function's docstring, read from its file."""
+    code = inspect.unwrap(function).__code__
+    for node in ast.walk(ast.parse(Path(code.co_filename).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            return ast.get_docstring(node)
+    return None
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,3 +119,6 @@ for command in (
     cli_write.export,
 ):
     main.add_command(command)
+if sys.flags.optimize >= 2:  # Python has dropped every docstring, and click found no help
+    for command in (main, *main.commands.values()):
+        command.help = _docstring_in_source(command.callback)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from .cli_options import (
+    begin_work,
     data_option,
     dataset_option,
     device_option,
@@ -25,7 +26,6 @@ from .cli_options import (
 from .commands import this_command
 from .names import safe_file_name
 from .output import say
-from .signals import stop_on_signals
 
 RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
@@ -81,10 +81,12 @@ def lr_find(
     from .datasets import data_folder, prepare
     from .errors import RequestError
     from .figures import range_test_figure
+    from .files import check_writable
     from .optimize import find_devices
     from .sweep import describe_sweep, spaced_rates
     from .views import sweep_view
 
+    begin_work()
     if not low < high < math.inf:
         raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
     opened, protocol, unsaved = _find_protocol(study, storage)
@@ -93,8 +95,11 @@ def lr_find(
             unsaved = unsaved or f"study {study!r} has {key} = {protocol[key]}"
             protocol[key] = value
     protocol["evaluate_at"] = []
-    stop_on_signals()
     place, where = find_devices(device)[0], data_folder(data)
+    if folder is not None:
+        with written_by_request():
+            folder.mkdir(parents=True, exist_ok=True)
+            check_writable(folder / "range_test.json")
     prepare(protocol["dataset"], where)
     found = []
     for optimizer in optimizers or ("sgd",):
@@ -189,11 +194,11 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
 
 def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
     from .figures import write_html, write_png
+    from .files import write_whole
 
     with written_by_request():
-        stem.parent.mkdir(parents=True, exist_ok=True)
         # Not with_suffix: a name may have a point in it.
-        Path(f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        write_whole(Path(f"{stem}.json"), json.dumps(described, indent=1) + "\n")
         write_html(figure, Path(f"{stem}.html"))
         missing = write_png(figure, Path(f"{stem}.png"))
     say(f"wrote {stem}.html, .json" + (f"; {missing}" if missing else " and .png"), err=True)
@@ -234,6 +239,7 @@ def reproduce(
     from .reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
     from .views import rows_table
 
+    begin_work()
     items = find_items(names)
     devices = assign_devices(workers, device)
     plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
@@ -265,7 +271,6 @@ def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folde
     from .terminal import Watch
     from .views import statuses_view
 
-    stop_on_signals()
     try:
         with Watch(Console(stderr=True)) as watch:
             serve(

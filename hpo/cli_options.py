@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from . import address
+from .signals import stop_on_signals
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,6 +37,19 @@ def storage_option(command: Command) -> Command:
         return command(*arguments, storage=address.find_url(storage, storage_file), **settings)
 
     return resolved  # type: ignore[return-value]
+
+
+def begin_work() -> None:
+    """Begins a command that works: signals interrupt it from here on, rather than end it.
+
+    Raises:
+        RequestError: where the working folder is gone, without which neither worker processes nor torch can start.
+    """
+    from .errors import RequestError, is_adrift
+
+    stop_on_signals()
+    if is_adrift():
+        raise RequestError("the working folder is gone, so change to another")
 
 
 def json_option(command: Command) -> Command:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 import click
 
-from .cli_options import json_option, print_json, print_parts, storage_option, written_by_request
+from .cli_options import begin_work, json_option, print_json, print_parts, storage_option, written_by_request
 from .output import say
+from .signals import check, stop_on_signals
+from .streams import lost
 
 WATCH_SECONDS = 2.0
 
@@ -50,10 +51,12 @@ def _watch(view: Callable[[], Any]) -> None:
     from .console import Console
     from .terminal import Watch
 
+    stop_on_signals()
     with Watch(Console()) as watch:
-        while True:
+        watch.show(view())
+        while not lost(WATCH_SECONDS):
+            check()
             watch.show(view())
-            time.sleep(WATCH_SECONDS)
 
 
 @click.command()
@@ -145,6 +148,7 @@ def show(name: str, picture: Path | None, as_json: bool) -> None:
     from .errors import RequestError, UnknownName
     from .views import layers_table, study_text
 
+    begin_work()
     known = {**catalog.studies(), **catalog.architectures()}
     if name not in known and not name.endswith(".toml"):
         raise UnknownName("study or architecture", name, known)

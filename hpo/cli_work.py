@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .cli_options import (
+    begin_work,
     data_option,
     dataset_option,
     device_option,
@@ -19,7 +20,6 @@ from .cli_options import (
 )
 from .commands import command_here, this_command
 from .output import say
-from .signals import stop_on_signals
 
 
 @click.command()
@@ -57,6 +57,7 @@ def optimize(
     from .results import read_best, read_status
     from .views import foreign_notes
 
+    begin_work()
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
     folder = data_folder(data)
@@ -100,6 +101,7 @@ def confirm(
     from .records import set_study_attribute
     from .storage import open_storage
 
+    begin_work()
     devices = assign_devices(workers, device)
     name, definition, confirms = define_confirmation(open_storage(storage), study, top=top, rounds=rounds)
     plan, folder = Plan(name, definition, len(definition.trial)), data_folder(data)
@@ -141,6 +143,7 @@ def drift_(
     from .results import read_trial
     from .storage import open_storage
 
+    begin_work()
     opened = open_storage(storage)
     found = read_trial(opened, study, trial)
     if not only_show:
@@ -170,7 +173,6 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: s
     from .optimize import run_study
     from .terminal import StudyProgress
 
-    stop_on_signals()
     progress = StudyProgress(Console(stderr=True), plan.target)
     try:
         with progress:
@@ -210,9 +212,9 @@ def worker(
     from .terminal import Watch
     from .views import statuses_view
 
+    begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
-    stop_on_signals()
     try:
         with Watch(Console(stderr=True)) as watch:
             serve(

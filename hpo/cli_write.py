@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .cli_options import (
+    begin_work,
     data_option,
     device_option,
     json_option,
@@ -17,7 +18,7 @@ from .cli_options import (
     written_by_request,
 )
 from .output import say
-from .signals import stop_on_signals
+from .signals import checked, stop_on_signals
 
 
 @click.command()
@@ -38,6 +39,7 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
     from .sharing import clean_report, cleaner, known_hosts
     from .storage import open_storage
 
+    stop_on_signals()
     opened = open_storage(storage)
     found = read_report(opened, study)
     if share:
@@ -86,30 +88,34 @@ def export(
     from .confirmation import read_confirmed
     from .console import Console
     from .datasets import data_folder, prepare
-    from .export import train_winner, write
+    from .files import check_writable
     from .findings import export_view
     from .optimize import find_devices
     from .results import read_definition, read_trial
     from .sharing import clean_value, cleaner, known_hosts
     from .storage import open_storage
 
-    file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
+    begin_work()
+    from .errors import RequestError
+    from .export import train_winner, write  # torch, which cannot be imported in a working folder that is gone
+
+    if not file.name:
+        raise RequestError("-o must name a file, but is empty")
+    stem = file.with_suffix("") if file.suffix in (".safetensors", ".json") else file
+    file = stem.with_name(f"{stem.name}.safetensors")
     place, folder = find_devices(device)[0], data_folder(data)
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     with written_by_request():
         file.parent.mkdir(parents=True, exist_ok=True)
-        was_there = file.exists()
-        file.touch()
-        if not was_there:  # an interruption is to leave nothing that looks like an export
-            file.unlink()
+        for written in (file, file.with_suffix(".json")):
+            check_writable(written)
     prepare(definition.protocol.dataset, folder)
-    stop_on_signals()
     console = Console(stderr=True)
     trained, weights = train_winner(
         definition, chosen, rounds=rounds, device=place, data_folder=folder,
         watch=lambda epochs, total: track(
-            epochs, "training", total=total, console=console, transient=True, disable=not console.is_terminal
+            checked(epochs), "training", total=total, console=console, transient=True, disable=not console.is_terminal
         ),
     )  # fmt: skip
     described = {"study": study, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}

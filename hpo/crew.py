@@ -1,8 +1,8 @@
 """A crew: several worker processes under a parent that looks after them.
 
 Processes are spawned, never forked, and handed their objective as the import path of a function: the parent never
-imports torch. Only the parent answers the terminal: workers ignore SIGINT and stop at SIGTERM, which the parent passes
-on once. A parent that dies takes its workers along.
+imports torch. Only the parent answers the terminal: workers ignore SIGINT and SIGHUP and stop at SIGTERM, which the
+parent passes on once. A parent that dies takes its workers along.
 """
 
 from __future__ import annotations
@@ -25,17 +25,25 @@ from types import TracebackType
 
 from optuna.storages import RDBStorage
 
-from . import records
+from . import records, streams
 from . import storage as stored
 from .budget import fail_trial_of
-from .errors import HpoError, WorkError
+from .errors import HpoError, WorkError, explain_os_error
 from .output import guard_streams
 from .presence import Presence
-from .signals import SIGNALS, check
+from .signals import SIGNALS, check, deferred, end_on_signals, hush, stopping
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
 
 STOP_SECONDS = 10.0
+POLL_SECONDS = 0.1
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A worker process ends by an error that is a bug, here or in what it calls."""
+
+    message: str
 
 
 @dataclass
@@ -47,6 +55,7 @@ class _Member:
     device: str
     trial: Began | None = None
     began: float = 0.0
+    crashed: Crashed | None = None
 
     @property
     def is_overdue(self) -> bool:
@@ -74,9 +83,10 @@ class Crew:
 
     def __enter__(self) -> Crew:
         self._presence.__enter__()
-        multiprocessing.resource_tracker.ensure_running()  # its start would let through the signals that `_start` holds
-        self._assignment = replace(self._assignment, parent=str(self._presence.file))
         try:
+            with deferred():  # not in `_start`: it lets the signals through that are blocked there
+                multiprocessing.resource_tracker.ensure_running()
+            self._assignment = replace(self._assignment, parent=str(self._presence.file))
             for device in self._devices:
                 self._start(device)
         except BaseException:
@@ -87,18 +97,18 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        processes = [member.process for member in self._members]
-        try:
-            for process in processes:
-                process.terminate()
+        with stopping() as is_hurried:
+            for member in self._members:
+                member.process.terminate()
             end = time.monotonic() + STOP_SECONDS
-            for process in processes:
-                process.join(max(0.0, end - time.monotonic()))
-        finally:  # after a second Ctrl-C too
-            for process in processes:
-                process.kill()
-                process.join()
-            self._presence.__exit__(kind, error, trace)
+            while (alive := self._alive()) and time.monotonic() < end and not is_hurried():
+                multiprocessing.connection.wait([process.sentinel for process in alive], POLL_SECONDS)
+            for member in self._members:
+                member.process.kill()
+                member.process.join()
+            self._presence.__exit__(None, None, None)  # its file can go: that workers died, theirs tell
+        if kind is None:
+            check()
 
     def is_working(self) -> bool:
         """Says whether any worker still works; replaces those that died, and those whose trial takes too long.
@@ -122,10 +132,16 @@ class Crew:
         ends = [member.process.sentinel for member in self._members]
         multiprocessing.connection.wait([*ends, *(member.connection for member in self._members)], seconds)
 
+    def _alive(self) -> list[BaseProcess]:
+        return [member.process for member in self._members if member.process.is_alive()]
+
     def _listen(self, member: _Member) -> None:
         with suppress(EOFError, ConnectionResetError):
             while member.connection.poll():
                 said = member.connection.recv()
+                if isinstance(said, Crashed):
+                    member.crashed = said
+                    continue
                 member.trial, member.began = (said if isinstance(said, Began) else None), time.monotonic()
                 if isinstance(said, Ended):
                     self._deaths = 0
@@ -146,15 +162,15 @@ class Crew:
 
     def _bury(self, member: _Member) -> None:
         member.process.join()
-        code = member.process.exitcode
-        if code in (0, INTERRUPTED):
+        if member.process.exitcode in (0, INTERRUPTED):
             self._remove(member)
             return
+        cause = _cause(member)
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
-            raise WorkError(f"{self._deaths} workers died; the last one {_cause(code)}")
-        print(f"worker {member.process.pid} {_cause(code)}; another takes its place", file=sys.stderr)
-        self._replace(member, f"its worker {_cause(code)}")
+            raise WorkError(f"{self._deaths} workers died; the last one {cause}")
+        print(f"worker {member.process.pid} {cause}; another takes its place", file=sys.stderr)
+        self._replace(member, f"its worker {cause}")
 
     def _replace(self, member: _Member, cause: str) -> None:
         member.process.join()
@@ -173,46 +189,55 @@ class Crew:
     def _start(self, device: str) -> None:
         ours, theirs = self._spawn.Pipe(duplex=False)
         process = self._spawn.Process(target=_main, args=(replace(self._assignment, device=device), theirs))
-        # A worker inherits what is blocked, and lets signals in once it can answer them; one that reaches this process
-        # meanwhile waits.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            process.start()
-            theirs.close()
-            self._members.append(_Member(process, ours, device))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # A worker inherits what is blocked, and lets signals in once it can answer them.
+        with deferred():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                process.start()
+                theirs.close()
+                self._members.append(_Member(process, ours, device))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _cause(exit_code: int | None) -> str:
+def _cause(member: _Member) -> str:
+    exit_code = member.process.exitcode
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-    return f"ended with exit code {exit_code}"
+    return f"ended with exit code {exit_code}" + (f" ({member.crashed.message})" if member.crashed else "")
 
 
 def _main(assignment: Assignment, parent: Connection) -> None:
     """The life of a worker process; what ends it for good it says to its parent."""
+    streams.prepare()
     guard_streams()
+    hush()
     stop = Stop()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop.ask)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_on_signals()  # while it imports torch, it has nothing to give back
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
-    def tell(said: Began | Ended | GaveUp) -> None:
+    def tell(said: Began | Ended | GaveUp | Crashed) -> None:
         with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
             parent.send(said)
 
     try:
         module, _, function = assignment.make_objective.partition(":")
-        run_worker(assignment, getattr(importlib.import_module(module), function), stop, tell)
+        make_objective = getattr(importlib.import_module(module), function)
+        signal.signal(signal.SIGTERM, stop.ask)
+        run_worker(assignment, make_objective, stop, tell)
     except HpoError as error:
         tell(GaveUp(None, str(error), error.exit_code))
     except stored.FAILURES as error:
         tell(GaveUp(None, f"storage {stored.show_url(assignment.url)} failed: {stored.explain_failure(error)}", 1))
     except OSError as error:
-        tell(GaveUp(None, f"{error.filename}: {error.strerror}", 1))
+        tell(GaveUp(None, explain_os_error(error), 1))
+    except Exception as error:
+        tell(Crashed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        raise
     sys.exit(INTERRUPTED if stop.asked else 0)
 
 

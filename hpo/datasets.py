@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
-from .errors import DatasetError
+from .errors import DatasetError, explain_os_error
 from .locks import hold_lock
 
 
@@ -98,7 +98,7 @@ def prepare(name: str, folder: Path) -> None:
                     _download_mnist(folder)
         verify_mnist(folder)
     except OSError as error:
-        raise DatasetError(f"dataset 'mnist': {error.filename or folder}: {error.strerror}") from error
+        raise DatasetError(f"dataset 'mnist': {explain_os_error(error)}") from error
 
 
 def verify_mnist(folder: Path) -> None:
@@ -126,16 +126,26 @@ def _mnist_is_there(folder: Path) -> bool:
 def _download_mnist(folder: Path) -> None:
     """Downloads to a folder beside, and moves the files to their place when they are whole and right."""
     # In a process of its own: torchvision imports torch, and who calls this supervises workers and must stay small.
-    # Its progress goes to standard error, past us; what went wrong comes last on standard output.
+    # Its progress goes to the terminal, past us; what went wrong comes last on standard output.
     program = (
-        "import sys; from torchvision.datasets import MNIST\n"
-        "try: MNIST(sys.argv[1], download=True)\n"
+        "import sys\n"
+        "try:\n"
+        "    from torchvision.datasets import MNIST\n"
+        "    MNIST(sys.argv[1], download=True)\n"
         "except BaseException as error: print(f'{type(error).__name__}: {error}'); sys.exit(1)"
     )
-    if sys.stderr.isatty():
+    watched = sys.stderr.isatty()
+    if watched:
         print(f"downloading MNIST to {mnist_files(folder)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as beside:
-        done = subprocess.run([sys.executable, "-c", program, beside], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, beside],  # -P: a file in the working folder is no module
+            stdout=subprocess.PIPE,
+            stderr=None if watched else subprocess.DEVNULL,  # else it would end when a reader of its progress leaves
+            text=True,
+            errors="replace",
+            check=False,
+        )
         if done.returncode != 0:
             reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
             raise DatasetError(

@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage
 from . import records
 from .errors import RequestError
 from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
+from .files import write_together
 from .markdown import markdown_table
 from .reproduction import (
     CONSISTENT,
@@ -188,8 +189,7 @@ def write_document(folder: Path, suffix: str, found: Reproduction) -> Path:
         text = read_text(document) if document.exists() else _blank_document(suffix)
     except NotUtf8 as error:
         raise RequestError(f"document {document} cannot be filled: {error}") from error
-    document.write_text(fill(text, render(found, folder, suffix)), encoding="utf-8")
-    kept.write_text(found.as_json(), encoding="utf-8")
+    write_together({document: fill(text, render(found, folder, suffix)), kept: found.as_json()})
     return document
 
 

@@ -14,6 +14,7 @@ HpoError
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -62,6 +63,22 @@ class WorkError(HpoError):
 
 class StorageGone(WorkError):
     """Raised when the file of a storage was removed or replaced while it was worked on."""
+
+
+def explain_os_error(error: OSError) -> str:
+    """Returns what the system says, and of which file; that the working folder is gone, where it is."""
+    reason = error.strerror or str(error)
+    explained = f"{error.filename}: {reason}" if error.filename is not None else reason
+    return f"{explained}; the working folder is gone, so change to another" if is_adrift() else explained
+
+
+def is_adrift() -> bool:
+    """Says whether the working folder was removed since somebody changed to it."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -10,19 +10,22 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .data import draw_normalisations
-from .errors import RequestError
+from .errors import RequestError, UnknownName
+from .files import write_together
 from .objective import decided, make_objective, network_builder
 from .provenance import versions
 from .records import StoredTrial
 from .space import Configuration, Setup
 from .study import StudyDefinition
+from .tables import Positive
 from .training import Epoch
 
 DESCRIPTION = "hpo"  # the key in the header
@@ -84,32 +87,74 @@ def train_winner(
 
 def write(file: Path, described: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Writes weights and description to a `.safetensors` file, and the description to a `.json` beside it."""
-    file.write_bytes(save(weights, metadata={DESCRIPTION: json.dumps(described)}))
-    file.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_together(
+        {
+            file: save(weights, metadata={DESCRIPTION: json.dumps(described)}),
+            file.with_suffix(".json"): json.dumps(described, indent=2) + "\n",
+        }
+    )
+
+
+class _Round(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    round: Annotated[int, Field(ge=0, lt=2**63)]
+    pixel_mean: float
+    pixel_deviation: Positive
+
+
+class _Description(BaseModel):
+    """What loading a network takes of a description; anyone can have written it."""
+
+    configuration: dict[str, Any]
+    rounds: Annotated[list[_Round], Field(min_length=1)]
 
 
 def load_network(file: Path, number: int | None = None) -> nn.Module:
     """Returns an exported network, ready to be used; see `hpo.load_network`."""
-    if not file.exists():
-        raise RequestError(f"{file} is not there")
+    text, stored = _read(file)
     try:
-        with safe_open(file, framework="pt") as opened:
-            described = json.loads((opened.metadata() or {}).get(DESCRIPTION, "null"))
-            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise RequestError(f"{file} is no safetensors file: {error}") from error
-    if described is None:
-        raise RequestError(f"{file} was not written by hpo export")
-    rounds = {one["round"]: one for one in described["rounds"]}
+        described = _Description.model_validate_json(text)
+        setup = Setup(**{name: described.configuration[name] for name in SETUP if name in described.configuration})
+        network = network_builder(setup)()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"])) or "its description"
+        raise RequestError(f"{file} is no export that can be loaded: {key}: {first['msg']}") from error
+    except UnknownName as error:
+        raise RequestError(f"{file}: {error}") from error
+    rounds = {one.round: one for one in described.rounds}
     chosen = next(iter(rounds)) if number is None else number
     if chosen not in rounds:
         raise RequestError(f"{file} has rounds {min(rounds)} to {max(rounds)}, but not {chosen}")
-    network = network_builder(Setup(**{name: described["configuration"][name] for name in SETUP}))()
     prefix = f"round.{chosen}."
-    network.load_state_dict(
-        {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
-    )
-    return OnPixels(network, rounds[chosen]["pixel_mean"], rounds[chosen]["pixel_deviation"]).eval()
+    weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RequestError(f"{file}: the weights of round {chosen} are not those of {setup.architecture}") from error
+    return OnPixels(network, rounds[chosen].pixel_mean, rounds[chosen].pixel_deviation).eval()
+
+
+def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
+    """Returns the description and the tensors of a `.safetensors` file.
+
+    Raises:
+        RequestError: where it is not there, cannot be read, or is another.
+    """
+    if not file.is_file():
+        raise RequestError(f"{file} is {'no file' if file.exists() else 'not there'}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(DESCRIPTION)
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RequestError(f"{file} is no safetensors file: {error}") from error
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error}") from error
+    if text is None:
+        raise RequestError(f"{file} was not written by hpo export")
+    return text, stored
 
 
 class OnPixels(nn.Module):

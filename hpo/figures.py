@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from .escaping import escape_figure
+from .files import write_whole
 from .sweep import Sweep
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's: told apart
@@ -224,7 +225,7 @@ def _draw_arrows(figure: go.Figure, row: Sequence[str], below: Sequence[str] | N
 
 def write_html(figure: go.Figure, file: Path) -> None:
     """Writes a page that needs nothing else, and no network."""
-    _with_texts_escaped(figure).write_html(file, include_plotlyjs=True)
+    write_whole(file, _with_texts_escaped(figure).to_html(include_plotlyjs=True))
 
 
 def write_png(figure: go.Figure, file: Path) -> str:
@@ -232,12 +233,13 @@ def write_png(figure: go.Figure, file: Path) -> str:
     from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
     try:
-        _with_texts_escaped(figure).write_image(file, scale=2)
+        picture = _with_texts_escaped(figure).to_image(format="png", scale=2)
     except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
             raise
         missing = isinstance(error, RuntimeError)
         return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
+    write_whole(file, picture)
     return ""
 
 

@@ -7,12 +7,14 @@ The start lock, under which trials are started and studies created, is one of th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -51,10 +53,13 @@ class FileLock:
 
     The kernel's lock belongs to the file and not to its name: a holder whose file bears the name no more has lost the
     lock. Each holder writes a mark of its own into the file, so that those who wait can tell it from the next.
+
+    Args:
+        like: the file that the lock guards; who may write the one, may write the other.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, like: Path | None = None) -> None:
+        self._path, self._like = path, like
         self._descriptor = -1
 
     @contextmanager
@@ -73,7 +78,7 @@ class FileLock:
     def _acquire(self, stop: Callable[[], bool]) -> int:
         mark, since = b"", time.monotonic()
         while not stop():
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = _open(self._path, self._like)
             if self._try(descriptor):
                 return descriptor
             holder = os.pread(descriptor, 64, 0)
@@ -97,26 +102,87 @@ class FileLock:
 
     def _bears_the_name(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self._path))
         except FileNotFoundError:
             return False
 
     def _take_away(self, descriptor: int) -> None:
-        with hold_lock(Path(f"{self._path}.takeover")):  # or two who waited equally long would remove each other's file
+        # Or two who waited equally long would remove each other's file.
+        with hold_lock(Path(f"{self._path}.takeover"), self._like):
             if self._bears_the_name(descriptor):
                 self._path.unlink()
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, like: Path | None = None) -> Iterator[None]:
     """Holds the lock on a file within, waiting for it as long as it takes; the file is created, and stays.
 
+    Args:
+        like: the file that the lock guards; who may write the one, may write the other.
+
     Raises:
-        OSError: where the file cannot be created.
+        OSError: where the file cannot be created, or is no plain file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _open(path, like)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path, like: Path | None) -> int:
+    """Opens a lock file, and creates it where it is not there; what another puts in its place is not written to."""
+    descriptor, is_new = _open_or_create(path)
+    try:
+        _check_plain(os.fstat(descriptor), path)
+        if like is not None:
+            _share(descriptor, like, is_new=is_new)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_or_create(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        with suppress(FileNotFoundError):
+            return _open_existing(path, flags), False
+        with suppress(FileExistsError):  # somebody else has created it in this very moment
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
+
+
+def _open_existing(path: Path, flags: int) -> int:
+    # Without O_CREAT, for with it Linux refuses files of other users in a folder like /tmp.
+    try:
+        return os.open(path, flags)
+    except PermissionError as error:
+        reason = f"{error.strerror}; all who share a lock file must be able to write it"
+        raise PermissionError(error.errno, reason, str(path)) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "is a link, which no lock file may be; remove it", str(path)) from error
+        raise
+
+
+def _check_plain(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file, as a lock file must be; remove it", str(path))
+    if found.st_nlink > 1:
+        raise OSError(
+            errno.EMLINK, "is another file too (a hard link), which no lock file may be; remove it", str(path)
+        )
+
+
+def _share(descriptor: int, like: Path, *, is_new: bool) -> None:
+    """Lets those write a lock file of ours who may write the file that it guards."""
+    try:
+        guarded = like.stat()
+    except FileNotFoundError:  # it is about to be created
+        return
+    found, mode = os.fstat(descriptor), guarded.st_mode & 0o666 | 0o600
+    if found.st_uid == os.geteuid() and found.st_mode & 0o777 != mode:
+        os.fchmod(descriptor, mode)
+    if is_new and os.geteuid() == 0:  # root works on a user's database
+        os.fchown(descriptor, guarded.st_uid, guarded.st_gid)

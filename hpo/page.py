@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from .escaping import escape_figure, escape_html, escape_markdown
 from .figures import write_png
+from .files import write_whole
 from .markdown import markdown_line, markdown_table, split_code
 from .names import safe_file_name
 from .report import Report, Section
@@ -118,7 +119,7 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
     """
     name = safe_file_name(report.study)
     page, text = folder / f"{name}.html", folder / f"{name}.md"
-    page.write_text(as_html(report), encoding="utf-8")
+    write_whole(page, as_html(report))
     pictures: dict[str, str] = {}
     missing = ""
     for section in report.sections:
@@ -131,7 +132,7 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
             pictures[section.name] = picture
     if missing and not any((folder / "figures").iterdir()):
         (folder / "figures").rmdir()
-    text.write_text(as_markdown(report, pictures), encoding="utf-8")
+    write_whole(text, as_markdown(report, pictures))
     return [page, text, *(folder / picture for picture in pictures.values())], missing
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from . import __version__
+
 PACKAGES = ("torch", "torchvision", "optuna", "numpy", "scikit-learn")
 
 
@@ -18,7 +20,7 @@ def versions() -> dict[str, str]:
     `source` is the hash of this program's own code and networks.
     """
     return {
-        "hpo": version("hpo-studies"),
+        "hpo": __version__,  # a source tree need not be installed
         "source": _source_hash(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},

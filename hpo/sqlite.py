@@ -103,7 +103,8 @@ def file_system(folder: Path) -> str:
 
 def start_lock(engine: sa.Engine, name: str) -> FileLock:
     """Returns the lock of the whole database, whatever its name: SQLite has one writer at a time anyway."""
-    return FileLock(Path(f"{Path(str(engine.url.database)).resolve()}.lock"))  # the same for every link to the file
+    database = Path(str(engine.url.database)).resolve()  # the same for every link to the file
+    return FileLock(Path(f"{database}.lock"), like=database)
 
 
 def engine_settings(url: sa.URL, *, write: bool) -> dict[str, Any]:

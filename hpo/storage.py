@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from . import postgresql, sqlite
 from .address import remember_secrets, without_secrets
 from .address import show_url as show_url  # for whoever speaks of a storage
-from .errors import NoStorage, StorageError, WorkError
+from .errors import NoStorage, StorageError, WorkError, explain_os_error
 from .locks import Lock
 from .outages import OutageProofStorage, persistent
 
@@ -55,8 +55,7 @@ def open_storage(url: str, *, create: bool = False, write: bool = False, patient
         checked = backend.check_url(address, create=create, write=write)
         return opening(backend, checked, shown, create=create, write=write)
     except OSError as error:
-        which = f"{error.filename}: " if error.filename else ""
-        raise StorageError(f"storage {shown} cannot be opened: {which}{error.strerror}") from error
+        raise StorageError(f"storage {shown} cannot be opened: {explain_os_error(error)}") from error
     except FAILURES as error:
         raise StorageError(f"storage {shown} cannot be opened: {explain_failure(error)}") from error
     except RuntimeError as error:  # Optuna's, about a schema of another version

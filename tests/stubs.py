@@ -130,3 +130,7 @@ def hangs_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
 
 def takes_a_moment(definition: StudyDefinition, device: str, folder: Path) -> Stub:
     return Stub(definition, folder, lambda trial, folder: time.sleep(0.1))
+
+
+def cannot_be_made(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+    raise ArithmeticError("the numbers ran out\nand more")

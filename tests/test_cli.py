@@ -305,7 +305,7 @@ def running_trials(folder: Path) -> int:
     return sum(status["running"] for status in json.loads(done.stdout)) if done.returncode == 0 else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
     command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "2"]

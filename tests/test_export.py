@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from hpo.records import StoredTrial
 from hpo.study import define_study
 
 from .conftest import SMALL_STUDY
+from .test_files import full_disk
 from .test_training import make_networks
 
 
@@ -69,7 +74,7 @@ def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:
         [*run, "optimize", "--study", "quickstart", "--trials", "1", "--workers", "1"], cwd=tmp_path, check=True
     )
     done = subprocess.run(
-        [*run, "export", "--study", "quickstart", "-o", "winner", "--rounds", "6", "--json"],
+        [*run, "export", "--study", "quickstart", "-o", "winner.json", "--rounds", "6", "--json"],
         cwd=tmp_path, check=True, capture_output=True, text=True,
     )  # fmt: skip
     described = json.loads(done.stdout)
@@ -77,6 +82,7 @@ def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:
     assert errors[:5] == pytest.approx(described["search"]["errors"])
     assert len(errors) == 6  # the last is fresh
     assert json.loads((tmp_path / "winner.json").read_text()) == described
+    assert {file.name for file in tmp_path.glob("winner*")} == {"winner.json", "winner.safetensors"}
 
 
 def test_a_file_that_is_no_export_is_refused_in_one_line(exported: Path, tmp_path: Path) -> None:
@@ -93,3 +99,91 @@ def test_a_file_that_is_no_export_is_refused_in_one_line(exported: Path, tmp_pat
     ):
         with pytest.raises(RequestError, match=complaint):
             hpo.load_network(file, number)
+
+
+DESCRIBED: dict[str, Any] = {
+    "configuration": {
+        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
+        **{"elu_alpha": 1.0, "optimizer": "sgd"},
+    },
+    "rounds": [{"round": 0, "pixel_mean": 1.0, "pixel_deviation": 2.0}],
+}
+
+
+def described(**changed: Any) -> str:
+    return json.dumps({**DESCRIBED, **changed})
+
+
+def configured(**changed: Any) -> str:
+    return described(configuration={**DESCRIBED["configuration"], **changed})
+
+
+def measured(**changed: Any) -> str:
+    return described(rounds=[{**DESCRIBED["rounds"][0], **changed}])
+
+
+def each(make: Callable[..., str], key: str, *values: Any) -> list[str]:
+    return [make(**{key: value}) for value in values]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "1", "[]", "{}", "NaN", '"x"', "[" * 100_000, '{"rounds": ' * 100_000),
+        *each(described, "rounds", [], {}, None, [None], [[]], [{}]),
+        *each(described, "configuration", {}, [], None, "fnn"),
+        *each(measured, "round", None, "0", -1, True, 10**30, []),
+        *each(measured, "pixel_mean", None, "1", [], {}, float("nan"), float("inf")),
+        *each(measured, "pixel_deviation", None, "1", [], {}, 0, -1.0),
+        *each(configured, "architecture", None, 3, ["fnn"], "../fnn", "_pair", "os\nsystem", ""),
+        *each(configured, "activation", None, "tanh", {}),
+        *each(configured, "weight_sharing", None, 1, "yes"),
+        *each(configured, "elu_alpha", "1", -1, float("inf")),
+    ],
+    ids=lambda text: text[-60:],
+)
+def test_a_description_that_is_none_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "other.safetensors"
+    state = make_networks("fnn")[0].state_dict()
+    save_file({f"round.0.{name}": tensor for name, tensor in state.items()}, file, metadata={"hpo": text})
+    with pytest.raises(RequestError) as raised:
+        hpo.load_network(file)
+    assert str(raised.value).startswith(str(file))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("change", ["none", "one is missing", "one more", "another shape"])
+def test_weights_that_do_not_fit_are_refused_in_one_line(change: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "other.safetensors"
+    tensors = {f"round.0.{name}": tensor for name, tensor in make_networks("fnn")[0].state_dict().items()}
+    first = next(iter(tensors))
+    if change == "none":
+        tensors = {"round.1.a": torch.zeros(1)}
+    elif change == "one is missing":
+        del tensors[first]
+    else:
+        tensors[first if change == "another shape" else "round.0.more"] = torch.zeros(1)
+    save_file(tensors, file, metadata={"hpo": described()})
+    with pytest.raises(RequestError) as raised:
+        hpo.load_network(file)
+    assert str(raised.value) == f"{file}: the weights of round 0 are not those of fnn"
+
+
+def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for place in (tmp_path, tmp_path / "pipe.safetensors"):
+        with pytest.raises(RequestError, match="is no file"):
+            hpo.load_network(place)
+
+
+def test_a_full_disk_leaves_the_export_before_as_it_was(exported: Path, tmp_path: Path) -> None:
+    for file in (exported, exported.with_suffix(".json")):
+        shutil.copy(file, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(OSError, match="File too large"), full_disk():
+        write(tmp_path / exported.name, {"much": "x" * 5000}, {"round.0.a": torch.zeros(1)})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -11,8 +11,20 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "server", "seeding", "locks", "frozen", "signals", "escaping", "text_files", "kept"},
-    {"frugal", "address", "names", "markdown"},
+    {
+        "errors",
+        "files",
+        "guard",
+        "server",
+        "seeding",
+        "locks",
+        "frozen",
+        "signals",
+        "streams",
+        "escaping",
+        "text_files",
+    },
+    {"frugal", "address", "names", "markdown", "kept"},
     {"outages", "commands", "output", "console"},
     {
         "datasets",
@@ -48,6 +60,7 @@ ROWS = [
     {"cli_options"},
     {"cli_read", "cli_work", "cli_lab", "cli_write"},
     {"cli"},
+    {"entry"},
     {"__main__", "__init__"},
 ]
 HOMES = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hpo import locks, postgresql
+from hpo import locks, postgresql, sqlite
 from hpo.locks import FileLock, Lock, LockLost, Stopped
 
 from .postgres import TemporaryPostgres
@@ -162,3 +163,70 @@ def test_a_lock_that_was_held_leaves_its_connection_as_it_was(postgres: Temporar
         assert connection.execute(sa.text("show lock_timeout")).scalar() == "0"
         held = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
         assert connection.execute(sa.text(held)).scalar() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("link", "is a link"),
+        ("hard link", "is another file too"),
+        ("pipe", "is no regular file"),
+        ("folder", "directory"),
+    ],
+)
+def test_what_another_has_put_in_a_lock_files_place_is_not_written_to(
+    tmp_path: Path, kind: str, complaint: str
+) -> None:
+    victim, place = tmp_path / "victim", tmp_path / "a.lock"
+    victim.write_text("precious")
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(victim)
+    else:
+        place.hardlink_to(victim)
+    for lock in (FileLock(place).hold(), locks.hold_lock(place)):
+        with pytest.raises(OSError, match=complaint) as raised, lock:
+            pass
+        assert raised.value.filename == str(place)
+    assert victim.read_text() == "precious"
+
+
+def test_a_link_that_takes_the_name_of_a_held_lock_takes_the_lock(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "a.lock")
+    with lock.hold():
+        (tmp_path / "a.lock").rename(tmp_path / "b.lock")
+        (tmp_path / "a.lock").symlink_to("b.lock")
+        with pytest.raises(LockLost):
+            lock.verify()
+
+
+def test_who_may_write_a_database_may_write_its_lock_file(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    lock = sqlite.start_lock(sa.create_engine(f"sqlite:///{database}"), "schema")
+    with lock.hold():  # before the database is there
+        pass
+    database.touch()
+    for mode in (0o664, 0o666, 0o600):
+        database.chmod(mode)
+        with lock.hold():
+            pass
+        assert (tmp_path / "a.db.lock").stat().st_mode & 0o777 == mode
+    database.chmod(0o444)  # for a while; whoever owns it must be able to work again
+    with lock.hold():
+        pass
+    assert (tmp_path / "a.db.lock").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root works on databases of others")
+def test_a_lock_file_that_root_creates_is_of_the_databases_owner(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    database.touch()
+    os.chown(database, 65534, 65533)
+    database.chmod(0o660)
+    with sqlite.start_lock(sa.create_engine(f"sqlite:///{database}"), "schema").hold():
+        pass
+    created = (tmp_path / "a.db.lock").stat()
+    assert (created.st_uid, created.st_gid, created.st_mode & 0o777) == (65534, 65533, 0o660)

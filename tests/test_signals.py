@@ -32,12 +32,13 @@ def test_a_dropped_interrupt_is_raised_by_the_next_check() -> None:
         "signals.stop_on_signals()\n"
         "signals.check()\n"
         "drop(signal.SIGINT)\n"
+        "print('dropped')\n"
         "try:\n    signals.check()\nexcept KeyboardInterrupt:\n    print('raised')\n"
         "signals.check()\n"
         "print('once')\n"
     )
-    assert "ignored" in done.stderr
-    assert done.stdout.split() == ["raised", "once"]
+    assert done.stdout.split() == ["dropped", "raised", "once"]
+    assert done.stderr == ""
 
 
 def test_a_dropped_wish_to_stop_interrupts_the_trial_a_second_later() -> None:
@@ -56,3 +57,70 @@ def test_a_dropped_wish_to_stop_interrupts_the_trial_a_second_later() -> None:
     assert "ignored" in done.stderr
     assert done.stdout.split("\n")[:2] == ["goes on", "raised"]
     assert done.returncode == 0
+
+
+STRIKES = """
+import os, signal, time
+from hpo import signals
+
+signals.TOGETHER_SECONDS = 0.2
+signals.stop_on_signals()
+
+def strike(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+"""
+
+
+def run_struck(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", STRIKES + script], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_key_that_is_held_interrupts_once() -> None:
+    done = run_struck(
+        "try:\n    strike()\nexcept KeyboardInterrupt:\n    strike(10)\n    print('once', flush=True)\n"
+        "time.sleep(0.3)\n"
+        "try:\n    strike()\nexcept KeyboardInterrupt:\n    print('and again')\n"
+    )
+    assert (done.stdout, done.stderr) == ("once\nand again\n", "")
+
+
+def test_what_must_not_be_left_half_done_is_interrupted_at_its_end() -> None:
+    done = run_struck(
+        "try:\n"
+        "    with signals.deferred():\n"
+        "        strike(3)\n"
+        "        print('done', flush=True)\n"
+        "    print('never')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('raised')\n"
+    )
+    assert (done.stdout, done.stderr) == ("done\nraised\n", "")
+
+
+def test_who_stops_is_told_of_a_hurry_but_not_of_a_key_that_is_held() -> None:
+    done = run_struck(
+        "with signals.stopping() as is_hurried:\n"
+        "    strike(10)\n"
+        "    print(is_hurried())\n"
+        "    time.sleep(0.3)\n"
+        "    strike()\n"
+        "    print(is_hurried())\n"
+    )
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+
+
+def test_loops_over_items_notice_a_dropped_interrupt() -> None:
+    done = run(
+        "signals.stop_on_signals()\n"
+        "try:\n"
+        "    for item in signals.checked('abc'):\n"
+        "        print(item)\n"
+        "        drop(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('raised')\n"
+    )
+    assert (done.stdout, done.stderr) == ("a\nraised\n", "")

@@ -195,6 +195,15 @@ def test_workers_that_always_die_end_the_run(
         wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
+def test_the_last_words_of_workers_that_always_die_are_said(
+    created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.crew.MAX_DEATHS", 1)
+    complaint = r"2 workers died; the last one ended with exit code 1 \(ArithmeticError: the numbers ran out\)$"
+    with pytest.raises(WorkError, match=complaint):
+        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="cannot_be_made"))
+
+
 def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = define_study({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
     create(fresh_storage, "small", definition, 3)
@@ -345,7 +354,8 @@ def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
 ) -> None:
     with Crew(created, assignment(created, tmp_path, target=2), ["cpu"]) as crew:
         for child in multiprocessing.active_children():
-            os.kill(child.pid or 0, signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                os.kill(child.pid or 0, number)
         while crew.is_working():
             crew.wait(0.1)
     assert counts(created) == {"COMPLETE": 2}
