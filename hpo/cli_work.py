@@ -73,10 +73,20 @@ def optimize(
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="So many of its best."
+    "--top",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="How many of its best to measure.",
 )
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds of each."
+    "--rounds",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=5),
+    metavar="N",
+    help="How many fresh rounds for each.",
 )
 @workers_option
 @storage_option
@@ -88,8 +98,9 @@ def confirm(
 ) -> None:
     """Measure a study's best again, on fresh rounds.
 
-    The best of many measurements is flattered by having been chosen; rounds that the study never used say by how much.
-    Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only reads.
+    The best of many noisy results looks better than it is (selection bias); rounds that the study never used say by how
+    much. Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only
+    reads.
     """
     from .confirmation import CONFIRMS, define_confirmation, read_confirmation
     from .datasets import data_folder
@@ -116,7 +127,7 @@ def confirm(
 
 @click.command("drift")
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the study's best.")
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Measure this trial instead of the best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
 @device_option
@@ -187,7 +198,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: st
 
 @click.command()
 @storage_option
-@click.option("--study", "studies", metavar="NAME", multiple=True, help="Only this study; can be given several times.")
+@click.option("--study", "studies", metavar="NAME", multiple=True, help="Serve this study only. Can be repeated.")
 @workers_option
 @device_option
 @click.option("--exit-when-done", is_flag=True, help="End when every study has its trials; else wait for more.")

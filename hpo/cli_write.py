@@ -26,9 +26,9 @@ from .signals import stop_on_signals
 )  # fmt: skip
 @storage_option
 def report(study: str, folder: Path, storage: str) -> None:
-    """Write what a study says: one page that needs no network, and Markdown.
+    """Write a study's results as an HTML page and as Markdown.
 
-    The page is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
+    The page needs no network, and is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
     """
     from .page import write_report
     from .report import read_report
@@ -50,9 +50,14 @@ def report(study: str, folder: Path, storage: str) -> None:
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
-    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="A network for each."
+    "--rounds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many rounds to train; each makes one network.",
 )
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the winner.")
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Train this trial instead of the best.")
 @storage_option
 @device_option
 @data_option
@@ -60,9 +65,9 @@ def report(study: str, folder: Path, storage: str) -> None:
 def export(
     study: str, file: Path, rounds: int, trial: int | None, storage: str, device: str, data: Path | None, as_json: bool
 ) -> None:
-    """Train a study's winner again and save it, with its configuration and its error.
+    """Train a study's best again, and save it as a file.
 
-    The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
+    It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
     """
     from rich.console import Console
     from rich.progress import track

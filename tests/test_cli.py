@@ -6,6 +6,7 @@ import csv
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -380,6 +381,15 @@ def test_help_is_there_for_every_command() -> None:
             assert getattr(parameter, "help", None) or parameter.param_type_name == "argument", (
                 f"{name}: {parameter.name}"
             )
+
+
+def test_help_fits_80_columns_and_cuts_no_sentence() -> None:
+    whole = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in whole.replace("[ARGS]...", "")
+    for name, command in [("", main), *main.commands.items()]:
+        shown = CliRunner().invoke(command, ["--help"], terminal_width=80).output
+        assert max(map(len, shown.splitlines())) <= 80, name
+        assert not re.search(r"\b(INTEGER|FLOAT|TEXT|PATH|DIRECTORY)\b", shown), f"{name}: click's own metavar"
 
 
 def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_every_command_in_a_document_exists_with_its_options(document: Path) -> 
                 assert not word.startswith("--") or word in {*known, "--help"}, f"{document}: {command}"
 
 
+def test_make_quickstart_is_readmes_first_command_and_writes_where_the_next_ones_read() -> None:
+    made = re.findall(r"\$\(BIN\)/(hpo .+)", Path("Makefile").read_text(encoding="utf-8"))
+    assert len(made) == 1
+    assert regenerate.CONSOLE.search(README).group().startswith(f"$ {made[0]}")  # type: ignore[union-attr]
+    assert "--storage" not in made[0]
+
+
 def test_every_command_stands_in_readme() -> None:
     for name in main.commands:
         assert f"hpo {name}" in README
