@@ -38,37 +38,25 @@ FINAL = {  # report A's final network
 
 @click.command("lr-find")
 @click.option(
-    "--optimizer",
-    "optimizers",
-    type=click.Choice(OPTIMIZERS),
-    multiple=True,
+    "--optimizer", "optimizers", type=click.Choice(OPTIMIZERS), multiple=True,
     help="Which optimizer to test. Can be repeated.  [default: sgd]",
-)
+)  # fmt: skip
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
     help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
 @click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
 @click.option(
-    "--dataset",
-    type=click.Choice(["mnist", "digits"]),
-    help="Where the pairs come from.  [default: the study's, else mnist]",
+    "--dataset", type=click.Choice(["mnist", "digits"]), help="What to train on.  [default: the study's, else mnist]"
 )
 @click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The lowest rate.")
 @click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The highest rate.")
 @click.option(
-    "--steps",
-    default=100,
-    show_default=True,
-    type=click.IntRange(min=2),
-    metavar="N",
+    "--steps", default=100, show_default=True, type=click.IntRange(min=2), metavar="N",
     help="How many rates, one batch at each.",
-)
+)  # fmt: skip
 @click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="How many fresh networks.  [default: the study's, else 10]",
+    "--rounds", type=click.IntRange(min=1), metavar="N", help="How many networks.  [default: the study's, else 10]"
 )
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -95,7 +83,8 @@ def lr_find(
 ) -> None:
     """Find a learning rate by a range test.
 
-    It raises the rate batch by batch, and watches the loss. The optimum is report A's: the mean, over the rounds, of the rate at which a round's loss is lowest.
+    It raises the rate batch by batch, and watches the loss. The optimum is report A's: the mean, over the rounds, of
+    the rate at which a round's loss is lowest.
     """
     from .datasets import data_folder, prepare
     from .errors import RequestError

@@ -28,7 +28,8 @@ from .signals import stop_on_signals
 def report(study: str, folder: Path, storage: str) -> None:
     """Write a study's results as an HTML page and as Markdown.
 
-    The page needs no network, and is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
+    The page needs no network, and is for reading, printing and sending; the Markdown has pictures where there is a
+    Chromium.
     """
     from .page import write_report
     from .report import read_report
@@ -50,13 +51,9 @@ def report(study: str, folder: Path, storage: str) -> None:
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
-    "--rounds",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    metavar="N",
+    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N",
     help="How many rounds to train; each makes one network.",
-)
+)  # fmt: skip
 @click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Train this trial instead of the best.")
 @storage_option
 @device_option
@@ -67,7 +64,8 @@ def export(
 ) -> None:
     """Train a study's best again, and save it as a file.
 
-    It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
+    It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows
+    them. hpo.load_network(FILE) loads a network again.
     """
     from rich.console import Console
     from rich.progress import track
