@@ -189,7 +189,7 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 @storage_option
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on.")
 @click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="The port of it."
+    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="Its port."
 )
 @click.option(
     "--allow-host", "names", multiple=True, metavar="NAME[:PORT]",

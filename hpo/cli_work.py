@@ -51,23 +51,29 @@ def optimize(
     Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
     the same every time.
     """
+    from .confirmation import read_winner
     from .datasets import data_folder
-    from .findings import best_table
+    from .findings import best_table, listed_view
     from .optimize import assign_devices, begin, make_plan
-    from .results import read_best, read_status
+    from .results import read_rows, read_status
 
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
-    status = read_status(opened, plan.name)
+    if not read_status(opened, plan.name).complete:
+        return
+    next_ones = [f"report --study {plan.name} -o report", f"trials --study {plan.name}", "dashboard"]
+    if plan.definition.space:
+        winner = read_winner(opened, plan.name)
+        print_parts(*best_table(winner, plan.definition.protocol.decision))
+        if winner.confirmed is None:
+            next_ones[0] = f"confirm --study {plan.name}"
+    else:
+        print_parts(*listed_view(plan.name, read_rows(opened, plan.name), plan.definition))
     where = same_storage()
-    if status.complete:
-        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
-        next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
-        next_ones += [f"trials --study {plan.name}", "dashboard"]
-        click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))
+    click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))
 
 
 @click.command()

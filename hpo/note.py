@@ -35,6 +35,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
         if definition.space
         else f"{len(definition.trial)} listed configurations of"
     )
+    bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
     after = f"hpo confirm --study {name}" if definition.space else f"hpo report --study {name} -o report"
     return "\n\n".join(
         [
@@ -47,8 +48,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
             f"**Its value** is the mean test error of the rounds in percent, on {protocol.test_pairs} pairs each, by "
             f"{protocol.decision}: {DECISIONS[protocol.decision]}. Intermediate values are that mean after so many "
             "epochs. A pruned trial has none. User attributes hold the rounds' own errors and their deviation.",
-            f"**How to read it.** Values differ by chance: compare them with their deviations. The lowest of many is "
-            f"flattered by having been chosen. Next: `{after}`.",
+            f"**How to read it.** Values differ by chance: compare them with their deviations. {bias}Next: `{after}`.",
         ]
     )
 

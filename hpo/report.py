@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from . import records
 from .confirmation import CONFIRMS, LEVEL, Confirmation, read_confirmations
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
-from .findings import beside_search
+from .findings import NEW_SELECTION, SELECTION_BIAS, beside_search
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -82,7 +82,7 @@ def read_report(storage: RDBStorage, study: str) -> Report:
     confirmation = next(read_confirmations(storage, study), None)
     parts = _of_search if definition.space else _of_list
     sections = [
-        _best(trials, confirmation),
+        _best(trials, definition, confirmation),
         *parts(storage, study, trials, definition),
         _time(trials),
         _environment(trials, definition, attributes),
@@ -100,18 +100,19 @@ def _headline(
     best, protocol = _ranked(trials)[0], definition.protocol
     lowest = (
         f"Lowest error: {_error(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
-        f"trial {best.number}: {short_name(best.params)}."
+        f"trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
         if not definition.space:
             return [lowest]
-        unsure = "Not confirmed: the lowest of many measurements is flattered by having been chosen."
+        unsure = f"Not confirmed: {SELECTION_BIAS}."
         return [lowest, f"{unsure} `hpo confirm --study {study}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
     sure = (
         f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "
-        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); {beside_search(confirmed.optimism)}."
+        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); "
+        f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
     )
     together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
     told = [f"Fresh rounds cannot tell apart trials {', '.join(together)} (paired, Holm)."] if together else []
@@ -126,11 +127,11 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: dict[str,
         return [f"{which}, is not measured yet."]
     return [
         f"{which}: {_error(first)} on {len(first.attributes['errors'])} fresh rounds, {short_name(first.params)}.",
-        "To choose another of these for its fresh figure is a second selection, and flatters again.",
+        f"{NEW_SELECTION.capitalize()}.",
     ]
 
 
-def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> Section:
+def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None) -> Section:
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
     for trial in _ranked(trials)[:BEST]:
@@ -138,10 +139,10 @@ def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> S
         again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
         interval = _interval(trial.attributes["errors"])
         row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
-        rows.append([*row, short_name(trial.params)])
+        rows.append([*row, _name(trial, definition)])
     text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
     if fresh:
-        text.append("To choose another than the first for its fresh figure is a second selection, and flatters again.")
+        text.append(f"{NEW_SELECTION.capitalize()}.")
     return Section("best", "Best configurations", text, rows)
 
 
@@ -281,6 +282,12 @@ def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, att
 def smallest_error(definition: StudyDefinition) -> float:
     """Returns half a test pair in percent: where an error of zero stands on a logarithmic axis."""
     return 50 / definition.protocol.test_pairs
+
+
+def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
+    """Returns what a configuration is called: by its label in a list, else by its parameters."""
+    slot = trial.attributes.get("slot")
+    return definition.trial[slot].label if definition.trial and slot is not None else short_name(trial.params)
 
 
 def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:

@@ -52,7 +52,11 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Best:
-    """The winner of a study: the lowest mean error among trials measured to the end."""
+    """The winner of a study: the lowest mean error among trials measured to the end.
+
+    Attributes:
+        label: of the listed entry that it measured; None in a search.
+    """
 
     study: str
     trial: int
@@ -63,6 +67,7 @@ class Best:
     rounds: int
     dataset: str
     confirmed: dict[str, Any] | None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
             f"hpo status --study {study} tells how far it is"
         )
     (trial,) = best
+    entry = _listed_entry(trial, definition.trial)
     return Best(
         study=study,
         trial=trial.number,
@@ -166,6 +172,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
         rounds=definition.protocol.rounds,
         dataset=definition.protocol.dataset,
         confirmed=None,
+        label=entry.label if entry else None,
     )
 
 
@@ -216,9 +223,14 @@ def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
     return statuses
 
 
+def _listed_entry(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> ListedTrial | None:
+    """Returns the entry of a list that a trial measures; None in a search."""
+    return listed[trial.attributes["slot"]] if listed and "slot" in trial.attributes else None
+
+
 def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
     attributes = trial.attributes
-    entry = listed[attributes["slot"]] if listed and "slot" in attributes else None
+    entry = _listed_entry(trial, listed)
     return TrialRow(
         number=trial.number,
         state=trial.state.name,

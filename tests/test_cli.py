@@ -93,8 +93,20 @@ def read(folder: Path, *arguments: str) -> Any:
 
 def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
     best = read(worked, "best", "--study", "tiny")
-    assert set(best) == {"study", "trial", "value", "std", "errors", "params", "rounds", "dataset", "confirmed"}
+    assert set(best) == {
+        "study",
+        "trial",
+        "value",
+        "std",
+        "errors",
+        "params",
+        "rounds",
+        "dataset",
+        "confirmed",
+        "label",
+    }
     assert (best["study"], best["rounds"], best["dataset"], best["confirmed"]) == ("tiny", 2, "digits", None)
+    assert best["label"] is None
     (status,) = read(worked, "status")
     (alone, together) = (
         {key: value for key, value in found.items() if key != "trials_per_hour"}  # it falls as time goes by
@@ -366,7 +378,11 @@ def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) ->
     first = found["confirmed"][0]
     assert (winner["trial"], winner["confirmed"]["mean"]) == (first["trial"], first["mean"])
     assert first["optimism"] == pytest.approx(first["mean"] - winner["value"])
-    assert "confirmed on 5 fresh rounds" in " ".join(hpo("best", "--study", "tiny", folder=tmp_path).stdout.split())
+    for again in (("best", "--study", "tiny"), ("optimize", "--study", "tiny.toml", "--trials", "3")):
+        said = " ".join(hpo(*again, folder=tmp_path).stdout.split())
+        assert "confirmed on 5 fresh rounds" in said
+        assert "not confirmed" not in said
+        assert "hpo confirm" not in said
     fresh = load_results("tiny-confirm", f"sqlite:///{tmp_path}/hpo.db")[0]
     assert [key for key in fresh if key.startswith("round")] == [f"round {r}" for r in range(2, 7)]
     assert_one_line(hpo("confirm", "--study", "tny", folder=tmp_path), 2, "no study named 'tny'")

@@ -27,6 +27,7 @@ ROWS = [
         "statistics",
         "kernels",
         "markdown",
+        "columns",
     },
     {"space", "data", "storage", "winograd", "dense"},
     {"records", "fused", "artifacts"},
@@ -68,7 +69,7 @@ HOMES = {
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics", "dense"},
-    "rich": {"terminal", "views", "findings", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
+    "rich": {"columns", "terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}

@@ -65,7 +65,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     confirm(searched)
     report = read_report(searched, "small")
     assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
-    assert "1.20 below that" in report.headline[1]
+    assert "the search reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
     assert "cannot tell apart trials 1 and 2 " in report.headline[2]
     fresh = [row[3] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
@@ -80,6 +80,8 @@ def test_a_list_is_shown_beside_the_published_and_by_its_labels(fresh_storage: R
     report = read_report(fresh_storage, "listed")
     found = sections(report)
     assert len(report.headline) == 1
+    assert report.headline[0].endswith("trial 1: FNN + WS.")
+    assert [row[-1] for row in found["best"].table[1:]] == ["FNN + WS", "FNN"]
     assert [row[:3] for row in found["published"].table[1:]] == [
         ["FNN", "10.00 ± 1.00", "9.67 ± 0.76"],
         ["FNN + WS", "10.00 ± 1.00", "8.20 ± 0.26"],
