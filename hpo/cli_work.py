@@ -178,7 +178,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: st
     from .terminal import StudyProgress
 
     stop_on_signals()
-    progress = StudyProgress(Console(stderr=True, markup=False), plan.target)
+    progress = StudyProgress(Console(stderr=True, markup=False), plan.target, plan.definition.protocol.epochs)
     try:
         with progress:
             run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)

@@ -8,6 +8,7 @@ sends one to each process of a group, and the parent passes its own on; who is i
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -49,15 +50,17 @@ class Objective(Protocol):
     def device(self) -> str:
         """The device that it works on, for people."""
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Evaluates the trial."""
+    def __call__(self, trial: optuna.Trial, epoch_done: Callable[[int], None]) -> float:
+        """Evaluates the trial; `epoch_done` is given the number of each epoch that is trained."""
 
 
+Evaluate = Callable[[optuna.Trial], float]
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
 MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
+EPOCH_SECONDS = 0.5
 INTERRUPTED = 130
 
 
@@ -98,6 +101,13 @@ class Began:
 
 
 @dataclass(frozen=True)
+class EpochDone:
+    """A worker has trained another epoch of its trial."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """A worker ended its trial, however."""
 
@@ -111,7 +121,7 @@ class GaveUp:
     exit_code: int
 
 
-Tell = Callable[[Began | Ended | GaveUp], None]
+Tell = Callable[[Began | EpochDone | Ended | GaveUp], None]
 
 
 class Stop:
@@ -254,9 +264,22 @@ class _Server:
         if isinstance(started, NoTrial):
             return started
         self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
-        run_trial(self._storage, started, objective, stop, definition.run.heartbeat_seconds)
+        told = partial(objective, epoch_done=self._now_and_then())
+        run_trial(self._storage, started, told, stop, definition.run.heartbeat_seconds)
         self._tell(Ended())
         return None
+
+    def _now_and_then(self) -> Callable[[int], None]:
+        """Returns what tells of epochs, but not of each: some take milliseconds."""
+        told_at = -math.inf
+
+        def epoch_done(number: int) -> None:
+            nonlocal told_at
+            if time.monotonic() - told_at >= EPOCH_SECONDS:
+                told_at = time.monotonic()
+                self._tell(EpochDone(number))
+
+        return epoch_done
 
     def _make_room(self) -> None:
         while len(self._objectives) >= MAX_OBJECTIVES:
@@ -274,7 +297,7 @@ def was_deleted(study: str) -> WorkError:
 
 
 def run_trial(
-    storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float
+    storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop, heartbeat_seconds: float
 ) -> None:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
@@ -287,7 +310,7 @@ def run_trial(
             print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
 
 
-def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
+def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop) -> None:
     """The one place where an exception becomes a state.
 
     An interruption gives the place back; an error in training is kept with its traceback.

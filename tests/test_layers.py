@@ -39,7 +39,7 @@ ROWS = [
     {"catalog", "sampling", "results", "dashboard", "figures"},
     {"budget", "reproduction", "confirmation", "drift"},
     {"worker", "views", "document", "effects"},
-    {"findings"},
+    {"findings", "progress"},
     {"report_figures", "note"},
     {"report"},
     {"page"},
@@ -69,7 +69,7 @@ HOMES = {
     "optuna_dashboard": {"dashboard", "note"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics", "dense"},
-    "rich": {"columns", "terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
+    "rich": {"columns", "progress", "terminal", "views", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
     "click": {"cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}
