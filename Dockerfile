@@ -11,7 +11,7 @@ RUN /opt/hpo/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" --extra
     torch torchvision
 
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY hpo ./hpo
 COPY models ./models
 COPY studies ./studies
