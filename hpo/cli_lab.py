@@ -287,7 +287,7 @@ def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folde
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+        click.echo(f"interrupted; this goes on:\n  {this_command()}", err=True)
         raise
 
 
@@ -302,7 +302,7 @@ def _write_reproduction(
 ) -> None:
     from .dashboard import save_figure
     from .document import draw, draw_range_tests, picture_of, write_document
-    from .figures import write_png
+    from .figures import write_pngs
     from .reproduction import studies_of
 
     if opened is not None and "report_a_table_5" in studies_of(items):
@@ -311,13 +311,10 @@ def _write_reproduction(
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
     with written_by_request():
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
-        missing = {
-            write_png(figure, folder / picture_of(item, suffix))
-            for item, figure in figures.items()
-            if figure is not None
-        }
+        drawn = {folder / picture_of(item, suffix): figure for item, figure in figures.items() if figure is not None}
+        missing = write_pngs(drawn)
         document = write_document(folder, suffix, found)
-    click.echo("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
+    click.echo(f"wrote {document}" + (f"; {missing}" if missing else ""), err=True)
 
 
 def _describe(name: str) -> dict[str, Any]:

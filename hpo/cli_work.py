@@ -184,7 +184,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, more: st
             run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         click.echo(
-            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
+            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them:\n  "
             + this_command()
             + more,
             err=True,
@@ -231,5 +231,5 @@ def worker(
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; this goes on: {this_command()}", err=True)
+        click.echo(f"interrupted; this goes on:\n  {this_command()}", err=True)
         raise

@@ -97,13 +97,15 @@ def clock(seconds: float) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """Returns `about 40 s`, `about 7 min`, `about 50 min`, `about 3 h`: no more digits than a forecast has."""
+    """Returns `about 40 s`, `about 7 min`, `about 50 min`, `about 2.5 h`: no more digits than a forecast has."""
     if seconds < 55:
         return f"about {10 * max(1, round(seconds / 10))} s"
     minutes = seconds / 60
     if minutes < 90:
         return f"about {max(1, round(minutes)) if minutes < 10 else 5 * round(minutes / 5)} min"
     hours = minutes / 60
+    if hours < 10:
+        return f"about {round(2 * hours) / 2:g} h"
     return f"about {hours:.0f} h" if hours < 48 else f"about {hours / 24:.0f} days"
 
 

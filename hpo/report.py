@@ -161,7 +161,10 @@ def _of_search(
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
         text.append(f"Without {', '.join(conditional)}, which not every trial has.")
-    figure = parallel_figure(trials, smallest_error(definition))
+    varied = [
+        name for name, parameter in definition.space.items() if not parameter.when and len(set(parameter.values)) > 1
+    ]
+    figure = parallel_figure(trials, varied, smallest_error(definition))
     yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
 
@@ -204,8 +207,8 @@ def _importances(importances: dict[str, float]) -> Section:
             [f"They need {FEWEST_TRIALS} trials that were measured to the end and differ."],
         )
     text = [
-        f"For being among the best {BEST_SHARE:.0%} (PED-ANOVA): among the trials that survived, in the space that was "
-        "searched; no causes, and no directions."
+        f"For being among the best {_percent(BEST_SHARE)} (PED-ANOVA): among the trials that survived, in the space "
+        "that was searched; no causes, and no directions."
     ]
     return Section("importances", "Importances", text, figure=importances_figure(importances))
 
@@ -217,8 +220,8 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     spent = sum(_epochs(trial, definition) for trial in finished)
     whole = definition.protocol.epochs * len(finished)
     text = [
-        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {spent / whole:.0%} of their "
-        f"epochs were trained, {1 - spent / whole:.0%} saved ({definition.pruner.name})."
+        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {_percent(spent / whole)} of "
+        f"their epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
     ]
     yield Section("pruning", "Pruning", text)
 
@@ -228,14 +231,14 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
     wall = max(end for _, end in moments) - min(begin for begin, _ in moments)
-    rows = [["worker", "device", "trials", "hours"]]
+    rows = [["worker", "device", "trials", "time"]]
     by_worker: dict[tuple[str, str], list[float]] = {}
     for trial in finished:
         worker = trial.attributes.get("worker") or {}
         key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
-        rows.append([host, device, str(len(spent)), f"{sum(spent) / 3600:.2f}"])
+        rows.append([host, device, str(len(spent)), _lasted(timedelta(seconds=sum(spent)))])
     text = [f"{_lasted(timedelta(seconds=seconds))} of training, {_lasted(wall)} from the first start to the last end."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
@@ -318,6 +321,10 @@ def _interval(errors: Sequence[float]) -> str:
         return ""
     mean = mean_of(errors)
     return f"{mean.low:.2f} to {mean.high:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _lasted(span: timedelta) -> str:

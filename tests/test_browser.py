@@ -6,6 +6,7 @@ They need a Chromium: Debian's `chromium` or `chromium-headless-shell`, or one t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,23 @@ def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
     return opened
 
 
+LINES = """[...document.querySelectorAll("#parallel .scatterlayer .trace")].map((trace) => [
+  getComputedStyle(trace.querySelector(".js-line")).stroke, Number(getComputedStyle(trace).opacity),
+  getComputedStyle(document.body).backgroundColor])"""
+COLUMNS = """new Set([...document.querySelectorAll("#parallel ~ section")].map(
+  (one) => one.getBoundingClientRect().left)).size"""
+
+
+def contrast(ink: str, opacity: float, paper: str) -> float:
+    """Returns WCAG's contrast of a line with its paper."""
+    light = []
+    inks, papers = ([int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in (ink, paper))
+    for channels in ([opacity * i + (1 - opacity) * p for i, p in zip(inks, papers, strict=True)], papers):
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(light) / min(light)
+
+
 class Watched:
     """A page, and what went wrong on it: errors, and requests to other places than `home`."""
 
@@ -89,6 +107,10 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
         assert ink == ("rgb(27, 27, 27)" if scheme == "light" else "rgb(232, 232, 232)")
         title = watched.page.locator("#history .xtitle").evaluate("text => getComputedStyle(text).fill")
         assert title == ink
+        faintest = min(contrast(*line) for line in watched.page.evaluate(LINES))
+        assert faintest > (1.6 if scheme == "light" else 2.5)
+        columns = watched.page.evaluate(COLUMNS)
+        assert columns == (1 if size is PHONE else 2)  # none is left empty below the wide figure
         watched.page.emulate_media(media="print")
         assert watched.page.pdf().startswith(b"%PDF")
         assert watched.wrong == []

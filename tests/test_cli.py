@@ -292,7 +292,7 @@ def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
     waiting.send_signal(signal.SIGINT)
     _, said = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert said.strip() == "interrupted; this goes on: hpo worker --workers 1"
+    assert said.strip() == "interrupted; this goes on:\n  hpo worker --workers 1"
 
 
 def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
