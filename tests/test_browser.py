@@ -145,6 +145,22 @@ def test_the_dashboard_shows_a_new_trial_without_being_reloaded(
         assert watched.wrong == []
 
 
+def test_a_trial_with_long_attributes_is_no_wider_than_the_window(
+    browser: Browser, dashboard: str, searched: RDBStorage
+) -> None:
+    curve = {str(epoch): [2.3 + i / 10 for i in range(30)] for epoch in range(9)}
+    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_epoch=curve, file="/a/path/without/blanks" * 20)
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/trials?numbers=22")
+        expect(watched.page.get_by_text("errors_by_epoch").first).to_be_visible(timeout=20_000)
+        width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= fits
+
+
 def test_a_study_opens_with_its_note_and_its_files_run_nothing(browser: Browser, dashboard: str) -> None:
     home = dashboard.partition("/dashboard/")[0]
     with browser.new_context(viewport=DESKTOP, accept_downloads=True) as context:  # type: ignore[arg-type]
