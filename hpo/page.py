@@ -34,10 +34,10 @@ main { columns: 480px 2; column-gap: 2rem; }
 section { break-inside: avoid; padding-bottom: 1.6rem; } section.wide { column-span: all; overflow-x: auto; }
 section.wide .figure { min-width: 640px; } section > p { color: var(--faint); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .22rem .5rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-         overflow-wrap: anywhere; }
+th, td { text-align: left; padding: .22rem .5rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--faint); font-weight: 600; } .short { white-space: nowrap; }
-@media (max-width: 479px) { table { font-size: .78rem; } }
+td:not(.short) { overflow-wrap: anywhere; }
+@media (max-width: 479px) { table { font-size: .78rem; } th, .many .short { white-space: normal; } }
 @media print { body { max-width: none; font-size: 11pt; } main { columns: auto; } }
 """
 
@@ -77,6 +77,7 @@ BRIGHTER = {  # what a colour of the figures becomes on dark paper
     "#888888": "#b5b5b5",
 }
 SHORT = 15  # characters of a cell that is not broken
+MANY = 4  # columns with which a phone has no room for that
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -163,7 +164,8 @@ def _table(rows: list[list[str]]) -> str:
     head, *body = rows
     heads = "".join(_cell("th", cell) for cell in head)
     lines = "".join(f"<tr>{''.join(_cell('td', cell) for cell in row)}</tr>" for row in body)
-    return f"<table>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
+    many = ' class="many"' if len(head) > MANY else ""
+    return f"<table{many}>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
 
 
 def _cell(tag: str, text: str) -> str:

@@ -26,7 +26,7 @@ from hpo.study import StudyDefinition
 
 from .conftest import create
 from .test_cli import clean_environment, free_port
-from .test_confirmation import add
+from .test_confirmation import add, confirm
 from .test_report import prune
 
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
@@ -92,6 +92,7 @@ class Watched:
 def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
     browser: Browser, searched: RDBStorage, tmp_path: Path, size: dict[str, int], scheme: str
 ) -> None:
+    confirm(searched)
     file = tmp_path / "small.html"
     file.write_text(as_html(read_report(searched, "small")), encoding="utf-8")
     with browser.new_context(viewport=size, color_scheme=scheme, offline=True) as context:  # type: ignore[arg-type]

@@ -20,7 +20,9 @@ def skeleton(text: str) -> list[str]:
     """What does not depend on the processor: lines without numbers, the winner's parameters, and verdicts."""
     lines = [line for line in text.splitlines() if not line.startswith("  ")]
     lines = [re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line)) for line in lines]
-    verdict = r"0 (?:and 0 cannot be told apart|is (?:worse|better) than 0): [+-]0|, 0 points too (?:opti|pessi)mistic"
+    verdict = (
+        r"0 (?:and 0 cannot be told apart|is (?:worse|better) than 0)|, 0 points too (?:opti|pessi)mistic|[+-](?=0)"
+    )
     return [re.sub(verdict, "(a verdict)", line) for line in lines]
 
 
