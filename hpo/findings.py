@@ -195,7 +195,7 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
 
 def beside_search(fresh: float, optimism: float) -> str:
     """Returns what the search had reported, beside the mean of fresh rounds."""
-    reported, off = f"the search reported {fresh - optimism:.2f} %", f"{abs(optimism):.2f} points"
+    reported, off = f"the study reported {fresh - optimism:.2f} %", f"{abs(optimism):.2f} points"
     if off == "0.00 points":
         return reported
     return f"{reported}, {off} too {'optimistic' if optimism > 0 else 'pessimistic'}"

@@ -68,7 +68,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     confirm(searched)
     report = read_report(searched, "small")
     assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
-    assert "the search reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
+    assert "the study reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
     assert "cannot tell apart trials 1 and 2 " in report.headline[2]
     fresh = [row[3] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
