@@ -79,7 +79,7 @@ def optimize(
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="How many of its best."
+    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="Measure the best K."
 )
 @click.option(
     "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds for each."
