@@ -14,7 +14,7 @@ RUN /opt/hpo/bin/pip install --require-hashes --requirement requirements.lock
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN /opt/hpo/bin/pip install --index-url "${TORCH_INDEX}" --requirement torch.lock
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY hpo ./hpo
 COPY models ./models
 COPY studies ./studies

@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 .PHONY: quickstart test check fix lock bench golden chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
-	@$(BIN)/hpo optimize --study quickstart --trials 30 --storage sqlite:///quickstart.db
+	@$(BIN)/hpo optimize --study quickstart --trials 40
 	@echo "  hpo optimize --study cnn --trials 200       (the real search, on MNIST)"
 	@echo "all of them in this environment: . .venv/bin/activate"
 
@@ -46,8 +46,8 @@ golden: $(INSTALLED)  ## what studies measured once, measured again (a quarter o
 chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; resumable; some need root)
 	$(BIN)/python -m tests.chaos
 
-clean:
-	rm -rf .venv .mypy_cache .pytest_cache .hypothesis .ruff_cache quickstart.db*
+clean:  ## the environment and caches; hpo.db is left, for it holds results
+	rm -rf .venv .mypy_cache .pytest_cache .hypothesis .ruff_cache
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or later: make PYTHON=python3.11")'

@@ -51,7 +51,7 @@ class Objective:
     ) -> None:
         self._definition, self._together = definition, together
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: optuna.Trial, epoch_done: object = None) -> float:
         """Returns the proposed learning rate."""
         protocol = self._definition.protocol
         with self._together(trial):

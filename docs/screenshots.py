@@ -1,6 +1,6 @@
 """Takes the pictures of README: the dashboard behind its guard, and a report, of a study in a storage.
 
-    python -m docs.screenshots sqlite:///hpo.db cnn
+    python -m docs.screenshots sqlite:///hpo.db quickstart
 
 It takes a Chromium, Debian's or the one that BROWSER_PATH names, and playwright.
 """

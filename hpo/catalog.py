@@ -95,7 +95,8 @@ def architectures() -> dict[str, Architecture]:
     for file in sorted(_shipped("models").glob("[!_]*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                summary = (ast.get_docstring(node) or "").partition("\n")[0]
+                paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
+                summary = paragraph.replace("\n", " ").rstrip(".")
                 found[node.name] = Architecture(node.name, file, summary)
     return found
 

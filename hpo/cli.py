@@ -92,13 +92,13 @@ def main() -> None:
     """Hyperparameter studies of small neural networks: which configuration is better, by how much, how sure.
 
     \b
-    hpo list                                   what can be studied
-    hpo optimize --study cnn --trials 200      search; again, anywhere, to join or to resume
-    hpo best --study cnn                       the winner so far
-    hpo confirm --study cnn                    the best again, on fresh rounds
-    hpo dashboard                              watch live in optuna-dashboard
-    hpo report --study cnn -o report           what it says, as a page
-    hpo export --study cnn -o winner           the winner, trained, as a file
+    hpo list                                 what can be studied
+    hpo optimize --study cnn --trials 200    search; repeat it to resume or join
+    hpo best --study cnn                     the best trial so far
+    hpo confirm --study cnn                  the best again, on fresh rounds
+    hpo dashboard                            watch live in optuna-dashboard
+    hpo report --study cnn -o report         the results, as a page
+    hpo export --study cnn -o winner         the best, trained, as a file
     """
 
 

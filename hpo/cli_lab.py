@@ -39,18 +39,26 @@ FINAL = {  # report A's final network
 
 @click.command("lr-find")
 @click.option(
-    "--optimizer", "optimizers", type=click.Choice(OPTIMIZERS), multiple=True, help="Can be repeated.  [default: sgd]"
-)
+    "--optimizer", "optimizers", type=click.Choice(OPTIMIZERS), multiple=True,
+    help="Which optimizer to test. Can be repeated.  [default: sgd]",
+)  # fmt: skip
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
     help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
 @click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
-@click.option("--dataset", type=click.Choice(["mnist", "digits"]), help="[default: the study's, else mnist]")
-@click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The first rate.")
-@click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The last.")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(min=2), help="Batches, one at each rate.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Fresh networks.  [default: the study's, else 10]")
+@click.option(
+    "--dataset", type=click.Choice(["mnist", "digits"]), help="What to train on.  [default: the study's, else mnist]"
+)
+@click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The lowest rate.")
+@click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The highest rate.")
+@click.option(
+    "--steps", default=100, show_default=True, type=click.IntRange(min=2), metavar="N",
+    help="How many rates, one batch at each.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(min=1), metavar="N", help="How many networks.  [default: the study's, else 10]"
+)
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write HTML, JSON and, where there is a Chromium, PNG here.",
@@ -74,9 +82,10 @@ def lr_find(
     data: Path | None,
     as_json: bool,
 ) -> None:
-    """Find a learning rate: raise it batch by batch, and watch the loss.
+    """Find a learning rate by a range test.
 
-    The optimum is report A's: the mean, over the rounds, of the rate at which a round's loss is lowest.
+    It raises the rate batch by batch, and watches the loss. The optimum is report A's: the mean, over the rounds, of
+    the rate at which a round's loss is lowest.
     """
     from .datasets import data_folder, prepare
     from .errors import RequestError
@@ -206,9 +215,11 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--rounds", type=click.IntRange(min=1), help="A quick look with so many rounds, marked as such.")
 @click.option(
-    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True,
+    "--rounds", type=click.IntRange(min=1), metavar="N", help="A quick look with this many rounds, marked as such."
+)
+@click.option(
+    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("reproduction"), show_default=True,
     metavar="DIR", help="Write the document and its figures here.",
 )  # fmt: skip
 @workers_option
@@ -226,10 +237,10 @@ def reproduce(
     dataset: str | None,
     data: Path | None,
 ) -> None:
-    """Measure the two reports' tables and figures again, beside their published numbers.
+    """Measure the two reports' tables and figures again.
 
-    All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. Stopped, it goes on where
-    it was; other machines can help by hpo worker.
+    All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
+    figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
     """
     from . import catalog
     from .datasets import data_folder
@@ -282,7 +293,7 @@ def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folde
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        say(f"interrupted; this goes on: {this_command()}", err=True)
+        say("interrupted; this goes on:", f"  {this_command()}", err=True)
         raise
 
 
@@ -297,7 +308,7 @@ def _write_reproduction(
 ) -> None:
     from .dashboard import save_figure
     from .document import draw, draw_range_tests, picture_of, write_document
-    from .figures import write_png
+    from .figures import write_pngs
     from .reproduction import studies_of
 
     if opened is not None and "report_a_table_5" in studies_of(items):
@@ -306,13 +317,10 @@ def _write_reproduction(
     figures = {item: draw(item, opened, stored, found, networks) for item in items}
     with written_by_request():
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
-        missing = {
-            write_png(figure, folder / picture_of(item, suffix))
-            for item, figure in figures.items()
-            if figure is not None
-        }
+        drawn = {folder / picture_of(item, suffix): figure for item, figure in figures.items() if figure is not None}
+        missing = write_pngs(drawn)
         document = write_document(folder, suffix, found)
-    say("; ".join([f"wrote {document}", *sorted(missing - {""})]), err=True)
+    say(f"wrote {document}" + (f"; {missing}" if missing else ""), err=True)
 
 
 def _describe(name: str) -> dict[str, Any]:

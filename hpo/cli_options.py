@@ -30,7 +30,7 @@ def storage_option(command: Command) -> Command:
         "--storage-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="A file that holds the URL, where its password is to stay out of command lines.",
+        help="A file that holds the URL (keeps the password off the command line).",
     )
     @wraps(command)
     def resolved(*arguments: Any, storage: str | None, storage_file: Path | None, **settings: Any) -> Any:

@@ -20,12 +20,12 @@ WATCH_SECONDS = 2.0
 
 
 @click.command()
-@click.option("--study", metavar="NAME", help="Only this one.")
+@click.option("--study", metavar="NAME", help="Show this study only.")
 @storage_option
 @click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
 @json_option
 def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
-    """How far studies are, and who works on them."""
+    """Show how far studies are, and which workers run them."""
     from .records import study_names
     from .results import Status, read_status
     from .storage import open_storage
@@ -64,9 +64,9 @@ def _watch(view: Callable[[], Any]) -> None:
 @storage_option
 @json_option
 def best(study: str, storage: str, as_json: bool) -> None:
-    """The winner of a study, with its spread, and what fresh rounds say of it.
+    """Show a study's best trial, and what fresh rounds say of it.
 
-    The winner is the trial with the lowest mean error among those measured to the end.
+    The best is the trial with the lowest mean error among those measured to the end.
     """
     from .confirmation import read_winner
     from .findings import best_table
@@ -87,7 +87,7 @@ def best(study: str, storage: str, as_json: bool) -> None:
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
 def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
-    """All trials of a study."""
+    """Show all trials of a study."""
     from .escaping import escape_csv
     from .results import columns_of, flatten, read_definition, read_rows
     from .storage import open_storage
@@ -113,7 +113,7 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
 @click.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The studies and architectures known here."""
+    """List the studies and architectures known here."""
     from . import catalog
     from .views import names_table
 
@@ -139,7 +139,7 @@ def list_(as_json: bool) -> None:
 )  # fmt: skip
 @json_option
 def show(name: str, picture: Path | None, as_json: bool) -> None:
-    """A study resolved, or an architecture's layers.
+    """Show a study resolved, or an architecture's layers.
 
     A study is printed with every default filled in, an architecture with shapes and parameters. Both are, where both
     have the name.
@@ -193,7 +193,7 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 @storage_option
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on.")
 @click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="The port there."
+    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="Its port."
 )
 @click.option(
     "--allow-host", "names", multiple=True, metavar="NAME[:PORT]",
@@ -201,7 +201,7 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 )  # fmt: skip
 @click.option("--writable", is_flag=True, help="Let the page change and delete studies.")
 def dashboard(storage: str, host: str, port: int, names: tuple[str, ...], writable: bool) -> None:
-    """Browse a storage in optuna-dashboard, by a link with a token that is printed.
+    """Browse studies in optuna-dashboard, by a link with a token.
 
     HPO_DASHBOARD_TOKEN sets the token; beyond this machine (--host) it must. The connection is not encrypted: put a
     proxy with TLS before it where it leaves the machine. Without --writable the page's buttons that create, rename and

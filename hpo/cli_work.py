@@ -51,10 +51,11 @@ def optimize(
     Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
     the same every time.
     """
+    from .confirmation import read_winner
     from .datasets import data_folder
-    from .findings import best_table
+    from .findings import best_table, listed_view
     from .optimize import assign_devices, begin, make_plan
-    from .results import read_best, read_status
+    from .results import read_rows, read_status
     from .views import foreign_notes
 
     begin_work()
@@ -65,20 +66,26 @@ def optimize(
     _run(opened, plan, devices, folder)
     status = read_status(opened, plan.name)
     say(*foreign_notes([status]), err=True)
-    if status.complete:
-        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
-        next_ones = [["confirm", "--study", plan.name]] if plan.definition.space else []
-        next_ones += [["trials", "--study", plan.name], ["dashboard"]]
-        say("", "next:", *(f"  {command_here(*words)}" for words in next_ones))
+    if not status.complete:
+        return
+    next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
+    if plan.definition.space:
+        winner = read_winner(opened, plan.name)
+        print_parts(*best_table(winner, plan.definition.protocol.decision))
+        if winner.confirmed is None:
+            next_ones[0] = ["confirm", "--study", plan.name]
+    else:
+        print_parts(*listed_view(plan.name, read_rows(opened, plan.name), plan.definition))
+    say("", "next:", *(f"  {command_here(*words)}" for words in next_ones))
 
 
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="So many of its best."
+    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="Measure the best K."
 )
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds of each."
+    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds for each."
 )
 @workers_option
 @storage_option
@@ -90,8 +97,9 @@ def confirm(
 ) -> None:
     """Measure a study's best again, on fresh rounds.
 
-    The best of many measurements is flattered by having been chosen; rounds that the study never used say by how much.
-    Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only reads.
+    The best of many noisy results looks better than it is (selection bias); rounds that the study never used say by how
+    much. Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only
+    reads.
     """
     from .confirmation import CONFIRMS, define_confirmation, read_confirmation
     from .datasets import data_folder
@@ -119,7 +127,7 @@ def confirm(
 
 @click.command("drift")
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the study's best.")
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Measure this trial instead of the best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
 @device_option
@@ -173,14 +181,14 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: s
     from .optimize import run_study
     from .terminal import StudyProgress
 
-    progress = StudyProgress(Console(stderr=True), plan.target)
+    progress = StudyProgress(Console(stderr=True), plan.target, plan.definition.protocol.epochs)
     try:
         with progress:
             run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         say(
-            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them: "
-            + this_command(*more),
+            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them:",
+            f"  {this_command(*more)}",
             err=True,
         )
         raise
@@ -188,7 +196,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: s
 
 @click.command()
 @storage_option
-@click.option("--study", "studies", metavar="NAME", multiple=True, help="Only this study; can be given several times.")
+@click.option("--study", "studies", metavar="NAME", multiple=True, help="Serve this study only. Can be repeated.")
 @workers_option
 @device_option
 @click.option(
@@ -226,5 +234,5 @@ def worker(
                 show=lambda statuses: watch.show(statuses_view(statuses)),
             )
     except KeyboardInterrupt:
-        say(f"interrupted; this goes on: {this_command()}", err=True)
+        say("interrupted; this goes on:", f"  {this_command()}", err=True)
         raise

@@ -30,9 +30,10 @@ from .signals import checked, stop_on_signals
 @storage_option
 @share_option
 def report(study: str, folder: Path, storage: str, share: bool) -> None:
-    """Write what a study says: one page that needs no network, and Markdown.
+    """Write a study's results as an HTML page and as Markdown.
 
-    The page is for reading, printing and sending; the Markdown has pictures where there is a Chromium.
+    The page needs no network, and is for reading, printing and sending; the Markdown has pictures where there is a
+    Chromium.
     """
     from .page import write_report
     from .report import read_report
@@ -59,9 +60,10 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
-    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="A network for each."
-)
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the winner.")
+    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N",
+    help="How many rounds to train; each makes one network.",
+)  # fmt: skip
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Train this trial instead of the best.")
 @storage_option
 @device_option
 @data_option
@@ -78,9 +80,10 @@ def export(
     share: bool,
     as_json: bool,
 ) -> None:
-    """Train a study's winner again and save it, with its configuration and its error.
+    """Train a study's best again, and save it as a file.
 
-    The files are also added to the study, where hpo dashboard shows them. hpo.load_network(FILE) loads a network again.
+    It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows
+    them. hpo.load_network(FILE) loads a network again.
     """
     from rich.progress import track
 

@@ -1,8 +1,8 @@
 """Confirms what a search has found: measures its best again, on rounds that no trial of the study has used.
 
-The lowest of many measurements owes some of its place to luck, so the winner's own figure flatters it. On fresh rounds
-that luck is not repeated. The headline is the search's first, confirmed; whoever chooses another of the confirmed ones
-for its fresh figure selects a second time, and that figure is flattered again.
+The lowest of many measurements owes some of its place to luck, so the winner's own figure is too low (selection bias).
+On fresh rounds that luck is not repeated. The headline is the search's first, confirmed; picking another of the
+confirmed ones for its fresh figure is a new selection, and biases that figure again.
 
 A confirmation is a study of listed trials like any other: any worker can help, and it resumes.
 """

@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
+import select
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ from .errors import HpoError, WorkError, explain_os_error
 from .output import guard_streams
 from .presence import Presence
 from .signals import SIGNALS, check, deferred, end_on_signals, hush, stopping
-from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
+from .worker import INTERRUPTED, Assignment, Began, Ended, EpochDone, GaveUp, Stop, run_worker
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
@@ -56,6 +57,7 @@ class _Member:
     trial: Began | None = None
     began: float = 0.0
     crashed: Crashed | None = None
+    epoch: int | None = None
 
     @property
     def is_overdue(self) -> bool:
@@ -127,10 +129,13 @@ class Crew:
                 self._bury(member)
         return bool(self._members)
 
+    def epochs(self) -> dict[tuple[str, int], int]:
+        """Returns how far running trials are: study, trial number -> the last epoch that a worker told of."""
+        return {(m.trial.study, m.trial.trial): m.epoch for m in self._members if m.trial and m.epoch}
+
     def wait(self, seconds: float) -> None:
-        """Sleeps until a worker has something to say or ends, `seconds` at most."""
-        ends = [member.process.sentinel for member in self._members]
-        multiprocessing.connection.wait([*ends, *(member.connection for member in self._members)], seconds)
+        """Sleeps until a worker ends, `seconds` at most; what workers say meanwhile waits, for there is much of it."""
+        multiprocessing.connection.wait([member.process.sentinel for member in self._members], seconds)
 
     def _alive(self) -> list[BaseProcess]:
         return [member.process for member in self._members if member.process.is_alive()]
@@ -142,6 +147,10 @@ class Crew:
                 if isinstance(said, Crashed):
                     member.crashed = said
                     continue
+                if isinstance(said, EpochDone):
+                    member.epoch = said.number
+                    continue
+                member.epoch = None
                 member.trial, member.began = (said if isinstance(said, Began) else None), time.monotonic()
                 if isinstance(said, Ended):
                     self._deaths = 0
@@ -220,9 +229,10 @@ def _main(assignment: Assignment, parent: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
-    def tell(said: Began | Ended | GaveUp | Crashed) -> None:
-        with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
-            parent.send(said)
+    def tell(said: Began | EpochDone | Ended | GaveUp | Crashed) -> None:
+        if not isinstance(said, EpochDone) or _has_room(parent):
+            with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
+                parent.send(said)
 
     try:
         module, _, function = assignment.make_objective.partition(":")
@@ -239,6 +249,11 @@ def _main(assignment: Assignment, parent: Connection) -> None:
         tell(Crashed(f"{type(error).__name__}: {error}".partition("\n")[0]))
         raise
     sys.exit(INTERRUPTED if stop.asked else 0)
+
+
+def _has_room(connection: Connection) -> bool:
+    """Whether something can be sent at once: no training shall wait for a parent that waits for the database."""
+    return bool(select.select([], [connection], [], 0)[1])
 
 
 def _follow_parent() -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,16 @@ from optuna_dashboard import save_plotly_graph_object, wsgi
 from .artifacts import DatabaseArtifacts
 from .errors import RequestError
 from .escaping import escape_figure
-from .guard import Guard, Policy
+from .guard import Application, Environ, Guard, Headers, Policy, StartResponse
 from .records import count_trials_of
 from .server import make_server
 from .text_files import NotUtf8, read_text
 
+# A trial's attributes: the page has each on one line, however long, and grows with it.
+STYLE = b"""<style>
+.MuiBox-root > .MuiBox-root > p.MuiTypography-body1 { white-space: pre-wrap; overflow-wrap: anywhere; }
+</style>"""
+PAGES = re.compile("/dashboard(/|$)")
 TOKEN = "HPO_DASHBOARD_TOKEN"
 TOKENS = re.compile(r"[A-Za-z0-9._~-]{16,}")  # as links and cookies take them unchanged
 
@@ -51,9 +56,8 @@ def serve_dashboard(
         writable=writable,
     )
     try:
-        guarded = Guard(
-            wsgi(storage, artifact_store=DatabaseArtifacts(storage)), policy, partial(count_trials_of, storage)
-        )
+        dashboard = styled(wsgi(storage, artifact_store=DatabaseArtifacts(storage)))
+        guarded = Guard(dashboard, policy, partial(count_trials_of, storage))
         server = make_server(guarded, guarded.knows, host=host, port=port, uploads=writable)
     except OSError as error:
         raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error
@@ -61,6 +65,23 @@ def serve_dashboard(
     link = f"{address}?token={policy.token}" if not chosen else f"{address}?token=${TOKEN}"
     print(f"dashboard ({'writable' if writable else 'for reading'}; Ctrl-C ends it): {link}", flush=True)
     server.run()
+
+
+def styled(application: Application) -> Application:
+    """Returns the dashboard with `STYLE` in its page's head; files and answers of its API stay as they are."""
+
+    def serve(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        started: list[tuple[str, Headers]] = []
+        body = application(environ, lambda status, headers, *error: started.append((status, headers)))
+        status, headers = started[-1]
+        if environ["REQUEST_METHOD"] == "GET" and PAGES.match(environ["PATH_INFO"]) and status.startswith("200"):
+            body = [b"".join(body).replace(b"</head>", STYLE + b"</head>", 1)]
+            headers = [(key, value) for key, value in headers if key.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body[0]))))
+        start_response(status, headers)
+        return body
+
+    return serve
 
 
 def choose_token(host: str) -> str | None:

@@ -77,7 +77,7 @@ class Drift:
     """What machines make of one trial.
 
     Attributes:
-        own: the study's measurement; flattered where the trial was chosen for it.
+        own: the study's measurement; too low where the trial was chosen for it.
     """
 
     study: str

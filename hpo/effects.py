@@ -121,7 +121,8 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
         # A conditional parameter that one or two trials have: the report says that they are survivors.
         warnings.filterwarnings("ignore", message="Some regimes for parameter")
         importances: dict[str, float] = optuna.importance.get_param_importances(opened, evaluator=evaluator)
-    return importances
+    fixed = {name for trial in whole for name, values in trial.distributions.items() if values.single()}
+    return {name: importance for name, importance in importances.items() if name not in fixed}
 
 
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:

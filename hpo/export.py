@@ -163,6 +163,7 @@ class OnPixels(nn.Module):
     def __init__(self, network: nn.Module, mean: float, deviation: float) -> None:
         super().__init__()
         self.network, self.mean, self.deviation = network, mean, deviation
+        self.requires_grad_(False)  # to be used, not trained
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps pairs of images (B, 2, 14, 14) to comparison logits (B, 2) and digit logits (B, 2, 10)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io
 from plotly.subplots import make_subplots
 
 from .escaping import escape_figure
@@ -230,16 +232,27 @@ def write_html(figure: go.Figure, file: Path) -> None:
 
 def write_png(figure: go.Figure, file: Path) -> str:
     """Writes a picture, for which kaleido takes a Chromium; returns why it could not, or nothing."""
+    return write_pngs({file: figure})
+
+
+def write_pngs(figures: Mapping[Path, go.Figure]) -> str:
+    """Writes pictures by one Chromium, which takes seconds to start; returns why it could not, or nothing."""
     from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
-    try:
-        picture = _with_texts_escaped(figure).to_image(format="png", scale=2)
-    except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
-            raise
-        missing = isinstance(error, RuntimeError)
-        return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
-    write_whole(file, picture)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {file: Path(folder) / f"{i}.png" for i, file in enumerate(figures)}
+        try:
+            plotly.io.write_images(
+                fig=[_with_texts_escaped(figure) for figure in figures.values()], file=list(drawn.values()), scale=2
+            )
+        except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
+            if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
+                raise
+            missing = isinstance(error, RuntimeError)
+            return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
+        for file, picture in drawn.items():
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, picture.read_bytes())
     return ""
 
 

@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from .columns import FittedTable
 from .confirmation import Confirmation, describe
 from .drift import Drift, Measurement
-from .results import Best
+from .results import Best, TrialRow
 from .space import short_name
 from .statistics import Interval
+from .study import StudyDefinition
 from .views import spread, text_of
+
+SELECTION_BIAS = "the best of many noisy results looks better than it is (selection bias)"
+NEW_SELECTION = "picking a different one now is a new selection and biases its figure"
 
 
 def best_table(best: Best, decision: str) -> list[Any]:
     """Returns the winner as lines and a table."""
-    table = Table(show_header=False, box=None, padding=(0, 2))
+    table = FittedTable()
+    table.add_column()
+    table.add_column(wraps=True)
     for name, value in best.params.items():
-        table.add_row(name, text_of(value))
+        table.add_row(f"  {name}", f" {text_of(value)}")
+    which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
     headline = (
-        f"study {best.study}: trial {best.trial} has the lowest test error, {spread(best.value, best.std)} "
+        f"study {best.study}: {which} has the lowest test error, {spread(best.value, best.std)} "
         f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
     )
-    if best.confirmed is None:
-        verdict = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
-    else:
+    return [headline, table, _verdict(best)]
+
+
+def _verdict(best: Best) -> str:
+    """Returns how far a winner's figure can be believed."""
+    if best.confirmed is not None:
         confirmed = best.confirmed
-        verdict = (
+        return (
             f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
-            f"to {confirmed['high']:.2f}); {beside_search(confirmed['optimism'])}"
+            f"to {confirmed['high']:.2f}); {beside_search(confirmed['mean'], confirmed['optimism'])}"
         )
-    return [headline, table, verdict]
+    if best.label is not None:
+        return f"hpo report --study {best.study} -o report compares the list's configurations round by round"
+    return f"{SELECTION_BIAS}; it is not confirmed yet"
+
+
+def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinition) -> list[Any]:
+    """Returns what a list has measured, in the list's order, by its labels."""
+    measured = {row.label: row for row in rows if row.state == "COMPLETE" and row.value is not None}
+    published = any(entry.published for entry in definition.trial)
+    table = FittedTable()
+    table.add_column("configuration", wraps=True)
+    for heading in ("error %", *(["published %"] if published else [])):
+        table.add_column(heading, justify="right", rank=int(heading == "published %"))
+    for entry in definition.trial:
+        row = measured.get(entry.label)
+        error = "" if row is None or row.value is None else spread(row.value, row.std, unit="")
+        beside = spread(entry.published.mean, entry.published.std, unit="") if entry.published else ""
+        table.add_row(entry.label, error, *([beside] if published else []))
+    protocol = definition.protocol
+    headline = (
+        f"study {study}: {len(measured)} of {len(definition.trial)} configurations are measured (mean and deviation of "
+        f"{protocol.rounds} rounds, {protocol.dataset}, by {protocol.decision})"
+    )
+    return [headline, table]
 
 
 def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which can be told apart."""
     first = found.confirmed[0]
     headline = (
-        f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
+        f"study {found.study}: best trial {first.trial}: {first.mean.estimate:.2f} % "
         f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
-        f"({found.dataset}, by {found.decision}); {beside_search(first.optimism)}"
+        f"({found.dataset}, by {found.decision}); {beside_search(first.mean.estimate, first.optimism)}"
     )
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading, justify in (("trial", "right"), ("search %", "right"), ("fresh %", "right"), ("95 %", "left")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("configuration")
+    table = FittedTable()
+    for heading, rank in {"trial": 0, "search %": 1, "fresh %": 0, "95 %": 2}.items():
+        table.add_column(heading, justify="left" if heading == "95 %" else "right", rank=rank)
+    table.add_column("configuration", wraps=True)
     for one in found.confirmed:
         interval = f"{one.mean.low:.2f} to {one.mean.high:.2f}"
         fresh = spread(one.mean.estimate, one.std, unit="")
@@ -64,10 +96,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {contrast.p_value:.2g})")
     if not lines:
         return [headline, table]
-    how = (
-        "compared round by round; p values corrected for their number (Holm), intervals not; to choose another of "
-        "these for its fresh figure is a second selection, and flatters again"
-    )
+    how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
     return [headline, table, lines, how]
 
 
@@ -92,11 +121,11 @@ def drift_view(found: Drift) -> list[Any]:
     """Returns what machines make of one trial: each repetition beside the first, and the study's own."""
     first = found.repetitions[0].measurement if found.repetitions else found.own
     others = len(found.repetitions) - 1
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = FittedTable()
     beside_the_first = ("less the first", "95 %") if others > 0 else ()
     for heading in ("error %", *beside_the_first, "rounds that differ"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("measured on")
+        table.add_column(heading, justify="right", rank={"95 %": 1, "rounds that differ": 2}.get(heading, 0))
+    table.add_column("measured on", wraps=True)
 
     def add(one: Measurement, by: Interval | None, what: str) -> None:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
@@ -148,9 +177,9 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
     over = "1 round" if rounds == 1 else f"{rounds} rounds"
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table = FittedTable()
     for heading in ("round", "error %", "in the search %"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", rank=int(heading == "in the search %"))
     first = described["protocol"]["first_round"]
     for one in described["rounds"]:
         place = one["round"] - first
@@ -164,7 +193,9 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]
 
 
-def beside_search(optimism: float) -> str:
-    """Returns by how much the search's own figure was below the fresh one."""
-    side = "below" if optimism >= 0 else "above"
-    return f"the search's own figure was {abs(optimism):.2f} {side} that"
+def beside_search(fresh: float, optimism: float) -> str:
+    """Returns what the search had reported, beside the mean of fresh rounds."""
+    reported, off = f"the study reported {fresh - optimism:.2f} %", f"{abs(optimism):.2f} points"
+    if off == "0.00 points":
+        return reported
+    return f"{reported}, {off} too {'optimistic' if optimism > 0 else 'pessimistic'}"

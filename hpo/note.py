@@ -38,6 +38,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
         else f"{len(definition.trial)} listed configurations of"
     )
     words = ("confirm", "--study", name) if definition.space else ("report", "--study", name, "-o", "report")
+    bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
     return "\n\n".join(
         [
             f"# {escape_markdown(definition.title)}",
@@ -49,8 +50,8 @@ def study_note(name: str, definition: StudyDefinition) -> str:
             f"**Its value** is the mean test error of the rounds in percent, on {protocol.test_pairs} pairs each, by "
             f"{protocol.decision}: {DECISIONS[protocol.decision]}. Intermediate values are that mean after so many "
             "epochs. A pruned trial has none. User attributes hold the rounds' own errors and their deviation.",
-            f"**How to read it.** Values differ by chance: compare them with their deviations. The lowest of many is "
-            f"flattered by having been chosen. Next: {code_span(command(*words))}.",
+            f"**How to read it.** Values differ by chance: compare them with their deviations. {bias}"
+            f"Next: {code_span(command(*words))}.",
         ]
     )
 

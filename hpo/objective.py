@@ -76,8 +76,11 @@ class MeanError:
         """The device that it trains on, for people."""
         return str(self.place)
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: optuna.Trial, epoch_done: Callable[[int], None] = lambda number: None) -> float:
         """Trains the trial's rounds, reports their mean error at the chosen epochs, and keeps what was measured.
+
+        Args:
+            epoch_done: is given the number of each epoch that is trained.
 
         Raises:
             optuna.TrialPruned: where the pruner says so.
@@ -90,6 +93,7 @@ class MeanError:
         with together(trial):
             configuration = suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))
         for epoch in self.train(self.prepare(configuration)):
+            epoch_done(epoch.number)
             if "losses" in keep:
                 kept.setdefault("losses_by_epoch", []).append(_shortened(epoch.losses))
             for layer, norms in epoch.gradient_norms.items():

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -164,7 +164,7 @@ def run_study(
         note_study(storage, plan.name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(_status_of_ours(storage, plan.name, identity))
+            show(_with_epochs(_status_of_ours(storage, plan.name, identity), crew))
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
     show(status)
     if status.finished < plan.target:
@@ -179,6 +179,13 @@ def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
     except UnknownName as error:
         raise was_deleted(name) from error
     return status
+
+
+def _with_epochs(status: Status, crew: Crew) -> Status:
+    """Returns a status that says of this command's own workers which epoch they have trained."""
+    known = crew.epochs()
+    workers = [{**one, "epoch": known.get((status.study, one["trial"]))} for one in status.workers]
+    return replace(status, workers=workers)
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

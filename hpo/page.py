@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .escaping import escape_figure, escape_html, escape_markdown
-from .figures import write_png
+from .figures import write_pngs
 from .files import write_whole
 from .markdown import markdown_line, markdown_table, split_code
 from .names import safe_file_name
@@ -31,25 +31,31 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; } h1 small { font-
 h2 { font-size: 1.1rem; margin: 0 0 .3rem; } p { margin: 0 0 .5rem; } code { font-size: .92em; }
 .headline { border-left: 4px solid var(--accent); padding-left: .8rem; margin-bottom: 1.5rem; }
 .headline p:first-child { font-size: 1.15rem; font-weight: 600; }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1.6rem 2rem; }
-section { min-width: 0; } section.wide { grid-column: 1 / -1; } section > p { color: var(--faint); font-size: .9rem; }
+main { columns: 480px 2; column-gap: 2rem; }
+section { break-inside: avoid; padding-bottom: 1.6rem; } section.wide { column-span: all; overflow-x: auto; }
+section.wide .figure { min-width: 640px; } section > p { color: var(--faint); font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .22rem .5rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--faint); font-weight: 600; } 
-@media (min-width: 480px) { .short { white-space: nowrap; } }
-@media print { body { max-width: none; font-size: 11pt; } main { display: block; }
-               section { break-inside: avoid; margin-bottom: 1rem; } }
+th { color: var(--faint); font-weight: 600; } .short { white-space: nowrap; }
+td:not(.short) { overflow-wrap: anywhere; }
+@media (max-width: 479px) { table { font-size: .78rem; } th, .many .short { white-space: normal; } }
+@media print { body { max-width: none; font-size: 11pt; } main { columns: auto; } }
 """
 
 SCRIPT = """
-const figures = [...document.querySelectorAll(".figure")].map((place) => [place, JSON.parse(place.dataset.figure)]);
+const places = document.querySelectorAll(".figure");
+const brighter = BRIGHTER;
+const dark = matchMedia("(prefers-color-scheme: dark)");
 const printed = {"--ink": "#1b1b1b", "--line": "#dddddd", "--paper": "#ffffff"};
 function draw(printing) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => printing ? printed[name] : style.getPropertyValue(name).trim();
   const [ink, line, paper] = ["--ink", "--line", "--paper"].map(colour);
   const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line};
-  for (const [place, {data, layout}] of figures) {
+  const brighten = dark.matches && !printing ? brighter : {};
+  for (const place of places) {
+    const figure = place.dataset.figure.replace(/#[0-9a-f]{6}/g, (colour) => brighten[colour] ?? colour);
+    const {data, layout} = JSON.parse(figure);
     const narrow = place.clientWidth < 480;
     const drawn = {...layout, font: {...layout.font, color: ink, size: narrow ? 11 : 13},
       annotations: (layout.annotations ?? []).map((text) => ({...text, bgcolor: paper, opacity: 0.85})),
@@ -58,12 +64,21 @@ function draw(printing) {
   }
 }
 draw(false);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(false));
+dark.addEventListener("change", () => draw(false));
 addEventListener("beforeprint", () => draw(true));
 addEventListener("afterprint", () => draw(false));
 """
 
+BRIGHTER = {  # what a colour of the figures becomes on dark paper
+    "#0072b2": "#3fa9f5",
+    "#d55e00": "#ff8a3d",
+    "#009e73": "#2fd3a2",
+    "#56b4e9": "#a9dcf8",
+    "#000000": "#ffffff",
+    "#888888": "#b5b5b5",
+}
 SHORT = 15  # characters of a cell that is not broken
+MANY = 4  # columns with which a phone has no room for that
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -87,7 +102,7 @@ def as_html(report: Report) -> str:
 {sections}
 </main>
 <script>{get_plotlyjs()}</script>
-<script>{SCRIPT}</script>
+<script>{SCRIPT.replace("BRIGHTER", json.dumps(BRIGHTER))}</script>
 </body>
 </html>
 """
@@ -120,18 +135,11 @@ def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
     name = safe_file_name(report.study)
     page, text = folder / f"{name}.html", folder / f"{name}.md"
     write_whole(page, as_html(report))
-    pictures: dict[str, str] = {}
-    missing = ""
-    for section in report.sections:
-        if section.figure is None or missing:
-            continue
-        picture = f"figures/{name}-{section.name}.png"
-        (folder / "figures").mkdir(exist_ok=True)
-        missing = write_png(_on_paper(section.figure, section.title), folder / picture)
-        if not missing:
-            pictures[section.name] = picture
-    if missing and not any((folder / "figures").iterdir()):
-        (folder / "figures").rmdir()
+    figures = {one.name: _on_paper(one.figure, one.title) for one in report.sections if one.figure is not None}
+    pictures = {section: f"figures/{name}-{section}.png" for section in figures}
+    missing = write_pngs({folder / pictures[section]: figure for section, figure in figures.items()})
+    if missing:
+        pictures = {}
     write_whole(text, as_markdown(report, pictures))
     return [page, text, *(folder / picture for picture in pictures.values())], missing
 
@@ -162,7 +170,8 @@ def _table(rows: list[list[str]]) -> str:
     head, *body = rows
     heads = "".join(_cell("th", cell) for cell in head)
     lines = "".join(f"<tr>{''.join(_cell('td', cell) for cell in row)}</tr>" for row in body)
-    return f"<table>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
+    many = ' class="many"' if len(head) > MANY else ""
+    return f"<table{many}>{f'<thead><tr>{heads}</tr></thead>' if any(head) else ''}<tbody>{lines}</tbody></table>"
 
 
 def _cell(tag: str, text: str) -> str:

@@ -18,7 +18,7 @@ from . import records
 from .commands import command
 from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
-from .findings import beside_search
+from .findings import NEW_SELECTION, SELECTION_BIAS, beside_search
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -83,7 +83,7 @@ def read_report(storage: RDBStorage, study: str) -> Report:
     confirmation = next(read_confirmations(storage, study), None)
     parts = _of_search if definition.space else _of_list
     sections = [
-        _best(trials, confirmation),
+        _best(trials, definition, confirmation),
         *parts(storage, study, trials, definition),
         _time(trials),
         _environment(trials, definition, attributes),
@@ -101,18 +101,19 @@ def _headline(
     best, protocol = _ranked(trials)[0], definition.protocol
     lowest = (
         f"Lowest error: {_error(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
-        f"trial {best.number}: {short_name(best.params)}."
+        f"trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
         if not definition.space:
             return [lowest]
-        unsure = "Not confirmed: the lowest of many measurements is flattered by having been chosen."
+        unsure = f"Not confirmed: {SELECTION_BIAS}."
         return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
     sure = (
         f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "
-        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); {beside_search(confirmed.optimism)}."
+        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); "
+        f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
     )
     together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
     told = [f"Fresh rounds cannot tell apart trials {', '.join(together)} (paired, Holm)."] if together else []
@@ -127,11 +128,11 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms)
         return [f"{which}, is not measured yet."]
     return [
         f"{which}: {_error(first)} on {len(first.attributes['errors'])} fresh rounds, {short_name(first.params)}.",
-        "To choose another of these for its fresh figure is a second selection, and flatters again.",
+        f"{NEW_SELECTION.capitalize()}.",
     ]
 
 
-def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> Section:
+def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None) -> Section:
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
     for trial in _ranked(trials)[:BEST]:
@@ -139,10 +140,10 @@ def _best(trials: Sequence[StoredTrial], confirmation: Confirmation | None) -> S
         again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
         interval = _interval(trial.attributes["errors"])
         row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
-        rows.append([*row, short_name(trial.params)])
+        rows.append([*row, _name(trial, definition)])
     text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
     if fresh:
-        text.append("To choose another than the first for its fresh figure is a second selection, and flatters again.")
+        text.append(f"{NEW_SELECTION.capitalize()}.")
     return Section("best", "Best configurations", text, rows)
 
 
@@ -161,7 +162,10 @@ def _of_search(
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
         text.append(f"Without {', '.join(conditional)}, which not every trial has.")
-    figure = parallel_figure(trials, smallest_error(definition))
+    varied = [
+        name for name, parameter in definition.space.items() if not parameter.when and len(set(parameter.values)) > 1
+    ]
+    figure = parallel_figure(trials, varied, smallest_error(definition))
     yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
 
@@ -204,8 +208,8 @@ def _importances(importances: dict[str, float]) -> Section:
             [f"They need {FEWEST_TRIALS} trials that were measured to the end and differ."],
         )
     text = [
-        f"For being among the best {BEST_SHARE:.0%} (PED-ANOVA): among the trials that survived, in the space that was "
-        "searched; no causes, and no directions."
+        f"For being among the best {_percent(BEST_SHARE)} (PED-ANOVA): among the trials that survived, in the space "
+        "that was searched; no causes, and no directions."
     ]
     return Section("importances", "Importances", text, figure=importances_figure(importances))
 
@@ -217,8 +221,8 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     spent = sum(_epochs(trial, definition) for trial in finished)
     whole = definition.protocol.epochs * len(finished)
     text = [
-        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {spent / whole:.0%} of their "
-        f"epochs were trained, {1 - spent / whole:.0%} saved ({definition.pruner.name})."
+        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {_percent(spent / whole)} of "
+        f"their epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
     ]
     yield Section("pruning", "Pruning", text)
 
@@ -228,14 +232,14 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
     wall = max(end for _, end in moments) - min(begin for begin, _ in moments)
-    rows = [["worker", "device", "trials", "hours"]]
+    rows = [["worker", "device", "trials", "time"]]
     by_worker: dict[tuple[str, str], list[float]] = {}
     for trial in finished:
         worker = trial.attributes.get("worker") or {}
         key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
-        rows.append([host, device, str(len(spent)), f"{sum(spent) / 3600:.2f}"])
+        rows.append([host, device, str(len(spent)), _lasted(timedelta(seconds=sum(spent)))])
     text = [f"{_lasted(timedelta(seconds=seconds))} of training, {_lasted(wall)} from the first start to the last end."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
@@ -284,6 +288,12 @@ def smallest_error(definition: StudyDefinition) -> float:
     return 50 / definition.protocol.test_pairs
 
 
+def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
+    """Returns what a configuration is called: by its label in a list, else by its parameters."""
+    slot = trial.attributes.get("slot")
+    return definition.trial[slot].label if definition.trial and slot is not None else short_name(trial.params)
+
+
 def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
     whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
     return sorted(whole, key=lambda trial: (trial.value or 0.0, trial.number))
@@ -312,6 +322,10 @@ def _interval(errors: Sequence[float]) -> str:
         return ""
     mean = mean_of(errors)
     return f"{mean.low:.2f} to {mean.high:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _lasted(span: timedelta) -> str:

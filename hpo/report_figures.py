@@ -34,8 +34,8 @@ ERROR_AXIS = {"title": "test error (%)", "type": "log", "tickvals": [0.2, 0.5, 1
 GREY = "#888888"
 SHARES = (  # of the trials, by error: up to which, its name, its line, its opacity
     (0.1, "the best tenth", {"color": COLOURS[1], "width": 2}, 1.0),
-    (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.5),
-    (1.0, "the others", {"color": GREY, "width": 1}, 0.3),
+    (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.75),
+    (1.0, "the others", {"color": GREY, "width": 1}, 0.5),
 )
 LOGARITHMIC = {"learning_rate": "learning rate", "error": "error (%)"}
 MOST_TICKS = 8  # on an axis of numbers; else its ends
@@ -92,7 +92,7 @@ def rates_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
     """Draws the error against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
     measured = [*_whole(trials), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
-    names = sorted({trial.params["optimizer"] for trial in measured})
+    names, named = sorted({trial.params["optimizer"] for trial in measured}), set[str]()
     for name, colour in zip(names, COLOURS, strict=False):
         for state, symbol, opacity in ((TrialState.COMPLETE, "circle", 1.0), (TrialState.PRUNED, "x-thin-open", 0.6)):
             shown = [
@@ -100,12 +100,15 @@ def rates_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
                 for trial in measured
                 if trial.state is state and trial.params["optimizer"] == name and last_mean(trial) is not None
             ]
+            if not shown:
+                continue
             figure.add_scatter(
                 x=[trial.params["learning_rate"] for trial in shown],
                 y=[max(last_mean(trial) or 0.0, smallest) for trial in shown],
-                name=name, legendgroup=name, showlegend=state is TrialState.COMPLETE, mode="markers", opacity=opacity,
+                name=name, legendgroup=name, showlegend=name not in named, mode="markers", opacity=opacity,
                 marker={"symbol": symbol, "size": 7, "color": colour}, hovertext=list(map(_about, shown)),
             )  # fmt: skip
+            named.add(name)
     figure.update_xaxes(title="learning rate", type="log", dtick=1, exponentformat="power")
     figure.update_yaxes(**ERROR_AXIS)
     return figure
@@ -116,10 +119,10 @@ def importances_figure(importances: Mapping[str, float]) -> go.Figure:
     names = sorted(importances, key=importances.__getitem__)
     figure = go.Figure(layout={**LAYOUT, "height": 110 + 32 * len(names)})
     figure.add_bar(
-        x=[importances[name] for name in names], y=[_words(name) for name in names], orientation="h",
-        marker={"color": COLOURS[0]}, texttemplate="%{x:.0%}", textposition="auto", textangle=0,
+        x=[100 * importances[name] for name in names], y=[_words(name) for name in names], orientation="h",
+        marker={"color": COLOURS[0]}, texttemplate="%{x:.0f} %", textposition="auto", textangle=0,
     )  # fmt: skip
-    figure.update_xaxes(title="importance", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(title="importance", ticksuffix=" %", rangemode="tozero")
     figure.update_yaxes(automargin=True)
     return figure
 
@@ -141,13 +144,13 @@ def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     return figure
 
 
-def parallel_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
-    """Draws every trial that was measured to the end as a line through its parameters, the best in front.
+def parallel_figure(trials: Sequence[StoredTrial], names: Sequence[str], smallest: float) -> go.Figure:
+    """Draws every trial that was measured to the end as a line through parameters of these names, the best in front.
 
     Of plain lines, not plotly's own parallel coordinates, which take WebGL, and not every browser has that.
     """
     whole = _whole(trials)
-    shared = [name for name in whole[0].params if all(name in trial.params for trial in whole)]
+    shared = [name for name in names if all(name in trial.params for trial in whole)]
     axes = [_axis(name, [trial.params[name] for trial in whole]) for name in shared]
     axes.append(_axis("error", [max(trial.value or 0.0, smallest) for trial in whole]))
     ranked = sorted(range(len(whole)), key=lambda i: whole[i].value or 0.0)

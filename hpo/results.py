@@ -57,7 +57,11 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Best:
-    """The winner of a study: the lowest mean error among trials measured to the end."""
+    """The winner of a study: the lowest mean error among trials measured to the end.
+
+    Attributes:
+        label: of the listed entry that it measured; None in a search.
+    """
 
     study: str
     trial: int
@@ -68,6 +72,7 @@ class Best:
     rounds: int
     dataset: str
     confirmed: dict[str, Any] | None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
             f"{command_here('status', '--study', study)} tells how far it is"
         )
     (trial,) = best
+    entry = _listed_entry(trial, definition.trial)
     return Best(
         study=study,
         trial=trial.number,
@@ -214,6 +220,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
         rounds=definition.protocol.rounds,
         dataset=definition.protocol.dataset,
         confirmed=None,
+        label=entry.label if entry else None,
     )
 
 
@@ -281,12 +288,17 @@ def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
     return statuses
 
 
+def _listed_entry(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> ListedTrial | None:
+    """Returns the entry of a list that a trial measures; None in a search."""
+    slot = trial.attributes.get("slot", len(listed))
+    return listed[slot] if slot < len(listed) else None
+
+
 def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
     if not trial.is_ours:
         return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes
-    slot = attributes.get("slot", len(listed))
-    entry = listed[slot] if slot < len(listed) else None
+    entry = _listed_entry(trial, listed)
     return TrialRow(
         number=trial.number,
         state="REFUSED" if "refused" in attributes else trial.state.name,

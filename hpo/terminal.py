@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
-from .escaping import printable
+from .progress import TimeLeft, bar, progress_line
 from .results import Status
-from .views import duration, spread
 
 PLAIN_SECONDS = 10.0
+ALIVE_SECONDS = 60.0  # after which a plain line says again what has not changed, so that a log shows life
+BAR = range(10, 21)  # cells, where there is room
 
 
 class StudyProgress:
@@ -25,67 +27,55 @@ class StudyProgress:
         finished: the finished trials that were shown last.
     """
 
-    def __init__(self, console: Console, target: int) -> None:
+    def __init__(self, console: Console, target: int, epochs: int) -> None:
         self.finished = 0
-        self._console = console
-        self._target = target
-        self._printed_at = -PLAIN_SECONDS
-        self._printed = ""
+        self._console, self._target, self._epochs = console, target, epochs
+        self._began = time.monotonic()
+        self._left = TimeLeft(target, epochs)
+        self._live = Live(console=console, auto_refresh=False)
+        self._printed_at = -ALIVE_SECONDS
+        self._printed: tuple[object, ...] = ()
         self._waiting = ""
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=console,
-        )
-        self._task = self._bar.add_task("", total=target, text="")
 
     def __enter__(self) -> StudyProgress:
         if self._console.is_terminal:
-            self._bar.start()
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._console.is_terminal:
-            self._bar.stop()
+            self._live.stop()
         elif self._waiting:
             self._print()
 
     def show(self, status: Status) -> None:
         """Shows how far the study is."""
         self.finished = status.finished
+        now = time.monotonic()
+        left = self._left.update(status, now)
+        width = self._console.width if self._console.is_terminal else 10_000
+        line = progress_line(status, self._target, self._epochs, now - self._began, left, width)
         if self._console.is_terminal:
-            self._bar.update(
-                self._task,
-                description=printable(status.study),
-                completed=status.finished,
-                text=_progress_text(status, self._target),
-            )
+            self._live.update(Text(self._with_bar(status, line), no_wrap=True, overflow="crop"), refresh=True)
             return
-        line = f"{status.study}: {_progress_text(status, self._target)}"
-        self._waiting = line if line != self._printed else ""
-        if self._waiting and (status.finished >= self._target or time.monotonic() - self._printed_at >= PLAIN_SECONDS):
+        said = (status.finished, status.best, status.running, status.failed)
+        since = now - self._printed_at
+        self._waiting = line if said != self._printed or since >= ALIVE_SECONDS else ""
+        if self._waiting and (status.finished >= self._target or since >= PLAIN_SECONDS):
             self._print()
+            self._printed, self._printed_at = said, now
+
+    def _with_bar(self, status: Status, line: str) -> str:
+        spare = self._console.width - cell_len(line) - 1
+        if spare < BAR.start or self._console.options.ascii_only:
+            return line
+        return f"{bar(status, self._target, min(spare, BAR.stop - 1))} {line}"
 
     def _print(self) -> None:
         self._console.print(self._waiting, highlight=False, soft_wrap=True)
-        self._printed_at, self._printed, self._waiting = time.monotonic(), self._waiting, ""
-
-
-def _progress_text(status: Status, target: int) -> str:
-    parts = [f"{status.finished}/{target} trials"]
-    if status.best:
-        parts.append(f"best {spread(status.best['value'], status.best['std'])}")
-    if status.running:
-        parts.append(f"{status.running} running")
-    if status.failed:
-        parts.append(f"{status.failed} failed")
-    if status.finished < target and status.trials_per_hour:
-        left = (target - status.finished) / status.trials_per_hour * 3600
-        parts += [f"{status.trials_per_hour:.0f}/h", f"{duration(left)} left"]
-    return " · ".join(parts)
+        self._waiting = ""
 
 
 class Watch:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 
+from .columns import FittedTable
 from .results import Status, TrialRow
 from .space import short_name
 from .sweep import Curve, Sweep, bounds, minimum, steepest, valley
 
 
-def trials_table(rows: Sequence[TrialRow]) -> Table:
-    """Returns trials as a table that fits 80 columns."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+def trials_table(rows: Sequence[TrialRow]) -> FittedTable:
+    """Returns trials as a table."""
+    table = FittedTable()
     table.add_column("trial", justify="right")
-    table.add_column("state")
-    table.add_column("error %", justify="right", no_wrap=True)
-    table.add_column("s", justify="right")
-    table.add_column("configuration")
+    table.add_column("state", rank=1)
+    table.add_column("error %", justify="right")
+    table.add_column("s", justify="right", rank=2)
+    table.add_column("configuration", wraps=True)
     for row in rows:
         seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
         table.add_row(
@@ -37,12 +38,13 @@ def trials_table(rows: Sequence[TrialRow]) -> Table:
     return table
 
 
-def status_table(statuses: Sequence[Status]) -> Table:
+def status_table(statuses: Sequence[Status]) -> FittedTable:
     """Returns the studies of a storage as a table."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("study", overflow="fold")
-    for heading in ("finished", "pruned", "running", "failed", "/h", "left", "best error"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = FittedTable()
+    table.add_column("study", wraps=True)
+    ranks = {"finished": 0, "pruned": 4, "running": 2, "failed": 3, "/h": 5, "left": 1, "best error": 0}
+    for heading, rank in ranks.items():
+        table.add_column(heading, justify="right", rank=rank)
     for status in statuses:
         table.add_row(
             status.study,
@@ -72,12 +74,13 @@ def foreign_notes(statuses: Sequence[Status]) -> list[str]:
     ]
 
 
-def workers_table(statuses: Sequence[Status]) -> Table:
+def workers_table(statuses: Sequence[Status]) -> FittedTable:
     """Returns the workers that run a trial now."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in ("worker", "pid", "device", "study", "trial", "since", "heartbeat"):
+    table = FittedTable()
+    ranks = {"worker": 0, "pid": 4, "device": 3, "study": 0, "trial": 0, "since": 2, "heartbeat": 1}
+    for heading, rank in ranks.items():
         numeric = heading in ("pid", "trial", "heartbeat")
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        table.add_column(heading, justify="right" if numeric else "left", rank=rank, wraps=not numeric)
     for status in statuses:
         for worker in status.workers:
             age = worker["heartbeat_age_seconds"]
@@ -139,9 +142,9 @@ def _described(row: TrialRow) -> str:
 
 def rows_table(title: list[str], rows: Sequence[Sequence[str]]) -> list[Any]:
     """Returns rows, their headings the first, as a table under its title's lines."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for heading in rows[0]:
-        table.add_column(heading)
+    table = FittedTable()
+    for i, heading in enumerate(rows[0]):
+        table.add_column(heading, wraps=i == 0)
     for row in rows[1:]:
         table.add_row(*row)
     return [title, table, ""]
@@ -152,7 +155,9 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     mean, rounds = sweep.mean_losses, len(sweep.losses)
     deviation = "" if sweep.std is None else f" ± {sweep.std:.2g}"
     headline = f"range test of {name} ({rounds} rounds, {dataset})"
-    rates = Table(show_header=False, box=None, padding=(0, 2))
+    rates = FittedTable()
+    rates.add_column()
+    rates.add_column(wraps=True)
     rates.add_row(f"{sweep.mean:.3g}{deviation}", "the optimum: where the loss is lowest, mean of rounds")
     if np.isfinite(mean).sum() < 2:
         return [headline, rates, f"{sweep.ended} of {rounds} rounds diverged, one of them at once: no mean curve"]
@@ -167,7 +172,7 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
         if low < high
         else "the mean curve never falls, so it suggests no bounds for a study"
     )
-    return [headline, curve_chart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
+    return [headline, CurveChart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
 
 
 def _one_digit(value: float, direction: Callable[[float], int]) -> float:
@@ -176,8 +181,20 @@ def _one_digit(value: float, direction: Callable[[float], int]) -> float:
     return direction(round(value / scale, 9)) * scale
 
 
+@dataclass(frozen=True)
+class CurveChart:
+    """A small picture of losses over the logarithm of the rates, in the width that there is."""
+
+    rates: Curve
+    losses: Curve
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draws the picture."""
+        yield from curve_chart(self.rates, self.losses, width=max(1, min(60, options.max_width - 8)))
+
+
 def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -> list[str]:
-    """Returns the lines of a small picture of losses over the logarithm of the rates, for 80 columns."""
+    """Returns the lines of a small picture of losses over the logarithm of the rates."""
     known = losses[np.isfinite(losses)]
     low, high = float(known.min()), float(known.max())
     rows = [[" "] * width for _ in range(height)]
@@ -191,11 +208,11 @@ def curve_chart(rates: Curve, losses: Curve, width: int = 60, height: int = 8) -
     return [*lines, f"{'loss':>6} └{'─' * width}", f"{'':>8}{axis}", f"{'':>8}{'learning rate':^{width}}"]
 
 
-def names_table(kind: str, entries: Sequence[dict[str, str]]) -> Table:
+def names_table(kind: str, entries: Sequence[dict[str, str]]) -> FittedTable:
     """Returns names with their titles."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column(kind, no_wrap=True)
-    table.add_column()
+    table = FittedTable()
+    table.add_column(kind)
+    table.add_column(wraps=True)
     for entry in entries:
         table.add_row(entry["name"], entry["title"])
     return table
@@ -224,15 +241,10 @@ def _settings(table: dict[str, Any]) -> list[str]:
 
 def layers_table(name: str, architecture: dict[str, Any]) -> list[Any]:
     """Returns an architecture's layers, as they are with weight sharing, and its parameter counts."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for heading, justify in (
-        ("layer", "left"),
-        ("kind", "left"),
-        ("weight", "right"),
-        ("output", "right"),
-        ("parameters", "right"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table = FittedTable()
+    ranks = {"layer": 0, "kind": 0, "weight": 2, "output": 1, "parameters": 0}
+    for heading, rank in ranks.items():
+        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", rank=rank)
     for layer in architecture["layers"]:
         kind = layer["kind"].partition("(")[0]
         weight, output = ("x".join(map(str, layer[key])) for key in ("weight", "shape"))

@@ -8,6 +8,7 @@ sends one to each process of a group, and the parent passes its own on; who is i
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -51,15 +52,17 @@ class Objective(Protocol):
     def device(self) -> str:
         """The device that it works on, for people."""
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Evaluates the trial."""
+    def __call__(self, trial: optuna.Trial, epoch_done: Callable[[int], None]) -> float:
+        """Evaluates the trial; `epoch_done` is given the number of each epoch that is trained."""
 
 
+Evaluate = Callable[[optuna.Trial], float]
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
 MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
+EPOCH_SECONDS = 0.5
 INTERRUPTED = 130
 
 
@@ -101,6 +104,13 @@ class Began:
 
 
 @dataclass(frozen=True)
+class EpochDone:
+    """A worker has trained another epoch of its trial."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """A worker ended its trial, however."""
 
@@ -114,7 +124,7 @@ class GaveUp:
     exit_code: int
 
 
-Tell = Callable[[Began | Ended | GaveUp], None]
+Tell = Callable[[Began | EpochDone | Ended | GaveUp], None]
 
 
 class Stop:
@@ -279,10 +289,23 @@ class _Server:
         if isinstance(started, NoTrial):
             return started
         self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
-        if not run_trial(self._storage, started, objective, stop, definition.run.heartbeat_seconds):
+        told = partial(objective, epoch_done=self._now_and_then())
+        if not run_trial(self._storage, started, told, stop, definition.run.heartbeat_seconds):
             self._open.cache_clear()  # what Optuna remembers of the study may be of a database that was restored since
         self._tell(Ended())
         return None
+
+    def _now_and_then(self) -> Callable[[int], None]:
+        """Returns what tells of epochs, but not of each: some take milliseconds."""
+        told_at = -math.inf
+
+        def epoch_done(number: int) -> None:
+            nonlocal told_at
+            if time.monotonic() - told_at >= EPOCH_SECONDS:
+                told_at = time.monotonic()
+                self._tell(EpochDone(number))
+
+        return epoch_done
 
     def _make_room(self) -> None:
         while len(self._objectives) >= MAX_OBJECTIVES:
@@ -300,7 +323,7 @@ def was_deleted(study: str) -> WorkError:
 
 
 def run_trial(
-    storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop, heartbeat_seconds: float
+    storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop, heartbeat_seconds: float
 ) -> bool:
     """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
 
@@ -319,7 +342,7 @@ def run_trial(
     return True
 
 
-def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Objective, stop: Stop) -> None:
+def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop) -> None:
     """The one place where an exception becomes a state.
 
     An interruption gives the place back; an error in training is kept with its traceback.

@@ -8,15 +8,15 @@ from ._pair import Activation, DigitPair
 
 
 def cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
-    """Two 3x3 convolutions (32, 64 channels), each max-pooled, then linear 256-200-10 (report A, table II.
+    """Two 3x3 convolutions (32, 64 channels), each max-pooled, then linear 256-200-10.
 
-    Widths ours).
+    After report A, table II; the widths are this project's, the report gives none.
     """
     return DigitPair(lambda: _lenet(activation, batch_norm=False), activation, weight_sharing=weight_sharing)
 
 
 def cnn_bn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
-    """The same with batch norm after each convolution (report A, table III and figure 3; widths ours)."""
+    """The cnn with batch norm after each convolution (report A, table III and figure 3)."""
     return DigitPair(lambda: _lenet(activation, batch_norm=True), activation, weight_sharing=weight_sharing)
 
 

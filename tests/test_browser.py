@@ -6,6 +6,7 @@ They need a Chromium: Debian's `chromium` or `chromium-headless-shell`, or one t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from hpo.study import StudyDefinition, define_study
 
 from .conftest import LISTED_STUDY, create
 from .test_cli import clean_environment, free_port
-from .test_confirmation import add
+from .test_confirmation import add, confirm
 from .test_report import prune
 
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
@@ -59,6 +60,23 @@ def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
     return opened
 
 
+LINES = """[...document.querySelectorAll("#parallel .scatterlayer .trace")].map((trace) => [
+  getComputedStyle(trace.querySelector(".js-line")).stroke, Number(getComputedStyle(trace).opacity),
+  getComputedStyle(document.body).backgroundColor])"""
+COLUMNS = """new Set([...document.querySelectorAll("#parallel ~ section")].map(
+  (one) => one.getBoundingClientRect().left)).size"""
+
+
+def contrast(ink: str, opacity: float, paper: str) -> float:
+    """Returns WCAG's contrast of a line with its paper."""
+    light = []
+    inks, papers = ([int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in (ink, paper))
+    for channels in ([opacity * i + (1 - opacity) * p for i, p in zip(inks, papers, strict=True)], papers):
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(light) / min(light)
+
+
 class Watched:
     """A page, and what went wrong on it: errors, and requests to other places than `home`."""
 
@@ -77,6 +95,7 @@ class Watched:
 def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
     browser: Browser, searched: RDBStorage, tmp_path: Path, size: dict[str, int], scheme: str
 ) -> None:
+    confirm(searched)
     file = tmp_path / "small.html"
     file.write_text(as_html(read_report(searched, "small")), encoding="utf-8")
     with browser.new_context(viewport=size, color_scheme=scheme, offline=True) as context:  # type: ignore[arg-type]
@@ -92,6 +111,10 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
         assert ink == ("rgb(27, 27, 27)" if scheme == "light" else "rgb(232, 232, 232)")
         title = watched.page.locator("#history .xtitle").evaluate("text => getComputedStyle(text).fill")
         assert title == ink
+        faintest = min(contrast(*line) for line in watched.page.evaluate(LINES))
+        assert faintest > (1.6 if scheme == "light" else 2.5)
+        columns = watched.page.evaluate(COLUMNS)
+        assert columns == (1 if size is PHONE else 2)  # none is left empty below the wide figure
         watched.page.emulate_media(media="print")
         assert watched.page.pdf().startswith(b"%PDF")
         assert watched.wrong == []
@@ -159,6 +182,22 @@ def test_the_dashboard_shows_a_new_trial_without_being_reloaded(
         add(searched, "small", 0.5, [1.0, 1.5, 2.0])
         expect(trial.filter(has_text="Trial 22")).to_be_visible(timeout=30_000)
         assert watched.wrong == []
+
+
+def test_a_trial_with_long_attributes_is_no_wider_than_the_window(
+    browser: Browser, dashboard: str, searched: RDBStorage
+) -> None:
+    curve = {str(epoch): [2.3 + i / 10 for i in range(30)] for epoch in range(9)}
+    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_epoch=curve, file="/a/path/without/blanks" * 20)
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/trials?numbers=22")
+        expect(watched.page.get_by_text("errors_by_epoch").first).to_be_visible(timeout=20_000)
+        width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= fits
 
 
 def test_a_study_opens_with_its_note_and_its_files_run_nothing(browser: Browser, dashboard: str) -> None:

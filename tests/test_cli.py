@@ -6,6 +6,7 @@ import csv
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -92,8 +93,20 @@ def read(folder: Path, *arguments: str) -> Any:
 
 def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
     best = read(worked, "best", "--study", "tiny")
-    assert set(best) == {"study", "trial", "value", "std", "errors", "params", "rounds", "dataset", "confirmed"}
+    assert set(best) == {
+        "study",
+        "trial",
+        "value",
+        "std",
+        "errors",
+        "params",
+        "rounds",
+        "dataset",
+        "confirmed",
+        "label",
+    }
     assert (best["study"], best["rounds"], best["dataset"], best["confirmed"]) == ("tiny", 2, "digits", None)
+    assert best["label"] is None
     (status,) = read(worked, "status")
     (alone, together) = (
         {key: value for key, value in found.items() if key != "trials_per_hour"}  # it falls as time goes by
@@ -279,7 +292,7 @@ def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
     waiting.send_signal(signal.SIGINT)
     _, said = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert said.strip() == "interrupted; this goes on: hpo worker --workers 1"
+    assert said.strip() == "interrupted; this goes on:\n  hpo worker --workers 1"
 
 
 def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
@@ -365,7 +378,11 @@ def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) ->
     first = found["confirmed"][0]
     assert (winner["trial"], winner["confirmed"]["mean"]) == (first["trial"], first["mean"])
     assert first["optimism"] == pytest.approx(first["mean"] - winner["value"])
-    assert "confirmed on 5 fresh rounds" in " ".join(hpo("best", "--study", "tiny", folder=tmp_path).stdout.split())
+    for again in (("best", "--study", "tiny"), ("optimize", "--study", "tiny.toml", "--trials", "3")):
+        said = " ".join(hpo(*again, folder=tmp_path).stdout.split())
+        assert "confirmed on 5 fresh rounds" in said
+        assert "not confirmed" not in said
+        assert "hpo confirm" not in said
     fresh = load_results("tiny-confirm", f"sqlite:///{tmp_path}/hpo.db")[0]
     assert [key for key in fresh if key.startswith("round")] == [f"round {r}" for r in range(2, 7)]
     assert_one_line(hpo("confirm", "--study", "tny", folder=tmp_path), 2, "no study named 'tny'")
@@ -380,6 +397,15 @@ def test_help_is_there_for_every_command() -> None:
             assert getattr(parameter, "help", None) or parameter.param_type_name == "argument", (
                 f"{name}: {parameter.name}"
             )
+
+
+def test_help_fits_80_columns_and_cuts_no_sentence() -> None:
+    whole = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in whole.replace("[ARGS]...", "")
+    for name, command in [("", main), *main.commands.items()]:
+        shown = CliRunner().invoke(command, ["--help"], terminal_width=80).output
+        assert max(map(len, shown.splitlines())) <= 80, name
+        assert not re.search(r"\b(INTEGER|FLOAT|TEXT|PATH|DIRECTORY)\b", shown), f"{name}: click's own metavar"
 
 
 def test_show_prints_layers_of_an_architecture_and_the_resolved_study(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,8 +51,7 @@ def test_an_exported_network_errs_as_is_written_beside_it(exported: Path) -> Non
         r = one["round"]
         pixels = test_pairs.images[r] * one["pixel_deviation"] + one["pixel_mean"]
         assert pixels.min() > -0.01  # as the dataset has them
-        with torch.no_grad():
-            first, second = hpo.load_network(exported, r)(pixels)[1].argmax(-1).unbind(-1)
+        first, second = hpo.load_network(exported, r)(pixels)[1].argmax(-1).unbind(-1)
         wrong = ((first <= second).long() != test_pairs.targets[r]).double().mean().item()
         assert 100 * wrong == pytest.approx(one["error"], abs=0.51)  # one pair may fall the other way by rounding
     assert described["error"]["mean"] < 40
@@ -66,6 +66,16 @@ def test_rounds_are_different_networks_and_the_first_is_loaded_unless_told(expor
     assert torch.equal(results[0], results[1])
     assert not torch.allclose(results[0], results[2])
     assert not networks[0].training
+    assert not results[0].requires_grad
+
+
+def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(exported.parent)
+    names: dict[str, torch.Tensor] = {}
+    exec(snippet, names)
+    assert names["smaller"].dtype == torch.bool
+    assert len(names["smaller"]) == len(names["images"])
 
 
 def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ ROWS = [
         "sweep",
         "statistics",
         "kernels",
+        "columns",
     },
     {"space", "data", "storage", "winograd", "dense"},
     {"claims", "fused", "artifacts"},
@@ -50,7 +51,7 @@ ROWS = [
     {"catalog", "sampling", "results", "dashboard", "figures"},
     {"budget", "reproduction", "confirmation", "drift"},
     {"worker", "views", "document", "effects"},
-    {"findings"},
+    {"findings", "progress"},
     {"report_figures", "note"},
     {"report"},
     {"page", "sharing"},
@@ -82,7 +83,7 @@ HOMES = {
     "waitress": {"server"},
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page", "sharing"},
     "scipy": {"statistics", "dense"},
-    "rich": {"console", "terminal", "views", "findings", "cli_lab", "cli_write"},
+    "rich": {"console", "columns", "progress", "terminal", "views", "cli_lab", "cli_write"},
     "click": {"output", "cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}

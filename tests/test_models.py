@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 
 import pytest
@@ -72,3 +73,11 @@ def test_layers_are_listed_in_order_with_shapes_and_add_up() -> None:
     ]
     assert layers[-1].shape == (1, 2)
     assert sum(layer.parameters for layer in layers) == count_parameters(network) == 5_082
+
+
+@pytest.mark.parametrize("name", catalog.architectures())
+def test_an_architecture_is_listed_by_the_whole_first_paragraph_of_its_docstring(name: str) -> None:
+    summary = catalog.architectures()[name].summary
+    paragraph = " ".join((inspect.getdoc(catalog.load_architecture(name)) or "").partition("\n\n")[0].split())
+    assert paragraph == f"{summary}."
+    assert summary.count("(") == summary.count(")")

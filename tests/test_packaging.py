@@ -17,6 +17,11 @@ def test_a_wheel_carries_its_content_inside_the_package_and_works_from_anywhere(
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     assert {path.name.partition("-")[0] for path in (tmp_path / "site").iterdir()} == {"hpo", "hpo_studies"}
+    assert (tmp_path / "site" / "hpo" / "py.typed").exists()
+    (described,) = (tmp_path / "site").glob("*.dist-info")
+    metadata = (described / "METADATA").read_text(encoding="utf-8")
+    assert "License-Expression: MIT" in metadata
+    assert "MIT License" in (described / "licenses" / "LICENSE").read_text(encoding="utf-8")
     (tmp_path / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
 

@@ -9,12 +9,15 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
+from hpo import storage
 from hpo.errors import StorageError
 from hpo.page import as_html, as_markdown, write_report
+from hpo.records import StoredTrial
 from hpo.report import Report, Section, read_report
+from hpo.report_figures import rates_figure
 from hpo.study import define_study
 
-from .conftest import LISTED_STUDY, claim, create
+from .conftest import LISTED_STUDY, SMALL_STUDY, claim, create
 from .test_confirmation import FRESH, add, confirm
 
 
@@ -62,8 +65,8 @@ def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBS
     found = sections(report)
     assert found["best"].table[0] == ["trial", "error %", "95 %", "configuration"]
     assert [row[0] for row in found["best"].table[1:]] == ["1", "2", "0"]
-    assert "1 of 4 trials were pruned; 88% of their epochs were trained" in found["pruning"].text[0]  # 2+2+2+1 of 8
-    assert found["time"].table[1] == ["a", "cpu (x)", "3", "0.05"]
+    assert "1 of 4 trials were pruned; 88 % of their epochs were trained" in found["pruning"].text[0]  # 2+2+2+1 of 8
+    assert found["time"].table[1] == ["a", "cpu (x)", "3", "3 min"]
     assert "They need 20 trials" in found["importances"].text[0]
 
 
@@ -71,7 +74,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     confirm(searched)
     report = read_report(searched, "small")
     assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
-    assert "1.20 below that" in report.headline[1]
+    assert "the study reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
     assert "cannot tell apart trials 1 and 2 " in report.headline[2]
     fresh = [row[3] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
@@ -86,6 +89,8 @@ def test_a_list_is_shown_beside_the_published_and_by_its_labels(fresh_storage: R
     report = read_report(fresh_storage, "listed")
     found = sections(report)
     assert len(report.headline) == 1
+    assert report.headline[0].endswith("trial 1: FNN + WS.")
+    assert [row[-1] for row in found["best"].table[1:]] == ["FNN + WS", "FNN"]
     assert [row[:3] for row in found["published"].table[1:]] == [
         ["FNN", "10.00 ± 1.00", "9.67 ± 0.76"],
         ["FNN + WS", "10.00 ± 1.00", "8.20 ± 0.26"],
@@ -129,15 +134,63 @@ def test_names_cannot_break_out_of_the_page() -> None:
 def test_the_report_is_written_with_pictures_or_says_why_not(
     searched: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.page.write_png", lambda figure, file: "a .png takes a Chromium")
+    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "a .png takes a Chromium")
     files, missing = write_report(read_report(searched, "small"), tmp_path)
     assert [file.name for file in files] == ["small.html", "small.md"]
     assert "Chromium" in missing
     assert "![" not in files[1].read_text()
     assert not (tmp_path / "figures").exists()
-    monkeypatch.setattr("hpo.page.write_png", lambda figure, file: "" if file.write_bytes(b"x") else "nothing written")
+
+    def write(figures: dict[Path, object]) -> str:
+        for file in figures:
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"x")
+        return ""
+
+    monkeypatch.setattr("hpo.page.write_pngs", write)
     files, missing = write_report(read_report(searched, "small"), tmp_path)
     assert missing == ""
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", files[1].read_text()):
         assert (tmp_path / picture).exists()
     assert len(files) == 2 + len([s for s in read_report(searched, "small").sections if s.figure is not None])
+
+
+def test_an_optimizer_whose_trials_were_all_pruned_is_in_the_legend() -> None:
+    curve = {"errors_by_epoch": {"1": [60.0]}}
+    params = [{"optimizer": name, "learning_rate": 0.1} for name in ("adam", "adam", "sgd")]
+    trials = [
+        StoredTrial(0, TrialState.COMPLETE, 3.0, None, None, params[0], curve),
+        *(StoredTrial(i, TrialState.PRUNED, None, None, None, params[i], curve) for i in (1, 2)),
+    ]
+    drawn = [trace for trace in rates_figure(trials, 0.05).data if len(trace.x)]  # the others have no legend
+    assert [trace.name for trace in drawn if trace.showlegend] == ["adam", "sgd"]
+
+
+def test_a_fixed_parameter_has_no_axis_and_no_importance(tmp_path: Path) -> None:
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/fixed.db", create=True)
+    table = {**SMALL_STUDY, "space": {**SMALL_STUDY["space"], "auxiliary_loss": True, "weight_sharing": [True, False]}}
+    create(opened, "small", define_study(table, name="small"), 30)
+    params = {"architecture": "fnn", "auxiliary_loss": True, "activation": "relu", "optimizer": "sgd"}
+    categories = optuna.distributions.CategoricalDistribution
+    choices = {key: categories([value]) for key, value in params.items()}  # type: ignore[list-item]
+    both = optuna.distributions.CategoricalDistribution([True, False])
+    rates = optuna.distributions.FloatDistribution(1e-4, 1.0, log=True)
+    study = optuna.load_study(study_name="small", storage=opened)
+    for i in range(20):
+        study.add_trial(
+            create_trial(
+                value=2.0 + i, params={**params, "weight_sharing": i < 9, "learning_rate": 0.1 + i / 100},
+                distributions={**choices, "weight_sharing": both, "learning_rate": rates},
+                user_attrs={"errors": [2.0 + i, 3.0 + i], "std": 0.5, "slot": i},
+            )
+        )  # fmt: skip
+    found = sections(read_report(opened, "small"))
+    assert set(found["importances"].figure.data[0].y) == {"weight sharing", "learning rate"}  # type: ignore[union-attr]
+    axes = found["parallel"].figure.layout.xaxis.ticktext  # type: ignore[union-attr]
+    assert "auxiliary loss" not in axes
+    assert "weight sharing" in axes
+
+
+def test_units_stand_apart_from_their_numbers_everywhere(searched: RDBStorage) -> None:
+    confirm(searched)
+    assert not re.search(r"\d%", as_markdown(read_report(searched, "small"), {}))

@@ -310,7 +310,7 @@ def test_a_trial_that_fails_keeps_its_error_without_the_password(created: RDBSto
         raise ConnectionError("no host 'hunter2ter2secret@h'")
 
     study = optuna.load_study(study_name="small", storage=created)
-    run_trial(created, storage.ask(created, study, claim(0)), objective, Stop(), 30.0)  # type: ignore[arg-type]
+    run_trial(created, storage.ask(created, study, claim(0)), objective, Stop(), 30.0)
     (trial,) = records.read_trials(created, "small")
     assert trial.attributes["error"] == "ConnectionError: no host '***@h'"
     assert "ConnectionError" in trial.attributes["traceback"]

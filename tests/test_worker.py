@@ -15,14 +15,14 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import optimize, records, storage
+from hpo import crew, optimize, records, storage
 from hpo.budget import NoTrial
 from hpo.crew import Crew
 from hpo.errors import RequestError, WorkError
 from hpo.presence import Presence, Worker
 from hpo.results import Status, read_definition
 from hpo.study import StudyDefinition, define_study
-from hpo.worker import Assignment, Began, Ended, GaveUp, Stop, _Server, run_worker
+from hpo.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create
@@ -45,7 +45,7 @@ def work(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick", 
     run_worker(assignment(opened, folder, target=target, stub=stub), make, stop or Stop(), raise_what_is_given_up)
 
 
-def raise_what_is_given_up(said: Began | Ended | GaveUp) -> None:
+def raise_what_is_given_up(said: Began | EpochDone | Ended | GaveUp) -> None:
     if isinstance(said, GaveUp):
         raise WorkError(said.message, said.exit_code)
 
@@ -155,7 +155,7 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
     class GivenUp:
         device = "stub"
 
-        def __call__(self, trial: optuna.Trial) -> float:
+        def __call__(self, trial: optuna.Trial, epoch_done: object) -> float:
             if trial.number == 0:
                 created.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
                 if moment == "before it reports":
@@ -165,6 +165,33 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
     run_worker(assignment(created, tmp_path, target=2), lambda *_: GivenUp(), Stop(), raise_what_is_given_up)
     assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
     assert capfd.readouterr().err == "trial 0 was given up for dead meanwhile; its result is dropped\n"
+
+
+def test_the_parent_is_told_of_epochs_while_a_trial_runs(created: RDBStorage, tmp_path: Path) -> None:
+    seen: list[int | None] = []
+    end = time.monotonic() + 60
+
+    def show(status: Status) -> None:
+        assert time.monotonic() < end
+        seen.extend(one.get("epoch") for one in status.workers)
+        if 1 in seen:
+            (tmp_path / "GO").touch()
+
+    run_small(created, tmp_path, target=2, workers=1, stub="sleeps_until_told", show=show)
+    assert 1 in seen
+    assert counts(created) == {"COMPLETE": 2}
+
+
+def test_no_training_waits_for_a_parent_that_does_not_listen() -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    sent = 0
+    while crew._has_room(theirs):
+        theirs.send(EpochDone(sent))
+        sent += 1
+    for _ in range(10):  # what must be said still goes through
+        theirs.send(Ended())
+    assert sent > 100
+    assert [ours.recv() for _ in range(sent + 10)][-1] == Ended()
 
 
 def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, tmp_path: Path) -> None:
@@ -288,7 +315,7 @@ def test_a_worker_tells_a_study_from_its_successor_of_the_same_name(
 
         return stubs.Stub(definition, folder, act)
 
-    said: list[Began | Ended | GaveUp] = []
+    said: list[Began | EpochDone | Ended | GaveUp] = []
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
     run_worker(told, make, Stop(), said.append)
     assert served == ["A small study", "the successor"]

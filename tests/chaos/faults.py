@@ -78,7 +78,7 @@ class Target:
         self._definition, self._folder, self._faults = definition, folder, faults
         self._random = random.Random(os.getpid())
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: optuna.Trial, epoch_done: object = None) -> float:
         """Evaluates a trial."""
         with storage.together(trial):
             configuration = suggest(trial, self._definition)
