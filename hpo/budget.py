@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .errors import WorkError
+from .formatting import count
 from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
@@ -154,7 +155,7 @@ def find_place(
     recent = sum(number >= run_began_at for number in errors)
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
-            f"study {study!r}: {recent} trials failed by an error, as many as "
+            f"study {study!r}: {count(recent, 'trial')} failed by an error, as many as "
             f"run.max_failed_trials allows; hpo trials --study {study} shows their errors"
         )
     if finished + counts[TrialState.RUNNING] >= target:

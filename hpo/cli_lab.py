@@ -127,6 +127,7 @@ def _make_sweep(
 
     from . import catalog
     from .errors import UnknownName, WorkError
+    from .formatting import count
     from .objective import make_objective
     from .space import RANGE_TEST, short_name
     from .study import define_study
@@ -137,7 +138,7 @@ def _make_sweep(
     if setup.architecture not in catalog.architectures():
         raise UnknownName("architecture", setup.architecture, catalog.architectures())
     name = short_name(params)
-    click.echo(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
+    click.echo(f"{name}: {count(definition.protocol.rounds, 'round')}, {len(rates)} rates to {rates[-1]:g}", err=True)
     objective = make_objective(definition, device, folder)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

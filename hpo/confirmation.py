@@ -173,13 +173,13 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     if len(measured) < len(definition.trial):
         return None
     confirmed = [
-        Confirmed(number, measured[slot].params, searched, errors, mean_of(errors))
+        Confirmed(number, measured[slot].params, searched, errors, mean_of(errors).within(0, 100))
         for slot, (number, searched) in enumerate(zip(confirms["trials"], confirms["searched"], strict=True))
         for errors in [measured[slot].attributes["errors"]]
     ]
     pairs = list(pairwise(confirmed))
-    differences = [paired_difference(second.errors, first.errors) for first, second in pairs]
-    corrected = holm([difference.p_value or 0.0 for difference in differences])
+    differences = [paired_difference(second.errors, first.errors).within(-100, 100) for first, second in pairs]
+    corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
     protocol = definition.protocol
     return Confirmation(
         study=confirms["study"],

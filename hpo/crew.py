@@ -29,6 +29,7 @@ from . import records
 from . import storage as stored
 from .budget import fail_trial_of
 from .errors import HpoError, WorkError
+from .formatting import count
 from .presence import Presence
 from .signals import SIGNALS, check
 from .worker import INTERRUPTED, Assignment, Began, Ended, GaveUp, Stop, run_worker
@@ -151,7 +152,7 @@ class Crew:
             return
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
-            raise WorkError(f"{self._deaths} workers died; the last one {_cause(code)}")
+            raise WorkError(f"{count(self._deaths, 'worker')} died; the last one {_cause(code)}")
         print(f"worker {member.process.pid} {_cause(code)}; another takes its place", file=sys.stderr)
         self._replace(member, f"its worker {_cause(code)}")
 

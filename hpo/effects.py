@@ -41,7 +41,8 @@ class Effect:
         decision: by which the errors are read off.
         pairs: of matched trials.
         difference: after less before, in percentage points, over the rounds that they share.
-        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not.
+        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not; None where there are
+            too few rounds for one.
     """
 
     parameter: str
@@ -50,7 +51,7 @@ class Effect:
     decision: str
     pairs: int
     difference: Interval
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
         both = [(one.attributes, other.attributes) for one, other in kept if one.attributes and other.attributes]
         if both:
             theirs, ours = (_mean_by_round([pair[i][f"errors_{decided}"] for pair in both]) for i in (0, 1))
-            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs)))
+            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs).within(-100, 100)))
     # What is not measured yet belongs to the family all the same, or a verdict could change without new data.
-    p_values = [difference.p_value or 0.0 for *_, difference in found] + [1.0] * (family - len(found))
-    return [Effect(*effect, p_value) for effect, p_value in zip(found, holm(p_values), strict=False)]
+    known = [difference.p_value for *_, difference in found if difference.p_value is not None]
+    if len(known) < len(found):  # they share their rounds, so none has one
+        return [Effect(*effect, None) for effect in found]
+    return [
+        Effect(*effect, p_value)
+        for effect, p_value in zip(found, holm(known + [1.0] * (family - len(found))), strict=False)
+    ]
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:

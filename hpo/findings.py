@@ -10,10 +10,12 @@ from rich.table import Table
 
 from .confirmation import Confirmation, describe
 from .drift import Drift, Measurement
+from .formatting import count, interval, p_value, spread
+from .limits import FEWEST_ROUNDS
 from .results import Best
 from .space import short_name
 from .statistics import Interval
-from .views import spread, text_of
+from .views import text_of
 
 
 def best_table(best: Best, decision: str) -> list[Any]:
@@ -23,15 +25,15 @@ def best_table(best: Best, decision: str) -> list[Any]:
         table.add_row(name, text_of(value))
     headline = (
         f"study {best.study}: trial {best.trial} has the lowest test error, {spread(best.value, best.std)} "
-        f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
+        f"(mean and deviation of {count(best.rounds, 'round')}, {best.dataset}, by {decision})"
     )
     if best.confirmed is None:
         verdict = "the lowest of many measurements is flattered by having been chosen; it is not confirmed yet"
     else:
         confirmed = best.confirmed
         verdict = (
-            f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
-            f"to {confirmed['high']:.2f}); {beside_search(confirmed['optimism'])}"
+            f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {confirmed['mean']:.2f} % "
+            f"(95 %: {interval(confirmed['low'], confirmed['high'])}); {beside_search(confirmed['optimism'])}"
         )
     return [headline, table, verdict]
 
@@ -41,7 +43,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     first = found.confirmed[0]
     headline = (
         f"study {found.study}: its first, trial {first.trial}, has {first.mean.estimate:.2f} % "
-        f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
+        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {count(found.rounds, 'fresh round')} "
         f"({found.dataset}, by {found.decision}); {beside_search(first.optimism)}"
     )
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
@@ -49,9 +51,9 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("configuration")
     for one in found.confirmed:
-        interval = f"{one.mean.low:.2f} to {one.mean.high:.2f}"
+        reach = interval(one.mean.low, one.mean.high)
         fresh = spread(one.mean.estimate, one.std, unit="")
-        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, interval, short_name(one.params))
+        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, reach, short_name(one.params))
     lines = []
     for contrast in found.contrasts:
         by = contrast.difference
@@ -60,8 +62,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
             if contrast.is_told_apart
             else f"{contrast.first} and {contrast.second} cannot be told apart"
         )
-        reach = f"95 %: {by.low:+.2f} to {by.high:+.2f}"
-        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {contrast.p_value:.2g})")
+        reach = f"95 %: {interval(by.low, by.high, '+')}"
+        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {p_value(contrast.p_value)})")
     if not lines:
         return [headline, table]
     how = (
@@ -101,7 +103,7 @@ def drift_view(found: Drift) -> list[Any]:
     def add(one: Measurement, by: Interval | None, what: str) -> None:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
-        reach = (f"{by.estimate:+.2f}", f"{by.low:+.2f} to {by.high:+.2f}") if by else ("", "")
+        reach = (f"{by.estimate:+.2f}", interval(by.low, by.high, "+")) if by else ("", "")
         table.add_row(f"{one.mean:.2f}", *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
     add(found.own, None, "in the study: ")
@@ -110,8 +112,10 @@ def drift_view(found: Drift) -> list[Any]:
     apart = sum(one.is_told_apart for one in found.repetitions)
     if others < 1:
         said = "a repetition on a machine of another kind is to be compared with the first"
+    elif len(first.errors) < FEWEST_ROUNDS:
+        said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
     elif apart:
-        said = f"{apart} of {others} machines differ from the first by more than chance"
+        said = f"{apart} of {count(others, 'machine')} differ from the first by more than chance"
     else:
         said = f"no difference between {others + 1} repetitions that is more than chance"
     how = "compared with the first repetition, round by round; more than chance: p < 0.05, corrected for their number"
@@ -147,7 +151,6 @@ def drift_json(found: Drift) -> dict[str, Any]:
 def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
-    over = "1 round" if rounds == 1 else f"{rounds} rounds"
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for heading in ("round", "error %", "in the search %"):
         table.add_column(heading, justify="right")
@@ -158,7 +161,7 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
         table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
     headline = (
         f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
-        f"{spread(described['error']['mean'], described['error']['std'])} over {over}; "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {count(rounds, 'round')}; "
         f"{spread(searched['mean'], searched['std'])} in the search"
     )
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]

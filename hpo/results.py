@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from . import records
 from . import storage as stored
 from .errors import StorageError, UnknownName
+from .formatting import time_left
 from .space import Setup
 from .study import ListedTrial, StudyDefinition, define_study
 
@@ -191,7 +192,6 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     running = records.read_running(storage, study)
     failed = len(records.read_attribute(storage, study, "error", states=(TrialState.FAIL,)))
     per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
-    left = None if total is None else max(0, total - complete - pruned)
     return Status(
         study=study,
         total=total,
@@ -203,7 +203,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
         best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes.get("std")} if best else None,
         workers=[_worker(trial, trial.worker) for trial in running if trial.worker is not None],
         trials_per_hour=per_hour,
-        eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
+        eta_seconds=None if total is None else time_left(total - complete - pruned, per_hour),
     )
 
 

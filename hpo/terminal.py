@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .formatting import duration, progress, spread, time_left
 from .results import Status
-from .views import duration, spread
 
 PLAIN_SECONDS = 10.0
 
@@ -74,15 +74,15 @@ class StudyProgress:
 
 
 def _progress_text(status: Status, target: int) -> str:
-    parts = [f"{status.finished}/{target} trials"]
+    parts = [f"{progress(status.finished, target)} {'trial' if target == 1 else 'trials'}"]
     if status.best:
         parts.append(f"best {spread(status.best['value'], status.best['std'])}")
     if status.running:
         parts.append(f"{status.running} running")
     if status.failed:
         parts.append(f"{status.failed} failed")
-    if status.finished < target and status.trials_per_hour:
-        left = (target - status.finished) / status.trials_per_hour * 3600
+    left = time_left(target - status.finished, status.trials_per_hour)
+    if left and status.trials_per_hour:
         parts += [f"{status.trials_per_hour:.0f}/h", f"{duration(left)} left"]
     return " · ".join(parts)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors", "guard", "seeding", "locks", "frozen", "signals"},
+    {"errors", "guard", "seeding", "locks", "frozen", "signals", "formatting", "limits"},
     {"frugal"},
     {"outages"},
     {
