@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from . import limits
 from .cli_options import (
+    ROUNDS,
     data_option,
     dataset_option,
     device_option,
@@ -26,7 +27,9 @@ from .cli_options import (
 )
 from .signals import stop_on_signals
 
-RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
+RATE = click.FloatRange(limits.SMALLEST, limits.LARGEST)
+STEPS = click.IntRange(2, limits.STEPS)
+NARROWEST = 1.1  # from the lowest rate to the highest
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 FINAL = {  # report A's final network
     "architecture": "cnn_bn",
@@ -48,8 +51,8 @@ FINAL = {  # report A's final network
 @click.option("--dataset", type=click.Choice(["mnist", "digits"]), help="[default: the study's, else mnist]")
 @click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The first rate.")
 @click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The last.")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(min=2), help="Batches, one at each rate.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Fresh networks.  [default: the study's, else 10]")
+@click.option("--steps", default=100, show_default=True, type=STEPS, help="Batches, one at each rate.")
+@click.option("--rounds", type=ROUNDS, help="Fresh networks.  [default: the study's, else 10]")
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write HTML, JSON and, where there is a Chromium, PNG here.",
@@ -84,8 +87,8 @@ def lr_find(
     from .sweep import describe_sweep, spaced_rates
     from .views import sweep_view
 
-    if not low < high < math.inf:
-        raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
+    if not high >= NARROWEST * low:  # nor where one is no number
+        raise RequestError(f"--high must be at least {NARROWEST:g} times --low, but they are {high:g} and {low:g}")
     opened, protocol, unsaved = _find_protocol(study, storage)
     for key, value in (("rounds", rounds), ("dataset", dataset)):
         if value not in (None, protocol[key]):
@@ -171,6 +174,7 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
     from .errors import RequestError
+    from .study import parse
 
     parsed = {}
     for setting in settings:
@@ -178,8 +182,8 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise RequestError(f"--set must be KEY=VALUE, but is {setting!r}")
         try:
-            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = parse(f"value = {value}")["value"]
+        except (ValueError, RecursionError):
             parsed[key.strip()] = value.strip()
         if key.strip() in ("optimizer", "learning_rate"):
             raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")
@@ -200,7 +204,7 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--rounds", type=click.IntRange(min=1), help="A quick look with so many rounds, marked as such.")
+@click.option("--rounds", type=ROUNDS, help="A quick look with so many rounds, marked as such.")
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True,
     metavar="DIR", help="Write the document and its figures here.",

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from . import limits
 from .cli_options import (
+    TRIAL,
     data_option,
     dataset_option,
     device_option,
@@ -26,7 +28,7 @@ from .signals import stop_on_signals
 @click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
 @click.option(
     "--trials",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, limits.TRIALS),
     metavar="N",
     help="Bring the study to N finished trials, over all workers and restarts.",
 )
@@ -73,10 +75,15 @@ def optimize(
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="So many of its best."
+    "--top", default=3, show_default=True, type=click.IntRange(1, limits.TOP), metavar="K", help="So many of its best."
 )
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds of each."
+    "--rounds",
+    default=30,
+    show_default=True,
+    type=click.IntRange(5, limits.ROUNDS),
+    metavar="N",
+    help="Fresh rounds of each.",
 )
 @workers_option
 @storage_option
@@ -116,7 +123,7 @@ def confirm(
 
 @click.command("drift")
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the study's best.")
+@click.option("--trial", type=TRIAL, metavar="N", help="Another trial than the study's best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
 @device_option

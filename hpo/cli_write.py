@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from .cli_options import (
+    ROUNDS,
+    TRIAL,
     data_option,
     device_option,
     json_option,
@@ -50,9 +52,14 @@ def report(study: str, folder: Path, storage: str) -> None:
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
-    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="A network for each."
+    "--rounds",
+    default=1,
+    show_default=True,
+    type=ROUNDS,
+    metavar="N",
+    help="A network for each.",
 )
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Another trial than the winner.")
+@click.option("--trial", type=TRIAL, metavar="N", help="Another trial than the winner.")
 @storage_option
 @device_option
 @data_option

@@ -18,7 +18,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from . import records
+from . import limits, records
 from .errors import RequestError, UnknownName
 from .results import Best, read_best, read_definition
 from .statistics import Interval, holm, mean_of, paired_difference
@@ -118,7 +118,7 @@ def define_confirmation(
         if len(best) < top and all(trial.params != other.params for other in best):
             best.append(trial)
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
-    longest = limit * max(1.0, rounds / protocol.rounds) if limit else None
+    longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
         "title": f"The best of {study}, measured again on fresh rounds",
         "protocol": {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 TRIALS = 1_000_000  # of a study
 ROUNDS = 10_000  # of a configuration: 31 MB of pairs for ten
+ROUND_NUMBER = 1_000_000_000
 COUNT = 1_000_000  # of anything else that a study counts: epochs, pairs of a batch, steps
 SEED = 2**63 - 1  # the largest integer of TOML
+RUNGS = 100  # that successive halving leaves out: each multiplies the epochs before it asks
 CANDIDATES = 10_000  # that TPE looks at: it compares each with every trial
 TRIAL_NUMBER = 2**31 - 1  # PostgreSQL's integer
 WORKERS = 512  # processes under one parent

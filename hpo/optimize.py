@@ -13,7 +13,7 @@ from pathlib import Path
 import joblib
 from optuna.storages import RDBStorage
 
-from . import catalog, records
+from . import catalog, limits, records
 from . import storage as stored
 from .crew import Crew
 from .datasets import DATASETS, prepare
@@ -239,15 +239,17 @@ def assign_devices(workers: str, device: str) -> list[str]:
         device: `auto`, `cpu`, `cuda` for any GPU, or `cuda:0`, `cuda:1` … for that one.
 
     Raises:
-        RequestError: where the number is neither positive nor `auto`, or this machine has no such device.
+        RequestError: where the number is neither positive nor `auto`, or too large, or this machine has no such device.
     """
-    if workers != "auto" and not (workers.isascii() and workers.isdigit() and int(workers) >= 1):
-        raise RequestError(f"--workers must be a number from 1 or 'auto', but is {workers!r}")
+    known = re.fullmatch(r"auto|[1-9][0-9]{0,3}", workers)
+    if not known or (workers != "auto" and int(workers) > limits.WORKERS):
+        raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers!r}")
     devices = find_devices(device)
     if workers != "auto":
         count = int(workers)
     else:
-        count = int(joblib.cpu_count(only_physical_cores=True)) if devices == ["cpu"] else len(devices)
+        cores = int(joblib.cpu_count(only_physical_cores=True))
+        count = min(cores, limits.WORKERS) if devices == ["cpu"] else len(devices)
     return [devices[i % len(devices)] for i in range(count)]
 
 

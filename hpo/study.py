@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from . import limits
 from .datasets import DATASETS
 from .errors import StudyError
+from .formatting import count
 from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Parameter, Range, Value, check_space
-from .tables import Count, Positive, Table, explain
+from .tables import Count, CountOrNone, Factor, Percent, Rounds, Seconds, Table, Weight, explain, shown
 
 
 class Protocol(Table):
@@ -35,15 +37,15 @@ class Protocol(Table):
     """
 
     dataset: Literal["mnist", "digits"]
-    rounds: Count = 10
-    first_round: Annotated[int, Field(ge=0)] = 0
+    rounds: Rounds = 10
+    first_round: Annotated[int, Field(ge=0, le=limits.ROUND_NUMBER)] = 0
     epochs: Count = 25
-    batch_size: Annotated[int, Field(ge=2)] = 100
-    train_pairs: Count = 1000
-    test_pairs: Count = 1000
-    seed: Annotated[int, Field(ge=0)] = 0
-    main_weight: Annotated[float, Field(ge=0)] = 1.0
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 1.0
+    batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
+    train_pairs: Annotated[int, Field(ge=1)] = 1000
+    test_pairs: Annotated[int, Field(ge=1)] = 1000
+    seed: Annotated[int, Field(ge=0, le=limits.SEED)] = 0
+    main_weight: Weight = 1.0
+    auxiliary_weight: Weight = 1.0
     decision: Literal["head", "recognition"] = "recognition"
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
@@ -70,7 +72,7 @@ class Protocol(Table):
                 f"but is {self.batch_size}"
             )
         if any(epoch > self.epochs for epoch in self.evaluate_at):
-            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {list(self.evaluate_at)}")
+            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
         return self
 
 
@@ -78,8 +80,8 @@ class TpeSampler(Table):
     """Optuna's TPESampler; every argument that matters is pinned, so an upgrade cannot change a study in silence."""
 
     name: Literal["tpe"]
-    n_startup_trials: Annotated[int, Field(ge=0)] = 10
-    n_ei_candidates: Count = 24
+    n_startup_trials: CountOrNone = 10
+    n_ei_candidates: Annotated[int, Field(ge=1, le=limits.CANDIDATES)] = 24
     multivariate: bool = True
     group: bool = True
     constant_liar: bool = True
@@ -105,9 +107,9 @@ class PercentilePruner(Table):
 
     name: Literal["percentile"]
     percentile: Annotated[float, Field(gt=0, lt=100)]
-    n_startup_trials: Annotated[int, Field(ge=0)] = 5
+    n_startup_trials: CountOrNone = 5
     n_min_trials: Count = 1
-    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    n_warmup_steps: CountOrNone = 0
     interval_steps: Count = 1
 
 
@@ -115,7 +117,7 @@ class PowerLawPruner(Table):
     """Prunes what, drawn on to the last epoch, ends above `margin` times the best finished trial; see `pruning.py`."""
 
     name: Literal["power_law"]
-    margin: Annotated[float, Field(gt=0)] = 1.0
+    margin: Factor = 1.0
 
 
 class SuccessiveHalvingPruner(Table):
@@ -123,9 +125,9 @@ class SuccessiveHalvingPruner(Table):
 
     name: Literal["successive_halving"]
     min_resource: Count = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 4
-    min_early_stopping_rate: Annotated[int, Field(ge=0)] = 0
-    bootstrap_count: Annotated[int, Field(ge=0)] = 0
+    reduction_factor: Annotated[int, Field(ge=2, le=limits.COUNT)] = 4
+    min_early_stopping_rate: Annotated[int, Field(ge=0, le=limits.RUNGS)] = 0
+    bootstrap_count: CountOrNone = 0
 
 
 Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
@@ -135,9 +137,9 @@ Pruner = Annotated[NoPruner | PowerLawPruner | PercentilePruner | SuccessiveHalv
 class Published(Table):
     """A published figure: mean and standard deviation of the error in percent, over `rounds` rounds."""
 
-    mean: float
-    std: float
-    rounds: Count = 10
+    mean: Percent
+    std: Percent
+    rounds: Rounds = 10
 
 
 class ListedTrial(Table):
@@ -161,9 +163,9 @@ class Run(Table):
     """
 
     max_failed_trials: Count = 20
-    trial_timeout_seconds: Positive | None = None
-    heartbeat_seconds: Positive = 30.0
-    grace_seconds: Positive = 300.0
+    trial_timeout_seconds: Seconds | None = None
+    heartbeat_seconds: Seconds = 30.0
+    grace_seconds: Seconds = 300.0
     keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
@@ -205,8 +207,8 @@ class StudyDefinition(Table):
         asked = sum(epoch < self.protocol.epochs for epoch in set(self.protocol.evaluate_at))
         if asked < needed:
             raise ValueError(
-                f"protocol.evaluate_at must name {needed} epochs before the last, or pruner {self.pruner.name!r} "
-                f"has nothing to go by, but is {list(self.protocol.evaluate_at)}"
+                f"protocol.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner "
+                f"{self.pruner.name!r} has nothing to go by, but is {shown(self.protocol.evaluate_at)}"
             )
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -263,10 +265,22 @@ def read_study(path: Path) -> StudyDefinition:
         StudyError: where the file cannot be read, is no TOML, or breaks a rule.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"study file {path} cannot be read: {error}") from error
     return define_study(table, name=path.stem)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Returns what a text in TOML says.
+
+    Raises:
+        ValueError: where it is none, or has an integer of over 4300 digits.
+        RecursionError: where it has lists within lists within lists …
+    """
+    table = tomllib.loads(text)
+    json.dumps(table, default=str)  # such an integer can be read, if its digits are hexadecimal, but never written
+    return table
 
 
 def define_study(table: dict[str, Any], *, name: str) -> StudyDefinition:

@@ -15,7 +15,7 @@ from rich.table import Table
 from .formatting import count, duration, progress, spread
 from .results import Status, TrialRow
 from .space import short_name
-from .sweep import Curve, Sweep, bounds, minimum, steepest, valley
+from .sweep import Curve, Sweep, bounds, falls, minimum, steepest, valley
 
 
 def trials_table(rows: Sequence[TrialRow]) -> Table:
@@ -142,8 +142,8 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     suggested = (
         f"for a study's file:  learning_rate = {{ low = {_one_digit(low, math.floor):g}, "
         f"high = {_one_digit(high, math.ceil):g}, log = true }}"
-        if low < high
-        else "the mean curve never falls, so it suggests no bounds for a study"
+        if low < high and falls(mean)
+        else "the loss does not fall: neither the optimum nor the others mean anything, and no bounds are suggested"
     )
     return [headline, curve_chart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
 
