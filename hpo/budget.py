@@ -9,7 +9,7 @@ A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -25,7 +25,8 @@ from .formatting import count
 from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
-from .sampling import Place, make_sampler
+from .sampling import Place, make_sampler, suggest
+from .space import identity_of
 from .study import StudyDefinition
 
 
@@ -90,12 +91,35 @@ def start_trial(
                 return place
             study.sampler = make_sampler(definition, place)
             trial = stored.ask(storage, study, {"worker": worker.as_json(), "slot": place.slot})
+            if definition.avoids_repetition:
+                _propose(trial, definition)
             try:
                 lock.verify()
             except LockLost:
                 _fail(storage, stored.trial_id(trial))
                 raise
             return trial
+
+
+def _propose(trial: optuna.Trial, definition: StudyDefinition) -> None:
+    """Gives a trial its parameters while the start lock is held, so that no other is given the same."""
+    # What is wrong with an enqueued trial its objective meets again, and there it is the trial's failure.
+    with suppress(ValueError), stored.together(trial):
+        suggest(trial, definition)
+
+
+def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) -> int | None:
+    """Returns at how many finished trials every configuration is measured; None where they are countless."""
+    if definition.configurations is None:
+        return None
+    counts = records.count_trials(storage, study)
+    finished = sum(counts[state] for state in records.FINISHED)
+    return finished + definition.configurations - len(_measured(storage, study, records.FINISHED))
+
+
+def _measured(storage: RDBStorage, study: str, states: Collection[TrialState]) -> set[Hashable]:
+    trials = records.read_trials(storage, study, states=states)
+    return {identity_of(trial.params) for trial in trials if "slot" in trial.attributes}
 
 
 def fail_dead_trials(storage: RDBStorage, study: str, *, grace_seconds: float, starting: Worker | None = None) -> None:
@@ -160,6 +184,13 @@ def find_place(
         )
     if finished + counts[TrialState.RUNNING] >= target:
         return NoTrial.TAKEN
+    different = definition.configurations
+    if different is not None and finished + counts[TrialState.RUNNING] >= different:
+        measured = _measured(storage, study, records.FINISHED)
+        if len(measured) >= different:
+            return NoTrial.DONE
+        if len(measured | _measured(storage, study, (TrialState.RUNNING,))) >= different:
+            return NoTrial.TAKEN
     failed = records.read_attribute(storage, study, "slot", states=(TrialState.FAIL,)) if errors else {}
     # Not just the number of finished and running trials: a worker that lost the lock may be adding one, to fail it.
     slot = records.lowest_free_slot(storage, study)

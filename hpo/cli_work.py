@@ -32,6 +32,9 @@ from .signals import stop_on_signals
     metavar="N",
     help="Bring the study to N finished trials, over all workers and restarts.",
 )
+@click.option(
+    "--lower-target", "lower", is_flag=True, help="Let N count for hpo worker too, though more were asked for earlier."
+)
 @workers_option
 @storage_option
 @device_option
@@ -41,6 +44,7 @@ from .signals import stop_on_signals
 def optimize(
     study: str,
     trials: int | None,
+    lower: bool,
     workers: str,
     storage: str,
     device: str,
@@ -54,12 +58,16 @@ def optimize(
     the same every time.
     """
     from .datasets import data_folder
-    from .findings import best_table
+    from .findings import all_measured, best_table
     from .optimize import assign_devices, begin, make_plan
     from .results import read_best, read_status
 
+    if lower and trials is None:
+        raise click.UsageError("--lower-target needs the new number, as in --trials 20")
     devices = assign_devices(workers, device)
-    plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
+    plan = make_plan(storage, study, trials=trials, lower=lower, dataset=dataset, name=name)
+    for note in plan.notes:
+        click.echo(note, err=True)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
@@ -67,6 +75,8 @@ def optimize(
     where = same_storage()
     if status.complete:
         print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
+        if plan.most is not None and status.finished >= plan.most:
+            click.echo(f"\n{all_measured(plan.definition.configurations or 0)}")
         next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
         next_ones += [f"trials --study {plan.name}", "dashboard"]
         click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))

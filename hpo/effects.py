@@ -25,6 +25,7 @@ from .confirmation import CONFIRMS
 from .drift import REPEATS
 from .errors import StorageError
 from .results import read_definition
+from .space import what_matters
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
 
@@ -141,11 +142,9 @@ def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
 
 def _what_matters(params: dict[str, Any]) -> dict[str, Any]:
     """Returns a configuration without what has no effect in it; an ELU with another alpha is another activation."""
-    activation, alpha = params["activation"], params["elu_alpha"]
-    share = params["auxiliary_share"] if params["auxiliary_loss"] else None
-    kept = {key: value for key, value in params.items() if key not in ("elu_alpha", "auxiliary_share")}
-    name = f"elu({alpha:g})" if activation == "elu" else activation
-    return {**kept, "activation": name, **({} if share is None else {"auxiliary_share": share})}
+    kept = {key: value for key, value in what_matters(params).items() if value is not None}
+    alpha = kept.pop("elu_alpha", None)
+    return kept if alpha is None else {**kept, "activation": f"elu({alpha:g})"}
 
 
 def _matched(listed: Sequence[_Listed]) -> dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]]:

@@ -38,6 +38,14 @@ def best_table(best: Best, decision: str) -> list[Any]:
     return [headline, table, verdict]
 
 
+def all_measured(configurations: int) -> str:
+    """Returns what to say of a space that has been measured whole."""
+    return (
+        f"the space has {count(configurations, 'configuration')}; all are measured, and more trials would repeat their "
+        "numbers (run.repeat_configurations = true in the study's file allows it)"
+    )
+
+
 def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which can be told apart."""
     first = found.confirmed[0]

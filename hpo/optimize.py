@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from optuna.storages import RDBStorage
 
 from . import catalog, limits, records
 from . import storage as stored
+from .budget import most_trials
 from .crew import Crew
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError
+from .formatting import count
 from .provenance import versions
 from .results import Status, read_definition, read_status, read_statuses
 from .study import StudyDefinition
@@ -29,11 +32,20 @@ ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256", "versions"}  
 
 @dataclass(frozen=True)
 class Plan:
-    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials."""
+    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials.
+
+    Attributes:
+        most: at how many finished trials every configuration is measured; None where they are countless.
+        lower: whether `target` is to be the study's, though more were asked for earlier.
+        notes: what to say beforehand.
+    """
 
     name: str
     definition: StudyDefinition
     target: int
+    most: int | None = None
+    lower: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -41,6 +53,7 @@ def make_plan(
     study: str,
     *,
     trials: int | None = None,
+    lower: bool = False,
     dataset: str | None = None,
     rounds: int | None = None,
     name: str | None = None,
@@ -54,6 +67,7 @@ def make_plan(
         study: a name or a file.
         dataset, rounds: others than the file's make it a study of its own.
         trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
+        lower: whether that number is to be the study's target, though more were asked for earlier.
         name: the study's name in the storage; None takes the file's.
 
     Raises:
@@ -73,7 +87,22 @@ def make_plan(
     attributes = records.study_attributes(storage, found) if storage and found in known else {}
     if storage and attributes.keys() >= ATTRIBUTES:  # else it is new, or its creator died half-way
         check_same(storage, found, definition)
-    return Plan(found, definition, _find_target(found, definition, trials, int(attributes.get("target", 0))))
+    before = stored.stored_target(attributes)
+    asked = _find_target(found, definition, trials, before)
+    most = most_trials(storage, found, definition) if storage and attributes else definition.configurations
+    target, before = (number if most is None else min(number, most) for number in (asked, before))
+    return Plan(found, definition, target, most, lower, _notes(found, asked, target, 0 if lower else before))
+
+
+def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, ...]:
+    if target < asked:
+        return (f"study {name!r} comes to {count(target, 'trial')}: then every configuration of its space is measured",)
+    if target < asked_before:
+        return (
+            f"study {name!r} is to come to {count(asked_before, 'trial')}, asked for earlier; "
+            f"--lower-target makes it {asked}",
+        )
+    return ()
 
 
 def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
@@ -109,7 +138,7 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
         "dataset_sha256": DATASETS[dataset].sha256,
         "versions": versions(),
     }
-    stored.create_study(storage, plan.name, attributes, plan.target)
+    stored.create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
     check_same(storage, plan.name, plan.definition)
     records.set_study_attribute(storage, plan.name, "definition", described)  # its title may be new
     return storage
@@ -126,6 +155,8 @@ def run_study(
 ) -> None:
     """Works on a study until it has its trials; `show` is given its status meanwhile.
 
+    Where the study's target is lowered meanwhile, it ends at that.
+
     Args:
         devices: that of each worker process.
 
@@ -133,7 +164,7 @@ def run_study(
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
     identity = records.study_attributes(storage, plan.name)["identity"]
-    status = _status_of_ours(storage, plan.name, identity)
+    status = began = _status_of_ours(storage, plan.name, identity)
     show(status)
     if status.finished >= plan.target:
         return
@@ -153,11 +184,20 @@ def run_study(
         note_study(storage, plan.name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(_status_of_ours(storage, plan.name, identity))
+            status = _status_of_ours(storage, plan.name, identity)
+            show(status)
+            if _is_lowered(began, status) and status.finished >= (status.total or 0):
+                break
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
     show(status)
-    if status.finished < plan.target:
-        raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
+    if _is_lowered(began, status):
+        print(f"study {plan.name!r}: its target was lowered to {count(status.total or 0, 'trial')}", file=sys.stderr)
+    elif status.finished < plan.target:
+        raise WorkError(f"every worker was stopped; {status.finished} of {count(plan.target, 'trial')} are finished")
+
+
+def _is_lowered(before: Status, now: Status) -> bool:
+    return before.total is not None and now.total is not None and now.total < before.total
 
 
 def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
@@ -174,7 +214,8 @@ def _find_target(name: str, definition: StudyDefinition, trials: int | None, ask
     if definition.trial:
         if trials not in (None, len(definition.trial)):
             raise RequestError(
-                f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out"
+                f"study {name!r} lists {count(len(definition.trial), 'trial')}, so --trials cannot be {trials}; "
+                "leave it out"
             )
         return len(definition.trial)
     if not trials and not asked_before:
@@ -246,11 +287,12 @@ def assign_devices(workers: str, device: str) -> list[str]:
         raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers!r}")
     devices = find_devices(device)
     if workers != "auto":
-        count = int(workers)
+        processes = int(workers)
+    elif devices == ["cpu"]:
+        processes = min(int(joblib.cpu_count(only_physical_cores=True)), limits.WORKERS)
     else:
-        cores = int(joblib.cpu_count(only_physical_cores=True))
-        count = min(cores, limits.WORKERS) if devices == ["cpu"] else len(devices)
-    return [devices[i % len(devices)] for i in range(count)]
+        processes = len(devices)
+    return [devices[i % len(devices)] for i in range(processes)]
 
 
 def find_devices(device: str) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -98,10 +98,22 @@ def start_lock(storage: RDBStorage, study: str) -> Lock:
     return lock
 
 
-def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], target: int) -> None:
+def create_study(
+    storage: RDBStorage,
+    name: str,
+    attributes: dict[str, Any],
+    target: int,
+    *,
+    most: int | None = None,
+    lower: bool = False,
+) -> None:
     """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
 
     A study without trials that lacks attributes is one whose creator died half-way; it is completed.
+
+    Args:
+        most: the largest target that can be reached.
+        lower: whether `target` counts though a larger one was asked before.
 
     Raises:
         StorageError: where a study of that name has trials but was not made by this program.
@@ -117,7 +129,14 @@ def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], tar
                 study.set_metric_names(["test error (%)"])
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", uuid.uuid4().hex)
-        study.set_user_attr("target", max(target, study.user_attrs.get("target", 0)))
+        largest = target if lower else max(target, stored_target(study.user_attrs))
+        study.set_user_attr("target", largest if most is None else min(largest, most))
+
+
+def stored_target(attributes: Mapping[str, Any]) -> int:
+    """Returns the number of trials that was asked of a study, by its attributes; 0 where none was."""
+    target = attributes.get("target")
+    return target if isinstance(target, int) and not isinstance(target, bool) and target > 0 else 0
 
 
 def not_ours(storage: RDBStorage, name: str) -> StorageError:

@@ -19,8 +19,20 @@ from . import limits
 from .datasets import DATASETS
 from .errors import StudyError
 from .formatting import count
-from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Parameter, Range, Value, check_space
-from .tables import Count, CountOrNone, Factor, Percent, Rounds, Seconds, Table, Weight, explain, shown
+from .search import NoPruner, Pruner, Sampler, TpeSampler
+from .space import (
+    RANGE_TEST,
+    Choices,
+    Configuration,
+    ListedConfiguration,
+    Parameter,
+    Range,
+    Value,
+    can_repeat,
+    check_space,
+    count_configurations,
+)
+from .tables import Count, Percent, Rounds, Seconds, Table, Weight, explain, shown
 
 
 class Protocol(Table):
@@ -76,64 +88,6 @@ class Protocol(Table):
         return self
 
 
-class TpeSampler(Table):
-    """Optuna's TPESampler; every argument that matters is pinned, so an upgrade cannot change a study in silence."""
-
-    name: Literal["tpe"]
-    n_startup_trials: CountOrNone = 10
-    n_ei_candidates: Annotated[int, Field(ge=1, le=limits.CANDIDATES)] = 24
-    multivariate: bool = True
-    group: bool = True
-    constant_liar: bool = True
-
-
-class RandomSampler(Table):
-    """Optuna's RandomSampler."""
-
-    name: Literal["random"]
-
-
-class NoPruner(Table):
-    """Every trial is trained to its last epoch."""
-
-    name: Literal["none"]
-
-
-class PercentilePruner(Table):
-    """Optuna's PercentilePruner.
-
-    Prunes what is worse, so far, than that percentile of the finished trials at the same epoch.
-    """
-
-    name: Literal["percentile"]
-    percentile: Annotated[float, Field(gt=0, lt=100)]
-    n_startup_trials: CountOrNone = 5
-    n_min_trials: Count = 1
-    n_warmup_steps: CountOrNone = 0
-    interval_steps: Count = 1
-
-
-class PowerLawPruner(Table):
-    """Prunes what, drawn on to the last epoch, ends above `margin` times the best finished trial; see `pruning.py`."""
-
-    name: Literal["power_law"]
-    margin: Factor = 1.0
-
-
-class SuccessiveHalvingPruner(Table):
-    """Optuna's SuccessiveHalvingPruner; a resource is an epoch."""
-
-    name: Literal["successive_halving"]
-    min_resource: Count = 1
-    reduction_factor: Annotated[int, Field(ge=2, le=limits.COUNT)] = 4
-    min_early_stopping_rate: Annotated[int, Field(ge=0, le=limits.RUNGS)] = 0
-    bootstrap_count: CountOrNone = 0
-
-
-Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
-Pruner = Annotated[NoPruner | PowerLawPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
-
-
 class Published(Table):
     """A published figure: mean and standard deviation of the error in percent, over `rounds` rounds."""
 
@@ -159,6 +113,7 @@ class Run(Table):
         heartbeat_seconds: how often a worker says that its trial lives.
         grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
             lasts longer costs the trials that were running.
+        repeat_configurations: whether a configuration is measured again that is measured already.
         keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
     """
 
@@ -166,6 +121,7 @@ class Run(Table):
     trial_timeout_seconds: Seconds | None = None
     heartbeat_seconds: Seconds = 30.0
     grace_seconds: Seconds = 300.0
+    repeat_configurations: bool = False
     keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
@@ -237,6 +193,16 @@ class StudyDefinition(Table):
     def architectures(self) -> tuple[str, ...]:
         """The architectures that its trials may name."""
         return tuple(str(value) for value in self.search_space["architecture"].values)
+
+    @property
+    def avoids_repetition(self) -> bool:
+        """Whether a configuration could be proposed again, and is not to be: its rounds would give the same numbers."""
+        return bool(self.space) and not self.run.repeat_configurations and can_repeat(self.space)
+
+    @property
+    def configurations(self) -> int | None:
+        """How many trials a search can make without a repetition; None where there is no end to them."""
+        return count_configurations(self.space) if self.avoids_repetition else None
 
     @property
     def sha256(self) -> str:

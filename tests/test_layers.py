@@ -28,7 +28,7 @@ ROWS = [
         "kernels",
         "markdown",
     },
-    {"space", "data", "storage", "winograd", "dense"},
+    {"space", "search", "data", "storage", "winograd", "dense"},
     {"records", "fused", "artifacts"},
     {"study", "recipe"},
     {"rounds"},

@@ -252,7 +252,7 @@ def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     with pytest.raises(WorkError, match="given up: broken"):
         serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
     assert counts(fresh_storage) == {"COMPLETE": 2}
-    assert capfd.readouterr().err.count("study 'broken': 1 trials failed by an error") == 1
+    assert capfd.readouterr().err.count("study 'broken': 1 trial failed by an error") == 1
 
 
 def test_a_study_that_is_deleted_ends_its_run_in_one_line(created: RDBStorage, tmp_path: Path) -> None:
