@@ -154,6 +154,39 @@ def test_repeating_the_command_does_nothing_and_a_larger_number_goes_on(worked: 
     assert read(tmp_path, "status", "--study", "tiny")["total"] == 4
 
 
+def test_fewer_trials_than_were_asked_for_are_said_and_can_be_made_the_target(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    command = ["optimize", "--study", "tiny", "--trials", "2"]
+    kept = hpo(*command, folder=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    assert kept.stderr.splitlines()[0] == (
+        "study 'tiny' is to come to 3 trials, asked for earlier; --lower-target makes it 2"
+    )
+    assert read(tmp_path, "status", "--study", "tiny")["total"] == 3
+    lowered = hpo(*command, "--lower-target", folder=tmp_path)
+    assert lowered.returncode == 0, lowered.stderr
+    assert lowered.stderr.splitlines()[0].startswith("tiny: 3 (2 asked) trials")
+    status = read(tmp_path, "status", "--study", "tiny")
+    assert (status["total"], status["complete"], status["eta_seconds"]) == (2, 3, 0.0)
+    assert "3 (2 asked)" in hpo("status", folder=tmp_path).stdout
+    without = hpo("optimize", "--study", "tiny", "--lower-target", folder=tmp_path)
+    assert_one_line(without, 2, "--lower-target needs the new number, as in --trials 20")
+
+
+def test_a_space_that_is_measured_whole_ends_the_study(tmp_path: Path) -> None:
+    rates = "learning_rate = { low = 1e-3, high = 1.0, log = true }"
+    (tmp_path / "four.toml").write_text(TINY.replace(rates, "learning_rate = 0.1"))
+    for _ in range(2):
+        done = hpo("optimize", "--study", "four.toml", "--trials", "200", "--workers", "1", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "4/4 trials" in done.stderr
+        assert "the space has 4 configurations; all are measured" in " ".join(done.stdout.split())
+    trials = read(tmp_path, "trials", "--study", "four")
+    assert len({json.dumps(trial["params"]) for trial in trials}) == len(trials) == 4
+    assert read(tmp_path, "status", "--study", "four")["total"] == 4
+
+
 def test_a_misspelt_architecture_in_an_edited_file_is_not_passed_over(worked: Path, tmp_path: Path) -> None:
     shutil.copy(worked / "hpo.db", tmp_path)
     (tmp_path / "studies").mkdir()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -145,6 +146,24 @@ def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDB
     attributes = records.study_attributes(fresh_storage, "a")
     assert attributes.pop("identity")
     assert attributes == {"definition": 1, "target": 9}
+
+
+def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage) -> None:
+    def target(asked: int, **how: Any) -> int:
+        storage.create_study(fresh_storage, "a", {"definition": 1}, asked, **how)
+        return int(records.study_attributes(fresh_storage, "a")["target"])
+
+    assert [target(2000), target(20), target(20, lower=True), target(30), target(30, most=12)] == [
+        *(2000, 2000, 20, 30, 12)
+    ]
+
+
+@pytest.mark.parametrize("stored", ["many", -5, 0, True, None, 1.5, [], {"a": 1}])
+def test_a_target_that_is_no_number_of_trials_is_none(fresh_storage: RDBStorage, stored: Any) -> None:
+    storage.create_study(fresh_storage, "a", {"definition": 1}, 3)
+    records.set_study_attribute(fresh_storage, "a", "target", stored)
+    storage.create_study(fresh_storage, "a", {"definition": 1}, 2)
+    assert records.study_attributes(fresh_storage, "a")["target"] == 2
 
 
 @pytest.mark.parametrize("kept", [[], ["definition"]])
