@@ -74,9 +74,9 @@ def optimize(
     status = read_status(opened, plan.name)
     where = same_storage()
     if status.complete:
-        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision))
-        if plan.most is not None and status.finished >= plan.most:
-            click.echo(f"\n{all_measured(plan.definition.configurations or 0)}")
+        whole = plan.most is not None and status.finished >= plan.most
+        said = [all_measured(plan.definition.configurations or 0)] if whole else []
+        print_parts(*best_table(read_best(opened, plan.name), plan.definition.protocol.decision), *said)
         next_ones = [f"confirm --study {plan.name}"] if plan.definition.space else []
         next_ones += [f"trials --study {plan.name}", "dashboard"]
         click.echo("\n".join(["\nnext:", *(f"  hpo {command}{where}" for command in next_ones)]))

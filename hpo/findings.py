@@ -123,7 +123,7 @@ def drift_view(found: Drift) -> list[Any]:
     elif len(first.errors) < FEWEST_ROUNDS:
         said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
     elif apart:
-        said = f"{apart} of {count(others, 'machine')} differ from the first by more than chance"
+        said = f"{apart} of {others} machines differ from the first by more than chance"
     else:
         said = f"no difference between {others + 1} repetitions that is more than chance"
     how = "compared with the first repetition, round by round; more than chance: p < 0.05, corrected for their number"

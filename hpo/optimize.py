@@ -193,7 +193,7 @@ def run_study(
     if _is_lowered(began, status):
         print(f"study {plan.name!r}: its target was lowered to {count(status.total or 0, 'trial')}", file=sys.stderr)
     elif status.finished < plan.target:
-        raise WorkError(f"every worker was stopped; {status.finished} of {count(plan.target, 'trial')} are finished")
+        raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
 
 
 def _is_lowered(before: Status, now: Status) -> bool:
