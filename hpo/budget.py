@@ -25,8 +25,8 @@ from .formatting import count
 from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
+from .repetition import identity_of
 from .sampling import Place, make_sampler, suggest
-from .space import identity_of
 from .study import StudyDefinition
 
 

@@ -24,8 +24,8 @@ from . import records
 from .confirmation import CONFIRMS
 from .drift import REPEATS
 from .errors import StorageError
+from .repetition import what_matters
 from .results import read_definition
-from .space import what_matters
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
 

@@ -26,19 +26,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from .pruning import PowerLawPruner
+from .repetition import Space, identity_of, in_order, neighbours, size_of
 from .seeding import derive_seed
-from .space import (
-    RANGE_TEST,
-    Choices,
-    Configuration,
-    ListedConfiguration,
-    Range,
-    Setup,
-    Space,
-    identity_of,
-    in_order,
-    neighbours,
-)
+from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
 from .storage import experimental
 from .study import StudyDefinition
 
@@ -172,7 +162,7 @@ class _Unmeasured(BaseSampler):
         for name, parameter in in_order(self._space):
             if any(proposed[key] != value for key, value in parameter.when.items()):
                 continue
-            if parameter.size == 1:
+            if size_of(parameter) == 1:
                 proposed[name] = parameter.values[0]
             elif name in drawn:
                 proposed[name] = drawn[name]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
-from itertools import product
-from random import Random
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -23,6 +21,9 @@ from .errors import suggestion
 from .tables import Factor, Table, explain, shown
 
 Value = bool | int | float | str
+Condition = tuple[str, Value]
+ONLY_WITH: Mapping[str, Condition] = {"elu_alpha": ("activation", "elu"), "auxiliary_share": ("auxiliary_loss", True)}
+"""What else must be so for a parameter to have an effect."""
 
 
 def _is_value(given: Any) -> Any:
@@ -60,26 +61,6 @@ class Configuration(Setup):
 
 
 RANGE_TEST: Literal["range_test"] = "range_test"
-ONLY_WITH: Mapping[str, tuple[str, Value]] = {
-    "elu_alpha": ("activation", "elu"),
-    "auxiliary_share": ("auxiliary_loss", True),
-}
-"""What else must hold for a parameter to have an effect."""
-
-
-def what_matters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters that have an effect: configurations that agree in them give the same numbers."""
-    return {name: value for name, value in params.items() if _has_effect(name, params)}
-
-
-def identity_of(params: Mapping[str, Any]) -> Hashable:
-    """Returns what two sets of parameters have in common if their rounds give the same numbers."""
-    return frozenset(what_matters(params).items())
-
-
-def _has_effect(name: str, params: Mapping[str, Any]) -> bool:
-    key, needed = ONLY_WITH.get(name, ("", None))
-    return params.get(key) == needed
 
 
 class ListedConfiguration(Setup):
@@ -135,17 +116,6 @@ class Choices(Table):
         """What a value must pass as: here, every choice."""
         return self.choices
 
-    @property
-    def size(self) -> int | None:
-        """How many values it takes."""
-        return len(self.choices)
-
-    def ordered(self, first: Value | None, random: Random) -> Iterator[Value]:
-        """Yields every value in a random order, but for the one that comes first, if it is one."""
-        others = [choice for choice in self.choices if choice != first]
-        yield from (choice for choice in self.choices if choice == first)
-        yield from random.sample(others, len(others))
-
 
 class Range(Table):
     """A number between low and high, both included; uniform, or uniform in its logarithm.
@@ -170,19 +140,6 @@ class Range(Table):
     def values(self) -> tuple[Value, ...]:
         """What a value must pass as: here, both ends."""
         return (self.low, self.high)
-
-    @property
-    def size(self) -> int | None:
-        """How many values it takes; None where they are countless."""
-        return 1 if self.low == self.high else None
-
-    def ordered(self, first: Value | None, random: Random) -> Iterator[Value]:
-        """Yields one value, drawn afresh: it is new, as far as floats can be."""
-        if self.log:
-            drawn = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
-        else:
-            drawn = random.uniform(self.low, self.high)
-        yield min(self.high, max(self.low, drawn))
 
 
 def _parameter(given: Any) -> Any:
@@ -236,59 +193,3 @@ def _check_condition(name: str, parameter: Choices | Range, space: Mapping[str, 
             raise ValueError(
                 f"space.{name}.when: {key} is never {value!r}; {suggestion(str(value), map(str, condition.choices))}"
             )
-
-
-Space = Mapping[str, Choices | Range]
-
-
-def in_order(space: Space) -> list[tuple[str, Choices | Range]]:
-    """Returns the parameters in the order of their being chosen: those with a condition last."""
-    return sorted(space.items(), key=lambda item: bool(item[1].when))
-
-
-def can_repeat(space: Space) -> bool:
-    """Says whether a configuration can be proposed twice: not where every one has a number out of a range."""
-    return not any(parameter.size is None and not _conditions(name, parameter) for name, parameter in space.items())
-
-
-def count_configurations(space: Space) -> int | None:
-    """Returns how many configurations differ in what matters; None where they are countless."""
-    deciding = sorted({key for name, parameter in space.items() for key, _ in _conditions(name, parameter)})
-    total = 0
-    for values in product(*(space[key].values for key in deciding)):
-        chosen = dict(zip(deciding, values, strict=True))
-        for_these = 1
-        for name, parameter in space.items():
-            if name not in deciding and all(chosen[key] == value for key, value in _conditions(name, parameter)):
-                if parameter.size is None:
-                    return None
-                for_these *= parameter.size
-        total += for_these
-    return total
-
-
-def _conditions(name: str, parameter: Choices | Range) -> list[tuple[str, Value]]:
-    """Returns all that must hold for a parameter to be chosen and to have an effect."""
-    return [*parameter.when.items(), *([ONLY_WITH[name]] if name in ONLY_WITH else [])]
-
-
-def neighbours(space: Space, proposed: Mapping[str, Any], random: Random) -> Iterator[dict[str, Value]]:
-    """Yields the configurations of a space that differ in what matters, the nearest to a proposed one first.
-
-    Its last parameters change first. Of a range there is one number in each, drawn afresh.
-    """
-
-    def choose(chosen: dict[str, Value], parameters: list[tuple[str, Choices | Range]]) -> Iterator[dict[str, Value]]:
-        if not parameters:
-            yield chosen
-            return
-        (name, parameter), *others = parameters
-        if any(chosen[key] != value for key, value in parameter.when.items()):
-            yield from choose(chosen, others)
-            return
-        for value in parameter.ordered(proposed.get(name), random):
-            yield from choose({**chosen, name: value}, others)
-            if not _has_effect(name, chosen):
-                break
-
-    yield from choose({}, sorted(space.items(), key=lambda item: bool(_conditions(*item))))

@@ -19,6 +19,7 @@ from . import limits
 from .datasets import DATASETS
 from .errors import StudyError
 from .formatting import count
+from .repetition import can_repeat, count_configurations
 from .search import NoPruner, Pruner, Sampler, TpeSampler
 from .space import (
     RANGE_TEST,
@@ -28,9 +29,7 @@ from .space import (
     Parameter,
     Range,
     Value,
-    can_repeat,
     check_space,
-    count_configurations,
 )
 from .tables import Count, Percent, Rounds, Seconds, Table, Weight, explain, shown
 

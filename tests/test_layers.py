@@ -29,7 +29,7 @@ ROWS = [
         "markdown",
     },
     {"space", "search", "data", "storage", "winograd", "dense"},
-    {"records", "fused", "artifacts"},
+    {"records", "fused", "artifacts", "repetition"},
     {"study", "recipe"},
     {"rounds"},
     {"linear", "captured"},

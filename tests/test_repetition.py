@@ -14,9 +14,10 @@ from optuna.trial import TrialState
 
 from hpo import catalog, optimize, records, storage
 from hpo.budget import NoTrial
+from hpo.repetition import count_configurations, identity_of, neighbours, what_matters
 from hpo.results import read_definition
 from hpo.sampling import suggest
-from hpo.space import Configuration, count_configurations, identity_of, neighbours, what_matters
+from hpo.space import Configuration
 from hpo.study import StudyDefinition, define_study
 
 from .conftest import SMALL_STUDY, create
