@@ -148,9 +148,9 @@ def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDB
     assert attributes == {"definition": 1, "target": 9}
 
 
-def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage) -> None:
+def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, small_study: StudyDefinition) -> None:
     def target(asked: int, **how: Any) -> int:
-        storage.create_study(fresh_storage, "a", {"definition": 1}, asked, **how)
+        optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, asked, **how), Path())
         return int(records.study_attributes(fresh_storage, "a")["target"])
 
     assert [target(2000), target(20), target(20, lower=True), target(30), target(30, most=12)] == [
@@ -159,10 +159,12 @@ def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage) 
 
 
 @pytest.mark.parametrize("stored", ["many", -5, 0, True, None, 1.5, [], {"a": 1}])
-def test_a_target_that_is_no_number_of_trials_is_none(fresh_storage: RDBStorage, stored: Any) -> None:
-    storage.create_study(fresh_storage, "a", {"definition": 1}, 3)
+def test_a_target_that_is_no_number_of_trials_is_none(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, stored: Any
+) -> None:
+    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 3), Path())
     records.set_study_attribute(fresh_storage, "a", "target", stored)
-    storage.create_study(fresh_storage, "a", {"definition": 1}, 2)
+    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 2), Path())
     assert records.study_attributes(fresh_storage, "a")["target"] == 2
 
 
