@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,15 +23,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from . import records
 from . import storage as stored
-from .claims import RunningTrial, read_failures, read_running, read_slots
+from .claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
 from .commands import command_here
 from .errors import WorkError
+from .formatting import count
 from .frugal import TrialGone
 from .locks import LockLost
 from .outages import persistent
 from .presence import Worker, probe
-from .sampling import Place, enqueued_fault, make_sampler
+from .repetition import identity_of
+from .sampling import Place, enqueued_fault, make_sampler, suggest
 from .study import StudyDefinition
 
 MOST_LOST_LOCKS = 3  # one after the other, before the way to the server is blamed
@@ -125,6 +128,9 @@ def start_trial(
             study.sampler = make_sampler(definition, place)
             claimed = replace(worker, claim=uuid.uuid4().hex)
             trial = stored.ask(storage, study, {"slot": place.slot, "worker": claimed.as_json()})
+            fault = enqueued_fault(trial, definition)
+            if fault is None and definition.avoids_repetition:
+                _propose(trial, definition)
             try:
                 lock.verify()
             except LockLost:
@@ -133,10 +139,29 @@ def start_trial(
                 if lost >= MOST_LOST_LOCKS:
                     raise stored.lost_lock(storage, name) from None
                 raise
-            if fault := enqueued_fault(trial, definition):
+            if fault:
                 _refuse(storage, trial, fault)
                 continue
             return trial
+
+
+def _propose(trial: optuna.Trial, definition: StudyDefinition) -> None:
+    """Gives a trial its parameters while the start lock is held, so that no other is given the same."""
+    with stored.together(trial):
+        suggest(trial, definition)
+
+
+def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) -> int | None:
+    """Returns at how many finished trials every configuration is measured; None where they are countless."""
+    if definition.configurations is None:
+        return None
+    finished = read_slots(storage, study).finished
+    return finished + definition.configurations - len(_measured(storage, study, FINISHED))
+
+
+def _measured(storage: RDBStorage, study: str, states: Collection[TrialState]) -> set[Hashable]:
+    trials = records.read_trials(storage, study, states=states)
+    return {identity_of(trial.params) for trial in trials}
 
 
 def fail_dead_trials(
@@ -211,10 +236,17 @@ def find_place(
     recent = sum(failure.number >= run_began_at for failure in errors)
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
-            f"study {study!r}: {recent} trials failed by an error, as many as "
+            f"study {study!r}: {count(recent, 'trial')} failed by an error, as many as "
             f"run.max_failed_trials allows; {command_here('trials', '--study', study)} shows their errors"
         )
     # The lowest free slot is not just their number: a worker that lost the lock may be adding a trial, to fail it.
     if slots.finished + slots.running >= target or slots.lowest_free >= target:
         return NoTrial.TAKEN
+    different = definition.configurations
+    if different is not None and slots.finished + slots.running >= different:
+        measured = _measured(storage, study, FINISHED)
+        if len(measured) >= different:
+            return NoTrial.DONE
+        if len(measured | _measured(storage, study, (TrialState.RUNNING,))) >= different:
+            return NoTrial.TAKEN
     return Place(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))

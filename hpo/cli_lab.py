@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from . import limits
 from .cli_options import (
+    ROUNDS,
     begin_work,
     data_option,
     dataset_option,
@@ -27,7 +28,9 @@ from .commands import this_command
 from .names import safe_file_name
 from .output import say
 
-RATE = click.FloatRange(min=0, min_open=True, max=1e9)  # beyond, float32 has no word for what comes out
+RATE = click.FloatRange(limits.SMALLEST, limits.LARGEST)
+STEPS = click.IntRange(2, limits.STEPS)
+NARROWEST = 1.1  # from the lowest rate to the highest
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 FINAL = {  # report A's final network
     "architecture": "cnn_bn",
@@ -53,12 +56,10 @@ FINAL = {  # report A's final network
 @click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The lowest rate.")
 @click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The highest rate.")
 @click.option(
-    "--steps", default=100, show_default=True, type=click.IntRange(min=2), metavar="N",
+    "--steps", default=100, show_default=True, type=STEPS, metavar="N",
     help="How many rates, one batch at each.",
 )  # fmt: skip
-@click.option(
-    "--rounds", type=click.IntRange(min=1), metavar="N", help="How many networks.  [default: the study's, else 10]"
-)
+@click.option("--rounds", type=ROUNDS, metavar="N", help="How many networks.  [default: the study's, else 10]")
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Write HTML, JSON and, where there is a Chromium, PNG here.",
@@ -96,8 +97,8 @@ def lr_find(
     from .views import sweep_view
 
     begin_work()
-    if not low < high < math.inf:
-        raise RequestError(f"--low must be below --high, and both be numbers, but they are {low:g} and {high:g}")
+    if not high >= NARROWEST * low:  # nor where one is no number
+        raise RequestError(f"--high must be at least {NARROWEST:g} times --low, but they are {high:g} and {low:g}")
     opened, protocol, unsaved = _find_protocol(study, storage)
     for key, value in (("rounds", rounds), ("dataset", dataset)):
         if value not in (None, protocol[key]):
@@ -142,6 +143,7 @@ def _make_sweep(
     from . import catalog
     from .console import Console
     from .errors import UnknownName, WorkError
+    from .formatting import count
     from .objective import make_objective
     from .space import RANGE_TEST, short_name
     from .study import define_study
@@ -152,7 +154,7 @@ def _make_sweep(
     if setup.architecture not in catalog.architectures():
         raise UnknownName("architecture", setup.architecture, catalog.architectures())
     name = short_name(params)
-    say(f"{name}: {definition.protocol.rounds} rounds, {len(rates)} rates to {rates[-1]:g}", err=True)
+    say(f"{name}: {count(definition.protocol.rounds, 'round')}, {len(rates)} rates to {rates[-1]:g}", err=True)
     objective = make_objective(definition, device, folder)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -186,6 +188,7 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
     from .errors import RequestError
+    from .study import parse
 
     parsed = {}
     for setting in settings:
@@ -193,8 +196,8 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise RequestError(f"--set must be KEY=VALUE, but is {setting!r}")
         try:
-            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = parse(f"value = {value}")["value"]
+        except (ValueError, RecursionError):
             parsed[key.strip()] = value.strip()
         if key.strip() in ("optimizer", "learning_rate"):
             raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")

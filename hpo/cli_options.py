@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
-from . import address
+from . import address, limits
 from .signals import stop_on_signals
 
+ROUNDS = click.IntRange(1, limits.ROUNDS)
+TRIAL = click.IntRange(0, limits.TRIAL_NUMBER)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

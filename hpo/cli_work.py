@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from . import limits
 from .cli_options import (
+    TRIAL,
     begin_work,
     data_option,
     dataset_option,
@@ -26,9 +28,12 @@ from .output import say
 @click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
 @click.option(
     "--trials",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, limits.TRIALS),
     metavar="N",
     help="Bring the study to N finished trials, over all workers and restarts.",
+)
+@click.option(
+    "--lower-target", "lower", is_flag=True, help="Let N count for hpo worker too, though more were asked for earlier."
 )
 @workers_option
 @storage_option
@@ -39,6 +44,7 @@ from .output import say
 def optimize(
     study: str,
     trials: int | None,
+    lower: bool,
     workers: str,
     storage: str,
     device: str,
@@ -53,14 +59,18 @@ def optimize(
     """
     from .confirmation import read_winner
     from .datasets import data_folder
-    from .findings import best_table, listed_view
+    from .findings import all_measured, best_table, listed_view
     from .optimize import assign_devices, begin, make_plan
     from .results import read_rows, read_status
     from .views import foreign_notes
 
+    if lower and trials is None:
+        raise click.UsageError("--lower-target needs the new number, as in --trials 20")
     begin_work()
     devices = assign_devices(workers, device)
-    plan = make_plan(storage, study, trials=trials, dataset=dataset, name=name)
+    plan = make_plan(storage, study, trials=trials, lower=lower, dataset=dataset, name=name)
+    for note in plan.notes:
+        click.echo(note, err=True)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
@@ -71,7 +81,9 @@ def optimize(
     next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
     if plan.definition.space:
         winner = read_winner(opened, plan.name)
-        print_parts(*best_table(winner, plan.definition.protocol.decision))
+        whole = plan.most is not None and status.finished >= plan.most
+        said = [all_measured(plan.definition.configurations or 0)] if whole else []
+        print_parts(*best_table(winner, plan.definition.protocol.decision), *said)
         if winner.confirmed is None:
             next_ones[0] = ["confirm", "--study", plan.name]
     else:
@@ -82,10 +94,15 @@ def optimize(
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), metavar="K", help="Measure the best K."
+    "--top", default=3, show_default=True, type=click.IntRange(1, limits.TOP), metavar="K", help="Measure the best K."
 )
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(min=5), metavar="N", help="Fresh rounds for each."
+    "--rounds",
+    default=30,
+    show_default=True,
+    type=click.IntRange(5, limits.ROUNDS),
+    metavar="N",
+    help="Fresh rounds for each.",
 )
 @workers_option
 @storage_option
@@ -127,7 +144,7 @@ def confirm(
 
 @click.command("drift")
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Measure this trial instead of the best.")
+@click.option("--trial", type=TRIAL, metavar="N", help="Measure this trial instead of the best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
 @device_option

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from .cli_options import (
+    ROUNDS,
+    TRIAL,
     begin_work,
     data_option,
     device_option,
@@ -60,10 +62,10 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
-    "--rounds", default=1, show_default=True, type=click.IntRange(min=1), metavar="N",
+    "--rounds", default=1, show_default=True, type=ROUNDS, metavar="N",
     help="How many rounds to train; each makes one network.",
 )  # fmt: skip
-@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="Train this trial instead of the best.")
+@click.option("--trial", type=TRIAL, metavar="N", help="Train this trial instead of the best.")
 @storage_option
 @device_option
 @data_option

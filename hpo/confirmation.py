@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from pydantic import Field, ValidationError
 
-from . import records
+from . import limits, records
 from .errors import RequestError, UnknownName
 from .names import derived_name
 from .results import Best, own_studies, read_best, read_definition
@@ -138,7 +138,7 @@ def define_confirmation(
         if len(best) < top and all(trial.params != other.params for other in best):
             best.append(trial)
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
-    longest = limit * max(1.0, rounds / protocol.rounds) if limit else None
+    longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
         "title": f"The best of {study}, measured again on fresh rounds",
         "protocol": {
@@ -196,10 +196,10 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     confirmed = []
     for slot, (number, searched) in enumerate(zip(confirms.trials, confirms.searched, strict=True)):
         errors = measured[slot].attributes["errors"]
-        confirmed.append(Confirmed(number, measured[slot].params, searched, errors, mean_of(errors)))
+        confirmed.append(Confirmed(number, measured[slot].params, searched, errors, mean_of(errors).within(0, 100)))
     pairs = list(pairwise(confirmed))
-    differences = [paired_difference(second.errors, first.errors) for first, second in pairs]
-    corrected = holm([difference.p_value or 0.0 for difference in differences])
+    differences = [paired_difference(second.errors, first.errors).within(-100, 100) for first, second in pairs]
+    corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
     protocol = definition.protocol
     return Confirmation(
         study=confirms.study,

@@ -30,6 +30,7 @@ from . import records, streams
 from . import storage as stored
 from .budget import fail_trial_of
 from .errors import HpoError, WorkError, explain_os_error
+from .formatting import count
 from .output import guard_streams
 from .presence import Presence
 from .signals import SIGNALS, check, deferred, end_on_signals, hush, stopping
@@ -177,7 +178,7 @@ class Crew:
         cause = _cause(member)
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
-            raise WorkError(f"{self._deaths} workers died; the last one {cause}")
+            raise WorkError(f"{count(self._deaths, 'worker')} died; the last one {cause}")
         print(f"worker {member.process.pid} {cause}; another takes its place", file=sys.stderr)
         self._replace(member, f"its worker {cause}")
 

@@ -20,6 +20,8 @@ from . import records
 from .errors import RequestError
 from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
 from .files import write_together
+from .formatting import count, interval
+from .limits import FEWEST_ROUNDS
 from .markdown import markdown_table
 from .reproduction import (
     CONSISTENT,
@@ -81,7 +83,7 @@ def _summary(found: Reproduction) -> str:
         )
     verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
     if not verdicts:
-        return "One round a cell: nothing to judge by."
+        return f"Fewer than {FEWEST_ROUNDS} rounds a cell: nothing to judge by."
     consistent = sum(verdict.is_consistent for verdict in verdicts)
     near = sum(abs(verdict.standard_errors) <= CONSISTENT for verdict in verdicts)
     conditions = found.conditions
@@ -89,8 +91,8 @@ def _summary(found: Reproduction) -> str:
     return (
         f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most "
         f"three standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, "
-        f"{conditions['rounds']} rounds a cell on {conditions['dataset']}, study seed {conditions['seed']}, on "
-        f"{' and '.join(conditions['devices'])}; {versions}."
+        f"{count(conditions['rounds'], 'round')} a cell on {conditions['dataset']}, study seed {conditions['seed']}, "
+        f"on {' and '.join(conditions['devices'])}; {versions}."
     )
 
 
@@ -103,8 +105,8 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
         row = [cell.label, _shown(cell.published_mean, cell.published_std), _shown(cell.mean, cell.std)]
         if judged:
             verdict = judge(cell)
-            difference = f"{verdict.difference:+.2f} ({verdict.low:+.2f} to {verdict.high:+.2f})" if verdict else ""
-            row += [difference, str(verdict or "")]
+            reach = f"{verdict.difference:+.2f} ({interval(verdict.low, verdict.high, '+')})" if verdict else ""
+            row += [reach, str(verdict or "")]
         rows.append(row)
     if rates:
         for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
@@ -120,10 +122,10 @@ def _shown(mean: float, std: float | None) -> str:
 
 
 def _spread(cell: Cell) -> str:
-    if not cell.is_coin or cell.std is None:
+    if not cell.is_coin or cell.std is None or judge(cell) is None:
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
-    return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.estimate:.2f} ({interval(ratio.low, ratio.high)})"
 
 
 def _both_decisions(cells: Sequence[Cell]) -> str:

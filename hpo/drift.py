@@ -13,6 +13,7 @@ A repetition is a study of one listed trial, which asks no worker for it: only t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -59,8 +60,8 @@ class Repetition:
     """A measurement beside the first repetition.
 
     Attributes:
-        difference: from the first, round by round; its p value is corrected for the number of repetitions. None for
-            the first itself.
+        difference: from the first, round by round; its p value is corrected for the number of repetitions, and None
+            where there are too few rounds for one. None for the first itself.
     """
 
     measurement: Measurement
@@ -69,7 +70,8 @@ class Repetition:
     @property
     def is_told_apart(self) -> bool:
         """Whether it differs from the first by more than chance."""
-        return self.difference is not None and (self.difference.p_value or 0.0) < LEVEL
+        p_value = self.difference.p_value if self.difference else None
+        return p_value is not None and p_value < LEVEL
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,18 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         for found in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
-    differences = [paired_difference(other.errors, measured[0].errors) for other in measured[1:]]
-    corrected = holm([difference.p_value or 0.0 for difference in differences])
+    differences = [paired_difference(other.errors, measured[0].errors).within(-100, 100) for other in measured[1:]]
     repetitions = [Repetition(first, None) for first in measured[:1]] + [
         Repetition(other, replace(difference, p_value=p_value))
-        for other, difference, p_value in zip(measured[1:], differences, corrected, strict=True)
+        for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)
     ]
     return Drift(study, trial.number, trial.params, _measurement(trial), repetitions)
+
+
+def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:
+    """Returns the p values corrected for their number; all have as many rounds, so all have one or none has."""
+    known = [difference.p_value for difference in differences if difference.p_value is not None]
+    return holm(known) if known else [None] * len(differences)
 
 
 def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:

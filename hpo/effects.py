@@ -25,6 +25,7 @@ from . import records
 from .confirmation import CONFIRMS
 from .drift import REPEATS
 from .errors import RequestError
+from .repetition import what_matters
 from .results import own_studies, read_definition
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
@@ -42,7 +43,8 @@ class Effect:
         decision: by which the errors are read off.
         pairs: of matched trials.
         difference: after less before, in percentage points, over the rounds that they share.
-        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not.
+        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not; None where there are
+            too few rounds for one.
     """
 
     parameter: str
@@ -51,7 +53,7 @@ class Effect:
     decision: str
     pairs: int
     difference: Interval
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,15 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
         both = [(one.attributes, other.attributes) for one, other in kept if one.attributes and other.attributes]
         if both:
             theirs, ours = (_mean_by_round([pair[i][f"errors_{decided}"] for pair in both]) for i in (0, 1))
-            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs)))
+            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs).within(-100, 100)))
     # What is not measured yet belongs to the family all the same, or a verdict could change without new data.
-    p_values = [difference.p_value or 0.0 for *_, difference in found] + [1.0] * (family - len(found))
-    return [Effect(*effect, p_value) for effect, p_value in zip(found, holm(p_values), strict=False)]
+    known = [difference.p_value for *_, difference in found if difference.p_value is not None]
+    if len(known) < len(found):  # they share their rounds, so none has one
+        return [Effect(*effect, None) for effect in found]
+    return [
+        Effect(*effect, p_value)
+        for effect, p_value in zip(found, holm(known + [1.0] * (family - len(found))), strict=False)
+    ]
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
@@ -138,11 +145,9 @@ def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
 
 def _what_matters(params: dict[str, Any]) -> dict[str, Any]:
     """Returns a configuration without what has no effect in it; an ELU with another alpha is another activation."""
-    activation, alpha = params["activation"], params["elu_alpha"]
-    share = params["auxiliary_share"] if params["auxiliary_loss"] else None
-    kept = {key: value for key, value in params.items() if key not in ("elu_alpha", "auxiliary_share")}
-    name = f"elu({alpha:g})" if activation == "elu" else activation
-    return {**kept, "activation": name, **({} if share is None else {"auxiliary_share": share})}
+    kept = {key: value for key, value in what_matters(params).items() if value is not None}
+    alpha = kept.pop("elu_alpha", None)
+    return kept if alpha is None else {**kept, "activation": f"elu({alpha:g})"}
 
 
 def _matched(listed: Sequence[_Listed]) -> dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]]:

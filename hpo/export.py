@@ -25,7 +25,7 @@ from .provenance import versions
 from .records import StoredTrial
 from .space import Configuration, Setup
 from .study import StudyDefinition
-from .tables import Positive
+from .tables import Factor
 from .training import Epoch
 
 DESCRIPTION = "hpo"  # the key in the header
@@ -100,7 +100,7 @@ class _Round(BaseModel):
 
     round: Annotated[int, Field(ge=0, lt=2**63)]
     pixel_mean: float
-    pixel_deviation: Positive
+    pixel_deviation: Factor
 
 
 class _Description(BaseModel):

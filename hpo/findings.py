@@ -9,11 +9,13 @@ from typing import Any
 from .columns import FittedTable
 from .confirmation import Confirmation, describe
 from .drift import Drift, Measurement
+from .formatting import count, interval, p_value, spread
+from .limits import FEWEST_ROUNDS
 from .results import Best, TrialRow
 from .space import short_name
 from .statistics import Interval
 from .study import StudyDefinition
-from .views import spread, text_of
+from .views import text_of
 
 SELECTION_BIAS = "the best of many noisy results looks better than it is (selection bias)"
 NEW_SELECTION = "picking a different one now is a new selection and biases its figure"
@@ -29,7 +31,7 @@ def best_table(best: Best, decision: str) -> list[Any]:
     which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
     headline = (
         f"study {best.study}: {which} has the lowest test error, {spread(best.value, best.std)} "
-        f"(mean and deviation of {best.rounds} rounds, {best.dataset}, by {decision})"
+        f"(mean and deviation of {count(best.rounds, 'round')}, {best.dataset}, by {decision})"
     )
     return [headline, table, _verdict(best)]
 
@@ -39,8 +41,9 @@ def _verdict(best: Best) -> str:
     if best.confirmed is not None:
         confirmed = best.confirmed
         return (
-            f"confirmed on {confirmed['rounds']} fresh rounds: {confirmed['mean']:.2f} % (95 %: {confirmed['low']:.2f} "
-            f"to {confirmed['high']:.2f}); {beside_search(confirmed['mean'], confirmed['optimism'])}"
+            f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {confirmed['mean']:.2f} % "
+            f"(95 %: {interval(confirmed['low'], confirmed['high'])}); "
+            f"{beside_search(confirmed['mean'], confirmed['optimism'])}"
         )
     if best.label is not None:
         return f"hpo report --study {best.study} -o report compares the list's configurations round by round"
@@ -68,12 +71,20 @@ def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinitio
     return [headline, table]
 
 
+def all_measured(configurations: int) -> str:
+    """Returns what to say of a space that has been measured whole."""
+    return (
+        f"the space has {count(configurations, 'configuration')}; all are measured, and more trials would repeat their "
+        "numbers (run.repeat_configurations = true in the study's file allows it)"
+    )
+
+
 def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which can be told apart."""
     first = found.confirmed[0]
     headline = (
         f"study {found.study}: best trial {first.trial}: {first.mean.estimate:.2f} % "
-        f"(95 %: {first.mean.low:.2f} to {first.mean.high:.2f}) on {found.rounds} fresh rounds "
+        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {count(found.rounds, 'fresh round')} "
         f"({found.dataset}, by {found.decision}); {beside_search(first.mean.estimate, first.optimism)}"
     )
     table = FittedTable()
@@ -81,9 +92,9 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         table.add_column(heading, justify="left" if heading == "95 %" else "right", rank=rank)
     table.add_column("configuration", wraps=True)
     for one in found.confirmed:
-        interval = f"{one.mean.low:.2f} to {one.mean.high:.2f}"
+        reach = interval(one.mean.low, one.mean.high)
         fresh = spread(one.mean.estimate, one.std, unit="")
-        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, interval, short_name(one.params))
+        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, reach, short_name(one.params))
     lines = []
     for contrast in found.contrasts:
         by = contrast.difference
@@ -92,8 +103,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
             if contrast.is_told_apart
             else f"{contrast.first} and {contrast.second} cannot be told apart"
         )
-        reach = f"95 %: {by.low:+.2f} to {by.high:+.2f}"
-        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {contrast.p_value:.2g})")
+        reach = f"95 %: {interval(by.low, by.high, '+')}"
+        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {p_value(contrast.p_value)})")
     if not lines:
         return [headline, table]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
@@ -130,7 +141,7 @@ def drift_view(found: Drift) -> list[Any]:
     def add(one: Measurement, by: Interval | None, what: str) -> None:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
-        reach = (f"{by.estimate:+.2f}", f"{by.low:+.2f} to {by.high:+.2f}") if by else ("", "")
+        reach = (f"{by.estimate:+.2f}", interval(by.low, by.high, "+")) if by else ("", "")
         table.add_row(f"{one.mean:.2f}", *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
     add(found.own, None, "in the study: ")
@@ -139,6 +150,8 @@ def drift_view(found: Drift) -> list[Any]:
     apart = sum(one.is_told_apart for one in found.repetitions)
     if others < 1:
         said = "a repetition on a machine of another kind is to be compared with the first"
+    elif len(first.errors) < FEWEST_ROUNDS:
+        said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
     elif apart:
         said = f"{apart} of {others} machines differ from the first by more than chance"
     else:
@@ -176,7 +189,6 @@ def drift_json(found: Drift) -> dict[str, Any]:
 def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
-    over = "1 round" if rounds == 1 else f"{rounds} rounds"
     table = FittedTable()
     for heading in ("round", "error %", "in the search %"):
         table.add_column(heading, justify="right", rank=int(heading == "in the search %"))
@@ -187,7 +199,7 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
         table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
     headline = (
         f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
-        f"{spread(described['error']['mean'], described['error']['std'])} over {over}; "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {count(rounds, 'round')}; "
         f"{spread(searched['mean'], searched['std'])} in the search"
     )
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]

@@ -8,6 +8,7 @@ from optuna_dashboard import get_note, save_note
 
 from .commands import command
 from .escaping import escape_markdown
+from .formatting import count
 from .markdown import code_span, markdown_table
 from .results import read_definition
 from .space import Choices, Range
@@ -35,7 +36,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
     what = (
         f"A search ({definition.sampler.name}, {definition.pruner.name}) over"
         if definition.space
-        else f"{len(definition.trial)} listed configurations of"
+        else f"{count(len(definition.trial), 'listed configuration')} of"
     )
     words = ("confirm", "--study", name) if definition.space else ("report", "--study", name, "-o", "report")
     bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
@@ -44,12 +45,14 @@ def study_note(name: str, definition: StudyDefinition) -> str:
             f"# {escape_markdown(definition.title)}",
             f"{what}:",
             markdown_table(rows),
-            f"**A trial** trains {protocol.rounds} rounds, each with pairs, weights and order of its own: "
-            f"{protocol.train_pairs} training pairs of {protocol.dataset}, {protocol.epochs} epochs, batches of "
+            f"**A trial** trains {count(protocol.rounds, 'round')}, each with pairs, weights and order of its own: "
+            f"{count(protocol.train_pairs, 'training pair')} of {protocol.dataset}, "
+            f"{count(protocol.epochs, 'epoch')}, batches of "
             f"{protocol.batch_size}, {protocol.precision}, seed {protocol.seed}. All trials share the rounds.",
-            f"**Its value** is the mean test error of the rounds in percent, on {protocol.test_pairs} pairs each, by "
-            f"{protocol.decision}: {DECISIONS[protocol.decision]}. Intermediate values are that mean after so many "
-            "epochs. A pruned trial has none. User attributes hold the rounds' own errors and their deviation.",
+            "**Its value** is the mean test error of the rounds in percent, on "
+            f"{count(protocol.test_pairs, 'pair')} each, by {protocol.decision}: {DECISIONS[protocol.decision]}. "
+            "Intermediate values are that mean after so many epochs. A pruned trial has none. User attributes hold the "
+            "rounds' own errors and their deviation.",
             f"**How to read it.** Values differ by chance: compare them with their deviations. {bias}"
             f"Next: {code_span(command(*words))}.",
         ]

@@ -14,11 +14,13 @@ from pathlib import Path
 import joblib
 from optuna.storages import RDBStorage
 
-from . import catalog, records
+from . import catalog, limits, records
 from . import storage as stored
+from .budget import most_trials
 from .crew import Crew
 from .datasets import DATASETS, prepare
 from .errors import NoStorage, RequestError, StudyError, UnknownName, WorkError, suggestion
+from .formatting import count
 from .names import check_name
 from .provenance import versions
 from .results import (
@@ -28,7 +30,6 @@ from .results import (
     read_definition,
     read_status,
     read_statuses,
-    read_target,
 )
 from .study import StudyDefinition
 from .worker import Assignment, was_deleted
@@ -38,11 +39,20 @@ REFRESH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials."""
+    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials.
+
+    Attributes:
+        most: at how many finished trials every configuration is measured; None where they are countless.
+        lower: whether `target` is to be the study's, though more were asked for earlier.
+        notes: what to say beforehand.
+    """
 
     name: str
     definition: StudyDefinition
     target: int
+    most: int | None = None
+    lower: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -50,6 +60,7 @@ def make_plan(
     study: str,
     *,
     trials: int | None = None,
+    lower: bool = False,
     dataset: str | None = None,
     rounds: int | None = None,
     name: str | None = None,
@@ -63,6 +74,7 @@ def make_plan(
         study: a name or a file.
         dataset, rounds: others than the file's make it a study of its own.
         trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
+        lower: whether that number is to be the study's target, though more were asked for earlier.
         name: the study's name in the storage; None takes the file's.
 
     Raises:
@@ -84,7 +96,22 @@ def make_plan(
     attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
     if storage and attributes:  # else it is new, its creator died half-way, or it is another program's
         check_same(storage, found, definition)
-    return Plan(found, definition, _find_target(found, definition, trials, read_target(attributes) or 0))
+    before = stored.stored_target(attributes)
+    asked = _find_target(found, definition, trials, before)
+    most = most_trials(storage, found, definition) if storage and attributes else definition.configurations
+    target, before = (number if most is None else min(number, most) for number in (asked, before))
+    return Plan(found, definition, target, most, lower, _notes(found, asked, target, 0 if lower else before))
+
+
+def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, ...]:
+    if target < asked:
+        return (f"study {name!r} comes to {count(target, 'trial')}: then every configuration of its space is measured",)
+    if target < asked_before:
+        return (
+            f"study {name!r} is to come to {count(asked_before, 'trial')}, asked for earlier; "
+            f"--lower-target makes it {asked}",
+        )
+    return ()
 
 
 def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
@@ -120,7 +147,7 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
         "dataset_sha256": DATASETS[dataset].sha256,
         "versions": versions(),
     }
-    stored.create_study(storage, plan.name, attributes, plan.target)
+    stored.create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
     check_same(storage, plan.name, plan.definition)
     records.set_study_attribute(storage, plan.name, "definition", described)  # its title may be new
     return storage
@@ -137,6 +164,8 @@ def run_study(
 ) -> None:
     """Works on a study until it has its trials; `show` is given its status meanwhile.
 
+    Where the study's target is lowered meanwhile, it ends at that.
+
     Args:
         devices: that of each worker process.
 
@@ -144,7 +173,7 @@ def run_study(
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
     identity = records.study_attributes(storage, plan.name)["identity"]
-    status = _status_of_ours(storage, plan.name, identity)
+    status = began = _status_of_ours(storage, plan.name, identity)
     show(status)
     if status.finished >= plan.target:
         return
@@ -164,11 +193,20 @@ def run_study(
         note_study(storage, plan.name)
         while crew.is_working():
             crew.wait(REFRESH_SECONDS)
-            show(_with_epochs(_status_of_ours(storage, plan.name, identity), crew))
+            status = _status_of_ours(storage, plan.name, identity)
+            show(_with_epochs(status, crew))
+            if _is_lowered(began, status) and status.finished >= (status.total or 0):
+                break
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
     show(status)
-    if status.finished < plan.target:
+    if _is_lowered(began, status):
+        print(f"study {plan.name!r}: its target was lowered to {count(status.total or 0, 'trial')}", file=sys.stderr)
+    elif status.finished < plan.target:
         raise WorkError(f"every worker was stopped; {status.finished} of {plan.target} trials are finished")
+
+
+def _is_lowered(before: Status, now: Status) -> bool:
+    return before.total is not None and now.total is not None and now.total < before.total
 
 
 def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
@@ -192,7 +230,8 @@ def _find_target(name: str, definition: StudyDefinition, trials: int | None, ask
     if definition.trial:
         if trials not in (None, len(definition.trial)):
             raise RequestError(
-                f"study {name!r} lists {len(definition.trial)} trials, so --trials cannot be {trials}; leave it out"
+                f"study {name!r} lists {count(len(definition.trial), 'trial')}, so --trials cannot be {trials}; "
+                "leave it out"
             )
         return len(definition.trial)
     if not trials and not asked_before:
@@ -262,16 +301,19 @@ def assign_devices(workers: str, device: str) -> list[str]:
         device: `auto`, `cpu`, `cuda` for any GPU, or `cuda:0`, `cuda:1` … for that one.
 
     Raises:
-        RequestError: where the number is neither positive nor `auto`, or this machine has no such device.
+        RequestError: where the number is neither positive nor `auto`, or too large, or this machine has no such device.
     """
-    if workers != "auto" and not (workers.isascii() and workers.isdigit() and int(workers) >= 1):
-        raise RequestError(f"--workers must be a number from 1 or 'auto', but is {workers!r}")
+    known = re.fullmatch(r"auto|[1-9][0-9]{0,3}", workers)
+    if not known or (workers != "auto" and int(workers) > limits.WORKERS):
+        raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers!r}")
     devices = find_devices(device)
     if workers != "auto":
-        count = int(workers)
+        processes = int(workers)
+    elif devices == ["cpu"]:
+        processes = min(int(joblib.cpu_count(only_physical_cores=True)), limits.WORKERS)
     else:
-        count = int(joblib.cpu_count(only_physical_cores=True)) if devices == ["cpu"] else len(devices)
-    return [devices[i % len(devices)] for i in range(count)]
+        processes = len(devices)
+    return [devices[i % len(devices)] for i in range(processes)]
 
 
 def find_devices(device: str) -> list[str]:

@@ -7,8 +7,8 @@ import math
 from rich.cells import cell_len
 from rich.text import Text
 
+from .formatting import progress, spread
 from .results import Status
-from .views import spread
 
 FEWEST_SHARE = 0.05  # of the trials to do must be finished, at least one, before anything is foretold
 SMOOTHED_SHARE, SMOOTHED_SECONDS = 0.1, 5.0  # of the time so far, at least so long: how slowly a forecast changes
@@ -64,7 +64,7 @@ def progress_line(status: Status, target: int, epochs: int, elapsed: float, left
     """Returns a study's progress as one line of at most so many cells; what matters least is shortened first."""
     name = _cut(status.study, max(SHORTEST_NAME, width // 3))
     parts = {
-        "count": [f"{status.finished}/{target} trials", f"{status.finished}/{target}"],
+        "count": [f"{progress(status.finished, target)} trials", progress(status.finished, target)],
         "running": _running(status, epochs),
         "best": [],
         "failed": [f"{status.failed} failed"] if status.failed else [],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import plotly.graph_objects as go
@@ -19,6 +18,7 @@ from .commands import command
 from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .findings import NEW_SELECTION, SELECTION_BIAS, beside_search
+from .formatting import count, interval, p_value, spread
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -34,7 +34,6 @@ from .results import read_best, read_definition
 from .space import short_name
 from .statistics import difference_of_means, mean_of
 from .study import StudyDefinition
-from .views import spread
 
 BEST = 10  # configurations in the table
 
@@ -100,8 +99,8 @@ def _headline(
 ) -> list[str]:
     best, protocol = _ranked(trials)[0], definition.protocol
     lowest = (
-        f"Lowest error: {_error(best)} over {protocol.rounds} rounds ({protocol.dataset}, by {protocol.decision}), "
-        f"trial {best.number}: {_name(best, definition)}."
+        f"Lowest error: {_error(best)} over {count(protocol.rounds, 'round')} ({protocol.dataset}, by "
+        f"{protocol.decision}), trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
@@ -111,8 +110,8 @@ def _headline(
         return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
     sure = (
-        f"Confirmed on {confirmation.rounds} fresh rounds: {confirmed.mean.estimate:.2f} % "
-        f"(95 %: {confirmed.mean.low:.2f} to {confirmed.mean.high:.2f}); "
+        f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {confirmed.mean.estimate:.2f} % "
+        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high)}); "
         f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
     )
     together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
@@ -126,8 +125,9 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms)
     which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
     if first is None:
         return [f"{which}, is not measured yet."]
+    over = count(len(first.attributes["errors"]), "fresh round")
     return [
-        f"{which}: {_error(first)} on {len(first.attributes['errors'])} fresh rounds, {short_name(first.params)}.",
+        f"{which}: {_error(first)} on {over}, {short_name(first.params)}.",
         f"{NEW_SELECTION.capitalize()}.",
     ]
 
@@ -152,7 +152,8 @@ def _of_search(
 ) -> Iterator[Section]:
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
     pruned_too = f", {pruned} pruned" if pruned else ""
-    text = [f"{whole} trials measured to the end{pruned_too}, each over {definition.protocol.rounds} rounds."]
+    over = count(definition.protocol.rounds, "round")
+    text = [f"{count(whole, 'trial')} measured to the end{pruned_too}, each over {over}."]
     if whole > MOST:
         text.append(f"The figures draw the best {MOST} of them.")
     yield Section("history", "History", text, figure=history_figure(trials, smallest_error(definition)))
@@ -176,7 +177,9 @@ def _of_list(
     measured = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     measured.sort(key=lambda trial: int(trial.attributes["slot"]))
     labels = [definition.trial[trial.attributes["slot"]].label for trial in measured]
-    text = [f"{len(measured)} of {len(definition.trial)} are measured, over {definition.protocol.rounds} rounds."]
+    text = [
+        f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
+    ]
     yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
     yield from _published(measured, definition)
     lists = related_lists(storage, study)
@@ -189,9 +192,12 @@ def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Sectio
     rows = [["change", "pairs", "points (95 %)", "p", "verdict"]]
     for effect in effects:
         by = effect.difference
-        told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not told apart"
-        points = f"{by.estimate:+.2f} ({by.low:+.2f} to {by.high:+.2f})"
-        rows.append([effect_name(effect), str(effect.pairs), points, f"{effect.p_value:.2g}", told])
+        if effect.p_value is None:
+            told = "too few rounds"
+        else:
+            told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not told apart"
+        points = f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"
+        rows.append([effect_name(effect), str(effect.pairs), points, p_value(effect.p_value), told])
     where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
         f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
@@ -221,8 +227,8 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     spent = sum(_epochs(trial, definition) for trial in finished)
     whole = definition.protocol.epochs * len(finished)
     text = [
-        f"{_count(trials, TrialState.PRUNED)} of {len(finished)} trials were pruned; {_percent(spent / whole)} of "
-        f"their epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
+        f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "
+        f"all epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
     ]
     yield Section("pruning", "Pruning", text)
 
@@ -239,8 +245,8 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
         key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
-        rows.append([host, device, str(len(spent)), _lasted(timedelta(seconds=sum(spent)))])
-    text = [f"{_lasted(timedelta(seconds=seconds))} of training, {_lasted(wall)} from the first start to the last end."]
+        rows.append([host, device, str(len(spent)), _lasted(sum(spent))])
+    text = [f"{_lasted(seconds)} of training, {_lasted(wall.total_seconds())} from the first start to the last end."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
     return Section("time", "Time and machines", text, rows)
@@ -254,13 +260,10 @@ def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> It
         if published is None or trial.value is None:
             continue
         row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _error(trial, unit="")]
-        if std is not None and published.rounds > 1:
-            by = difference_of_means(
-                trial.value, std, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
-            )
-            rows.append([*row, f"{by.estimate:+.2f} ({by.low:+.2f} to {by.high:+.2f})"])
-        else:
-            rows.append([*row, ""])
+        by = difference_of_means(
+            trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
+        ).within(-100, 100)
+        rows.append([*row, f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"])
     if len(rows) > 1:
         text = ["Errors in percent, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
         yield Section("published", "Beside the published", text, rows)
@@ -269,13 +272,14 @@ def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> It
 def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, attributes: dict[str, Any]) -> Section:
     protocol = definition.protocol
     used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
-    pairs = f"{protocol.train_pairs} training and {protocol.test_pairs} test pairs"
-    how = f"{protocol.epochs} epochs, batches of {protocol.batch_size}, {protocol.precision}, by {protocol.decision}"
+    pairs = f"{protocol.train_pairs} training and {count(protocol.test_pairs, 'test pair')}"
+    trained = f"{count(protocol.epochs, 'epoch')}, batches of {protocol.batch_size}, {protocol.precision}"
+    how = f"{trained}, by {protocol.decision}"
     search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
     rows = [
         ["", ""],
         ["dataset", f"{protocol.dataset} (SHA-256 {attributes['dataset_sha256'][:12]}…)"],
-        ["protocol", f"{protocol.rounds} rounds of {pairs}, {how}"],
+        ["protocol", f"{count(protocol.rounds, 'round')} of {pairs}, {how}"],
         ["study", f"seed {protocol.seed}, SHA-256 {attributes['definition_sha256'][:12]}…"],
         ["sampler, pruner", search],
         ["versions", "; ".join(sorted(used - {""}))],
@@ -318,18 +322,16 @@ def _error(trial: StoredTrial, unit: str = " %") -> str:
 
 
 def _interval(errors: Sequence[float]) -> str:
-    if len(errors) < 2:
-        return ""
-    mean = mean_of(errors)
-    return f"{mean.low:.2f} to {mean.high:.2f}"
+    mean = mean_of(errors).within(0, 100)
+    return interval(mean.low, mean.high)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _lasted(span: timedelta) -> str:
-    minutes = span.total_seconds() / 60
+def _lasted(seconds: float) -> str:
+    minutes = seconds / 60
     if minutes < 2:
         return f"{minutes * 60:.0f} s"
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -130,14 +130,15 @@ def importances_figure(importances: Mapping[str, float]) -> go.Figure:
 def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     """Draws each effect with its interval; left of zero is better."""
     shown = list(reversed(effects))
+    differences = [effect.difference for effect in shown]
+    above = [0.0 if by.high is None else by.high - by.estimate for by in differences]
+    below = [0.0 if by.low is None else by.estimate - by.low for by in differences]
     figure = go.Figure(layout={**LAYOUT, "height": 110 + 36 * len(shown), "showlegend": False})
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash"})
     figure.add_scatter(
         x=[effect.difference.estimate for effect in shown], y=list(map(effect_name, shown)), mode="markers",
         marker={"size": 9, "color": COLOURS[0]},
-        error_x={
-            "array": [effect.difference.high - effect.difference.estimate for effect in shown], "thickness": 2,
-        },
+        error_x={"symmetric": False, "array": above, "arrayminus": below, "thickness": 2},
     )  # fmt: skip
     figure.update_xaxes(title="percentage points (95 %)")
     figure.update_yaxes(automargin=True)

@@ -296,12 +296,14 @@ class Verdict:
 
 
 def judge(cell: Cell) -> Verdict | None:
-    """Returns the verdict on a cell; None where one round leaves nothing to judge by."""
-    if cell.std is None:
+    """Returns the verdict on a cell; None where too few rounds, or a published deviation of 0, leave it open."""
+    if cell.std is None or not cell.published_std:
         return None
     found = difference_of_means(
         cell.mean, cell.std, len(cell.errors), cell.published_mean, cell.published_std, cell.published_rounds
-    )
+    ).within(-100, 100)
+    if found.low is None or found.high is None:
+        return None
     spread = ratio_of_deviations(
         cell.std, len(cell.errors), cell.published_std, cell.published_rounds, confidence=CERTAIN
     )
@@ -311,5 +313,5 @@ def judge(cell: Cell) -> Verdict | None:
         found.high,
         found.estimate / found.standard_error if found.standard_error else 0.0,
         spread.estimate,
-        spread.low <= 1 <= spread.high,
+        spread.holds(1),
     )

@@ -19,6 +19,7 @@ from . import storage as stored
 from .claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
 from .commands import command_here
 from .errors import StorageError, UnknownName
+from .formatting import time_left
 from .presence import Worker
 from .space import Setup
 from .study import ListedTrial, StudyDefinition, define_study
@@ -253,7 +254,6 @@ def read_status(storage: RDBStorage, study: str) -> Status:
     total = read_target(attributes)
     best = records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     per_hour = trials_per_hour(records.last_finishes(storage, study, RATE_TRIALS))
-    left = None if total is None else max(0, total - slots.finished)
     failed = sum(failure.by_error for failure in failures)
     started = trials - counts[TrialState.WAITING]
     return Status(
@@ -267,7 +267,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
         best={"trial": best[0].number, "value": best[0].value, "std": best[0].attributes["std"]} if best else None,
         workers=[_worker(trial, trial.worker) for trial in read_running(storage, study) if trial.worker is not None],
         trials_per_hour=per_hour,
-        eta_seconds=0.0 if left == 0 else left / per_hour * 3600 if left and per_hour else None,
+        eta_seconds=None if total is None else time_left(total - slots.finished, per_hour),
         foreign=max(0, started - slots.trials - len(failures)),  # one may have ended between the two readings
         trials=trials,
     )
@@ -275,8 +275,7 @@ def read_status(storage: RDBStorage, study: str) -> Status:
 
 def read_target(attributes: Mapping[str, Any]) -> int | None:
     """Returns the number of trials that a study was asked for; None where it says none, or no number."""
-    target = attributes.get("target")
-    return target if type(target) is int and target > 0 else None
+    return stored.stored_target(attributes) or None
 
 
 def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:

@@ -6,6 +6,9 @@ same to the digit, whatever was interrupted in between: TPE looks at finished tr
 ones. With several it also looks at what happens to be running, so what it proposes depends on who was faster; random
 search does not look, and proposes the same with any number of workers.
 
+Rounds are the same in every trial, so a configuration that comes again would give the same numbers. Where a space has
+no range that every configuration draws from, another is proposed instead.
+
 The sampler is built afresh for each trial, because Optuna's samplers cannot be given a seed later.
 """
 
@@ -13,16 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from .errors import suggestion
 from .pruning import PowerLawPruner
+from .repetition import Space, identity_of, in_order, neighbours, size_of
 from .seeding import derive_seed
 from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
 from .storage import enqueued_params, experimental
@@ -41,12 +46,18 @@ def make_sampler(definition: StudyDefinition, place: Place) -> BaseSampler:
     """Returns the sampler of one trial: the study's, seeded for the slot; or the listed configuration itself."""
     if definition.trial:
         return _Listed(definition.trial[place.slot].params)
-    seed = derive_seed(definition.protocol.seed, "sampler", place.slot, place.failures)
-    arguments = definition.sampler.model_dump(exclude={"name"})
+    sampler = _make_search(definition, derive_seed(definition.protocol.seed, "sampler", place.slot, place.failures))
+    if not definition.avoids_repetition:
+        return sampler
+    random = Random(derive_seed(definition.protocol.seed, "neighbours", place.slot, place.failures))
+    return _Unmeasured(sampler, definition.space, random)
+
+
+def _make_search(definition: StudyDefinition, seed: int) -> BaseSampler:
     if definition.sampler.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with experimental():  # group=True
-        return optuna.samplers.TPESampler(seed=seed, **arguments)
+        return optuna.samplers.TPESampler(seed=seed, **definition.sampler.model_dump(exclude={"name"}))
 
 
 def make_pruner(definition: StudyDefinition) -> BasePruner:
@@ -93,8 +104,7 @@ def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRat
     if isinstance(trial.study.sampler, _Listed):
         return _suggest_listed(trial, definition, trial.study.sampler.listed, find_rate)
     proposed: dict[str, Any] = {}
-    # Unconditional parameters first: the others ask for their values.
-    for name, parameter in sorted(definition.search_space.items(), key=lambda item: bool(item[1].when)):
+    for name, parameter in in_order(definition.search_space):
         if any(proposed[key] != value for key, value in parameter.when.items()):
             continue
         if isinstance(parameter, Choices):
@@ -142,3 +152,55 @@ class _Listed(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return getattr(self.listed, param_name)
+
+
+class _Unmeasured(BaseSampler):
+    """Proposes what a sampler does, and where that is measured or running already, the nearest that is not.
+
+    Needs the start lock from before the first parameter is suggested until all of them are stored.
+    """
+
+    def __init__(self, sampler: BaseSampler, space: Space, random: Random) -> None:
+        self._sampler, self._space, self._random = sampler, space, random
+        self._chosen: Mapping[str, Any] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        proposed = self._propose(study, trial, self._sampler.sample_relative(study, trial, search_space))
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        taken = {identity_of(other.params) for other in others if "slot" in other.user_attrs}
+        free = (one for one in neighbours(self._space, proposed, self._random) if identity_of(one) not in taken)
+        self._chosen = proposed if identity_of(proposed) not in taken else next(free, proposed)
+        return {}
+
+    def _propose(self, study: optuna.Study, trial: FrozenTrial, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the sampler's own trial would have, parameter by parameter."""
+        proposed: dict[str, Any] = {}
+        for name, parameter in in_order(self._space):
+            if any(proposed[key] != value for key, value in parameter.when.items()):
+                continue
+            if size_of(parameter) == 1:
+                proposed[name] = parameter.values[0]
+            elif name in drawn:
+                proposed[name] = drawn[name]
+            else:
+                proposed[name] = self._sampler.sample_independent(study, trial, name, _distribution_of(parameter))
+        return proposed
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self._chosen:
+            return self._chosen[param_name]
+        # An enqueued trial has given another value to what this parameter depends on.
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _distribution_of(parameter: Choices | Range) -> BaseDistribution:
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.choices)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

@@ -6,12 +6,33 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from . import limits
 from .errors import suggestion
-from .tables import Positive, Table, explain
+from .tables import Factor, Table, explain, shown
 
 Value = bool | int | float | str
+Condition = tuple[str, Value]
+ONLY_WITH: Mapping[str, Condition] = {"elu_alpha": ("activation", "elu"), "auxiliary_share": ("auxiliary_loss", True)}
+"""What else must be so for a parameter to have an effect."""
+
+
+def _is_value(given: Any) -> Any:
+    if isinstance(given, bool | int | str) or (isinstance(given, float) and math.isfinite(given)):
+        return given
+    raise ValueError(f"must be a finite number, a text, true or false, but is {shown(given)}")
+
+
+Given = Annotated[Value, PlainValidator(_is_value)]  # pydantic's own check would complain once for each of the four
 
 
 class Setup(Table):
@@ -29,14 +50,14 @@ class Setup(Table):
     auxiliary_loss: bool
     auxiliary_share: Annotated[float | None, Field(ge=0, le=1)] = None
     activation: Literal["relu", "leaky_relu", "elu", "selu"]
-    elu_alpha: Positive = 1.0
+    elu_alpha: Factor = 1.0
     optimizer: Literal["sgd", "rmsprop", "adam"]
 
 
 class Configuration(Setup):
     """One configuration: what a trial measures."""
 
-    learning_rate: Positive
+    learning_rate: Factor
 
 
 RANGE_TEST: Literal["range_test"] = "range_test"
@@ -51,9 +72,11 @@ class ListedConfiguration(Setup):
     @classmethod
     def _is_rate(cls, value: Any) -> Any:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value == RANGE_TEST or (number and 0 < value < math.inf):
+        if value == RANGE_TEST or (number and limits.SMALLEST <= value <= limits.LARGEST):
             return float(value) if number else value
-        raise ValueError(f"must be a number above 0 or {RANGE_TEST!r}, but is {value!r}")
+        raise ValueError(
+            f"must be a number from {limits.SMALLEST:g} to {limits.LARGEST:g} or {RANGE_TEST!r}, but is {shown(value)}"
+        )
 
 
 def short_name(params: Mapping[str, Any]) -> str:
@@ -74,8 +97,19 @@ def short_name(params: Mapping[str, Any]) -> str:
 class Choices(Table):
     """A parameter that takes one of some values, where the condition `when` holds."""
 
-    choices: Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
-    when: dict[str, Value] = {}
+    choices: Annotated[tuple[Given, ...], Field(min_length=1, strict=False)]
+    when: dict[str, Given] = {}
+
+    @field_validator("choices")
+    @classmethod
+    def _differ(cls, choices: tuple[Value, ...]) -> tuple[Value, ...]:
+        seen = set()
+        for choice in choices:
+            kind = isinstance(choice, bool), choice  # 1 and 1.0 are one number, but no truth value
+            if kind in seen:
+                raise ValueError(f"its values must differ, but {shown(choice)} stands twice")
+            seen.add(kind)
+        return choices
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -99,7 +133,7 @@ class Range(Table):
     low: float
     high: float
     log: bool = False
-    when: dict[str, Value] = {}
+    when: dict[str, Given] = {}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -165,7 +199,7 @@ def _check_condition(name: str, parameter: Choices | Range, space: Mapping[str, 
         raise ValueError(f"space.{name} is needed in every trial, so it can have no 'when'")
     for key, value in parameter.when.items():
         condition = space.get(key)
-        if not isinstance(condition, Choices) or condition.when:
+        if not isinstance(condition, Choices) or condition.when or key in ONLY_WITH:
             raise ValueError(
                 f"space.{name}.when must name a parameter with choices and no condition of its own, but names {key!r}"
             )

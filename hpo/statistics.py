@@ -7,8 +7,10 @@ drawn from are given. Two trials of a study share their rounds, so they are comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+
+from .limits import FEWEST_ROUNDS
 
 CONFIDENCE = 0.95
 
@@ -20,35 +22,52 @@ class Interval:
     """An estimate with its 95 % confidence interval.
 
     Attributes:
+        low, high: None where fewer than `FEWEST_ROUNDS` rounds leave no interval.
         standard_error: of the estimate; None where the interval was not made from one.
-        p_value: of a difference: how often two equal ones would differ so much or more; else None.
+        p_value: of a difference: how often two equal ones would differ so much or more; else, and where there is no
+            interval, None.
     """
 
     estimate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     standard_error: float | None = None
     p_value: float | None = None
 
+    def within(self, lowest: float, highest: float) -> Interval:
+        """Returns the interval without what lies outside what can be, as an error below 0 or above 100 %."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
+
+    def holds(self, value: float) -> bool:
+        """Says whether the value could be the true one."""
+        return self.low is None or self.high is None or self.low <= value <= self.high
+
 
 def mean_of(errors: Sequence[float]) -> Interval:
-    """Returns the mean with its t interval.
+    """Returns the mean with its t interval, where there are enough errors for one.
 
     Raises:
-        ValueError: where fewer than two errors leave no interval.
+        ValueError: where there is no error.
     """
-    if len(errors) < 2:
-        raise ValueError(f"an interval needs two rounds, but there are {len(errors)}")
-    return _t_interval(fmean(errors), stdev(errors) / len(errors) ** 0.5, len(errors) - 1)
+    if not errors:
+        raise ValueError("a mean needs a round")
+    error = stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else None
+    if error is None or len(errors) < FEWEST_ROUNDS:
+        return Interval(fmean(errors), None, None, error)
+    return _t_interval(fmean(errors), error, len(errors) - 1)
 
 
 def paired_difference(errors: Sequence[float], others: Sequence[float]) -> Interval:
     """Returns the mean of `errors - others`, round by round, with its t interval and p value.
 
     Raises:
-        ValueError: where they are not as many, or fewer than two.
+        ValueError: where they are not as many, or none.
     """
     difference = mean_of([ours - theirs for ours, theirs in zip(errors, others, strict=True)])
+    if difference.low is None:
+        return difference
     error = difference.standard_error or 0.0
     if error == 0:
         p_value = 1.0 if difference.estimate == 0 else 0.0
@@ -56,7 +75,7 @@ def paired_difference(errors: Sequence[float], others: Sequence[float]) -> Inter
         from scipy import stats
 
         p_value = 2 * float(stats.t.sf(abs(difference.estimate) / error, len(errors) - 1))
-    return Interval(difference.estimate, difference.low, difference.high, error, p_value)
+    return replace(difference, p_value=p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -81,6 +100,8 @@ def difference_of_means(mean: float, std: float, n: int, other_mean: float, othe
     Args:
         std, other_std: sample deviations (divisor n - 1).
     """
+    if min(n, other_n) < FEWEST_ROUNDS:
+        return Interval(mean - other_mean, None, None)
     variance, other_variance = std**2 / n, other_std**2 / other_n
     error = (variance + other_variance) ** 0.5
     difference = mean - other_mean

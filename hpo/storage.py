@@ -108,11 +108,23 @@ def are_ours(attributes: Mapping[str, Any]) -> bool:
     return all(isinstance(attributes.get(key), kind) for key, kind in STUDY_ATTRIBUTES.items())
 
 
-def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], target: int) -> None:
+def create_study(
+    storage: RDBStorage,
+    name: str,
+    attributes: dict[str, Any],
+    target: int,
+    *,
+    most: int | None = None,
+    lower: bool = False,
+) -> None:
     """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
 
     A study without trials that lacks attributes, and has no others, is one whose creator died half-way, or an empty
     one; it is completed. Nothing is written to any other that is not ours.
+
+    Args:
+        most: the largest target that can be reached.
+        lower: whether `target` counts though a larger one was asked before.
 
     Raises:
         StorageError: where there is a study of that name that this program has not made.
@@ -127,8 +139,14 @@ def create_study(storage: RDBStorage, name: str, attributes: dict[str, Any], tar
                 study.set_user_attr(key, value)
             with experimental():
                 study.set_metric_names(["test error (%)"])
-        asked = known.get("target")
-        study.set_user_attr("target", max(target, asked if type(asked) is int else 0))
+        largest = target if lower else max(target, stored_target(known))
+        study.set_user_attr("target", largest if most is None else min(largest, most))
+
+
+def stored_target(attributes: Mapping[str, Any]) -> int:
+    """Returns the number of trials that was asked of a study, by its attributes; 0 where none was."""
+    target = attributes.get("target")
+    return target if isinstance(target, int) and not isinstance(target, bool) and target > 0 else 0
 
 
 def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:

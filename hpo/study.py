@@ -15,10 +15,23 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from . import limits
 from .datasets import DATASETS
 from .errors import StudyError
-from .space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Parameter, Range, Value, check_space
-from .tables import Count, Positive, Table, explain
+from .formatting import count
+from .repetition import can_repeat, count_configurations
+from .search import NoPruner, Pruner, Sampler, TpeSampler
+from .space import (
+    RANGE_TEST,
+    Choices,
+    Configuration,
+    ListedConfiguration,
+    Parameter,
+    Range,
+    Value,
+    check_space,
+)
+from .tables import Count, Percent, Rounds, Seconds, Table, Weight, explain, shown
 from .text_files import NotUtf8, read_text
 
 
@@ -36,15 +49,15 @@ class Protocol(Table):
     """
 
     dataset: Literal["mnist", "digits"]
-    rounds: Count = 10
-    first_round: Annotated[int, Field(ge=0)] = 0
+    rounds: Rounds = 10
+    first_round: Annotated[int, Field(ge=0, le=limits.ROUND_NUMBER)] = 0
     epochs: Count = 25
-    batch_size: Annotated[int, Field(ge=2)] = 100
-    train_pairs: Count = 1000
-    test_pairs: Count = 1000
-    seed: Annotated[int, Field(ge=0)] = 0
-    main_weight: Annotated[float, Field(ge=0)] = 1.0
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 1.0
+    batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
+    train_pairs: Annotated[int, Field(ge=1)] = 1000
+    test_pairs: Annotated[int, Field(ge=1)] = 1000
+    seed: Annotated[int, Field(ge=0, le=limits.SEED)] = 0
+    main_weight: Weight = 1.0
+    auxiliary_weight: Weight = 1.0
     decision: Literal["head", "recognition"] = "recognition"
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
@@ -71,74 +84,16 @@ class Protocol(Table):
                 f"but is {self.batch_size}"
             )
         if any(epoch > self.epochs for epoch in self.evaluate_at):
-            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {list(self.evaluate_at)}")
+            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
         return self
-
-
-class TpeSampler(Table):
-    """Optuna's TPESampler; every argument that matters is pinned, so an upgrade cannot change a study in silence."""
-
-    name: Literal["tpe"]
-    n_startup_trials: Annotated[int, Field(ge=0)] = 10
-    n_ei_candidates: Count = 24
-    multivariate: bool = True
-    group: bool = True
-    constant_liar: bool = True
-
-
-class RandomSampler(Table):
-    """Optuna's RandomSampler."""
-
-    name: Literal["random"]
-
-
-class NoPruner(Table):
-    """Every trial is trained to its last epoch."""
-
-    name: Literal["none"]
-
-
-class PercentilePruner(Table):
-    """Optuna's PercentilePruner.
-
-    Prunes what is worse, so far, than that percentile of the finished trials at the same epoch.
-    """
-
-    name: Literal["percentile"]
-    percentile: Annotated[float, Field(gt=0, lt=100)]
-    n_startup_trials: Annotated[int, Field(ge=0)] = 5
-    n_min_trials: Count = 1
-    n_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    interval_steps: Count = 1
-
-
-class PowerLawPruner(Table):
-    """Prunes what, drawn on to the last epoch, ends above `margin` times the best finished trial; see `pruning.py`."""
-
-    name: Literal["power_law"]
-    margin: Annotated[float, Field(gt=0)] = 1.0
-
-
-class SuccessiveHalvingPruner(Table):
-    """Optuna's SuccessiveHalvingPruner; a resource is an epoch."""
-
-    name: Literal["successive_halving"]
-    min_resource: Count = 1
-    reduction_factor: Annotated[int, Field(ge=2)] = 4
-    min_early_stopping_rate: Annotated[int, Field(ge=0)] = 0
-    bootstrap_count: Annotated[int, Field(ge=0)] = 0
-
-
-Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
-Pruner = Annotated[NoPruner | PowerLawPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
 
 
 class Published(Table):
     """A published figure: mean and standard deviation of the error in percent, over `rounds` rounds."""
 
-    mean: float
-    std: float
-    rounds: Count = 10
+    mean: Percent
+    std: Percent
+    rounds: Rounds = 10
 
 
 class ListedTrial(Table):
@@ -158,13 +113,15 @@ class Run(Table):
         heartbeat_seconds: how often a worker says that its trial lives.
         grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
             lasts longer costs the trials that were running.
+        repeat_configurations: whether a configuration is measured again that is measured already.
         keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
     """
 
     max_failed_trials: Count = 20
-    trial_timeout_seconds: Positive | None = None
-    heartbeat_seconds: Positive = 30.0
-    grace_seconds: Positive = 300.0
+    trial_timeout_seconds: Seconds | None = None
+    heartbeat_seconds: Seconds = 30.0
+    grace_seconds: Seconds = 300.0
+    repeat_configurations: bool = False
     keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
@@ -206,8 +163,8 @@ class StudyDefinition(Table):
         asked = sum(epoch < self.protocol.epochs for epoch in set(self.protocol.evaluate_at))
         if asked < needed:
             raise ValueError(
-                f"protocol.evaluate_at must name {needed} epochs before the last, or pruner {self.pruner.name!r} "
-                f"has nothing to go by, but is {list(self.protocol.evaluate_at)}"
+                f"protocol.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner "
+                f"{self.pruner.name!r} has nothing to go by, but is {shown(self.protocol.evaluate_at)}"
             )
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -238,6 +195,16 @@ class StudyDefinition(Table):
         return tuple(str(value) for value in self.search_space["architecture"].values)
 
     @property
+    def avoids_repetition(self) -> bool:
+        """Whether a configuration could be proposed again, and is not to be: its rounds would give the same numbers."""
+        return bool(self.space) and not self.run.repeat_configurations and can_repeat(self.space)
+
+    @property
+    def configurations(self) -> int | None:
+        """How many trials a search can make without a repetition; None where there is no end to them."""
+        return count_configurations(self.space) if self.avoids_repetition else None
+
+    @property
     def sha256(self) -> str:
         """The hash of all that a result depends on."""
         return hashlib.sha256(json.dumps(self._hashed(), sort_keys=True).encode()).hexdigest()
@@ -264,10 +231,22 @@ def read_study(path: Path) -> StudyDefinition:
         StudyError: where the file cannot be read, is no TOML, or breaks a rule.
     """
     try:
-        table = tomllib.loads(read_text(path))
-    except (OSError, NotUtf8, tomllib.TOMLDecodeError) as error:
+        table = parse(read_text(path))
+    except (OSError, NotUtf8, ValueError, RecursionError) as error:
         raise StudyError(f"study file {path} cannot be read: {error}") from error
     return define_study(table, name=path.stem)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Returns what a text in TOML says.
+
+    Raises:
+        ValueError: where it is none, or has an integer of over 4300 digits.
+        RecursionError: where it has lists within lists within lists …
+    """
+    table = tomllib.loads(text)
+    json.dumps(table, default=str)  # such an integer can be read, if its digits are hexadecimal, but never written
+    return table
 
 
 def define_study(table: dict[str, Any], *, name: str) -> StudyDefinition:

@@ -6,10 +6,30 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from . import limits
 from .errors import suggestion
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=limits.COUNT)]
+CountOrNone = Annotated[int, Field(ge=0, le=limits.COUNT)]
+Rounds = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
+Factor = Annotated[float, Field(ge=limits.SMALLEST, le=limits.LARGEST)]
+Weight = Annotated[float, Field(ge=0, le=limits.LARGEST)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Seconds = Annotated[float, Field(ge=limits.SHORTEST_SECONDS, le=limits.LONGEST_SECONDS)]
+
+RULES = {  # by pydantic's type of error, where its own sentence speaks of Python, or spells out 1e-30
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "dict_type": "must be a table",
+    "tuple_type": "must be a list",
+    "too_short": "must name at least one value",
+    "union_tag_not_found": "must have a name",
+}
+LONGEST_VALUE = 80  # characters of it that a message shows
 
 
 class Table(BaseModel):
@@ -29,15 +49,29 @@ class Table(BaseModel):
 def explain(error: ValidationError) -> str:
     """Returns the first of pydantic's complaints as one clause: the key, the rule, the value."""
     first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if part != "choices")  # a file has the list by itself
+    limits_of = first.get("ctx", {})
+    context = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits_of.items()}
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "union_tag_invalid":  # the tags of our unions are names
-        key, text = f"{key}.name", f"must be one of {first['ctx']['expected_tags']}, but is {first['ctx']['tag']!r}"
+        key, text = f"{key}.name", f"must be one of {context['expected_tags']}, but is {shown(context['tag'])}"
     elif first["type"] == "missing":
         text = "is missing"
+    elif first["type"] in RULES:
+        text = f"{RULES[first['type']].format(**context)}, but is {shown(first['input'])}"
     elif text.startswith("Input should"):
-        text = f"{text.replace('Input should', 'must', 1)}, but is {first['input']!r}"
+        text = f"{text.replace('Input should', 'must', 1)}, but is {shown(first['input'])}"
     elif key:
         key += ":"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key} {text[:1].lower() + text[1:] if text.startswith('Input') else text}{more}".strip()
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: on one line, cut where it is long."""
+    value = list(value) if isinstance(value, tuple) else value
+    try:
+        text = repr(value)
+    except ValueError:  # Python spells out no integer of more than 4300 digits
+        return "a number of over 4300 digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -6,16 +6,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 
 from .columns import FittedTable
+from .formatting import count, duration, progress, spread
 from .results import Status, TrialRow
 from .space import short_name
-from .sweep import Curve, Sweep, bounds, minimum, steepest, valley
+from .sweep import Curve, Sweep, bounds, falls, minimum, steepest, valley
 
 
 def trials_table(rows: Sequence[TrialRow]) -> FittedTable:
@@ -48,7 +49,7 @@ def status_table(statuses: Sequence[Status]) -> FittedTable:
     for status in statuses:
         table.add_row(
             status.study,
-            f"{status.finished}/{status.total if status.total is not None else '?'}",
+            progress(status.finished, status.total),
             str(status.pruned),
             str(status.running),
             str(status.failed),
@@ -114,16 +115,6 @@ def _local_time(moment: str) -> str:
     return f"{local:%H:%M:%S}" if local.date() == datetime.now().date() else f"{local:%m-%d %H:%M}"
 
 
-def spread(mean: float, std: float | None, unit: str = " %") -> str:
-    """Returns `2.08 ± 0.56 %`."""
-    return f"{mean:.2f}{unit}" if std is None else f"{mean:.2f} ± {std:.2f}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Returns `0:21:07`."""
-    return str(timedelta(seconds=round(seconds)))
-
-
 def text_of(value: Any) -> str:
     """Returns a parameter's value as it stands in a study's file, floats to four digits."""
     if isinstance(value, bool):
@@ -154,23 +145,30 @@ def sweep_view(name: str, sweep: Sweep, dataset: str) -> list[Any]:
     """Returns what a range test found, and its mean curve."""
     mean, rounds = sweep.mean_losses, len(sweep.losses)
     deviation = "" if sweep.std is None else f" ± {sweep.std:.2g}"
-    headline = f"range test of {name} ({rounds} rounds, {dataset})"
+    headline = f"range test of {name} ({count(rounds, 'round')}, {dataset})"
     rates = FittedTable()
     rates.add_column()
     rates.add_column(wraps=True)
     rates.add_row(f"{sweep.mean:.3g}{deviation}", "the optimum: where the loss is lowest, mean of rounds")
     if np.isfinite(mean).sum() < 2:
-        return [headline, rates, f"{sweep.ended} of {rounds} rounds diverged, one of them at once: no mean curve"]
+        return [
+            headline,
+            rates,
+            f"{sweep.ended} of {count(rounds, 'round')} diverged, one of them at once: no mean curve",
+        ]
     low, high = bounds(sweep.rates, mean)
     rates.add_row(f"{minimum(sweep.rates, mean):.3g}", "where the mean curve is lowest")
     rates.add_row(f"{steepest(sweep.rates, mean):.3g}", "where it falls fastest")
     rates.add_row(f"{valley(sweep.rates, mean):.3g}", "the middle of its longest valley")
-    ended = f"{sweep.ended} of {rounds} rounds diverged before the last rate; the curve is the mean until the first did"
+    ended = (
+        f"{sweep.ended} of {count(rounds, 'round')} diverged before the last rate; the curve is the mean until the "
+        "first did"
+    )
     suggested = (
         f"for a study's file:  learning_rate = {{ low = {_one_digit(low, math.floor):g}, "
         f"high = {_one_digit(high, math.ceil):g}, log = true }}"
-        if low < high
-        else "the mean curve never falls, so it suggests no bounds for a study"
+        if low < high and falls(mean)
+        else "the loss does not fall: neither the optimum nor the others mean anything, and no bounds are suggested"
     )
     return [headline, CurveChart(sweep.rates, mean), *([ended] if sweep.ended else []), rates, suggested]
 

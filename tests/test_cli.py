@@ -167,6 +167,39 @@ def test_repeating_the_command_does_nothing_and_a_larger_number_goes_on(worked: 
     assert read(tmp_path, "status", "--study", "tiny")["total"] == 4
 
 
+def test_fewer_trials_than_were_asked_for_are_said_and_can_be_made_the_target(worked: Path, tmp_path: Path) -> None:
+    for file in worked.iterdir():
+        shutil.copy(file, tmp_path)
+    command = ["optimize", "--study", "tiny", "--trials", "2"]
+    kept = hpo(*command, folder=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    assert kept.stderr.splitlines()[0] == (
+        "study 'tiny' is to come to 3 trials, asked for earlier; --lower-target makes it 2"
+    )
+    assert read(tmp_path, "status", "--study", "tiny")["total"] == 3
+    lowered = hpo(*command, "--lower-target", folder=tmp_path)
+    assert lowered.returncode == 0, lowered.stderr
+    assert lowered.stderr.splitlines()[0].startswith("tiny: 3 (2 asked) trials")
+    status = read(tmp_path, "status", "--study", "tiny")
+    assert (status["total"], status["complete"], status["eta_seconds"]) == (2, 3, 0.0)
+    assert "3 (2 asked)" in hpo("status", folder=tmp_path).stdout
+    without = hpo("optimize", "--study", "tiny", "--lower-target", folder=tmp_path)
+    assert_one_line(without, 2, "--lower-target needs the new number, as in --trials 20")
+
+
+def test_a_space_that_is_measured_whole_ends_the_study(tmp_path: Path) -> None:
+    rates = "learning_rate = { low = 1e-3, high = 1.0, log = true }"
+    (tmp_path / "four.toml").write_text(TINY.replace(rates, "learning_rate = 0.1"))
+    for _ in range(2):
+        done = hpo("optimize", "--study", "four.toml", "--trials", "200", "--workers", "1", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "4/4 trials" in done.stderr
+        assert "the space has 4 configurations; all are measured" in " ".join(done.stdout.split())
+    trials = read(tmp_path, "trials", "--study", "four")
+    assert len({json.dumps(trial["params"]) for trial in trials}) == len(trials) == 4
+    assert read(tmp_path, "status", "--study", "four")["total"] == 4
+
+
 def test_a_misspelt_architecture_in_an_edited_file_is_not_passed_over(worked: Path, tmp_path: Path) -> None:
     shutil.copy(worked / "hpo.db", tmp_path)
     (tmp_path / "studies").mkdir()
@@ -219,7 +252,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *par
     [
         (["optimize", "--study", "cn", "--trials", "5"], "no study named 'cn'; did you mean 'cnn'"),
         (["optimize", "--study", "absent.toml", "--trials", "5"], "absent.toml cannot be read"),
-        (["optimize", "--study", "quickstart", "--trials", "0"], "0 is not in the range x>=1"),
+        (["optimize", "--study", "quickstart", "--trials", "0"], "0 is not in the range 1<=x<=1000000"),
         (["optimize", "--study", "quickstart"], "needs a number of trials, as in --trials 200"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--workers", "none"], "--workers must be a number"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--device", "gpu"], "--device must be auto, cpu"),
@@ -355,9 +388,10 @@ def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Pat
     assert (found["study"], found["trial"], found["params"]) == ("tiny", winner["trial"], winner["params"])
     first, second = found["repetitions"]
     assert first["errors"] == second["errors"] == found["own"]["errors"] == winner["errors"]
-    assert (first["difference"], second["difference"]["estimate"]) == (None, 0.0)
+    assert first["difference"] is None
+    assert second["difference"] == {"estimate": 0.0, "low": None, "high": None, "p_value": None}  # of two rounds
     shown = " ".join(hpo(*command, "--only-show", folder=tmp_path).stdout.split())
-    assert "no difference between 2 repetitions" in shown
+    assert "2 rounds, too few to tell a difference from chance" in shown
     assert read(tmp_path, *command, "--only-show") == found
     rows = read(tmp_path, "trials", "--study", "tiny")
     other = next(row["number"] for row in rows if row["number"] != winner["trial"])

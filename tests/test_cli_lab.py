@@ -78,9 +78,11 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         (("--set", "activation"), "--set must be KEY=VALUE, but is 'activation'"),
         (("--set", "activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
         (("--set", "learning_rate=0.1"), "is not for a range test"),
-        (("--low", "nan"), "--low must be below --high"),
+        (("--low", "nan"), "--high must be at least 1.1 times --low, but they are 1 and nan"),
+        (("--low", "1e-300", "--high", "1e-200"), "1e-300 is not in the range 1e-30<=x<=1000000000.0"),
         (("--steps", "9", "--rounds", "1", "--set", "architecture=fnn", "-o", "/dev/null/out"), "cannot be written"),
-        (("--low", "1", "--high", "0.1"), "--low must be below --high"),
+        (("--low", "1", "--high", "0.1"), "--high must be at least 1.1 times --low, but they are 0.1 and 1"),
+        (("--low", "1", "--high", "1.0000000000000002"), "--high must be at least 1.1 times --low"),
         (("--study", "nowhere"), "no study named 'nowhere'"),
         (("--device", "cuda:7"), "--device cuda:7 is not here"),
         (("--high", "1e300"), "1e+300 is not in the range"),
@@ -91,6 +93,13 @@ def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], complaint: str,
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_does_not_fall_suggests_no_bounds(tmp_path: Path) -> None:
+    done = hpo(*lr_find("--low", "1e-30", "--high", "1e-20"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the loss does not fall" in done.stdout
+    assert "learning_rate =" not in done.stdout
 
 
 def test_rounds_that_all_diverge_at_once_are_one_line(tmp_path: Path) -> None:

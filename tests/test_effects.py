@@ -7,7 +7,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from hpo.effects import FEWEST_TRIALS, read_effects, read_importances, related_lists
-from hpo.report_figures import effect_name
+from hpo.report_figures import effect_name, effects_figure
 from hpo.study import define_study
 
 from .conftest import LISTED_STUDY, create
@@ -56,7 +56,8 @@ def test_an_effect_is_the_mean_over_matched_pairs_round_by_round(sqlite_storage:
     assert (sharing.pairs, sharing.decision) == (2, "recognition")
     by_round = [fmean(pair) for pair in ((-2.0, -2.2), (-1.5, -1.8), (-2.0, -1.6))]
     assert sharing.difference.estimate == pytest.approx(fmean(by_round))
-    assert sharing.difference.high < 0
+    assert not sharing.difference.holds(0)
+    assert sharing.p_value is not None
     assert sharing.p_value >= (sharing.difference.p_value or 0)
     assert found["activation", "relu", "selu"].pairs == 2
     assert found["optimizer", "sgd", "adam"].difference.estimate == pytest.approx(4.5667, abs=1e-4)
@@ -139,3 +140,19 @@ def test_lists_of_one_protocol_are_compared_with_each_other(sqlite_storage: RDBS
     assert related_lists(sqlite_storage, "a") == ["a", "b"]
     (effect,) = read_effects(sqlite_storage, ["a", "b"])
     assert effect_name(effect) == "batch norm: cnn → cnn_bn"
+
+
+def test_two_rounds_show_an_effect_and_no_verdict(sqlite_storage: RDBStorage) -> None:
+    opened = listed(sqlite_storage, ({}, [4.0, 4.5]), ({"weight_sharing": True}, [2.0, 3.0]))
+    (effect,) = read_effects(opened, ["x"])
+    assert (effect.difference.estimate, effect.difference.low, effect.p_value) == (-1.75, None, None)
+    assert effects_figure([effect]).data[0].error_x.array == (0.0,)
+
+
+def test_an_effects_bar_ends_where_its_interval_does(sqlite_storage: RDBStorage) -> None:
+    opened = listed(sqlite_storage, ({}, [99.0, 1.0, 99.0]), ({"weight_sharing": True}, [1.0, 1.0, 1.0]))
+    (effect,) = read_effects(opened, ["x"])
+    bar = effects_figure([effect]).data[0].error_x
+    assert effect.difference.low == -100
+    assert bar.arrayminus[0] == pytest.approx(effect.difference.estimate + 100)
+    assert bar.array[0] > bar.arrayminus[0]

@@ -42,8 +42,12 @@ def test_without_a_gpu_auto_is_one_process_for_each_physical_core(monkeypatch: p
 @pytest.mark.parametrize(
     ("workers", "device", "complaint"),
     [
-        ("0", "auto", "--workers must be a number from 1 or 'auto', but is '0'"),
-        ("many", "auto", "--workers must be a number from 1 or 'auto', but is 'many'"),
+        ("0", "auto", "--workers must be a number from 1 to 512 or 'auto', but is '0'"),
+        ("513", "auto", "--workers must be a number from 1 to 512 or 'auto', but is '513'"),
+        ("9" * 5000, "auto", "--workers must be a number from 1 to 512 or 'auto', but is '999"),
+        ("1e3", "auto", "--workers must be a number from 1 to 512 or 'auto', but is '1e3'"),
+        ("0.5", "auto", "--workers must be a number from 1 to 512 or 'auto', but is '0.5'"),
+        ("many", "auto", "--workers must be a number from 1 to 512 or 'auto', but is 'many'"),
         ("1", "gpu", "--device must be auto, cpu, cuda or cuda:0, cuda:1 …, but is 'gpu'"),
         ("1", "cuda:2", "--device cuda:2 is not here: this machine shows 2 NVIDIA GPUs"),
     ],

@@ -56,6 +56,17 @@ def searched(created: RDBStorage) -> RDBStorage:
     return created
 
 
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [([36.0, 53.0], "too few rounds"), ([36.0], "too few rounds"), ([0.0, 0.5, 1.0], "0.00 to 1.74")],
+)
+def test_an_interval_of_an_error_is_of_three_rounds_or_more_and_not_below_zero(
+    created: RDBStorage, errors: list[float], shown: str
+) -> None:
+    add(created, "small", 0.1, errors, seconds=60.0, device="cpu (x)", worker={"host": "a"})
+    assert sections(read_report(created, "small"))["best"].table[1][2] == shown
+
+
 def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBStorage) -> None:
     report = read_report(searched, "small")
     assert report.headline[0].startswith(
@@ -65,7 +76,7 @@ def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBS
     found = sections(report)
     assert found["best"].table[0] == ["trial", "error %", "95 %", "configuration"]
     assert [row[0] for row in found["best"].table[1:]] == ["1", "2", "0"]
-    assert "1 of 4 trials were pruned; 88 % of their epochs were trained" in found["pruning"].text[0]  # 2+2+2+1 of 8
+    assert "Pruned: 1 of 4 trials; 88 % of all epochs were trained" in found["pruning"].text[0]  # 2+2+2+1 of 8
     assert found["time"].table[1] == ["a", "cpu (x)", "3", "3 min"]
     assert "They need 20 trials" in found["importances"].text[0]
 

@@ -146,6 +146,10 @@ def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
     assert str(near) == "consistent (2.9 s.e.)"
     assert str(far) == "not: 0.49 lower, 3.1 s.e."
     assert judge(cell(2.0, None, rounds=1)) is None
+    assert judge(cell(2.0, 0.4, rounds=2)) is None
+    assert judge(cell(2.0, 0.4, published=(2.0, 0.0))) is None
+    assert judge(cell(2.0, 0.4, published_rounds=1)) is None
+    assert judge(cell(2.0, 0.0)) is not None
     assert str(judge(cell(41.5, 50.3))) == "not: 168 times the spread (2.5 s.e.)"
 
 
@@ -245,7 +249,9 @@ def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
     conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
     assert documents.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
-    assert documents.render(one, tmp_path)["summary"] == "One round a cell: nothing to judge by."
+    assert documents.render(one, tmp_path)["summary"] == "Fewer than 3 rounds a cell: nothing to judge by."
+    coin = cell(50.0, 20.0, published=(50.0, 0.0), is_coin=True)
+    assert documents.table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == ["", "", ""]
     elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
     assert documents.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
     assert "no verdicts" in documents.render(elsewhere, tmp_path)["summary"]

@@ -43,5 +43,5 @@ def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, t
     from hpo.optimize import make_plan
 
     assert make_plan(fresh_storage.url, "report_a_best").target == 1
-    with pytest.raises(RequestError, match="lists 1 trials, so --trials cannot be 5"):
+    with pytest.raises(RequestError, match="lists 1 trial, so --trials cannot be 5"):
         make_plan(fresh_storage.url, "report_a_best", trials=5)

@@ -30,7 +30,7 @@ def test_a_ratio_of_deviations_covers_the_truth_in_95_of_100() -> None:
     for _ in range(1000):
         ours, theirs = random.normal(0, 3.0, 10).std(ddof=1), random.normal(0, 1.5, 10).std(ddof=1)
         found = ratio_of_deviations(ours, 10, theirs, 10)
-        covered += found.low <= 2.0 <= found.high
+        covered += found.holds(2.0)
     assert 935 <= covered <= 965
 
 
@@ -42,8 +42,8 @@ def test_a_paired_difference_is_students() -> None:
     expected = stats.ttest_rel(ours, theirs)
     interval = expected.confidence_interval()
     assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, expected.pvalue))
-    assert paired_difference([1.0, 2.0], [1.0, 2.0]).p_value == 1.0
-    assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0.0
+    assert paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).p_value == 1.0
+    assert paired_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]).p_value == 0.0
 
 
 def test_a_mean_has_students_interval() -> None:
@@ -51,8 +51,28 @@ def test_a_mean_has_students_interval() -> None:
     low, high = stats.t.interval(0.95, 3, np.mean(errors), stats.sem(errors))
     found = mean_of(errors)
     assert (found.estimate, found.low, found.high) == pytest.approx((2.25, low, high))
-    with pytest.raises(ValueError, match="needs two rounds, but there are 1"):
-        mean_of([2.0])
+    with pytest.raises(ValueError, match="a mean needs a round"):
+        mean_of([])
+
+
+@pytest.mark.parametrize("errors", [[44.5], [32.5, 56.5]])
+def test_fewer_than_three_rounds_have_a_mean_and_no_interval(errors: list[float]) -> None:
+    for found in (mean_of(errors), paired_difference(errors, [0.0] * len(errors))):
+        assert (found.estimate, found.low, found.high, found.p_value) == (44.5, None, None, None)
+    assert difference_of_means(44.5, 12.0, len(errors), 2.0, 0.3, 10).low is None
+    assert difference_of_means(44.5, 12.0, 10, 2.0, 0.3, len(errors)).low is None
+
+
+def test_an_interval_keeps_within_what_can_be() -> None:
+    wide = mean_of([2.0, 50.0, 98.0])
+    assert wide.low is not None
+    assert wide.high is not None
+    assert wide.low < 0 < 100 < wide.high
+    cut = wide.within(0, 100)
+    assert (cut.low, cut.high, cut.estimate, cut.standard_error) == (0, 100, wide.estimate, wide.standard_error)
+    difference = paired_difference([99.0, 1.0, 90.0], [0.0, 1.0, 0.0]).within(-100, 100)
+    assert difference.high == 100
+    assert mean_of([2.0]).within(0, 100).low is None
 
 
 def test_holms_correction_is_as_in_the_literature() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -146,6 +147,26 @@ def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDB
     attributes = records.study_attributes(fresh_storage, "a")
     assert attributes.pop("identity")
     assert attributes == {"definition": {"mark": 1}, "target": 9, **rest}
+
+
+def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, small_study: StudyDefinition) -> None:
+    def target(asked: int, **how: Any) -> int:
+        optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, asked, **how), Path())
+        return int(records.study_attributes(fresh_storage, "a")["target"])
+
+    assert [target(2000), target(20), target(20, lower=True), target(30), target(30, most=12)] == [
+        *(2000, 2000, 20, 30, 12)
+    ]
+
+
+@pytest.mark.parametrize("stored", ["many", -5, 0, True, None, 1.5, [], {"a": 1}])
+def test_a_target_that_is_no_number_of_trials_is_none(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, stored: Any
+) -> None:
+    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 3), Path())
+    records.set_study_attribute(fresh_storage, "a", "target", stored)
+    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 2), Path())
+    assert records.study_attributes(fresh_storage, "a")["target"] == 2
 
 
 @pytest.mark.parametrize("kept", [[], ["definition"]])

@@ -44,7 +44,7 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
-        ("protocol.rounds", 0, "protocol.rounds must be greater than or equal to 1, but is 0"),
+        ("protocol.rounds", 0, "protocol.rounds must be at least 1, but is 0"),
         ("protocol.rounds", 2.5, "protocol.rounds must be a valid integer, but is 2.5"),
         ("protocol.ronds", 3, "protocol: no key named 'ronds'; did you mean 'rounds'?"),
         ("protocol.dataset", "mnits", "protocol.dataset must be 'mnist' or 'digits', but is 'mnits'"),
@@ -55,7 +55,7 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
         (
             "protocol.evaluate_at",
             [2],
-            "must name 1 epochs before the last, or pruner 'percentile'",
+            "must name 1 epoch before the last, or pruner 'percentile'",
         ),
         ("pruner", {"name": "power_law"}, "must name 2 epochs before the last"),
         ("spce", {}, "no key named 'spce'; did you mean 'space'?"),
@@ -70,8 +70,8 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
         ("space.weight_sharing", ["yes"], "space.weight_sharing: must be a valid boolean, but is 'yes'"),
         ("space.optimizer", {"low": 0.0, "high": 1.0}, "space.optimizer"),
         ("space.elu_alpha.when.activation", "el", "activation is never 'el'; did you mean 'elu'?"),
-        ("space.elu_alpha.low", 0.0, "space.elu_alpha: must be greater than 0, but is 0.0"),
-        ("run.max_failed_trials", 0, "run.max_failed_trials must be greater than or equal to 1"),
+        ("space.elu_alpha.low", 0.0, "space.elu_alpha: must be at least 1e-30, but is 0.0"),
+        ("run.max_failed_trials", 0, "run.max_failed_trials must be at least 1"),
     ],
 )
 def test_a_broken_rule_is_one_line_that_names_key_rule_and_value(path: str, value: Any, complaint: str) -> None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hpo.sweep import Sweep, bounds, describe_sweep, from_json, minimum, spaced_rates, steepest, valley
+from hpo.sweep import Sweep, bounds, describe_sweep, falls, from_json, minimum, spaced_rates, steepest, valley
 
 RATES = spaced_rates(1e-4, 1.0, 101)
 
@@ -44,6 +44,18 @@ def test_bounds_hold_the_fall_and_the_minimum() -> None:
     losses = cliff(0.1)
     low, high = bounds(RATES, losses)
     assert low < steepest(RATES, losses) < minimum(RATES, losses) < high < 1.0
+
+
+@pytest.mark.parametrize("level", [0.69, 5.3])
+def test_a_curve_of_noise_does_not_fall_and_a_cliff_does(level: float) -> None:
+    random = np.random.default_rng(0)
+    flat = [falls(level + random.normal(0, 0.02, steps)) for steps in (6, 20, 100) for _ in range(100)]
+    assert sum(flat) <= 0.1 * len(flat)
+    assert not falls(np.full(20, level))
+    assert not falls(np.linspace(level, 2 * level, 20) + random.normal(0, 0.02, 20))
+    assert falls(np.linspace(level, level / 2, 20) + random.normal(0, 0.02, 20))
+    assert falls(cliff(0.1) + random.normal(0, 0.02, len(RATES)))
+    assert not falls(np.array([level, np.nan]))
 
 
 @pytest.mark.parametrize("suggest", [minimum, steepest, valley])

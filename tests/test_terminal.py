@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from hpo import terminal, views
+from hpo import formatting, terminal, views
 from hpo.results import Status
 
 
@@ -91,5 +91,5 @@ def test_values_are_written_as_in_a_study_file(value: object, text: str) -> None
 
 
 def test_a_mean_has_its_spread_beside_it() -> None:
-    assert views.spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
-    assert views.spread(2.0449, None) == "2.04 %"
+    assert formatting.spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
+    assert formatting.spread(2.0449, None) == "2.04 %"

@@ -235,7 +235,7 @@ def test_fused_layers_agree_in_float32_within_what_rounding_makes(
         errors.append(last.errors.recognition.tolist())
     assert errors[0] != errors[1]  # or the plain networks were not plain
     difference = paired_difference(*errors)
-    assert difference.low <= 0 <= difference.high
+    assert difference.holds(0)
 
 
 class Tape(Recorder):

@@ -252,6 +252,46 @@ def test_a_worker_serves_every_unfinished_study_the_oldest_first(
     assert ends == sorted(ends)
 
 
+def test_a_target_that_is_lowered_ends_who_serves_the_study(
+    fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", small_study, 2000)
+
+    def lower(statuses: list[Status]) -> None:
+        if statuses[0].finished >= 3 and statuses[0].total == 2000:
+            plan = optimize.make_plan(fresh_storage.url, "small", trials=3, lower=True)
+            assert plan.notes == ()
+            optimize.begin(fresh_storage.url, plan, tmp_path)
+
+    serve(fresh_storage, tmp_path, show=lower)
+    assert 3 <= counts(fresh_storage)["COMPLETE"] < 2000
+    assert records.unfinished_studies(fresh_storage) == []
+
+
+def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
+    created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def lower(status: Status) -> None:
+        if (tmp_path / "STARTED-0").exists() and status.total == 10:
+            records.set_study_attribute(created, "small", "target", 1)
+            (tmp_path / "GO").touch()
+
+    run_small(created, tmp_path, target=10, workers=1, stub="sleeps_until_told", show=lower)
+    assert 1 <= counts(created)["COMPLETE"] < 10
+    assert "study 'small': its target was lowered to 1 trial" in capfd.readouterr().err
+
+
+def test_who_asks_for_fewer_trials_than_before_is_told_how_to_lower_the_target(
+    created: RDBStorage, tmp_path: Path
+) -> None:
+    plan = optimize.make_plan(created.url, "small", trials=3)
+    assert (plan.target, plan.lower) == (3, False)
+    assert plan.notes == ("study 'small' is to come to 10 trials, asked for earlier; --lower-target makes it 3",)
+    assert optimize.make_plan(created.url, "small", trials=10).notes == ()
+    records.set_study_attribute(created, "small", "target", 10**30)  # by a version that had no limit
+    assert optimize.make_plan(created.url, "small", trials=3).notes[0].endswith("--lower-target makes it 3")
+
+
 def test_a_worker_picks_up_a_study_that_comes_later(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
 ) -> None:
@@ -286,7 +326,7 @@ def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     with pytest.raises(WorkError, match="given up: broken"):
         serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
     assert counts(fresh_storage) == {"COMPLETE": 2}
-    assert capfd.readouterr().err.count("study 'broken': 1 trials failed by an error") == 1
+    assert capfd.readouterr().err.count("study 'broken': 1 trial failed by an error") == 1
 
 
 def test_a_study_that_is_deleted_ends_its_run_in_one_line(created: RDBStorage, tmp_path: Path) -> None:

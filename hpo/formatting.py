@@ -1,0 +1,63 @@
+"""How numbers are written for people: counts with their noun, errors with their spread, durations, intervals, p values.
+
+Every function takes whatever number it is given: what a database holds may come from another program.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+LONGEST_SECONDS = 1000 * 365.25 * 86_400
+SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Returns `1 round`, `2 rounds`; a plural that is not formed by an s is given."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def progress(finished: int, target: int | None) -> str:
+    """Returns `3/40`, or where more are finished than are asked for by now, `40 (30 asked)`."""
+    if target is not None and finished > target:
+        return f"{finished} ({target} asked)"
+    return f"{finished}/{'?' if target is None else target}"
+
+
+def spread(mean: float, std: float | None, unit: str = " %") -> str:
+    """Returns `2.08 ± 0.56 %`."""
+    return f"{mean:.2f}{unit}" if std is None else f"{mean:.2f} ± {std:.2f}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Returns `0:21:07`."""
+    if seconds > LONGEST_SECONDS:
+        return "over 1000 years"
+    if math.isnan(seconds):
+        return "unknown"
+    return str(timedelta(seconds=round(max(0.0, seconds))))
+
+
+def time_left(trials: int, trials_per_hour: float | None) -> float | None:
+    """Returns the seconds that so many trials will take; None where nothing can be foretold."""
+    if trials <= 0:
+        return 0.0
+    if not trials_per_hour:
+        return None
+    try:
+        seconds = trials / trials_per_hour * 3600
+    except OverflowError:  # an integer that no float holds
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Returns `1.70 to 2.23`, with a sign of `+` also `+0.91 to +1.83`; where there is none, the reason."""
+    return "too few rounds" if low is None or high is None else f"{low:{sign}.2f} to {high:{sign}.2f}"
+
+
+def p_value(p: float | None) -> str:
+    """Returns `0.031`, or `< 0.0001`; nothing where there is none."""
+    if p is None:
+        return ""
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:.4f}"
