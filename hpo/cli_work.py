@@ -70,7 +70,7 @@ def optimize(
     devices = assign_devices(workers, device)
     plan = make_plan(storage, study, trials=trials, lower=lower, dataset=dataset, name=name)
     for note in plan.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     folder = data_folder(data)
     opened = begin(storage, plan, folder)
     _run(opened, plan, devices, folder)
