@@ -218,9 +218,7 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), metavar="N", help="A quick look with this many rounds, marked as such."
-)
+@click.option("--rounds", type=ROUNDS, metavar="N", help="A quick look with this many rounds, marked as such.")
 @click.option(
     "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("reproduction"), show_default=True,
     metavar="DIR", help="Write the document and its figures here.",

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .escaping import printable
+
 LONGEST_WORD = 40  # cells; a column that wraps is at least as wide as its longest word, but a longer one is broken
 NARROWEST = 16  # cells to which a column is wrapped, whose words are short
 GAP = 1
@@ -58,7 +60,7 @@ class FittedTable:
     def add_row(self, *cells: str) -> None:
         """Adds a row, a cell for each column."""
         for column, cell in zip(self._columns, cells, strict=True):
-            column.cells.append(cell)
+            column.cells.append(printable(cell))  # rich would drop some characters that a terminal acts on
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draws the table in the width that there is."""

@@ -39,7 +39,7 @@ def asked_for() -> list[Requirement]:
 def test_the_image_gets_what_the_package_is_made_of() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.MULTILINE)
     names = {name for line in copied for name in line.split()}
-    assert names == {"pyproject.toml", "README.md", "hpo", "models", "studies", *map(str, LOCKS)}
+    assert names == {"pyproject.toml", "README.md", "LICENSE", "hpo", "models", "studies", *map(str, LOCKS)}
     allowed = set(re.findall(r"^!(.+)$", Path(".dockerignore").read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert allowed == names
 

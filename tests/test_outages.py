@@ -50,6 +50,8 @@ def test_an_operation_outlasts_a_restart(away: RDBStorage, server: TemporaryPost
     trial.suggest_float("rate", 0.0, 1.0)
     server.restart(signal.SIGQUIT)
     trial.report(1.0, step=1)
+    trial.set_user_attr("errors", [2.0])
+    trial.set_user_attr("std", None)
     server.restart(signal.SIGQUIT)
     assert records.count_trials(away, "small")[TrialState.RUNNING] == 1
     server.restart(signal.SIGQUIT)
@@ -138,7 +140,7 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
     def ask() -> None:
         tries.append(1)
         with engine.connect() as connection:
-            connection.execute(sa.text("select nothing from nowhere"))
+            connection.execute(sa.text("select nothing from (select 1) as something"))
 
     with pytest.raises(sa.exc.SQLAlchemyError) as raised:
         ask()

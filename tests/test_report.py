@@ -63,7 +63,7 @@ def searched(created: RDBStorage) -> RDBStorage:
 def test_an_interval_of_an_error_is_of_three_rounds_or_more_and_not_below_zero(
     created: RDBStorage, errors: list[float], shown: str
 ) -> None:
-    add(created, "small", 0.1, errors, seconds=60.0, device="cpu (x)", worker={"host": "a"})
+    add(created, "small", 0.1, errors, seconds=60.0, device="cpu (x)", worker=claim(0, "a")["worker"])
     assert sections(read_report(created, "small"))["best"].table[1][2] == shown
 
 
@@ -192,7 +192,7 @@ def test_a_fixed_parameter_has_no_axis_and_no_importance(tmp_path: Path) -> None
             create_trial(
                 value=2.0 + i, params={**params, "weight_sharing": i < 9, "learning_rate": 0.1 + i / 100},
                 distributions={**choices, "weight_sharing": both, "learning_rate": rates},
-                user_attrs={"errors": [2.0 + i, 3.0 + i], "std": 0.5, "slot": i},
+                user_attrs={**claim(i), "errors": [2.0 + i, 3.0 + i], "std": 0.5},
             )
         )  # fmt: skip
     found = sections(read_report(opened, "small"))

@@ -241,7 +241,7 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
         running.kill()
     assert any("spawn_main" in command for command in children)
     assert clean("\n".join(children))
-    assert "this goes on with them: hpo optimize" in interrupted
+    assert "this goes on with them:\n  hpo optimize" in interrupted
     tiny = ["--study", "tiny", "--storage", url]
     said = run(
         [

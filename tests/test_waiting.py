@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ def test_a_worker_that_ends_when_all_is_done_waits_for_a_study_first(
         if naps == 3:
             create(fresh_storage, "later", small_study, 2)
 
-    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=nap))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=nap, monotonic=time.monotonic))
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=studies, target=None)
     run_worker(told, stubs.quick, Stop(), raise_what_is_given_up)
     assert naps == 3

@@ -272,12 +272,11 @@ def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
     created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def lower(status: Status) -> None:
-        if (tmp_path / "STARTED-0").exists() and status.total == 10:
+        if status.finished and status.total == 10:
             records.set_study_attribute(created, "small", "target", 1)
-            (tmp_path / "GO").touch()
 
-    run_small(created, tmp_path, target=10, workers=1, stub="sleeps_until_told", show=lower)
-    assert 1 <= counts(created)["COMPLETE"] < 10
+    run_small(created, tmp_path, target=100, workers=1, stub="takes_a_moment", show=lower)
+    assert 1 <= counts(created)["COMPLETE"] < 100
     assert "study 'small': its target was lowered to 1 trial" in capfd.readouterr().err
 
 
