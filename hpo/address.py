@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote_plus
 
@@ -72,8 +72,10 @@ def show_url(url: str) -> str:
 
 def remember_secrets(url: str) -> None:
     """Takes note of what is secret in a URL, so that `without_secrets` finds it in any text, as a driver's message."""
-    for first, last in _merged(_hidden(url)):
-        for text in (url[first:last], unquote_plus(url[first:last])):
+    spans = list(_hidden(url))
+    for first, last in spans + _merged(spans):
+        secret = url[first:last]
+        for text in (secret, unquote_plus(secret), repr(secret)[1:-1]):
             pieces = {text, *re.split(r"""[\s@/?#:&=;,'"\\]+""", text)}
             _remembered.update(piece for piece in pieces if len(piece) >= FEWEST and piece not in HARMLESS_KEYS)
 
@@ -141,7 +143,7 @@ def _without(text: str, spans: Iterator[tuple[int, int]]) -> str:
     return shown + text[end:]
 
 
-def _merged(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
     for first, last in sorted(span for span in spans if span[0] < span[1]):
         if merged and first <= merged[-1][1] + 1:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import torch
+from hypothesis import HealthCheck, settings
 from optuna.storages import RDBStorage
 
 from hpo import optimize, storage
@@ -64,6 +65,18 @@ LISTED_STUDY: dict[str, Any] = {
         for label, sharing in (("FNN", False), ("FNN + WS", True))
     ],
 }
+
+
+def thorough(examples: int) -> settings:
+    """Returns Hypothesis' settings: so many examples, the same each time; HPO_EXAMPLES times as many, always others."""
+    times = os.environ.get("HPO_EXAMPLES")
+    return settings(
+        max_examples=examples * int(times or 1),
+        deadline=None,
+        derandomize=times is None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @pytest.fixture

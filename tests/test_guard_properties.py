@@ -12,22 +12,17 @@ from urllib.parse import unquote_to_bytes
 import optuna
 import optuna_dashboard._app as dashboard
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as some
 from optuna.storages import RDBStorage
 
 from hpo.guard import HEADERS, Environ, Guard, StartResponse
 from hpo.records import count_trials_of
 
+from .conftest import thorough
 from .test_guard import COOKIE, HOST, POLICY, SECRET, Answer, ask
 
-ATTACK = settings(
-    max_examples=400,
-    deadline=None,
-    derandomize=True,  # the same requests each time
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+ATTACK = thorough(400)
 LATIN = some.text(some.characters(codec="latin-1"), max_size=30)  # all that a WSGI server can say
 WORDS = ["api", "studies", "trials", "plot", "contour", "rank", "tell", "artifacts", "static", "dashboard", "..", "."]
 NUMBERS = ["1", "2", "02", "0000000000000000002", "-2", "+2", "2.0", "9" * 25, "%D9%A2", "%32", "2%20", "2;v=1", "２"]
