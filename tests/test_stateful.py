@@ -42,8 +42,10 @@ from .conftest import SMALL_STUDY, create, thorough
 from .postgres import TemporaryPostgres
 
 STUDY = define_study({**SMALL_STUDY, "sampler": {"name": "random"}, "pruner": {"name": "none"}}, name="small")
+Rows = dict[str, list[dict[str, Any]]]  # of each table
 TABLES = models.BaseModel.metadata.sorted_tables
 MOST_TRIALS = 8
+PROCESSES = 4
 EVENTS = [
     "workers_here_are_killed",
     "workers_fall_silent",
@@ -59,7 +61,7 @@ EVENTS = [
 
 @dataclass(frozen=True)
 class Started:
-    """A trial, and the process that works on it; what that measures is its number."""
+    """A trial, and the process that works on it, which measures its own number."""
 
     started: optuna.Trial
     pid: int
@@ -80,19 +82,25 @@ class Workers(RuleBasedStateMachine):
 
     @initialize(asked_for=st.integers(2, 6))
     def begin(self, asked_for: int) -> None:
-        self.storage = create(storage.open_storage(self.new_url(), create=True), "small", STUDY, asked_for)
+        url = self.new_url()
+        self.storage = create(storage.open_storage(url, create=True), "small", STUDY, asked_for)
+        self.processes = [storage.open_storage(url, write=True) for _ in range(PROCESSES)]
         self.attributes = records.study_attributes(self.storage, "small")
-        storage.show_only_ours(self.storage)
+        for process in self.processes:
+            storage.show_only_ours(process)
         self.target, self.hosts, self.kept = asked_for, 0, (self._read_all(), asked_for)
+        self.before = self.kept
         self.heartbeats = Heartbeats()
         self.alive: list[Presence] = []
+        self.working: dict[int, Started] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "storage"):
             self._finish()
             for presence in self.alive:
                 presence.__exit__(None, None, None)
-            self.storage.engine.dispose()
+            for opened in (self.storage, *self.processes):
+                opened.engine.dispose()
 
     @rule(target=trials, here=st.booleans())
     def start(self, here: bool) -> Any:
@@ -121,8 +129,16 @@ class Workers(RuleBasedStateMachine):
             others.append(self._start(here=False))
         return multiple(*(trial for trial in others if isinstance(trial, Started)))
 
+    @rule(target=trials)
+    def start_after_the_last_start_was_undone(self) -> Any:
+        """A restore takes the last trial away, and another gets its id."""
+        self._restore(*self.before)
+        return self.start(here=False)
+
     @rule(trial=consumes(trials), state=st.sampled_from([*FINISHED, TrialState.FAIL]), by_error=st.booleans())
     def end(self, trial: Started, state: TrialState, by_error: bool) -> None:
+        if self.working[trial.pid % PROCESSES] is not trial:  # its process has dropped it, and begun another
+            return
         value = float(trial.pid)
         with suppress(UpdateFinishedTrialError, TrialGone):  # given up, or gone; nothing is written, as invariants say
             if state is TrialState.COMPLETE:
@@ -131,7 +147,7 @@ class Workers(RuleBasedStateMachine):
             elif state is TrialState.FAIL and by_error:
                 trial.started.set_user_attr("error", "training broke")
             values = [value] if state is TrialState.COMPLETE else None
-            self.storage.set_trial_state_values(storage.trial_id(trial.started), state, values)
+            trial.started.storage.set_trial_state_values(storage.trial_id(trial.started), state, values)
 
     @rule(event=st.sampled_from(EVENTS))
     def something_happens(self, event: str) -> None:
@@ -158,13 +174,7 @@ class Workers(RuleBasedStateMachine):
         self.kept = self._read_all(), self.target
 
     def the_backup_is_restored(self) -> None:
-        kept, self.target = self.kept
-        with self.storage.engine.begin() as connection:
-            for table in reversed(TABLES):
-                connection.execute(sa.delete(table))
-            for table in TABLES:
-                if kept[table.name]:
-                    connection.execute(sa.insert(table), kept[table.name])
+        self._restore(*self.kept)
 
     def the_study_is_deleted_and_made_again(self) -> None:
         optuna.delete_study(study_name="small", storage=self.storage)
@@ -203,6 +213,7 @@ class Workers(RuleBasedStateMachine):
         assert slots.finished == max(self.target, before.finished)
 
     def _start(self, here: bool) -> Started | NoTrial:
+        self.before = self._read_all(), self.target
         self.hosts += 1
         pid = self.hosts
         worker = Worker(f"host{pid}", pid, "cpu", f"/nowhere/{pid}.lock")
@@ -210,16 +221,29 @@ class Workers(RuleBasedStateMachine):
             presence = Presence().__enter__()
             self.alive.append(presence)
             worker = replace(worker, file=str(presence.file))
+        process = self.processes[pid % PROCESSES]
         started = start_trial(
-            self.storage,
-            self._study(),
+            process,
+            optuna.load_study(study_name="small", storage=process),
             read_definition(self.storage, "small"),
             worker,
             target=self.target,
             run_began_at=10**6,
             heartbeats=self.heartbeats,
         )
-        return started if isinstance(started, NoTrial) else Started(started, pid)
+        if isinstance(started, NoTrial):
+            return started
+        self.working[pid % PROCESSES] = Started(started, pid)
+        return self.working[pid % PROCESSES]
+
+    def _restore(self, kept: Rows, target: int) -> None:
+        self.target = target
+        with self.storage.engine.begin() as connection:
+            for table in reversed(TABLES):
+                connection.execute(sa.delete(table))
+            for table in TABLES:
+                if kept[table.name]:
+                    connection.execute(sa.insert(table), kept[table.name])
 
     def _ask_for(self, target: int) -> None:
         self.target = target
@@ -243,7 +267,7 @@ class Workers(RuleBasedStateMachine):
     def _study(self) -> optuna.Study:
         return optuna.load_study(study_name="small", storage=self.storage)
 
-    def _read_all(self) -> dict[str, list[dict[str, Any]]]:
+    def _read_all(self) -> Rows:
         with self.storage.engine.connect() as connection:
             return {t.name: [dict(row._mapping) for row in connection.execute(sa.select(t))] for t in TABLES}
 
