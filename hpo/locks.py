@@ -14,7 +14,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -78,15 +78,17 @@ class FileLock:
     def _acquire(self, stop: Callable[[], bool]) -> int:
         mark, since = b"", time.monotonic()
         while not stop():
-            descriptor = _open(self._path, self._like)
-            if self._try(descriptor):
-                return descriptor
-            holder = os.pread(descriptor, 64, 0)
-            if holder != mark:
-                mark, since = holder, time.monotonic()
-            elif time.monotonic() - since > TIMEOUT_SECONDS:
-                self._take_away(descriptor)
-            os.close(descriptor)
+            with ExitStack() as stack:
+                descriptor = _open(self._path, self._like)
+                stack.callback(os.close, descriptor)
+                if self._try(descriptor):
+                    stack.pop_all()
+                    return descriptor
+                holder = os.pread(descriptor, 64, 0)
+                if holder != mark:
+                    mark, since = holder, time.monotonic()
+                elif time.monotonic() - since > TIMEOUT_SECONDS:
+                    self._take_away(descriptor)
             time.sleep(POLL_SECONDS)
         raise Stopped
 

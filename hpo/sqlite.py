@@ -10,10 +10,14 @@ found out at the next statement, and what it held is saved.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
@@ -58,6 +62,8 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
         raise StorageError(f"SQLite must be 3.35 or later, but this Python has {sqlite3.sqlite_version}")
     if url.database in (None, "", ":memory:"):
         raise StorageError(f"storage {shown} names no file, so workers cannot share it; sqlite:///hpo.db does")
+    if url.query:
+        raise StorageError(f"storage {shown}: a database of SQLite is opened as hpo needs it; leave out what follows ?")
     file = Path(str(url.database))
     if not file.parent.is_dir():
         raise StorageError(f"storage {shown}: there is no folder {file.parent}")
@@ -125,6 +131,7 @@ class _WatchedFile:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._opened: os.stat_result | None = None
+        self._opened_at = time.time()
 
     def __call__(self) -> sqlite3.Connection:
         """Opens it; where there is none it is made, but only the first time."""
@@ -153,28 +160,49 @@ class _WatchedFile:
         return StorageGone(f"storage sqlite:///{self._file}: its file was {what} meanwhile; {self._rescue(connection)}")
 
     def _rescue(self, connection: sqlite3.Connection | None) -> str:
-        """Copies what is still held to a file beside, and says where that is.
-
-        Every process that had the file open finds out; the first that can copies.
-        """
-        inode = self._opened.st_ino if self._opened else 0
+        """Saves what is still held in a file beside, and says where that is."""
         for folder in (self._file.parent, Path(tempfile.gettempdir())):
-            copy = folder / f"{self._file.name}.rescued-{inode}"
             try:
-                if connection is not None:
-                    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                    with closing(sqlite3.connect(copy)) as target:
-                        connection.backup(target)
-            except FileExistsError:
-                pass
-            except OSError:
+                return f"what it held is saved in {self._save(connection, folder)}"
+            except OSError:  # as where the folder is gone too
                 continue
             except sqlite3.Error as error:
-                copy.unlink()
                 return f"what it held could not be saved: {error}"
-            if copy.exists():
-                return f"what it held is saved in {copy}"
         return "what it held is lost, unless another process saves it"
+
+    def _save(self, connection: sqlite3.Connection | None, folder: Path) -> Path:
+        """Returns the file in a folder that has what is still held.
+
+        Every process that had the database open finds out that it went away; the first that can saves it for all.
+        """
+        inode = self._opened.st_ino if self._opened else 0
+        for number in itertools.count(1):
+            place = folder / f"{self._file.name}.rescued-{inode}{f'-{number}' if number > 1 else ''}"
+            if self._was_saved(place):
+                return place
+            if os.path.lexists(place):  # a file system gives the number of a file that is gone to another
+                continue
+            if connection is None:
+                break
+            with tempfile.TemporaryDirectory(prefix=".hpo-", dir=folder) as beside:
+                whole = Path(beside) / "whole"
+                with closing(sqlite3.connect(whole)) as target:
+                    connection.backup(target)
+                whole.chmod(0o600)
+                with suppress(FileExistsError):
+                    os.link(whole, place)
+                    return place
+            if self._was_saved(place):  # by another process in this very moment
+                return place
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+    def _was_saved(self, place: Path) -> bool:
+        """Says whether a file is this user's and was made since the database was opened."""
+        try:
+            found = place.lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_mtime >= self._opened_at
 
 
 def _open_for_reading(file: Path) -> sqlite3.Connection:
@@ -203,7 +231,7 @@ def _open_copy(file: Path, log: Path) -> sqlite3.Connection:
 
 
 def _open_file(file: Path, mode: str) -> sqlite3.Connection:
-    address = f"file:{quote(str(file))}?mode={mode}"
+    address = f"file:{quote(os.fsencode(file))}?mode={mode}"
     return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
 

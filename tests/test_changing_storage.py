@@ -64,8 +64,8 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
 
 
 def remove(folder: Path) -> None:
-    for file in folder.glob("studies.db*"):
-        file.unlink()
+    for name in ("studies.db", "studies.db-wal", "studies.db-shm"):
+        (folder / name).unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("change", ["removed", "replaced"])
@@ -75,6 +75,9 @@ def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
     url = f"sqlite:///{tmp_path}/studies.db"
     opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
     work(opened, tmp_path, target=3)
+    place = tmp_path / f"studies.db.rescued-{(tmp_path / 'studies.db').stat().st_ino}"
+    place.write_text("saved before, of another file with this number")
+    os.utime(place, (1e9, 1e9))
     backup = shutil.copy(tmp_path / "studies.db", tmp_path / "backup.db")
     work(opened, tmp_path, target=5)
     remove(tmp_path)
@@ -83,6 +86,7 @@ def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
     with pytest.raises(StorageGone, match=f"its file was {change}.*what it held is saved in") as raised:
         read_status(opened, "small")
     saved = str(raised.value).rpartition(" ")[2]
+    assert saved == f"{place}-2"
     assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 5
     with pytest.raises(StorageGone, match=re.escape(saved)):  # whoever finds out later says the same
         opened.get_study_id_from_name("small")

@@ -202,7 +202,10 @@ class Workers(RuleBasedStateMachine):
         assert len(taken) + failed + status.foreign == status.trials - counts[TrialState.WAITING]
 
     def _finish(self) -> None:
-        """Whatever happened, the study comes to exactly its trials."""
+        """Whoever still works on something ends it; whatever happened, the study comes to exactly its trials."""
+        for trial in list(self.working.values()):
+            self.end(trial, TrialState.COMPLETE, by_error=False)
+        self.no_slot_is_taken_twice()
         self.workers_here_are_killed()
         self.workers_fall_silent()
         before = read_slots(self.storage, "small")
@@ -213,7 +216,7 @@ class Workers(RuleBasedStateMachine):
         assert slots.finished == max(self.target, before.finished)
 
     def _start(self, here: bool) -> Started | NoTrial:
-        self.before = self._read_all(), self.target
+        before = self._read_all(), self.target
         self.hosts += 1
         pid = self.hosts
         worker = Worker(f"host{pid}", pid, "cpu", f"/nowhere/{pid}.lock")
@@ -233,6 +236,7 @@ class Workers(RuleBasedStateMachine):
         )
         if isinstance(started, NoTrial):
             return started
+        self.before = before
         self.working[pid % PROCESSES] = Started(started, pid)
         return self.working[pid % PROCESSES]
 
