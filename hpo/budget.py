@@ -128,27 +128,35 @@ def start_trial(
             study.sampler = make_sampler(definition, place)
             claimed = replace(worker, claim=uuid.uuid4().hex)
             trial = stored.ask(storage, study, {"slot": place.slot, "worker": claimed.as_json()})
-            fault = enqueued_fault(trial, definition)
-            if fault is None and definition.avoids_repetition:
-                _propose(trial, definition)
             try:
+                fault = enqueued_fault(trial, definition) or _propose(storage, trial, definition)
                 lock.verify()
-            except LockLost:
+            except (LockLost, UpdateFinishedTrialError, TrialGone):  # it was given up meanwhile, as after a long pause
                 _fail(storage, stored.trial_id(trial))
                 lost += 1
                 if lost >= MOST_LOST_LOCKS:
                     raise stored.lost_lock(storage, name) from None
-                raise
+                continue
             if fault:
                 _refuse(storage, trial, fault)
                 continue
             return trial
 
 
-def _propose(trial: optuna.Trial, definition: StudyDefinition) -> None:
-    """Gives a trial its parameters while the start lock is held, so that no other is given the same."""
+def _propose(storage: RDBStorage, trial: optuna.Trial, definition: StudyDefinition) -> str | None:
+    """Gives a trial its parameters while the start lock is held, so that no other is given the same.
+
+    Returns why it cannot be measured with those that it was enqueued with, if it cannot.
+    """
+    if not definition.avoids_repetition:
+        return None
+    is_enqueued = bool(stored.enqueued_params(trial))
     with stored.together(trial):
         suggest(trial, definition)
+    if not is_enqueued:
+        return None
+    others = _measured(storage, trial.study.study_name, (*FINISHED, TrialState.RUNNING), but=trial.number)
+    return "it is measured already, or running" if identity_of(trial.params) in others else None
 
 
 def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) -> int | None:
@@ -159,9 +167,9 @@ def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) ->
     return finished + definition.configurations - len(_measured(storage, study, FINISHED))
 
 
-def _measured(storage: RDBStorage, study: str, states: Collection[TrialState]) -> set[Hashable]:
+def _measured(storage: RDBStorage, study: str, states: Collection[TrialState], but: int | None = None) -> set[Hashable]:
     trials = records.read_trials(storage, study, states=states)
-    return {identity_of(trial.params) for trial in trials}
+    return {identity_of(trial.params) for trial in trials if trial.number != but}
 
 
 def fail_dead_trials(

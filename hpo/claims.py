@@ -184,9 +184,10 @@ class Claim:
 
 
 def whole_number(text: Any) -> sa.ColumnElement[int | None]:
-    """Returns the number that a text of digits stands for, else null: PostgreSQL casts no other, SQLite any."""
+    """Returns the number that JSON's digits stand for, else null: PostgreSQL casts no other text, SQLite any."""
     digits = sa.and_(sa.func.trim(text, "0123456789") == "", sa.func.length(text).between(1, LONGEST_SLOT))
-    return sa.case((digits, sa.cast(text, sa.Integer)))
+    is_json = sa.or_(text == "0", sa.not_(text.startswith("0")))
+    return sa.case((sa.and_(digits, is_json), sa.cast(text, sa.Integer)))
 
 
 def _has_attribute(key: str) -> sa.ColumnElement[bool]:

@@ -10,6 +10,7 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count, pairwise
 from statistics import stdev
@@ -22,7 +23,7 @@ from pydantic import Field, ValidationError
 from . import limits, records
 from .errors import RequestError, UnknownName
 from .names import derived_name
-from .results import Best, own_studies, read_best, read_definition
+from .results import Best, own_studies, read_best, read_definition, read_entries
 from .statistics import Interval, holm, mean_of, paired_difference
 from .study import StudyDefinition, define_study
 from .tables import Table
@@ -42,11 +43,14 @@ class Confirms(Table):
 
 
 def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
-    """Returns what a study confirms; None for one that is no confirmation."""
+    """Returns what a study of ours confirms; None for one that is no confirmation."""
     try:
-        return Confirms.model_validate(attributes.get(CONFIRMS))
+        confirms = Confirms.model_validate(attributes.get(CONFIRMS))
     except ValidationError:
         return None
+    listed = attributes["definition"].get("trial")
+    fits = isinstance(listed, list) and len(listed) == len(confirms.trials) == len(confirms.searched)
+    return confirms if fits else None
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,10 @@ def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation
     for name, attributes in reversed(ours.items()):
         confirms = read_confirms(attributes)
         if confirms and (confirms.study, confirms.identity) == (study, identity):
-            found = read_confirmation(storage, name)
-            if found:
-                yield found
+            with suppress(RequestError):  # a later version's, whose definition says more than is known here
+                found = read_confirmation(storage, name)
+                if found:
+                    yield found
 
 
 def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
@@ -188,15 +193,13 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     definition, confirms = read_definition(storage, name), read_confirms(records.study_attributes(storage, name))
     if confirms is None:
         raise UnknownName("confirmation", name, [])
-    measured = {
-        trial.attributes["slot"]: trial for trial in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
-    }
-    if not measured.keys() >= set(range(len(definition.trial))):
+    measured = read_entries(storage, name)
+    if len(measured) < len(definition.trial):
         return None
     confirmed = []
-    for slot, (number, searched) in enumerate(zip(confirms.trials, confirms.searched, strict=True)):
-        errors = measured[slot].attributes["errors"]
-        confirmed.append(Confirmed(number, measured[slot].params, searched, errors, mean_of(errors).within(0, 100)))
+    for (_, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
+        errors = trial.attributes["errors"]
+        confirmed.append(Confirmed(number, trial.params, searched, errors, mean_of(errors).within(0, 100)))
     pairs = list(pairwise(confirmed))
     differences = [paired_difference(second.errors, first.errors).within(-100, 100) for first, second in pairs]
     corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])

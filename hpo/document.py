@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,9 +31,8 @@ from .reproduction import (
     RangeTestResult,
     Reproduction,
     judge,
-    measured_trials,
 )
-from .results import own_studies, read_definition, read_range_tests
+from .results import own_studies, read_entries, read_range_tests
 from .statistics import ratio_of_deviations
 from .sweep import from_json
 from .text_files import NotUtf8, read_text
@@ -238,10 +237,10 @@ def draw(
     there = own_studies(storage)
     known = {study: name for study, name in names.items() if name in there}
     trials = {
-        label: trial.attributes
+        entry.label: trial.attributes
         for study in ITEMS[item].studies
         if study in known
-        for label, trial in _labelled(storage, known[study])
+        for entry, trial in read_entries(storage, known[study])
     }
     if item == "report_a_figure_1":
         shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
@@ -264,11 +263,6 @@ def draw(
     settings = [model + suffix for suffix in ("", " + AL", " + WS", " + WS + AL")]
     losses = {key: trials[key]["losses_by_epoch"] for key in settings if "losses_by_epoch" in trials.get(key, {})}
     return losses_figure(title, losses) if losses else None
-
-
-def _labelled(storage: RDBStorage, study: str) -> Iterable[tuple[str, records.StoredTrial]]:
-    listed = read_definition(storage, study).trial
-    return ((listed[trial.attributes["slot"]].label, trial) for trial in measured_trials(storage, study))
 
 
 def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:

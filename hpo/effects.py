@@ -26,7 +26,7 @@ from .confirmation import CONFIRMS
 from .drift import REPEATS
 from .errors import RequestError
 from .repetition import what_matters
-from .results import own_studies, read_definition
+from .results import own_studies, read_definition, read_entries
 from .statistics import Interval, holm, paired_difference
 from .storage import experimental
 
@@ -134,13 +134,13 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
 
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
     definition = read_definition(storage, study)
+    rounds = definition.protocol.rounds
     measured = {
-        trial.attributes["slot"]: trial.attributes
-        for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))
-        if len(trial.attributes["errors"]) > 1 and {"errors_head", "errors_recognition"} <= trial.attributes.keys()
+        entry.label: trial.attributes
+        for entry, trial in read_entries(storage, study)
+        if all(len(trial.attributes.get(f"errors_{by}", ())) == rounds > 1 for by in ("head", "recognition"))
     }
-    params = [_what_matters(entry.params.model_dump()) for entry in definition.trial]
-    return [_Listed(one, measured.get(slot)) for slot, one in enumerate(params)]
+    return [_Listed(_what_matters(one.params.model_dump()), measured.get(one.label)) for one in definition.trial]
 
 
 def _what_matters(params: dict[str, Any]) -> dict[str, Any]:

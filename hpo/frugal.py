@@ -46,6 +46,7 @@ from .frozen import (
     parse_distribution,
     select_trials,
 )
+from .presence import is_claim
 
 Row = dict[str, Any]
 Claim = Mapping[str, Any]
@@ -226,7 +227,7 @@ class FrugalStorage(RDBStorage):
         found = self._read(*chosen, since=since)
         if not found:
             self.get_study_name_from_id(study_id)  # or raises KeyError
-        return [trial for trial in found if not self.only_ours or _is_claimed(trial)]
+        return [trial for trial in found if not self.only_ours or _concerns_us(trial)]
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is not None:
@@ -330,9 +331,9 @@ class FrugalStorage(RDBStorage):
             return freeze(connection.execution_options(**self._reading).execute(statement).all())
 
 
-def _is_claimed(trial: FrozenTrial) -> bool:
+def _concerns_us(trial: FrozenTrial) -> bool:
     """Says whether this program has started a trial, or shall: one that waits was enqueued for it."""
-    return trial.state is TrialState.WAITING or {"slot", "worker"} <= trial.user_attrs.keys()
+    return trial.state is TrialState.WAITING or is_claim(trial.user_attrs)
 
 
 def _or_replace(insert: Any, table: Any, row: Row) -> Any:

@@ -259,10 +259,13 @@ def serve(
         exit_when_done: whether to end when every study has its trials; those that are waited for have none yet.
 
     Raises:
+        StorageError: where one of them is another program's.
         WorkError: where a study had to be given up.
     """
-    there = own_studies(storage)
+    known, there = records.study_names(storage), own_studies(storage)
     for name in studies or ():
+        if name in known and name not in there:
+            raise stored.not_ours(storage, name)
         if name not in there:
             print(f"waiting for a study named {name!r}; {suggestion(name, there)}", file=sys.stderr)
     before = {name: read_status(storage, name).trials for name in studies or there if name in there}

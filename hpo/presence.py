@@ -13,6 +13,7 @@ import stat
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -55,6 +56,12 @@ class Worker:
                 return None
         missing = [name for name, field in known.items() if name not in given and field.default is MISSING]
         return None if missing else cls(**given)
+
+
+def is_claim(attributes: Mapping[str, Any]) -> bool:
+    """Says whether a trial's attributes have a claim's slot and worker; `claims.Claim` is the same in SQL."""
+    slot = attributes.get("slot")
+    return type(slot) is int and 0 <= slot < 10**9 and Worker.from_json(attributes.get("worker")) is not None
 
 
 class Presence:

@@ -21,11 +21,12 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from .claims import FINISHED, Claim, id_of, in_utc, whole_number
+from .claims import FINISHED, Claim, id_of, in_utc
 from .errors import UnknownName
 from .frozen import parse_distribution, read_attributes
 from .kept import believed, is_whole
 from .outages import persistent
+from .presence import is_claim
 from .storage import reading, show_url
 
 
@@ -48,20 +49,6 @@ class StoredTrial:
     is_ours: bool = True
 
 
-@dataclass(frozen=True)
-class UnfinishedStudy:
-    """A study with fewer finished trials than were asked for.
-
-    Attributes:
-        target: the number of finished trials that was asked for.
-        identity: tells it from a study of the same name that is made after this one was deleted.
-    """
-
-    name: str
-    target: int
-    identity: str | None
-
-
 @persistent
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
@@ -71,32 +58,17 @@ def study_names(storage: RDBStorage) -> list[str]:
 
 
 @persistent
-def unfinished_studies(storage: RDBStorage) -> list[UnfinishedStudy]:
-    """Returns the studies of ours with fewer finished slots than were asked for, the oldest first."""
-    study, trial = models.StudyModel, models.TrialModel
-    target, identity = (sa.orm.aliased(models.StudyUserAttributeModel) for _ in range(2))
-    claim = Claim()
-    finished = (
-        claim.join(sa.select(sa.func.count(claim.slot.distinct())))
-        .where(trial.study_id == study.study_id, trial.state.in_(FINISHED))
-        .correlate(study)
-        .scalar_subquery()
-    )
+def finished_slots(storage: RDBStorage) -> dict[str, int]:
+    """Returns how many slots of each study have a finished trial; without studies that have none."""
+    study, trial, claim = models.StudyModel, models.TrialModel, Claim()
     query = (
-        sa.select(study.study_name, whole_number(target.value_json), identity.value_json, finished)
-        .join(target, sa.and_(target.study_id == study.study_id, target.key == "target"))
-        .join(identity, sa.and_(identity.study_id == study.study_id, identity.key == "identity"))
-        .where(_minimises(study.study_id))
-        .order_by(study.study_id)
+        claim.join(sa.select(study.study_name, sa.func.count(claim.slot.distinct())))
+        .join(study, study.study_id == trial.study_id)
+        .where(trial.state.in_(FINISHED))
+        .group_by(study.study_name)
     )
     with reading(storage) as connection:
-        rows = connection.execute(query).all()
-    found = []
-    for name, wanted, text, count in rows:
-        token = read_attributes([("identity", text)]).get("identity")
-        if wanted is not None and count < wanted and isinstance(token, str):
-            found.append(UnfinishedStudy(name, wanted, token))
-    return found
+        return {name: count for name, count in connection.execute(query)}
 
 
 def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
@@ -108,25 +80,40 @@ def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
     return read_study(storage, name)[0]
 
 
-@persistent
 def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], bool]:
     """Returns a study's user attributes, and whether it has a single objective, to be minimised.
 
     Raises:
         UnknownName: where the storage has no such study.
     """
+    found = _read_studies(storage, models.StudyModel.study_name == name)
+    if name not in found:
+        raise _unknown(storage, name)
+    return found[name]
+
+
+def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], bool]]:
+    """Returns of each study what `read_study` does, in order of their creation."""
+    return _read_studies(storage)
+
+
+@persistent
+def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], bool]]:
     study, attribute = models.StudyModel, models.StudyUserAttributeModel
     query = (
-        sa.select(attribute.key, attribute.value_json, _minimises(study.study_id))
+        sa.select(study.study_name, attribute.key, attribute.value_json, _minimises(study.study_id))
         .select_from(study)
         .outerjoin(attribute, attribute.study_id == study.study_id)
-        .where(study.study_name == name)
+        .where(*chosen)
+        .order_by(study.study_id)
     )
+    texts: dict[str, list[tuple[str, str]]] = {}
+    minimised: dict[str, bool] = {}
     with reading(storage) as connection:
-        rows = connection.execute(query).all()
-    if not rows:
-        raise _unknown(storage, name)
-    return read_attributes((key, value) for key, value, _ in rows if key is not None), bool(rows[0][2])
+        for name, key, text, is_minimised in connection.execute(query):
+            minimised[name] = bool(is_minimised)
+            texts.setdefault(name, []).extend([(key, text)] if key is not None else [])
+    return {name: (read_attributes(texts[name]), minimised[name]) for name in texts}
 
 
 def _minimises(study_id: Any) -> sa.ColumnElement[bool]:
@@ -238,7 +225,7 @@ def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[Stor
             finished=in_utc(finished),
             params=proposed or {},
             attributes=kept,
-            is_ours=bool(is_claimed) and proposed is not None and is_whole(state, value, kept),
+            is_ours=bool(is_claimed) and is_claim(kept) and proposed is not None and is_whole(state, value, kept),
         )
 
 

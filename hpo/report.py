@@ -30,10 +30,10 @@ from .report_figures import (
     parallel_figure,
     rates_figure,
 )
-from .results import read_best, read_definition
+from .results import entry_of, measured_entries, read_best, read_definition
 from .space import short_name
 from .statistics import difference_of_means, mean_of
-from .study import StudyDefinition
+from .study import ListedTrial, StudyDefinition
 
 BEST = 10  # configurations in the table
 
@@ -174,14 +174,13 @@ def _of_search(
 def _of_list(
     storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
 ) -> Iterator[Section]:
-    measured = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    measured.sort(key=lambda trial: int(trial.attributes["slot"]))
-    labels = [definition.trial[trial.attributes["slot"]].label for trial in measured]
+    entries = measured_entries(trials, definition)
+    labels, measured = [entry.label for entry, _ in entries], [trial for _, trial in entries]
     text = [
         f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
     ]
     yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
-    yield from _published(measured, definition)
+    yield from _published(entries)
     lists = related_lists(storage, study)
     yield from _effects(read_effects(storage, lists), lists)
 
@@ -252,10 +251,9 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     return Section("time", "Time and machines", text, rows)
 
 
-def _published(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
+def _published(entries: Sequence[tuple[ListedTrial, StoredTrial]]) -> Iterator[Section]:
     rows = [["", "published", "measured", "difference (95 %)"]]
-    for trial in trials:
-        entry = definition.trial[trial.attributes["slot"]]
+    for entry, trial in entries:
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
@@ -294,8 +292,8 @@ def smallest_error(definition: StudyDefinition) -> float:
 
 def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
     """Returns what a configuration is called: by its label in a list, else by its parameters."""
-    slot = trial.attributes.get("slot")
-    return definition.trial[slot].label if definition.trial and slot is not None else short_name(trial.params)
+    entry = entry_of(trial, definition.trial)
+    return entry.label if entry else short_name(trial.params)
 
 
 def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:

@@ -15,11 +15,10 @@ from statistics import fmean
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from . import records
 from .errors import UnknownName
-from .results import own_studies, read_definition, read_range_tests
+from .results import own_studies, read_definition, read_entries, read_range_tests
 from .statistics import difference_of_means, ratio_of_deviations
 from .study import Published
 
@@ -216,11 +215,11 @@ def read_reproduction(
     for study, name in known.items():
         definition = read_definition(storage, name)
         conditions |= {key: getattr(definition.protocol, key) for key in ("dataset", "rounds", "seed")}
-        for trial in measured_trials(storage, name):
-            entry = definition.trial[trial.attributes["slot"]]
+        for entry, trial in read_entries(storage, name):
             label, published = entry.label, entry.published
-            for kind, one in (("devices", trial.attributes["device"]), ("versions", trial.attributes["versions"])):
-                if one not in conditions[kind]:
+            for kind, key in (("devices", "device"), ("versions", "versions")):
+                one = trial.attributes.get(key)
+                if one is not None and one not in conditions[kind]:
                     conditions[kind].append(one)
             if published:
                 cells.append(_cell(study, label, published, trial, definition.protocol.decision))
@@ -242,12 +241,6 @@ def read_reproduction(
 def _known(storage: RDBStorage, names: Mapping[str, str]) -> dict[str, str]:
     ours = own_studies(storage)
     return {study: name for study, name in names.items() if name in ours}
-
-
-def measured_trials(storage: RDBStorage, study: str) -> list[records.StoredTrial]:
-    """Returns a list's trials that were measured to the end, in the order of the list."""
-    trials = records.read_trials(storage, study, states=(TrialState.COMPLETE,))
-    return sorted(trials, key=lambda trial: trial.attributes["slot"])
 
 
 def _cell(table: str, label: str, published: Published, trial: records.StoredTrial, decision: str) -> Cell:

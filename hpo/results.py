@@ -113,6 +113,20 @@ class Status:
         return self.complete + self.pruned
 
 
+@dataclass(frozen=True)
+class UnfinishedStudy:
+    """A study with fewer finished trials than were asked for.
+
+    Attributes:
+        target: the number of finished trials that was asked for.
+        identity: tells it from a study of the same name that is made after this one was deleted.
+    """
+
+    name: str
+    target: int
+    identity: str | None
+
+
 def own_attributes(storage: RDBStorage, study: str) -> dict[str, Any] | None:
     """Returns the attributes of a study that this program has made; None for another program's.
 
@@ -127,13 +141,21 @@ def own_attributes(storage: RDBStorage, study: str) -> dict[str, Any] | None:
 
 def own_studies(storage: RDBStorage) -> dict[str, dict[str, Any]]:
     """Returns the studies of a storage that this program has made, name -> attributes, in order of their creation."""
-    found = {}
-    for name in records.study_names(storage):
-        with suppress(UnknownName):  # it was deleted meanwhile
-            attributes = own_attributes(storage, name)
-            if attributes is not None:
-                found[name] = attributes
-    return found
+    return {
+        name: attributes
+        for name, (attributes, is_minimised) in records.read_studies(storage).items()
+        if is_minimised and stored.are_ours(attributes)
+    }
+
+
+def unfinished_studies(storage: RDBStorage) -> list[UnfinishedStudy]:
+    """Returns the studies of this program's with fewer finished slots than were asked for, the oldest first."""
+    finished = records.finished_slots(storage)
+    return [
+        UnfinishedStudy(name, target, attributes["identity"])
+        for name, attributes in own_studies(storage).items()
+        if (target := stored.stored_target(attributes)) > finished.get(name, 0)
+    ]
 
 
 def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
@@ -210,7 +232,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
             f"{command_here('status', '--study', study)} tells how far it is"
         )
     (trial,) = best
-    entry = _listed_entry(trial, definition.trial)
+    entry = entry_of(trial, definition.trial)
     return Best(
         study=study,
         trial=trial.number,
@@ -287,17 +309,34 @@ def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
     return statuses
 
 
-def _listed_entry(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> ListedTrial | None:
-    """Returns the entry of a list that a trial measures; None in a search."""
+def entry_of(trial: records.StoredTrial, listed: Sequence[ListedTrial]) -> ListedTrial | None:
+    """Returns the entry of a list that a trial measures; None in a search, and where the list has no such entry."""
     slot = trial.attributes.get("slot", len(listed))
     return listed[slot] if slot < len(listed) else None
+
+
+def read_entries(storage: RDBStorage, study: str) -> list[tuple[ListedTrial, records.StoredTrial]]:
+    """Returns the entries of a study's list that are measured to the end, as `measured_entries` does."""
+    trials = records.read_trials(storage, study, states=(TrialState.COMPLETE,))
+    return measured_entries(trials, read_definition(storage, study))
+
+
+def measured_entries(
+    trials: Iterable[records.StoredTrial], definition: StudyDefinition
+) -> list[tuple[ListedTrial, records.StoredTrial]]:
+    """Returns the entries of a list that are measured in all rounds, each with its trial, in the order of the list."""
+    found: dict[int, records.StoredTrial] = {}
+    for trial in trials:
+        if trial.state is TrialState.COMPLETE and len(trial.attributes["errors"]) == definition.protocol.rounds:
+            found.setdefault(trial.attributes["slot"], trial)
+    return [(entry, found[slot]) for slot, entry in enumerate(definition.trial) if slot in found]
 
 
 def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
     if not trial.is_ours:
         return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes
-    entry = _listed_entry(trial, listed)
+    entry = entry_of(trial, listed)
     return TrialRow(
         number=trial.number,
         state="REFUSED" if "refused" in attributes else trial.state.name,

@@ -26,6 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from .errors import suggestion
+from .presence import is_claim
 from .pruning import PowerLawPruner
 from .repetition import Space, identity_of, in_order, neighbours, size_of
 from .seeding import derive_seed
@@ -170,17 +171,21 @@ class _Unmeasured(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        proposed = self._propose(study, trial, self._sampler.sample_relative(study, trial, search_space))
+        enqueued = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+        space = {name: _only(one, enqueued[name]) if name in enqueued else one for name, one in self._space.items()}
+        proposed = self._propose(study, trial, space, self._sampler.sample_relative(study, trial, search_space))
         others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-        taken = {identity_of(other.params) for other in others if "slot" in other.user_attrs}
-        free = (one for one in neighbours(self._space, proposed, self._random) if identity_of(one) not in taken)
+        taken = {identity_of(other.params) for other in others if is_claim(other.user_attrs)}
+        free = (one for one in neighbours(space, proposed, self._random) if identity_of(one) not in taken)
         self._chosen = proposed if identity_of(proposed) not in taken else next(free, proposed)
         return {}
 
-    def _propose(self, study: optuna.Study, trial: FrozenTrial, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    def _propose(
+        self, study: optuna.Study, trial: FrozenTrial, space: Space, drawn: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Returns what the sampler's own trial would have, parameter by parameter."""
         proposed: dict[str, Any] = {}
-        for name, parameter in in_order(self._space):
+        for name, parameter in in_order(space):
             if any(proposed[key] != value for key, value in parameter.when.items()):
                 continue
             if size_of(parameter) == 1:
@@ -198,6 +203,13 @@ class _Unmeasured(BaseSampler):
             return self._chosen[param_name]
         # An enqueued trial has given another value to what this parameter depends on.
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _only(parameter: Choices | Range, value: Any) -> Choices | Range:
+    """Returns a parameter that takes one value of what it took."""
+    if isinstance(parameter, Choices):
+        return parameter.model_copy(update={"choices": (value,)})
+    return parameter.model_copy(update={"low": value, "high": value})
 
 
 def _distribution_of(parameter: Choices | Range) -> BaseDistribution:

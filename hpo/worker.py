@@ -39,8 +39,7 @@ from .errors import HpoError, StorageGone, UnknownName, WorkError
 from .frugal import TrialGone
 from .locks import Stopped
 from .presence import Presence, Worker
-from .records import UnfinishedStudy
-from .results import own_studies, read_definition
+from .results import UnfinishedStudy, own_studies, read_definition, unfinished_studies
 from .sampling import make_pruner
 from .study import StudyDefinition
 
@@ -73,7 +72,7 @@ class Assignment:
     Attributes:
         studies: the studies to serve, or None for all that the storage has, and will have.
         target: the number of finished trials at which a study has enough; None takes what was asked for last.
-        identity: of the one study to serve, where a target is given; see `records.UnfinishedStudy`.
+        identity: of the one study to serve, where a target is given; see `results.UnfinishedStudy`.
         began_at: study -> the number of the first trial that this run could have started there; 0 for others.
         exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
             for more.
@@ -237,7 +236,7 @@ class _Server:
         if chosen is not None and target is not None:
             wanted = [UnfinishedStudy(name, target, self.assignment.identity) for name in chosen]
         else:
-            wanted = records.unfinished_studies(self._storage)
+            wanted = unfinished_studies(self._storage)
         return [
             study
             for study in wanted

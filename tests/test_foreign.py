@@ -20,7 +20,7 @@ from hpo.claims import read_slots
 from hpo.cli import main
 from hpo.errors import StorageError
 from hpo.report import read_report
-from hpo.results import read_best, read_rows, read_status
+from hpo.results import read_best, read_rows, read_status, unfinished_studies
 from hpo.study import StudyDefinition
 from hpo.worker import Assignment, Stop, run_worker
 
@@ -161,7 +161,7 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
     tmp_path: Path, small_study: StudyDefinition
 ) -> None:
     runs = []
-    for name in ("alone", "beside another"):
+    for name, claim in (("alone", {}), ("beside another", {}), ("another with a claim", {"slot": "x", "worker": "me"})):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 12)
         study = optuna.load_study(study_name="small", storage=opened)
@@ -169,6 +169,7 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
             study.add_trial(
                 create_trial(
                     value=0.1,
+                    user_attrs=claim,
                     params={"learning_rate": 0.5},
                     distributions={"learning_rate": FloatDistribution(1e-4, 1.0, log=True)},
                     intermediate_values={1: 0.1},
@@ -177,7 +178,7 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
         work(opened, tmp_path, target=12)
         ours = records.read_trials(opened, "small")
         runs.append([(trial.state, trial.params, trial.value) for trial in ours])
-    assert runs[0] == runs[1]
+    assert runs[0] == runs[1] == runs[2]
 
 
 def test_an_enqueued_configuration_outside_the_space_is_refused(created: RDBStorage, tmp_path: Path) -> None:
@@ -279,6 +280,58 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
         work(opened, tmp_path, target=4)
         counts = records.count_trials(opened, "small")
         assert counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] >= 2
+
+
+def test_whatever_is_changed_in_a_list_no_reading_command_dies_of_it(
+    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", listed_study, 2)
+    work(fresh_storage, tmp_path, target=2)
+    for key, text in (
+        *(("slot", text) for text in ("99", "01", "-1", "1.0", "null")),
+        *(("errors", text) for text in ("[1.0]", "[1.0, 2.0, 3.0, 4.0]", "[]")),
+        *((key, "null") for key in ("device", "versions", "seconds", "std", "worker")),
+    ):
+        with fresh_storage.engine.begin() as connection:
+            connection.execute(
+                sa.text("update trial_user_attributes set value_json = :text where trial_id = 2 and key = :key"),
+                {"text": text, "key": key},
+            )
+        report = ["report", "-o", str(tmp_path / f"{key}{text}")]
+        for command in (["trials"], ["best"], ["drift", "--only-show"], report):
+            done = hpo(fresh_storage, *command, "--study", "small")
+            assert done.exit_code == 0, (command, key, text, done.output)
+        assert hpo(fresh_storage, "reproduce", "--only-show").exit_code in (0, 2)
+
+
+def test_whatever_a_confirmation_says_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
+    work(created, tmp_path, target=3)
+    assert hpo(created, "confirm", "--study", "small", "--top", "2", "--rounds", "5", "--workers", "1").exit_code == 0
+    name = next(name for name in records.study_names(created) if name != "small")
+    kept = attributes_of(created, name)[0]["confirms"]
+    confirmation = optuna.load_study(study_name=name, storage=created)
+    for changed in ({"trials": [0, 1, 2]}, {"searched": [1.0]}, {"trials": [0], "searched": [1.0]}, {"trials": "x"}):
+        confirmation.set_user_attr("confirms", {**kept, **changed})
+        for command in (["best", "--study", "small"], ["best", "--study", name], ["report", "--study", name]):
+            more = ["-o", str(tmp_path / "report")] if "report" in command else []
+            assert hpo(created, *command, *more).exit_code == 0, (command, changed)
+
+
+def test_a_study_with_some_of_our_attributes_is_served_by_nobody(created: RDBStorage, tmp_path: Path) -> None:
+    for key, value in (("target", 5), ("identity", "x"), ("definition", {})):
+        if key == "target":
+            foreign(created)
+        with_attribute(optuna.load_study(study_name="theirs", storage=created), key, value)
+        assert [study.name for study in unfinished_studies(created)] == ["small"]
+    with pytest.raises(StorageError, match=r"'theirs' in .* was not made by hpo"):
+        optimize.serve(
+            created,
+            ("theirs",),
+            devices=["cpu"],
+            data_folder=tmp_path,
+            exit_when_done=False,
+            show=lambda statuses: None,
+        )
 
 
 def test_a_worker_told_of_a_study_of_another_program_serves_the_others(created: RDBStorage, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import catalog, optimize, records, storage
+from hpo import budget, catalog, optimize, records, storage
 from hpo.budget import NoTrial
 from hpo.claims import FINISHED
 from hpo.repetition import count_configurations, identity_of, neighbours, what_matters
@@ -220,6 +220,37 @@ def test_an_enqueued_trial_is_measured_as_it_is_and_a_wrong_one_is_its_own_failu
     assert different(measured(fresh_storage)) == 4
     (failed,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
     assert "7.0" in str(failed.attributes)
+
+
+def test_what_is_measured_is_refused_when_it_is_enqueued_and_what_is_left_open_is_chosen(
+    fresh_storage: RDBStorage, tmp_path: Path
+) -> None:
+    create(fresh_storage, "small", define(TWELVE, sampler=RANDOM), 3)
+    work(fresh_storage, tmp_path, target=1)
+    study = optuna.load_study(study_name="small", storage=fresh_storage)
+    (first,) = measured(fresh_storage)
+    study.enqueue_trial(first)
+    name = next(name for name in first if len(define(TWELVE).space[name].values) > 1)
+    study.enqueue_trial({name: first[name]})
+    work(fresh_storage, tmp_path, target=3)
+    (refused,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    assert refused.attributes["refused"] == "enqueued, but it is measured already, or running"
+    assert different(measured(fresh_storage)) == 3
+    assert measured(fresh_storage)[1][name] == first[name]
+
+
+def test_a_trial_that_is_given_up_while_it_is_proposed_is_begun_anew(
+    fresh_storage: RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(fresh_storage, "small", define(TWELVE, sampler=RANDOM), 12)
+
+    def give_up_first(trial: optuna.Trial, definition: Any) -> Configuration:
+        if trial.number == 0:  # as another does where this process was paused for the grace period
+            fresh_storage.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+        return suggest(trial, definition)
+
+    monkeypatch.setattr(budget, "suggest", give_up_first)
+    assert started(fresh_storage, target=12).number == 1
 
 
 def test_a_trial_of_a_finite_space_has_its_parameters_before_the_lock_is_released(

@@ -209,8 +209,8 @@ class Workers(RuleBasedStateMachine):
         self.workers_here_are_killed()
         self.workers_fall_silent()
         before = read_slots(self.storage, "small")
-        while isinstance(trial := self._start(here=False), Started):
-            self.end(trial, TrialState.COMPLETE, by_error=False)
+        while isinstance(started := self._start(here=False), Started):
+            self.end(started, TrialState.COMPLETE, by_error=False)
         slots = read_slots(self.storage, "small")
         assert slots.running == 0
         assert slots.finished == max(self.target, before.finished)

@@ -20,7 +20,7 @@ from hpo.budget import NoTrial
 from hpo.crew import Crew
 from hpo.errors import RequestError, WorkError
 from hpo.presence import Presence, Worker
-from hpo.results import Status, read_definition
+from hpo.results import Status, read_definition, unfinished_studies
 from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_worker
 
@@ -265,7 +265,7 @@ def test_a_target_that_is_lowered_ends_who_serves_the_study(
 
     serve(fresh_storage, tmp_path, show=lower)
     assert 3 <= counts(fresh_storage)["COMPLETE"] < 2000
-    assert records.unfinished_studies(fresh_storage) == []
+    assert unfinished_studies(fresh_storage) == []
 
 
 def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
@@ -313,7 +313,7 @@ def test_a_worker_serves_the_studies_it_is_told_to(
     for name in ("first", "second"):
         create(fresh_storage, name, small_study, 1)
     serve(fresh_storage, tmp_path, studies=("second",))
-    assert [(study.name, study.target) for study in records.unfinished_studies(fresh_storage)] == [("first", 1)]
+    assert [(study.name, study.target) for study in unfinished_studies(fresh_storage)] == [("first", 1)]
 
 
 def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
