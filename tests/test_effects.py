@@ -22,7 +22,8 @@ BASE: dict[str, Any] = {
 def listed(opened: RDBStorage, *trials: tuple[dict[str, Any], list[float]]) -> RDBStorage:
     """Creates a study that lists these changes of `BASE`, each measured with these errors; by the head 1 more."""
     entries = [{"label": str(i), "params": {**BASE, **changes}} for i, (changes, _) in enumerate(trials)]
-    definition = define_study({"title": "x", "protocol": LISTED_STUDY["protocol"], "trial": entries}, name="x")
+    protocol = {**LISTED_STUDY["protocol"], "rounds": max(len(errors) for _, errors in trials)}
+    definition = define_study({"title": "x", "protocol": protocol, "trial": entries}, name="x")
     create(opened, "x", definition, len(entries))
     for slot, (_, errors) in enumerate(trials):
         heads = [error + 1 for error in errors]
