@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -100,9 +101,10 @@ def file_system(folder: Path) -> str:
     if not MOUNTS.exists():
         return ""
     kinds: dict[Path, str] = {}
-    for line in MOUNTS.read_text(encoding="utf-8").splitlines():  # man 5 proc_pid_mountinfo
+    for line in os.fsdecode(MOUNTS.read_bytes()).rstrip("\n").split("\n"):  # man 5 proc_pid_mountinfo
         before, _, after = line.partition(" - ")
-        kinds[Path(before.split()[4].replace("\\040", " "))] = after.split()[0]  # a later mount hides an earlier one
+        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
+        kinds[Path(place)] = after.split(" ")[0]  # a later mount hides an earlier one
     whole = folder.resolve()
     return next((kinds[place] for place in (whole, *whole.parents) if place in kinds), "")
 

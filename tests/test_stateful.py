@@ -35,13 +35,18 @@ from hpo.claims import FINISHED, read_failures, read_slots
 from hpo.frugal import TrialGone
 from hpo.locks import FileLock
 from hpo.presence import Presence, Worker
+from hpo.repetition import identity_of
 from hpo.results import read_definition, read_status
 from hpo.study import define_study
 
 from .conftest import SMALL_STUDY, create, thorough
 from .postgres import TemporaryPostgres
 
-STUDY = define_study({**SMALL_STUDY, "sampler": {"name": "random"}, "pruner": {"name": "none"}}, name="small")
+SPACE = {**SMALL_STUDY["space"], "activation": ["relu", "selu"], "learning_rate": [0.01, 0.1]}
+del SPACE["elu_alpha"]
+STUDY = define_study(  # of a space that is finite, so no configuration is to be measured twice
+    {**SMALL_STUDY, "space": SPACE, "sampler": {"name": "random"}, "pruner": {"name": "none"}}, name="small"
+)
 Rows = dict[str, list[dict[str, Any]]]  # of each table
 TABLES = models.BaseModel.metadata.sorted_tables
 MOST_TRIALS = 8
@@ -194,6 +199,7 @@ class Workers(RuleBasedStateMachine):
         slots = Counter(trial.attributes["slot"] for trial in taken)
         assert all(count == 1 for count in slots.values()), slots
         assert all(slot < MOST_TRIALS for slot in slots)
+        assert len({identity_of(trial.params) for trial in taken}) == len(taken), "measured twice"
         complete = [trial for trial in taken if trial.state is TrialState.COMPLETE]
         assert all(trial.value == trial.attributes["worker"]["pid"] for trial in complete), "another's result"
         status, counts = read_status(self.storage, "small"), records.count_trials(self.storage, "small")
