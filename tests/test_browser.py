@@ -27,7 +27,7 @@ from hpo.report import read_report
 from hpo.study import StudyDefinition, define_study
 
 from .conftest import LISTED_STUDY, create
-from .test_cli import clean_environment, free_port
+from .program import clean_environment, free_port
 from .test_confirmation import add, confirm
 from .test_report import prune
 

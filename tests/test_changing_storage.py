@@ -38,7 +38,8 @@ from hpo.worker import Assignment, Stop, run_worker
 from . import stubs
 from .conftest import create
 from .postgres import TemporaryPostgres, find_binaries
-from .test_cli import TINY, clean_environment, hpo
+from .program import clean_environment, hpo
+from .test_cli import TINY
 
 
 def start(opened: RDBStorage, host: str) -> optuna.Trial:

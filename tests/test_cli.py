@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import http.client
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +21,8 @@ from click.testing import CliRunner
 from hpo import load_results, records, storage
 from hpo.cli import main
 from hpo.datasets import mnist_files
+
+from .program import clean_environment, free_port, hpo
 
 TINY = """
 title = "A tiny search"
@@ -46,31 +46,6 @@ activation = ["relu"]
 optimizer = ["sgd", "adam"]
 learning_rate = { low = 1e-3, high = 1.0, log = true }
 """
-
-
-def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `hpo` in a folder, its storage there."""
-    return subprocess.run(
-        [sys.executable, "-m", "hpo", *arguments],
-        cwd=folder,
-        env=clean_environment(**environment),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def clean_environment(**environment: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
-    return {**inherited, "PYTHONPATH": os.getcwd(), **environment}
-
-
-def free_port() -> int:
-    """Returns a port that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hpo import records, storage
 from hpo.results import range_test_key
 from hpo.space import Setup
 
-from .test_cli import hpo
+from .program import hpo
 
 TINY_LIST = """
 title = "A list that leaves its rates to range tests"

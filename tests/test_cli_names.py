@@ -16,7 +16,8 @@ from hpo import storage
 from hpo.study import define_study
 
 from .conftest import SMALL_STUDY, create
-from .test_cli import TINY, assert_one_line, hpo
+from .program import hpo
+from .test_cli import TINY, assert_one_line
 
 EVIL = "../../evil\n\x1b]0;title\x07\x1b[31m <b> | `x` $HOME; it's \u202e"
 ENDINGS = (".html", ".md", ".png")

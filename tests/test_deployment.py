@@ -27,7 +27,7 @@ from hpo.cli import main
 from hpo.storage import open_storage
 
 from .postgres import TemporaryPostgres, find_binaries
-from .test_cli import clean_environment, free_port
+from .program import clean_environment, free_port
 
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]

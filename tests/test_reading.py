@@ -21,7 +21,7 @@ from hpo.worker import Assignment, Stop, run_worker
 from . import stubs
 from .conftest import create
 from .postgres import TemporaryPostgres
-from .test_cli import clean_environment, hpo
+from .program import clean_environment, hpo
 
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 READING = (

@@ -26,7 +26,8 @@ from hpo.worker import Stop, run_trial
 
 from .conftest import claim
 from .postgres import TemporaryPostgres
-from .test_cli import TINY, clean_environment
+from .program import clean_environment
+from .test_cli import TINY
 
 PARTS = ("hunter2", "ter2secret")  # of every planted password
 OPENING = [  # of a server that asks for none, so these open it; SERVER is HOST:PORT/DATABASE

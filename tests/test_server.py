@@ -21,7 +21,7 @@ from waitress import wasyncore
 from hpo import server, storage
 from hpo.guard import Guard, Policy
 
-from .test_cli import clean_environment, free_port
+from .program import clean_environment, free_port
 
 SECRET = "a-secret-of-24-characters"
 BEARER = {"Authorization": f"Bearer {SECRET}"}

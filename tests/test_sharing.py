@@ -16,7 +16,8 @@ from hpo.report import Report, Section, read_report
 from hpo.sharing import clean_report, clean_value, cleaner, known_hosts
 
 from .conftest import claim
-from .test_cli import TINY, hpo
+from .program import hpo
+from .test_cli import TINY
 from .test_confirmation import add
 
 HOST = "node17.cluster.example"

@@ -18,7 +18,8 @@ from hpo.worker import Assignment, Stop, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create
-from .test_cli import TINY, clean_environment, hpo
+from .program import clean_environment, hpo
+from .test_cli import TINY
 
 STUDY = "größe"
 
@@ -130,17 +131,17 @@ def test_closed_streams_are_no_failure(searched: Path, redirection: str) -> None
 @pytest.mark.parametrize("redirection", ["2>&1 | head -1; exit ${PIPESTATUS[0]}", "2> /dev/full", "<&- >&- 2>&-"])
 def test_work_goes_on_when_nobody_watches(tmp_path: Path, redirection: str) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    command = ["optimize", "--study", "tiny.toml", "--trials", "4", "--workers", "2"]
+    command = ["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1"]
     done = run_in_shell(tmp_path, redirection, *command)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
-    assert '"complete": 4' in hpo("status", "--json", folder=tmp_path).stdout
+    assert '"complete": 2' in hpo("status", "--json", folder=tmp_path).stdout
 
 
 @pytest.mark.slow
 def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    command = [sys.executable, "-m", "hpo", "optimize", "--study", "tiny.toml", "--trials", "6", "--workers", "1"]
+    command = [sys.executable, "-m", "hpo", "optimize", "--study", "tiny.toml", "--trials", "4", "--workers", "1"]
     working = subprocess.Popen(
         ["nohup", *command], cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -150,4 +151,4 @@ def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> 
     working.send_signal(signal.SIGHUP)
     _, said = working.communicate(timeout=120)
     assert working.returncode == 0, said
-    assert '"complete": 6' in hpo("status", "--json", folder=tmp_path).stdout
+    assert '"complete": 4' in hpo("status", "--json", folder=tmp_path).stdout

@@ -10,7 +10,8 @@ from hpo.errors import RequestError, StudyError
 from hpo.study import read_study
 from hpo.text_files import is_utf8
 
-from .test_cli import TINY, assert_one_line, hpo
+from .program import hpo
+from .test_cli import TINY, assert_one_line
 
 STUDY = TINY.replace("A tiny search", "Eine kleine Größe")
 READ = {

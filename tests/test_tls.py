@@ -13,7 +13,8 @@ import pytest
 import trustme
 
 from .postgres import TemporaryPostgres
-from .test_cli import assert_one_line, clean_environment, hpo
+from .program import clean_environment, hpo
+from .test_cli import assert_one_line
 
 PASSWORD = "very/secret"
 QUOTED = "very%2Fsecret"  # as it stands in a URL

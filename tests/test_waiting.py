@@ -21,7 +21,7 @@ from hpo.worker import Stop, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create
-from .test_cli import clean_environment
+from .program import clean_environment
 from .test_worker import assignment, raise_what_is_given_up, serve
 
 
