@@ -148,7 +148,7 @@ def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path, more_pa
     shadow(folder, [*SHADOWS, *LOADED_BY_RUNPY])
     (folder / "tiny.toml").write_text(TINY)
     environment = clean_environment(PYTHONPATH=os.getcwd() + more_path)
-    command = [script, "optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    command = [str(script), "optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
