@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,28 +70,43 @@ class Report:
     sections: list[Section]
 
 
-def read_report(storage: RDBStorage, study: str) -> Report:
+def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = str) -> Report:
     """Returns what a study says so far.
+
+    Args:
+        clean: is given every text that people have written or that names a machine, and returns what stands in the
+            report for it: studies' names, the title, labels, hosts.
 
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    definition, attributes = read_definition(storage, study), records.study_attributes(storage, study)
+    definition = _cleaned(read_definition(storage, study), clean)
+    attributes, name = records.study_attributes(storage, study), clean(study)
     read_best(storage, study)  # says so where there is none
     trials = records.read_trials(storage, study)
     confirmation = next(read_confirmations(storage, study), None)
-    parts = _of_search if definition.space else _of_list
+    if definition.space:
+        parts = _of_search(storage, study, trials, definition)
+    else:
+        parts = _of_list(storage, study, trials, definition, clean)
     sections = [
         _best(trials, definition, confirmation),
-        *parts(storage, study, trials, definition),
-        _time(trials),
+        *parts,
+        _time(trials, clean),
         _environment(trials, definition, attributes),
     ]
     if confirms := read_confirms(attributes):
+        confirms = confirms.model_copy(update={"study": clean(confirms.study)})
         headline = _headline_of_confirmation(trials, confirms)
     else:
-        headline = _headline(study, trials, definition, confirmation)
-    return Report(study, definition.title, headline, sections)
+        headline = _headline(name, trials, definition, confirmation)
+    return Report(name, definition.title, headline, sections)
+
+
+def _cleaned(definition: StudyDefinition, clean: Callable[[str], str]) -> StudyDefinition:
+    """Returns a study with its texts cleaned: the title and the labels; its configurations stay as they are."""
+    listed = tuple(entry.model_copy(update={"label": clean(entry.label)}) for entry in definition.trial)
+    return definition.model_copy(update={"title": clean(definition.title), "trial": listed})
 
 
 def _headline(
@@ -172,7 +187,11 @@ def _of_search(
 
 
 def _of_list(
-    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+    storage: RDBStorage,
+    study: str,
+    trials: Sequence[StoredTrial],
+    definition: StudyDefinition,
+    clean: Callable[[str], str],
 ) -> Iterator[Section]:
     entries = measured_entries(trials, definition)
     labels, measured = [entry.label for entry, _ in entries], [trial for _, trial in entries]
@@ -182,7 +201,7 @@ def _of_list(
     yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
     yield from _published(entries)
     lists = related_lists(storage, study)
-    yield from _effects(read_effects(storage, lists), lists)
+    yield from _effects(read_effects(storage, lists), list(map(clean, lists)))
 
 
 def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Section]:
@@ -232,7 +251,7 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     yield Section("pruning", "Pruning", text)
 
 
-def _time(trials: Sequence[StoredTrial]) -> Section:
+def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section:
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
@@ -241,7 +260,7 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     by_worker: dict[tuple[str, str], list[float]] = {}
     for trial in finished:
         worker = trial.attributes.get("worker") or {}
-        key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
+        key = (clean(str(worker.get("host", "unknown"))), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
         rows.append([host, device, str(len(spent)), _lasted(sum(spent))])

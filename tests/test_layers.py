@@ -81,7 +81,7 @@ HOMES = {
     "sqlalchemy": {"artifacts", "claims", "frozen", "frugal", "outages", "sqlite", "postgresql", "storage", "records"},
     "optuna_dashboard": {"dashboard", "note"},
     "waitress": {"server"},
-    "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page", "sharing"},
+    "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics", "dense"},
     "rich": {"console", "columns", "progress", "terminal", "views", "cli_lab", "cli_write"},
     "click": {"output", "cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
