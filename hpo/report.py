@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from . import records
 from .commands import command
-from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
+from .confirmation import Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .findings import NEW_SELECTION, SELECTION_BIAS, beside_search
-from .formatting import count, interval, p_value, spread
+from .formatting import count, interval, lasted, p_value, spread
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -32,7 +32,7 @@ from .report_figures import (
 )
 from .results import entry_of, measured_entries, read_best, read_definition
 from .space import short_name
-from .statistics import difference_of_means, mean_of
+from .statistics import LEVEL, difference_of_means, mean_of
 from .study import ListedTrial, StudyDefinition
 
 BEST = 10  # configurations in the table
@@ -152,7 +152,7 @@ def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmati
     rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
     for trial in _ranked(trials)[:BEST]:
         confirmed = fresh.get(trial.number)
-        again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
+        again = spread(confirmed.mean.estimate, confirmed.std, unit="") if confirmed else ""
         interval = _interval(trial.attributes["errors"])
         row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
         rows.append([*row, _name(trial, definition)])
@@ -263,8 +263,8 @@ def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section
         key = (clean(str(worker.get("host", "unknown"))), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
-        rows.append([host, device, str(len(spent)), _lasted(sum(spent))])
-    text = [f"{_lasted(seconds)} of training, {_lasted(wall.total_seconds())} from the first start to the last end."]
+        rows.append([host, device, str(len(spent)), lasted(sum(spent))])
+    text = [f"{lasted(seconds)} of training, {lasted(wall.total_seconds())} from the first start to the last end."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
     return Section("time", "Time and machines", text, rows)
@@ -276,7 +276,7 @@ def _published(entries: Sequence[tuple[ListedTrial, StoredTrial]]) -> Iterator[S
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
-        row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _error(trial, unit="")]
+        row = [entry.label, spread(published.mean, published.std, unit=""), _error(trial, unit="")]
         by = difference_of_means(
             trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
         ).within(-100, 100)
@@ -345,10 +345,3 @@ def _interval(errors: Sequence[float]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _lasted(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 2:
-        return f"{minutes * 60:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
