@@ -54,14 +54,24 @@ def find_url(url: str | None = None, file: str | Path | None = None, environ: Ma
         url, file = environ.get(URL) or None, environ.get(FILE) or None
     if url is not None and file is not None:
         raise RequestError(f"a storage is named by --storage or by --storage-file ({URL} or {FILE}), not by both")
-    if file is None:
-        return url or DEFAULT
+    return (url or DEFAULT) if file is None else read_secret(file, "the storage's URL")
+
+
+def read_secret(file: str | Path, what: str) -> str:
+    """Returns what a file holds alone, without blanks around it.
+
+    Args:
+        what: it is, for people.
+
+    Raises:
+        RequestError: where the file cannot be read or is empty.
+    """
     try:
         held = read_text(Path(file)).strip()
     except (OSError, NotUtf8) as error:
-        raise RequestError(f"the storage's URL cannot be read from {file}: {error}") from error
+        raise RequestError(f"{what} cannot be read from {file}: {error}") from error
     if not held:
-        raise RequestError(f"{file} is empty; it is to hold a storage's URL")
+        raise RequestError(f"{file} is empty; it is to hold {what}")
     return held
 
 
@@ -74,10 +84,14 @@ def remember_secrets(url: str) -> None:
     """Takes note of what is secret in a URL, so that `without_secrets` finds it in any text, as a driver's message."""
     spans = list(_hidden(url))
     for first, last in spans + _merged(spans):
-        secret = url[first:last]
-        for text in (secret, unquote_plus(secret), repr(secret)[1:-1]):
-            pieces = {text, *re.split(r"""[\s@/?#:&=;,'"\\]+""", text)}
-            _remembered.update(piece for piece in pieces if len(piece) >= FEWEST and piece not in HARMLESS_KEYS)
+        remember(url[first:last])
+
+
+def remember(secret: str) -> None:
+    """Takes note of a secret, so that `without_secrets` finds it in any text, written otherwise or in part too."""
+    for text in (secret, unquote_plus(secret), repr(secret)[1:-1]):
+        pieces = {text, *re.split(r"""[\s@/?#:&=;,'"\\]+""", text)}
+        _remembered.update(piece for piece in pieces if len(piece) >= FEWEST and piece not in HARMLESS_KEYS)
 
 
 def without_secrets(text: str) -> str:

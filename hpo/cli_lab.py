@@ -20,11 +20,11 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
+    serve_studies,
     storage_option,
     workers_option,
     written_by_request,
 )
-from .commands import this_command
 from .names import safe_file_name
 from .output import say
 
@@ -260,7 +260,8 @@ def reproduce(
         opened = begin(storage, plan, where)
     if opened is not None:
         try:
-            _serve(opened, tuple(plan.name for plan in plans.values()), devices, where)
+            names = tuple(plan.name for plan in plans.values())
+            serve_studies(opened, names, devices=devices, data_folder=where, exit_when_done=True)
         except WorkError as error:  # what the other studies have measured is written all the same
             given_up = error
     stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
@@ -275,27 +276,6 @@ def reproduce(
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     if given_up is not None:
         raise given_up
-
-
-def _serve(opened: Any, studies: tuple[str, ...], devices: list[str], data_folder: Path) -> None:
-    from .console import Console
-    from .optimize import serve
-    from .terminal import Watch
-    from .views import statuses_view
-
-    try:
-        with Watch(Console(stderr=True)) as watch:
-            serve(
-                opened,
-                studies,
-                devices=devices,
-                data_folder=data_folder,
-                exit_when_done=True,
-                show=lambda statuses: watch.show(statuses_view(statuses)),
-            )
-    except KeyboardInterrupt:
-        say("interrupted; this goes on:", f"  {this_command()}", err=True)
-        raise
 
 
 def _write_reproduction(

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from . import address, limits
+from .commands import this_command
+from .output import say
 from .signals import stop_on_signals
 
 ROUNDS = click.IntRange(1, limits.ROUNDS)
@@ -52,6 +54,34 @@ def begin_work() -> None:
     stop_on_signals()
     if is_adrift():
         raise RequestError("the working folder is gone, so change to another")
+
+
+def serve_studies(
+    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], data_folder: Path, exit_when_done: bool
+) -> None:
+    """Lets workers serve studies, all or those of these names, and shows how far they are.
+
+    Args:
+        opened: the storage.
+    """
+    from .console import Console
+    from .optimize import serve
+    from .terminal import Watch
+    from .views import statuses_view
+
+    try:
+        with Watch(Console(stderr=True)) as watch:
+            serve(
+                opened,
+                studies,
+                devices=devices,
+                data_folder=data_folder,
+                exit_when_done=exit_when_done,
+                show=lambda statuses: watch.show(statuses_view(statuses)),
+            )
+    except KeyboardInterrupt:
+        say("interrupted; this goes on:", f"  {this_command()}", err=True)
+        raise
 
 
 def json_option(command: Command) -> Command:

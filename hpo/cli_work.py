@@ -17,10 +17,12 @@ from .cli_options import (
     json_option,
     print_json,
     print_parts,
+    serve_studies,
     storage_option,
     workers_option,
 )
 from .commands import command_here, this_command
+from .formatting import count
 from .output import say
 
 
@@ -100,7 +102,7 @@ def optimize(
     "--rounds",
     default=30,
     show_default=True,
-    type=click.IntRange(5, limits.ROUNDS),
+    type=click.IntRange(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
     metavar="N",
     help="Fresh rounds for each.",
 )
@@ -204,7 +206,7 @@ def _run(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: s
             run_study(opened, plan, devices=devices, data_folder=data_folder, show=progress.show)
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         say(
-            f"interrupted; {progress.finished} of {plan.target} trials are finished, and this goes on with them:",
+            f"interrupted; {progress.finished} of {count(plan.target, 'trial')} finished, and this goes on with them:",
             f"  {this_command(*more)}",
             err=True,
         )
@@ -230,26 +232,12 @@ def worker(
     Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
     trials it shall have; a worker that was started before waits for it.
     """
-    from .console import Console
     from .datasets import data_folder
-    from .optimize import assign_devices, serve
+    from .optimize import assign_devices
     from .storage import open_storage
-    from .terminal import Watch
-    from .views import statuses_view
 
     begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
-    try:
-        with Watch(Console(stderr=True)) as watch:
-            serve(
-                opened,
-                studies or None,
-                devices=devices,
-                data_folder=data_folder(data),
-                exit_when_done=exit_when_done,
-                show=lambda statuses: watch.show(statuses_view(statuses)),
-            )
-    except KeyboardInterrupt:
-        say("interrupted; this goes on:", f"  {this_command()}", err=True)
-        raise
+    folder = data_folder(data)
+    serve_studies(opened, studies or None, devices=devices, data_folder=folder, exit_when_done=exit_when_done)

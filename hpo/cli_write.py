@@ -39,14 +39,12 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
     """
     from .page import write_report
     from .report import read_report
-    from .sharing import clean_report, cleaner, known_hosts
+    from .sharing import cleaner, known_hosts
     from .storage import open_storage
 
     stop_on_signals()
     opened = open_storage(storage)
-    found = read_report(opened, study)
-    if share:
-        found = clean_report(found, cleaner(known_hosts(opened, study)))
+    found = read_report(opened, study, cleaner(known_hosts(opened, study)) if share else str)
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)
         files, missing = write_report(found, folder)
@@ -97,7 +95,7 @@ def export(
     from .findings import export_view
     from .optimize import find_devices
     from .results import read_definition, read_trial
-    from .sharing import clean_value, cleaner, known_hosts
+    from .sharing import cleaner, known_hosts
     from .storage import open_storage
 
     begin_work()
@@ -123,9 +121,8 @@ def export(
             checked(epochs), "training", total=total, console=console, transient=True, disable=not console.is_terminal
         ),
     )  # fmt: skip
-    described = {"study": study, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
-    if share:
-        described = clean_value(described, cleaner(known_hosts(opened, study)))
+    shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
+    described = {"study": shown, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
     with written_by_request():
         write(file, described, weights)
     for written in (file, file.with_suffix(".json")):

@@ -29,12 +29,12 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """Returns what its longest line takes."""
+        """What its longest line takes."""
         return max((cell_len(line) for text in [self.heading, *self.cells] for line in text.splitlines()), default=0)
 
     @property
     def least(self) -> int:
-        """Returns the width to which it can shrink."""
+        """The width to which it can shrink."""
         if not self.wraps:
             return self.width
         words = [cell_len(word) for text in [self.heading, *self.cells] for word in text.split()]

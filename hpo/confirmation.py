@@ -9,10 +9,10 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import count, pairwise
+from itertools import pairwise
 from statistics import stdev
 from typing import Annotated, Any
 
@@ -22,15 +22,14 @@ from pydantic import Field, ValidationError
 
 from . import limits, records
 from .errors import RequestError, UnknownName
-from .names import derived_name
+from .names import free_name
+from .repetition import identity_of
 from .results import Best, own_studies, read_best, read_definition, read_entries
-from .statistics import Interval, holm, mean_of, paired_difference
+from .statistics import LEVEL, Interval, holm, mean_of, paired_difference
 from .study import StudyDefinition, define_study
 from .tables import Table
 
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
-LEVEL = 0.05
-FEWEST_ROUNDS = 5  # with less an interval says nothing
 
 
 class Confirms(Table):
@@ -133,14 +132,15 @@ def define_confirmation(
         StorageError: where no trial was measured to the end.
         RequestError: where `rounds` are too few for an interval.
     """
-    if rounds < FEWEST_ROUNDS:
-        raise RequestError(f"--rounds must be at least {FEWEST_ROUNDS}, or its interval says nothing, but is {rounds}")
+    fewest = limits.FEWEST_FRESH_ROUNDS
+    if rounds < fewest:
+        raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
     read_best(storage, study)  # says so where there is none
     definition = read_definition(storage, study)
-    best: list[records.StoredTrial] = []
+    different: dict[Hashable, records.StoredTrial] = {}
     for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
-        if len(best) < top and all(trial.params != other.params for other in best):
-            best.append(trial)
+        different.setdefault(identity_of(trial.params), trial)
+    best = list(different.values())[:top]
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
     longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
@@ -159,16 +159,16 @@ def define_confirmation(
         "searched": [trial.value for trial in best],
     }
     defined = define_study(table, name=f"{study}-confirm")
-    known, ours = records.study_names(storage), own_studies(storage)
-    for n in count(1):
-        name = derived_name(study, "-confirm" + (f"-{n}" if n > 1 else ""), known)
-        if name not in known or (
+    ours = own_studies(storage)
+
+    def is_same(name: str) -> bool:
+        return (
             name in ours
             and ours[name].get(CONFIRMS, confirms) == confirms
             and not defined.differences(read_definition(storage, name))
-        ):
-            return name, defined, confirms
-    raise AssertionError  # the numbers do not end
+        )
+
+    return free_name(study, "-confirm", records.study_names(storage), is_same), defined, confirms
 
 
 def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:

@@ -33,8 +33,8 @@ from .errors import HpoError, WorkError, explain_os_error
 from .formatting import count
 from .output import guard_streams
 from .presence import Presence
-from .signals import SIGNALS, check, deferred, end_on_signals, hush, stopping
-from .worker import INTERRUPTED, Assignment, Began, Ended, EpochDone, GaveUp, Stop, run_worker
+from .signals import INTERRUPTED, SIGNALS, check, deferred, end_on_signals, hush, stopping
+from .worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, run_worker
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
 import secrets
 from collections.abc import Collection, Iterable
 from functools import partial
-from pathlib import Path
 
 import optuna
 import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_plotly_graph_object, wsgi
 
+from .address import read_secret, remember
 from .artifacts import DatabaseArtifacts
 from .errors import RequestError
-from .escaping import escape_figure
+from .figures import with_texts_escaped
 from .guard import Application, Environ, Guard, Headers, Policy, StartResponse
 from .records import count_trials_of
 from .server import make_server
-from .text_files import NotUtf8, read_text
 
 # A trial's attributes: the page has each on one line, however long, and grows with it.
 STYLE = b"""<style>
@@ -85,19 +83,16 @@ def styled(application: Application) -> Application:
 
 
 def choose_token(host: str) -> str | None:
-    """Returns the token that the user has chosen, if any.
+    """Returns the token that the user has chosen, if any, and takes note that it is a secret.
 
     Raises:
-        RequestError: where it is too short or has other characters than a link takes, or there is none for a host that
-            others can reach.
+        RequestError: where it is too short or has other characters than a link takes, its file cannot be read or is
+            empty, or there is none for a host that others can reach.
     """
     token = os.environ.get(TOKEN)
     file = os.environ.get(f"{TOKEN}_FILE")
     if token is None and file:
-        try:
-            token = read_text(Path(file)).strip()
-        except (OSError, NotUtf8) as error:
-            raise RequestError(f"the dashboard's token cannot be read from {file}: {error}") from error
+        token = read_secret(file, "the dashboard's token")
     if token is None and not is_loopback(host):
         raise RequestError(
             f"--host {host} shows the dashboard to other machines, so it needs a token of yours: set {TOKEN} "
@@ -107,6 +102,7 @@ def choose_token(host: str) -> str | None:
         raise RequestError(
             f"{TOKEN} must be 16 or more letters, digits, or - . _ ~, as openssl rand -hex 16 makes them"
         )
+    remember(token or "")
     return token
 
 
@@ -124,6 +120,5 @@ def _bracketed(host: str) -> str:
 
 def save_figure(storage: RDBStorage, study: str, name: str, figure: go.Figure) -> None:
     """Saves a plotly figure into a study, whose page shows it in its own size; one of the same name is replaced."""
-    shown = go.Figure(escape_figure(json.loads(figure.to_json())))
-    fitted = shown.update_layout(width=None, height=None, legend={"orientation": "h", "y": -0.2})
+    fitted = with_texts_escaped(figure).update_layout(width=None, height=None, legend={"orientation": "h", "y": -0.2})
     save_plotly_graph_object(optuna.load_study(study_name=study, storage=storage), fitted, graph_object_id=name)

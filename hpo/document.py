@@ -20,7 +20,7 @@ from . import records
 from .errors import RequestError
 from .figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
 from .files import write_together
-from .formatting import count, interval
+from .formatting import count, interval, spread
 from .limits import FEWEST_ROUNDS
 from .markdown import markdown_table
 from .reproduction import (
@@ -88,8 +88,9 @@ def _summary(found: Reproduction) -> str:
     conditions = found.conditions
     versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
     return (
-        f"{consistent} of {len(verdicts)} measured cells are consistent with the published: {near} means are at most "
-        f"three standard errors away, and of these {consistent} have a like spread. `hpo reproduce`, "
+        f"{consistent} of {count(len(verdicts), 'measured cell')} consistent with the published: "
+        f"{count(near, 'mean')} at most three standard errors away, and of these {consistent} with a like spread. "
+        "`hpo reproduce`, "
         f"{count(conditions['rounds'], 'round')} a cell on {conditions['dataset']}, study seed {conditions['seed']}, "
         f"on {' and '.join(conditions['devices'])}; {versions}."
     )
@@ -101,7 +102,8 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     coins = judged and any(cell.is_coin for cell in cells)
     rows = [["", "published", "measured", *(["difference (95 %)", "verdict"] if judged else [])]]
     for cell in cells:
-        row = [cell.label, _shown(cell.published_mean, cell.published_std), _shown(cell.mean, cell.std)]
+        published, measured = (cell.published_mean, cell.published_std), (cell.mean, cell.std)
+        row = [cell.label, *(spread(*figures, unit="") for figures in (published, measured))]
         if judged:
             verdict = judge(cell)
             reach = f"{verdict.difference:+.2f} ({interval(verdict.low, verdict.high, '+')})" if verdict else ""
@@ -111,16 +113,14 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
         for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
             row.insert(1, text)
     if coins:
-        for row, text in zip(rows, ["deviation, measured / published (95 %)", *map(_spread, cells)], strict=True):
+        for row, text in zip(
+            rows, ["deviation, measured / published (95 %)", *map(_ratio_of_spreads, cells)], strict=True
+        ):
             row.append(text)
     return rows
 
 
-def _shown(mean: float, std: float | None) -> str:
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-
-
-def _spread(cell: Cell) -> str:
+def _ratio_of_spreads(cell: Cell) -> str:
     if not cell.is_coin or cell.std is None or judge(cell) is None:
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
@@ -135,7 +135,7 @@ def _both_decisions(cells: Sequence[Cell]) -> str:
             rows.append(
                 [
                     cell.label,
-                    _shown(cell.published_mean, cell.published_std),
+                    spread(cell.published_mean, cell.published_std, unit=""),
                     *(_mean_and_deviation(errors) for errors in (cell.errors_recognition, cell.errors_head)),
                 ]
             )
@@ -143,7 +143,7 @@ def _both_decisions(cells: Sequence[Cell]) -> str:
 
 
 def _mean_and_deviation(errors: Sequence[float]) -> str:
-    return _shown(mean(errors), stdev(errors) if len(errors) > 1 else None)
+    return spread(mean(errors), stdev(errors) if len(errors) > 1 else None, unit="")
 
 
 def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -24,13 +23,12 @@ from optuna.trial import TrialState
 from . import records
 from .claims import read_slots
 from .errors import RequestError
-from .names import derived_name
+from .names import free_name
 from .results import own_studies, read_definition, read_trial
-from .statistics import Interval, holm, paired_difference
+from .statistics import LEVEL, Interval, holm, paired_difference
 from .study import StudyDefinition, define_study
 
 REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,14 @@ def define_repetition(
         "run": definition.run.model_dump(mode="json"),
     }
     repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
-    known, ours = records.study_names(storage), own_studies(storage)
+    ours = own_studies(storage)
+
+    def is_unfinished(name: str) -> bool:
+        return name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
+
     here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
-    for n in count(1):
-        name = derived_name(study, here + (f"-{n}" if n > 1 else ""), known)
-        if name not in known or (
-            name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
-        ):
-            return name, define_study(table, name=name), repeats
-    raise AssertionError  # the numbers do not end
+    name = free_name(study, here, records.study_names(storage), is_unfinished)
+    return name, define_study(table, name=name), repeats
 
 
 def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:

@@ -40,7 +40,7 @@ def _leave_out_working_folder() -> None:
     """Takes the working folder, and that of the command's script, from where modules are found.
 
     In child processes too: a user's file may be called signal.py. What stays is the folder that this program itself is
-    in, and what PYTHONPATH names by an absolute path.
+    in, and what PYTHONPATH names; the working folder only where that has it by an absolute path.
     """
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     here = _working_folder()

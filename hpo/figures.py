@@ -227,7 +227,7 @@ def _draw_arrows(figure: go.Figure, row: Sequence[str], below: Sequence[str] | N
 
 def write_html(figure: go.Figure, file: Path) -> None:
     """Writes a page that needs nothing else, and no network."""
-    write_whole(file, _with_texts_escaped(figure).to_html(include_plotlyjs=True))
+    write_whole(file, with_texts_escaped(figure).to_html(include_plotlyjs=True))
 
 
 def write_png(figure: go.Figure, file: Path) -> str:
@@ -243,7 +243,7 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> str:
         drawn = {file: Path(folder) / f"{i}.png" for i, file in enumerate(figures)}
         try:
             plotly.io.write_images(
-                fig=[_with_texts_escaped(figure) for figure in figures.values()], file=list(drawn.values()), scale=2
+                fig=[with_texts_escaped(figure) for figure in figures.values()], file=list(drawn.values()), scale=2
             )
         except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
             if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
@@ -256,5 +256,6 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> str:
     return ""
 
 
-def _with_texts_escaped(figure: go.Figure) -> go.Figure:
+def with_texts_escaped(figure: go.Figure) -> go.Figure:
+    """Returns a figure whose texts are shown as they are: plotly takes some HTML for markup."""
     return go.Figure(escape_figure(json.loads(figure.to_json())))

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from .columns import FittedTable
+from .commands import command_here
 from .confirmation import Confirmation, describe
 from .drift import Drift, Measurement
 from .formatting import count, interval, p_value, spread
 from .limits import FEWEST_ROUNDS
 from .results import Best, TrialRow
 from .space import short_name
-from .statistics import Interval
+from .statistics import LEVEL, Interval
 from .study import StudyDefinition
 from .views import text_of
 
@@ -46,7 +47,8 @@ def _verdict(best: Best) -> str:
             f"{beside_search(confirmed['mean'], confirmed['optimism'])}"
         )
     if best.label is not None:
-        return f"hpo report --study {best.study} -o report compares the list's configurations round by round"
+        compare = command_here("report", "--study", best.study, "-o", "report")
+        return f"{compare} compares the list's configurations round by round"
     return f"{SELECTION_BIAS}; it is not confirmed yet"
 
 
@@ -65,8 +67,8 @@ def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinitio
         table.add_row(entry.label, error, *([beside] if published else []))
     protocol = definition.protocol
     headline = (
-        f"study {study}: {len(measured)} of {len(definition.trial)} configurations are measured (mean and deviation of "
-        f"{protocol.rounds} rounds, {protocol.dataset}, by {protocol.decision})"
+        f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured "
+        f"(mean and deviation of {count(protocol.rounds, 'round')}, {protocol.dataset}, by {protocol.decision})"
     )
     return [headline, table]
 
@@ -153,10 +155,10 @@ def drift_view(found: Drift) -> list[Any]:
     elif len(first.errors) < FEWEST_ROUNDS:
         said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
     elif apart:
-        said = f"{apart} of {others} machines differ from the first by more than chance"
+        said = f"{apart} of {count(others, 'machine')} told apart from the first by more than chance"
     else:
         said = f"no difference between {others + 1} repetitions that is more than chance"
-    how = "compared with the first repetition, round by round; more than chance: p < 0.05, corrected for their number"
+    how = f"compared with the first, round by round; more than chance: p < {LEVEL:g}, corrected for their number"
     headline = f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}"
     return [headline, table, how] if others > 0 else [headline, table]
 

@@ -12,9 +12,9 @@ LONGEST_SECONDS = 1000 * 365.25 * 86_400
 SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    """Returns `1 round`, `2 rounds`; a plural that is not formed by an s is given."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+def count(number: int, noun: str) -> str:
+    """Returns `1 round`, `2 rounds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def progress(finished: int, target: int | None) -> str:
@@ -31,11 +31,48 @@ def spread(mean: float, std: float | None, unit: str = " %") -> str:
 
 def duration(seconds: float) -> str:
     """Returns `0:21:07`."""
+    return _no_duration(seconds) or str(timedelta(seconds=round(max(0.0, seconds))))
+
+
+def clock(seconds: float) -> str:
+    """Returns `4:07`, or `1:04:07`: a duration where there is little room."""
+    if found := _no_duration(seconds):
+        return found
+    minutes, second = divmod(int(max(0.0, seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def lasted(seconds: float) -> str:
+    """Returns `40 s`, `7 min`, `2.5 h`: what was measured, in a fitting unit."""
+    if found := _no_duration(seconds):
+        return found
+    minutes = max(0.0, seconds) / 60
+    if minutes < 2:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def roughly(seconds: float) -> str:
+    """Returns `about 40 s`, `about 7 min`, `about 50 min`, `about 2.5 h`: no more digits than a forecast has."""
+    if found := _no_duration(seconds):
+        return found
+    if seconds < 55:
+        return f"about {10 * max(1, round(max(0.0, seconds) / 10))} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"about {max(1, round(minutes)) if minutes < 10 else 5 * round(minutes / 5)} min"
+    hours = minutes / 60
+    if hours < 10:
+        return f"about {round(2 * hours) / 2:g} h"
+    return f"about {hours:.0f} h" if hours < 48 else f"about {hours / 24:.0f} days"
+
+
+def _no_duration(seconds: float) -> str:
+    """Returns what to say of a number that is no duration; nothing of one that is."""
     if seconds > LONGEST_SECONDS:
         return "over 1000 years"
-    if math.isnan(seconds):
-        return "unknown"
-    return str(timedelta(seconds=round(max(0.0, seconds))))
+    return "unknown" if math.isnan(seconds) else ""
 
 
 def time_left(trials: int, trials_per_hour: float | None) -> float | None:

@@ -3,8 +3,7 @@
 With Optuna's own a trial of the cnn study goes to the server and back 263 times, here 44 times (docs/deployment.md).
 Three things bring it down: a row is written by one statement that looks itself whether its trial still runs; trials are
 read by one statement, not by one for each table; and PostgreSQL is told to commit each statement by itself, which saves
-BEGIN and COMMIT. What is more than one statement, the birth of a
-trial and its end, is one transaction as ever.
+BEGIN and COMMIT. What is more than one statement, the birth of a trial and its end, is one transaction as ever.
 
 A trial that was started here is written to only while it carries the claim that it was started with: in a database
 that was restored from a backup the id may be another trial's. What the same statement looks up costs no way more.

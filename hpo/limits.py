@@ -14,6 +14,7 @@ WORKERS = 512  # processes under one parent
 TOP = 1000  # configurations to confirm
 STEPS = 100_000  # of a range test
 FEWEST_ROUNDS = 3  # for an interval: of two, Student's t makes a tenfold one
+FEWEST_FRESH_ROUNDS = 5  # of a confirmation, whose interval is what it is made for
 
 SMALLEST, LARGEST = 1e-30, 1e9  # of rates and factors: what comes out of a step is still a number of float32
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.01, 31_536_000.0  # a year

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from itertools import count
 
 from .errors import RequestError
 from .escaping import is_printable, printable
@@ -57,6 +58,17 @@ def derived_name(name: str, suffix: str, known: Collection[str] = ()) -> str:
     mark = f"-{_hash(whole)}"
     kept = "".join(c if is_printable(c) and c != "/" else "-" for c in whole).strip(" -.")
     return f"{kept[: LONGEST_DERIVED - len(mark)].rstrip()}{mark}".removeprefix("-")
+
+
+def free_name(name: str, suffix: str, known: Collection[str], is_ours: Callable[[str], bool]) -> str:
+    """Returns NAME-SUFFIX, or NAME-SUFFIX-2, -3 …: the first that is free, or that is ours to go on with.
+
+    Args:
+        known: names that are there already.
+        is_ours: is asked of those.
+    """
+    numbered = (derived_name(name, suffix + (f"-{n}" if n > 1 else ""), known) for n in count(1))
+    return next(made for made in numbered if made not in known or is_ours(made))
 
 
 def safe_file_name(name: str) -> str:

@@ -11,7 +11,7 @@ from .escaping import escape_markdown
 from .formatting import count
 from .markdown import code_span, markdown_table
 from .results import read_definition
-from .space import Choices, Range
+from .space import Parameter, Range
 from .study import StudyDefinition
 from .views import text_of
 
@@ -59,7 +59,7 @@ def study_note(name: str, definition: StudyDefinition) -> str:
     )
 
 
-def _values(parameter: Choices | Range) -> str:
+def _values(parameter: Parameter) -> str:
     if isinstance(parameter, Range):
         text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
     else:

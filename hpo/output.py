@@ -53,4 +53,5 @@ def guard_streams() -> None:
 def say(*lines: str, err: bool = False) -> None:
     """Prints lines; an end of line within one is shown as `\\n`."""
     for line in lines:
+        # Not left to the stream: of an escaped secret it would not know that it is one.
         click.echo(printable(without_secrets(line) if err else line), err=err)

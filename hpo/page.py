@@ -12,8 +12,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from .escaping import escape_figure, escape_html, escape_markdown
-from .figures import write_pngs
+from .escaping import escape_html, escape_markdown
+from .figures import with_texts_escaped, write_pngs
 from .files import write_whole
 from .markdown import markdown_line, markdown_table, split_code
 from .names import safe_file_name
@@ -149,7 +149,7 @@ def _section(section: Section) -> str:
     if section.table:
         parts.append(_table(section.table))
     if section.figure is not None:
-        figure = escape_html(json.dumps(escape_figure(json.loads(section.figure.to_json()))))
+        figure = escape_html(with_texts_escaped(section.figure).to_json())
         title = escape_html(section.title)
         parts.append(f'<div class="figure" role="img" aria-label="{title}" data-figure="{figure}"></div>')
     wide = ' class="wide"' if section.wide else ""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from .errors import RequestError
 
-KEPT_SECONDS = 7 * 24 * 3600.0  # a free file tells that its worker is gone, so for longer than any grace period
+KEPT_SECONDS = 7 * 24 * 3600.0  # a free file tells that its worker is gone; after that only the grace period does
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Worker:
     claim: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the claim's form in the storage; `records.CLAIM` tells it by its first keys."""
+        """Returns the claim's form in the storage; `claims.CLAIM` tells it by its first keys."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What is said of a study while it runs, in the width there is: how far it is, what moves, how long it takes yet."""
+"""What is said of a running study, in the width there is: how far it is, what moves, how much longer it will take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from rich.cells import cell_len
 from rich.text import Text
 
-from .formatting import progress, spread
+from .formatting import clock, progress, roughly, spread
 from .results import Status
 
 FEWEST_SHARE = 0.05  # of the trials to do must be finished, at least one, before anything is foretold
@@ -87,26 +87,6 @@ def bar(status: Status, target: int, width: int) -> str:
     """Returns a bar of so many cells."""
     filled = width * min(status.finished, target) // max(1, target)
     return "━" * filled + "─" * (width - filled)
-
-
-def clock(seconds: float) -> str:
-    """Returns `4:07`, or `1:04:07`."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def roughly(seconds: float) -> str:
-    """Returns `about 40 s`, `about 7 min`, `about 50 min`, `about 2.5 h`: no more digits than a forecast has."""
-    if seconds < 55:
-        return f"about {10 * max(1, round(seconds / 10))} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"about {max(1, round(minutes)) if minutes < 10 else 5 * round(minutes / 5)} min"
-    hours = minutes / 60
-    if hours < 10:
-        return f"about {round(2 * hours) / 2:g} h"
-    return f"about {hours:.0f} h" if hours < 48 else f"about {hours / 24:.0f} days"
 
 
 def known_epochs(status: Status) -> list[int]:

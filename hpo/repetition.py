@@ -11,9 +11,8 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from .space import ONLY_WITH, Choices, Condition, Range, Value
+from .space import ONLY_WITH, Choices, Condition, Parameter, Value
 
-Parameter = Choices | Range
 Space = Mapping[str, Parameter]
 
 

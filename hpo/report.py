@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from . import records
 from .commands import command
-from .confirmation import LEVEL, Confirmation, Confirms, read_confirmations, read_confirms
+from .confirmation import Confirmation, Confirms, read_confirmations, read_confirms
 from .effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from .findings import NEW_SELECTION, SELECTION_BIAS, beside_search
-from .formatting import count, interval, p_value, spread
+from .formatting import count, interval, lasted, p_value, spread
 from .records import StoredTrial
 from .report_figures import (
     MOST,
@@ -32,7 +32,7 @@ from .report_figures import (
 )
 from .results import entry_of, measured_entries, read_best, read_definition
 from .space import short_name
-from .statistics import difference_of_means, mean_of
+from .statistics import LEVEL, difference_of_means, mean_of
 from .study import ListedTrial, StudyDefinition
 
 BEST = 10  # configurations in the table
@@ -70,28 +70,43 @@ class Report:
     sections: list[Section]
 
 
-def read_report(storage: RDBStorage, study: str) -> Report:
+def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = str) -> Report:
     """Returns what a study says so far.
+
+    Args:
+        clean: is given every text that people have written or that names a machine, and returns what stands in the
+            report for it: studies' names, the title, labels, hosts.
 
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    definition, attributes = read_definition(storage, study), records.study_attributes(storage, study)
+    definition = _cleaned(read_definition(storage, study), clean)
+    attributes, name = records.study_attributes(storage, study), clean(study)
     read_best(storage, study)  # says so where there is none
     trials = records.read_trials(storage, study)
     confirmation = next(read_confirmations(storage, study), None)
-    parts = _of_search if definition.space else _of_list
+    if definition.space:
+        parts = _of_search(storage, study, trials, definition)
+    else:
+        parts = _of_list(storage, study, trials, definition, clean)
     sections = [
         _best(trials, definition, confirmation),
-        *parts(storage, study, trials, definition),
-        _time(trials),
+        *parts,
+        _time(trials, clean),
         _environment(trials, definition, attributes),
     ]
     if confirms := read_confirms(attributes):
+        confirms = confirms.model_copy(update={"study": clean(confirms.study)})
         headline = _headline_of_confirmation(trials, confirms)
     else:
-        headline = _headline(study, trials, definition, confirmation)
-    return Report(study, definition.title, headline, sections)
+        headline = _headline(name, trials, definition, confirmation)
+    return Report(name, definition.title, headline, sections)
+
+
+def _cleaned(definition: StudyDefinition, clean: Callable[[str], str]) -> StudyDefinition:
+    """Returns a study with its texts cleaned: the title and the labels; its configurations stay as they are."""
+    listed = tuple(entry.model_copy(update={"label": clean(entry.label)}) for entry in definition.trial)
+    return definition.model_copy(update={"title": clean(definition.title), "trial": listed})
 
 
 def _headline(
@@ -137,7 +152,7 @@ def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmati
     rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
     for trial in _ranked(trials)[:BEST]:
         confirmed = fresh.get(trial.number)
-        again = f"{confirmed.mean.estimate:.2f} ± {confirmed.std:.2f}" if confirmed else ""
+        again = spread(confirmed.mean.estimate, confirmed.std, unit="") if confirmed else ""
         interval = _interval(trial.attributes["errors"])
         row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
         rows.append([*row, _name(trial, definition)])
@@ -172,7 +187,11 @@ def _of_search(
 
 
 def _of_list(
-    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+    storage: RDBStorage,
+    study: str,
+    trials: Sequence[StoredTrial],
+    definition: StudyDefinition,
+    clean: Callable[[str], str],
 ) -> Iterator[Section]:
     entries = measured_entries(trials, definition)
     labels, measured = [entry.label for entry, _ in entries], [trial for _, trial in entries]
@@ -182,7 +201,7 @@ def _of_list(
     yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
     yield from _published(entries)
     lists = related_lists(storage, study)
-    yield from _effects(read_effects(storage, lists), lists)
+    yield from _effects(read_effects(storage, lists), list(map(clean, lists)))
 
 
 def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Section]:
@@ -232,7 +251,7 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     yield Section("pruning", "Pruning", text)
 
 
-def _time(trials: Sequence[StoredTrial]) -> Section:
+def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section:
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
@@ -241,11 +260,11 @@ def _time(trials: Sequence[StoredTrial]) -> Section:
     by_worker: dict[tuple[str, str], list[float]] = {}
     for trial in finished:
         worker = trial.attributes.get("worker") or {}
-        key = (str(worker.get("host", "unknown")), str(trial.attributes.get("device", "")))
+        key = (clean(str(worker.get("host", "unknown"))), str(trial.attributes.get("device", "")))
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
-        rows.append([host, device, str(len(spent)), _lasted(sum(spent))])
-    text = [f"{_lasted(seconds)} of training, {_lasted(wall.total_seconds())} from the first start to the last end."]
+        rows.append([host, device, str(len(spent)), lasted(sum(spent))])
+    text = [f"{lasted(seconds)} of training, {lasted(wall.total_seconds())} from the first start to the last end."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
     return Section("time", "Time and machines", text, rows)
@@ -257,7 +276,7 @@ def _published(entries: Sequence[tuple[ListedTrial, StoredTrial]]) -> Iterator[S
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
-        row = [entry.label, f"{published.mean:.2f} ± {published.std:.2f}", _error(trial, unit="")]
+        row = [entry.label, spread(published.mean, published.std, unit=""), _error(trial, unit="")]
         by = difference_of_means(
             trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
         ).within(-100, 100)
@@ -326,10 +345,3 @@ def _interval(errors: Sequence[float]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _lasted(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 2:
-        return f"{minutes * 60:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

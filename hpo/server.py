@@ -2,7 +2,8 @@
 
 By itself it takes 1 GiB from anybody into a temporary file before the application is asked, and a hundred connections
 that send a byte now and then keep everybody else out. Here a connection is a stranger's until a request on it has shown
-the token in its headers, and a stranger gets little memory, no file, and not much time.
+the token in its headers, and again from where the next one begins, for a proxy sends those of several people on one
+connection. A stranger gets little memory, no file, and not much time.
 """
 
 from __future__ import annotations
@@ -67,7 +68,12 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         super().__init__(server, *arguments, **named)
         strangers = [each for each in server.active_channels.values() if each.is_stranger and not each.is_surplus]
         if len(strangers) > MAX_STRANGERS:
-            strangers[0].is_surplus = True
+            min(strangers, key=lambda each: each.began).is_surplus = True
+
+    def begin_request(self) -> None:
+        """Takes whoever begins a request for a stranger; one who was it already wins no time by that."""
+        if not self.is_stranger:
+            self.is_stranger, self.began = True, time.monotonic()
 
     def readable(self) -> bool:
         """Is asked in each turn of the server's loop, once a second at least."""
@@ -91,6 +97,7 @@ class _Request(HTTPRequestParser):  # type: ignore[misc]
     def __init__(self, connection: _Connection, limits: Adjustments) -> None:
         super().__init__(limits)
         self._connection = connection
+        connection.begin_request()
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parses the headers, and knows from them whose request it is, before its body is taken."""

@@ -165,10 +165,11 @@ def _parameter(given: Any) -> Any:
     return Choices(choices=tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
-Parameter = Annotated[Choices | Range, BeforeValidator(_parameter)]
+Parameter = Choices | Range
+GivenParameter = Annotated[Parameter, BeforeValidator(_parameter)]
 
 
-def check_space(space: Mapping[str, Choices | Range]) -> None:
+def check_space(space: Mapping[str, Parameter]) -> None:
     """Holds every parameter of a space against the rules of a configuration.
 
     Raises:
@@ -194,7 +195,7 @@ def check_space(space: Mapping[str, Choices | Range]) -> None:
         raise ValueError(f"space lacks {', '.join(missing)}; a fixed value will do, as in {missing[0]} = …")
 
 
-def _check_condition(name: str, parameter: Choices | Range, space: Mapping[str, Choices | Range]) -> None:
+def _check_condition(name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> None:
     if parameter.when and Configuration.model_fields[name].is_required():
         raise ValueError(f"space.{name} is needed in every trial, so it can have no 'when'")
     for key, value in parameter.when.items():

@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from .limits import FEWEST_ROUNDS
 
 CONFIDENCE = 0.95
+LEVEL = 0.05  # of a p value, below which two are told apart
 
 # SciPy is imported where it is used: it takes half a second, and commands that only read need none of it.
 

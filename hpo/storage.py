@@ -1,7 +1,7 @@
 """Opens a storage of studies, SQLite or PostgreSQL, with the settings that workers need.
 
-Beside `frozen.py`, `frugal.py`, `outages.py` and `records.py` the one file that touches a private name of Optuna, the
-id of a trial; `optuna>=5.0,<5.1` is pinned for them, and a test names what they rely on.
+Beside `claims.py`, `frozen.py`, `frugal.py`, `outages.py` and `records.py` the one file that touches a private name of
+Optuna, the id of a trial; `optuna>=5.0,<5.1` is pinned for them, and a test names what they rely on.
 """
 
 from __future__ import annotations

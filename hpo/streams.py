@@ -64,7 +64,7 @@ def prepare() -> None:
 
 
 def lost(seconds: float = 0.0) -> bool:
-    """Says whether what is written to standard output arrives nowhere; waits so long for its reader to leave."""
+    """Says whether what is written to standard output arrives nowhere; waits up to `seconds` for a reader to leave."""
     output = _outputs.get(1)
     return (output is not None and output.failure is not None) or _reader_left(seconds)
 

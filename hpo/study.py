@@ -25,6 +25,7 @@ from .space import (
     RANGE_TEST,
     Choices,
     Configuration,
+    GivenParameter,
     ListedConfiguration,
     Parameter,
     Range,
@@ -146,7 +147,7 @@ class StudyDefinition(Table):
     protocol: Protocol
     sampler: Sampler = TpeSampler(name="tpe")
     pruner: Pruner = NoPruner(name="none")
-    space: dict[str, Parameter] = {}
+    space: dict[str, GivenParameter] = {}
     trial: Annotated[tuple[ListedTrial, ...], Field(strict=False)] = ()
     run: Run = Run()
 
@@ -173,12 +174,12 @@ class StudyDefinition(Table):
         return self
 
     @property
-    def search_space(self) -> dict[str, Choices | Range]:
+    def search_space(self) -> dict[str, Parameter]:
         """The space; for a list of trials, the smallest one that holds them all."""
         if self.space:
             return dict(self.space)
         configurations = [entry.params.model_dump(exclude_none=True) for entry in self.trial]
-        space: dict[str, Choices | Range] = {}
+        space: dict[str, Parameter] = {}
         for name in Configuration.model_fields:
             when: dict[str, Value] = {"activation": "elu"} if name == "elu_alpha" else {}
             listed = {c.get(name) for c in configurations if all(c[key] == value for key, value in when.items())}

@@ -69,7 +69,7 @@ def _best(status: Status) -> str:
 def foreign_notes(statuses: Sequence[Status]) -> list[str]:
     """Returns a line for each study that another program has added trials to."""
     return [
-        f"study {status.study}: {status.foreign} of its trials were added by other programs and do not count"
+        f"study {status.study}: {count(status.foreign, 'trial')} of other programs in it, not counted"
         for status in statuses
         if status.foreign
     ]

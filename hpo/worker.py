@@ -62,7 +62,6 @@ MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
 EPOCH_SECONDS = 0.5
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)

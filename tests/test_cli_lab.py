@@ -115,7 +115,7 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     done = hpo("optimize", "--study", "rates.toml", "--workers", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "study rates: 2 of 2 configurations are measured (mean and deviation of 2 rounds, digits" in said
+    assert "study rates: 2 of 2 configurations measured (mean and deviation of 2 rounds, digits" in said
     assert said.index(" SGD ") < said.index(" SGD at 0.1 ")  # its entries, in its order
     best = " ".join(hpo("best", "--study", "rates", folder=tmp_path).stdout.split())
     assert best.startswith(("study rates: SGD (trial 0) has", "study rates: SGD at 0.1 (trial 1) has"))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -27,7 +28,15 @@ FRESH = (
 )  # the third is worse in every round, the second is not
 
 
-def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **attributes: Any) -> None:
+def add(
+    opened: RDBStorage,
+    study: str,
+    rate: float,
+    errors: Sequence[float],
+    *,
+    more: Mapping[str, float] = MappingProxyType({}),
+    **attributes: Any,
+) -> None:
     """Puts a finished trial into a study, in a slot of its own unless that is given."""
     fixed: dict[str, Any] = {
         "architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu", "optimizer": "sgd",
@@ -36,10 +45,10 @@ def add(opened: RDBStorage, study: str, rate: float, errors: Sequence[float], **
         create_trial(
             state=TrialState.COMPLETE,
             value=fmean(errors),
-            params={**fixed, "learning_rate": rate},
+            params={**fixed, **more, "learning_rate": rate},
             distributions={
                 **{name: CategoricalDistribution([value]) for name, value in fixed.items()},
-                "learning_rate": FloatDistribution(0.0, 1.0),
+                **{name: FloatDistribution(0.0, 1.0) for name in (*more, "learning_rate")},
             },
             user_attrs={
                 **claim(sum(records.count_trials(opened, study).values())),
@@ -85,6 +94,14 @@ def test_the_best_are_measured_on_rounds_that_the_search_never_used(searched: RD
     assert (definition.protocol.seed, definition.protocol.epochs, definition.protocol.evaluate_at) == (0, 2, ())
     assert (confirms["trials"], confirms["searched"]) == ([1, 3, 0], [2.0, 3.0, 4.0])
     assert len(define_confirmation(searched, "small", top=9, rounds=30)[1].trial) == 3  # there are no more
+
+
+def test_configurations_that_differ_in_nothing_that_matters_are_confirmed_once(created: RDBStorage) -> None:
+    for alpha, mean in ((0.2, 2.0), (0.7, 2.0), (0.7, 3.0)):
+        rate = 0.1 if mean < 3 else 0.2
+        add(created, "small", rate, [mean - 0.5, mean, mean + 0.5], more={"elu_alpha": alpha})  # of relu: no effect
+    _, _, confirms = define_confirmation(created, "small", top=3, rounds=5)
+    assert confirms["trials"] == [0, 2]
 
 
 def test_fresh_rounds_tell_the_optimism_and_who_can_be_told_apart(searched: RDBStorage) -> None:

@@ -81,6 +81,15 @@ def test_lines_that_are_said_are_one_line_each(capsys: pytest.CaptureFixture[str
     assert is_printable(said.err.rstrip("\n"))
 
 
+def test_a_secret_that_is_not_printable_is_not_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "zero\u200bwidth")
+    monkeypatch.setattr(sys, "stderr", EscapingStream(sys.stderr, hides_secrets=True))
+    say("it failed: zero\u200bwidth", err=True)
+    assert capsys.readouterr().err == "it failed: ***\n"
+
+
 def test_prints_warnings_and_tracebacks_of_anybody_are_escaped() -> None:
     script = (
         "import logging, sys, warnings; from hpo.output import guard_streams\n"

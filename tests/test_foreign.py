@@ -145,7 +145,7 @@ def test_trials_that_another_program_adds_do_not_count_and_are_not_ranked(create
         more["drift"] = ["--only-show"]
         done = hpo(created, command, "--study", "small", *more.get(command, []))
         assert done.exit_code == 0, (command, done.stderr)
-    assert "small: 5 of its trials were added by other programs and do not count" in hpo(created, "status").stdout
+    assert "small: 5 trials of other programs in it, not counted" in hpo(created, "status").stdout
 
 
 def test_foreign_trials_take_no_entry_of_a_list(

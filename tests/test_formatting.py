@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
-from hpo.formatting import count, duration, interval, p_value, progress, time_left
+from hpo.formatting import clock, count, duration, interval, lasted, p_value, progress, roughly, time_left
 
 
 def test_one_of_a_thing_has_no_plural() -> None:
     assert [count(n, "round") for n in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
-    assert count(3, "batch", "batches") == "3 batches"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,28 @@ def test_one_of_a_thing_has_no_plural() -> None:
 )
 def test_any_number_of_seconds_is_a_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_duration_where_there_is_little_room_has_no_hours_that_are_none() -> None:
+    assert [clock(s) for s in (0.9, 61, 3600, 100_000)] == ["0:00", "1:01", "1:00:00", "27:46:40"]
+
+
+def test_a_forecast_has_no_more_digits_than_it_deserves() -> None:
+    seconds = (0, 3, 12, 54, 55, 100, 500, 3010, 5000, 5500, 7000, 86400, 400_000)
+    assert [roughly(s).removeprefix("about ") for s in seconds] == [
+        "10 s", "10 s", "10 s", "50 s", "1 min", "2 min", "8 min", "50 min", "85 min", "1.5 h", "2 h", "24 h", "5 days",
+    ]  # fmt: skip
+
+
+def test_what_was_measured_is_said_in_a_fitting_unit() -> None:
+    assert [lasted(s) for s in (0, 53.4, 180, 5000, 9000)] == ["0 s", "53 s", "3 min", "83 min", "2.5 h"]
+
+
+@pytest.mark.parametrize("written", [duration, clock, lasted, roughly])
+def test_a_duration_can_be_written_of_any_number(written: Callable[[float], str]) -> None:
+    numbers = (math.inf, 1e308, 10**400, math.nan, 4e18)
+    assert [written(number) for number in numbers] == [*["over 1000 years"] * 3, "unknown", "over 1000 years"]
+    assert written(-math.inf) == written(-1) == written(0)
 
 
 @pytest.mark.parametrize(

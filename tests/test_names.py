@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import RequestError
-from hpo.names import LONGEST, LONGEST_DERIVED, LONGEST_FILE, check_name, derived_name, safe_file_name
+from hpo.names import LONGEST, LONGEST_DERIVED, LONGEST_FILE, check_name, derived_name, free_name, safe_file_name
 
 BAD = [
     *("", " ", " a", "a ", "a/b", "../../evil", "/abs", ".", "..", "-x", "--study", "two\nlines", "a\tb", "a\x1b[2J"),
@@ -66,3 +66,10 @@ def test_files_of_different_studies_differ() -> None:
 @pytest.mark.parametrize("name", ["cnn", "report_a_table_1", "tiny-confirm", "tiny-confirm-2", "größe", "a.b"])
 def test_a_plain_name_is_the_files_too(name: str) -> None:
     assert safe_file_name(name) == name
+
+
+def test_a_name_is_numbered_until_it_is_free_or_ours() -> None:
+    known = ["a", "a-x", "a-x-2"]
+    assert free_name("a", "-x", [], lambda name: False) == "a-x"
+    assert free_name("a", "-x", known, lambda name: False) == "a-x-3"
+    assert free_name("a", "-x", known, lambda name: name == "a-x-2") == "a-x-2"

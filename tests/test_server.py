@@ -154,6 +154,24 @@ def test_a_stranger_who_is_slow_is_closed_and_a_slow_upload_is_not(monkeypatch: 
         assert upload.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_kept_connection_stays_while_it_is_idle_and_gives_each_request_no_more_time_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "STRANGER_SECONDS", 1)
+    with serving() as port, closing(http.client.HTTPConnection("127.0.0.1", port, timeout=15)) as kept:
+        for pause in (0, 1.5, 0):
+            time.sleep(pause)
+            kept.request("GET", "/x", headers=BEARER)
+            assert kept.getresponse().read() == b"0"
+        half = kept.sock
+        half.sendall(b"GET /x HTTP/1.1\r\nX: ")
+        began = time.monotonic()
+        half.settimeout(0.1)
+        while takes_more(half):
+            assert time.monotonic() - began < 20
+        assert time.monotonic() - began >= 1
+
+
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
 def test_many_half_requests_keep_no_reader_out(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     find, limit = socket.getaddrinfo, server.LIMITS["connection_limit"]

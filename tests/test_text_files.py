@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.address import find_url
+from hpo.address import find_url, without_secrets
 from hpo.dashboard import choose_token
 from hpo.errors import RequestError, StudyError
 from hpo.study import read_study
@@ -55,6 +55,7 @@ def test_a_url_and_a_token_are_read_as_editors_save_them(
     (tmp_path / "token").write_bytes(f"{'x' * 20}{end}".encode(encoding))
     monkeypatch.setenv("HPO_DASHBOARD_TOKEN_FILE", str(tmp_path / "token"))
     assert choose_token("127.0.0.1") == "x" * 20
+    assert "xxx" not in without_secrets(f"the token is {'x' * 20}")
 
 
 def test_a_secret_in_another_encoding_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +68,9 @@ def test_a_secret_in_another_encoding_is_not_said(tmp_path: Path, monkeypatch: p
         with pytest.raises(RequestError, match="secret: it is not UTF-8 but looks like") as raised:
             choose_token("127.0.0.1")
         assert "geheim" not in str(raised.value)
+    (tmp_path / "secret").write_text("\n")
+    with pytest.raises(RequestError, match="secret is empty; it is to hold the dashboard's token"):
+        choose_token("127.0.0.1")
 
 
 def test_bytes_that_are_no_text_are_told_from_text() -> None:
