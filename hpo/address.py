@@ -48,13 +48,15 @@ def find_url(url: str | None = None, file: str | Path | None = None, environ: Ma
     A file keeps a URL with a password out of command lines and process lists.
 
     Raises:
-        RequestError: where both are given, or the file cannot be read or is empty.
+        RequestError: where both are given, one is empty, or the file cannot be read.
     """
+    if "" in (url, file):  # as where a shell's variable is not set
+        raise RequestError(f"the storage's URL, or its file's name, is empty; without any it is {DEFAULT}")
     if url is None and file is None:
         url, file = environ.get(URL) or None, environ.get(FILE) or None
     if url is not None and file is not None:
         raise RequestError(f"a storage is named by --storage or by --storage-file ({URL} or {FILE}), not by both")
-    return (url or DEFAULT) if file is None else read_secret(file, "the storage's URL")
+    return (DEFAULT if url is None else url) if file is None else read_secret(file, "the storage's URL")
 
 
 def read_secret(file: str | Path, what: str) -> str:

@@ -28,6 +28,8 @@ def test_what_names_no_url_or_two_is_refused(tmp_path: Path) -> None:
         ("not by both", None, None, both),
         ("cannot be read", None, tmp_path / "none", {}),
         ("is empty", None, empty, {}),
+        ("is empty", "", None, {}),
+        ("is empty", None, "", {}),
     ):
         with pytest.raises(RequestError, match=complaint):
             find_url(url, file, environ)
