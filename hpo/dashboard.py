@@ -14,12 +14,13 @@ import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_plotly_graph_object, wsgi
 
-from .address import read_secret, remember
+from .address import read_secret, remember, show_url
 from .artifacts import DatabaseArtifacts
 from .errors import RequestError
 from .figures import with_texts_escaped
 from .guard import Application, Environ, Guard, Headers, Policy, StartResponse
-from .records import count_trials_of
+from .output import say
+from .records import count_trials_of, read_fault
 from .server import make_server
 
 # A trial's attributes: the page has each on one line, however long, and grows with it.
@@ -55,7 +56,7 @@ def serve_dashboard(
     )
     try:
         dashboard = styled(wsgi(storage, artifact_store=DatabaseArtifacts(storage)))
-        guarded = Guard(dashboard, policy, partial(count_trials_of, storage))
+        guarded = Guard(dashboard, policy, partial(count_trials_of, storage), partial(_tell_of_fault, storage, []))
         server = make_server(guarded, guarded.knows, host=host, port=port, uploads=writable)
     except OSError as error:
         raise RequestError(f"{host} port {port} cannot be had ({error.strerror}); --port names another") from error
@@ -63,6 +64,15 @@ def serve_dashboard(
     link = f"{address}?token={policy.token}" if not chosen else f"{address}?token=${TOKEN}"
     print(f"dashboard ({'writable' if writable else 'for reading'}; Ctrl-C ends it): {link}", flush=True)
     server.run()
+
+
+def _tell_of_fault(storage: RDBStorage, told: list[str | None]) -> str | None:
+    """Returns why the storage cannot be read, if it cannot, and prints it when that is new."""
+    fault = read_fault(storage)
+    if fault != (told[-1] if told else None):
+        told[:] = [fault]
+        say(fault or f"storage {show_url(storage.url)} can be read again", err=True)
+    return fault
 
 
 def styled(application: Application) -> Application:

@@ -24,6 +24,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 Headers = list[tuple[str, str]]
 
 READING = ("GET", "HEAD")
+FILES = ("", "dashboard", "static", "favicon.ico")  # what is served without a look at the storage
 PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 HEADERS: Mapping[str, str] = {
@@ -77,10 +78,18 @@ class Guard:
 
     Args:
         count_trials: tells the number of trials of a study by its id; 0 for one that is not there.
+        read_fault: says why nothing can be read at this moment, if it cannot.
     """
 
-    def __init__(self, application: Application, policy: Policy, count_trials: Callable[[int], int]) -> None:
-        self._application, self._policy, self._count_trials = application, policy, count_trials
+    def __init__(
+        self,
+        application: Application,
+        policy: Policy,
+        count_trials: Callable[[int], int],
+        read_fault: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._application, self._policy = application, policy
+        self._count_trials, self._read_fault = count_trials, read_fault
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answers a request, or passes it on."""
@@ -92,6 +101,8 @@ class Guard:
             return _answer(environ, start_response, *refusal)
         if not self.knows(environ):
             return self._greet(environ, start_response)
+        if segments[0] not in FILES and (fault := self._read_fault()):
+            return _answer(environ, start_response, HTTPStatus.SERVICE_UNAVAILABLE, fault)
         refusal = self._refuse_deed(environ["REQUEST_METHOD"], segments)
         if refusal:
             return _answer(environ, start_response, *refusal)

@@ -22,12 +22,12 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from .claims import FINISHED, Claim, id_of, in_utc
-from .errors import UnknownName
+from .errors import HpoError, UnknownName
 from .frozen import parse_distribution, read_attributes
 from .kept import believed, is_whole
 from .outages import persistent
 from .presence import is_claim
-from .storage import reading, show_url
+from .storage import explain_failure, reading, show_url
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class StoredTrial:
     params: dict[str, Any]
     attributes: dict[str, Any]
     is_ours: bool = True
+
+
+def read_fault(storage: RDBStorage) -> str | None:
+    """Says why a storage cannot be read at this moment, if it cannot; waits for nobody."""
+    try:
+        with reading(storage) as connection:
+            connection.execute(sa.select(models.StudyModel.study_id).limit(1)).all()
+    except (sa.exc.SQLAlchemyError, HpoError) as error:
+        return f"storage {show_url(storage.url)} cannot be read: {explain_failure(error)}"
+    return None
 
 
 @persistent

@@ -60,6 +60,18 @@ def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 GUARD = Guard(echo, POLICY, lambda study: {1: 3, 2: 4}[study])
 
 
+def test_what_needs_the_storage_is_not_asked_while_it_cannot_be_read() -> None:
+    faults = ["storage x cannot be read: it is gone", None]
+    guard = Guard(echo, POLICY, lambda _: 0, lambda: faults[0])
+    for path in ("/api/studies", "/csv/1", "/artifacts/1/2", "/api/studies/1/plot/contour"):
+        answer = ask(guard, path, **known())
+        assert (answer.status, answer.body) == (503, b"storage x cannot be read: it is gone\n"), answer
+    assert ask(guard, "/api/studies").status == 401
+    assert ask(guard, "/dashboard/", **known()).status == 200
+    faults.pop(0)
+    assert ask(guard, "/api/studies", **known()).status == 200
+
+
 def test_a_stranger_is_told_of_the_link_and_nothing_else() -> None:
     wrong = ("hpo_8080=wrong", "=;;hpo_8080", f"hpo_8080={SECRET}", COOKIE[:-1], f"hpo_9090={POLICY.cookie_value}")
     for headers in ({}, {"authorization": "Bearer wrong"}, *({"cookie": cookie} for cookie in wrong)):
