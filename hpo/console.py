@@ -5,8 +5,9 @@ A string is one line: what a terminal acts on is shown as in `\\x1b`, an end of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import rich.console
 from rich.segment import Segment
@@ -20,7 +21,20 @@ class Console(rich.console.Console):
     """rich's console, without its markup, highlighting and emoji."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **settings})
+        sized = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES") or value != "0"}
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, "_environ": sized, **settings})
+
+    @property
+    def file(self) -> IO[str]:
+        """The terminal itself, behind all streams that are put before it: while something is redrawn, also rich's."""
+        file = super().file
+        while (behind := getattr(file, "rich_proxied_file", None)) is not None:
+            file = behind
+        return file
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Prints; while something is redrawn, also what others print, which rich hands on as a `Text`."""
