@@ -48,7 +48,7 @@ def find_url(url: str | None = None, file: str | Path | None = None, environ: Ma
     A file keeps a URL with a password out of command lines and process lists.
 
     Raises:
-        RequestError: where both are given, one is empty, or the file cannot be read.
+        RequestError: where both are given, one is empty, the file cannot be read, or a URL is not one printable line.
     """
     if "" in (url, file):  # as where a shell's variable is not set
         raise RequestError(f"the storage's URL, or its file's name, is empty; without any it is {DEFAULT}")
@@ -56,7 +56,10 @@ def find_url(url: str | None = None, file: str | Path | None = None, environ: Ma
         url, file = environ.get(URL) or None, environ.get(FILE) or None
     if url is not None and file is not None:
         raise RequestError(f"a storage is named by --storage or by --storage-file ({URL} or {FILE}), not by both")
-    return (DEFAULT if url is None else url) if file is None else read_secret(file, "the storage's URL")
+    found = (DEFAULT if url is None else url) if file is None else read_secret(file, "the storage's URL")
+    if not found.isprintable():  # the rest may be another secret, and is not said
+        raise RequestError("the storage's URL must be one line of printable characters")
+    return found
 
 
 def read_secret(file: str | Path, what: str) -> str:

@@ -13,6 +13,7 @@ import click
 from . import limits
 from .cli_options import (
     ROUNDS,
+    Folder,
     begin_work,
     data_option,
     dataset_option,
@@ -61,7 +62,7 @@ FINAL = {  # report A's final network
 )  # fmt: skip
 @click.option("--rounds", type=ROUNDS, metavar="N", help="How many networks.  [default: the study's, else 10]")
 @click.option(
-    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "-o", "folder", type=Folder(), metavar="DIR",
     help="Write HTML, JSON and, where there is a Chromium, PNG here.",
 )  # fmt: skip
 @storage_option
@@ -220,7 +221,7 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--rounds", type=ROUNDS, metavar="N", help="A quick look with this many rounds, marked as such.")
 @click.option(
-    "-o", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("reproduction"), show_default=True,
+    "-o", "folder", type=Folder(), default=Path("reproduction"), show_default=True,
     metavar="DIR", help="Write the document and its figures here.",
 )  # fmt: skip
 @workers_option

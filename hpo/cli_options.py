@@ -18,6 +18,21 @@ from .signals import stop_on_signals
 
 ROUNDS = click.IntRange(1, limits.ROUNDS)
 TRIAL = click.IntRange(0, limits.TRIAL_NUMBER)
+
+
+class Folder(click.Path):
+    """A folder's path; what is empty names none, where pathlib would take the working folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path."""
+        if value == "":
+            self.fail("it must name a folder, but is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

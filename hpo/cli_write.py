@@ -9,6 +9,7 @@ import click
 from .cli_options import (
     ROUNDS,
     TRIAL,
+    Folder,
     begin_work,
     data_option,
     device_option,
@@ -26,7 +27,7 @@ from .signals import checked, stop_on_signals
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "-o", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "-o", "folder", required=True, type=Folder(), metavar="DIR",
     help="Write NAME.html and NAME.md here.",
 )  # fmt: skip
 @storage_option

@@ -236,7 +236,16 @@ def write_png(figure: go.Figure, file: Path) -> str:
 
 
 def write_pngs(figures: Mapping[Path, go.Figure]) -> str:
-    """Writes pictures by one Chromium, which takes seconds to start; returns why it could not, or nothing."""
+    """Writes pictures; returns why they could not be drawn, or nothing."""
+    drawn, missing = draw_pngs(figures)
+    for file, picture in drawn.items():
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, picture)
+    return missing
+
+
+def draw_pngs(figures: Mapping[Path, go.Figure]) -> tuple[dict[Path, bytes], str]:
+    """Draws pictures by one Chromium, which takes seconds to start; returns them, and why there are none, if so."""
     from choreographer.errors import BrowserDepsError, BrowserFailedError, ChromeNotFoundError
 
     with tempfile.TemporaryDirectory() as folder:
@@ -249,11 +258,9 @@ def write_pngs(figures: Mapping[Path, go.Figure]) -> str:
             if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
                 raise
             missing = isinstance(error, RuntimeError)
-            return "a .png takes a Chromium, " + ("which is not here" if missing else "and the one here does not start")
-        for file, picture in drawn.items():
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, picture.read_bytes())
-    return ""
+            reason = "which is not here" if missing else "and the one here does not start"
+            return {}, f"a .png takes a Chromium, {reason}"
+        return {file: picture.read_bytes() for file, picture in drawn.items()}, ""
 
 
 def with_texts_escaped(figure: go.Figure) -> go.Figure:

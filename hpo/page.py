@@ -7,14 +7,15 @@ on a phone and a desktop, in light and dark, and can be printed.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .escaping import escape_html, escape_markdown
-from .figures import with_texts_escaped, write_pngs
-from .files import write_whole
+from .figures import draw_pngs, with_texts_escaped
+from .files import check_writable, write_together
 from .markdown import markdown_line, markdown_table, split_code
 from .names import safe_file_name
 from .report import Report, Section
@@ -127,21 +128,27 @@ def as_markdown(report: Report, pictures: dict[str, str]) -> str:
 def write_report(report: Report, folder: Path) -> tuple[list[Path], str]:
     """Writes STUDY.html and STUDY.md into a folder, and the latter's pictures where there is a Chromium.
 
-    STUDY is the study's name as a file can have it.
+    STUDY is the study's name as a file can have it. All are written, or none.
 
     Returns:
         the files, and why there are no pictures, if there are none.
+
+    Raises:
+        OSError: that names the file that cannot be written.
     """
     name = safe_file_name(report.study)
     page, text = folder / f"{name}.html", folder / f"{name}.md"
-    write_whole(page, as_html(report))
     figures = {one.name: _on_paper(one.figure, one.title) for one in report.sections if one.figure is not None}
     pictures = {section: f"figures/{name}-{section}.png" for section in figures}
-    missing = write_pngs({folder / pictures[section]: figure for section, figure in figures.items()})
-    if missing:
-        pictures = {}
-    write_whole(text, as_markdown(report, pictures))
-    return [page, text, *(folder / picture for picture in pictures.values())], missing
+    beside = folder / "figures"
+    for file in (page, text, *(folder / picture for picture in pictures.values() if os.path.lexists(beside))):
+        check_writable(file)
+    drawn, missing = draw_pngs({folder / pictures[section]: figure for section, figure in figures.items()})
+    markdown = as_markdown(report, {} if missing else pictures)
+    if drawn:
+        beside.mkdir(exist_ok=True)
+    write_together({page: as_html(report), text: markdown, **drawn})
+    return [page, text, *drawn], missing
 
 
 def _section(section: Section) -> str:

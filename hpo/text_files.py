@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 from pathlib import Path
 
 MARKS = (  # longer ones first: UTF-32's begins with UTF-16's
@@ -11,6 +12,9 @@ MARKS = (  # longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+
+
+MOST_BYTES = 10**6
 
 
 class NotUtf8(ValueError):
@@ -24,7 +28,10 @@ def read_text(file: Path) -> str:
         OSError: where it cannot be read.
         NotUtf8: where it is not UTF-8.
     """
-    data = file.read_bytes()
+    with file.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES // 10**6} MB", str(file))
     found = next((name for mark, name in MARKS if data.startswith(mark)), "UTF-16" if b"\0" in data else "")
     if not found:
         try:

@@ -29,6 +29,7 @@ def test_what_names_no_url_or_two_is_refused(tmp_path: Path) -> None:
         ("cannot be read", None, tmp_path / "none", {}),
         ("is empty", None, empty, {}),
         ("is empty", "", None, {}),
+        ("one line of printable", "sqlite:///a\nb", None, {}),
         ("is empty", None, "", {}),
     ):
         with pytest.raises(RequestError, match=complaint):

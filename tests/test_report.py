@@ -145,25 +145,31 @@ def test_names_cannot_break_out_of_the_page() -> None:
 def test_the_report_is_written_with_pictures_or_says_why_not(
     searched: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "a .png takes a Chromium")
+    monkeypatch.setattr("hpo.page.draw_pngs", lambda figures: ({}, "a .png takes a Chromium"))
     files, missing = write_report(read_report(searched, "small"), tmp_path)
     assert [file.name for file in files] == ["small.html", "small.md"]
     assert "Chromium" in missing
     assert "![" not in files[1].read_text()
     assert not (tmp_path / "figures").exists()
 
-    def write(figures: dict[Path, object]) -> str:
-        for file in figures:
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(b"x")
-        return ""
-
-    monkeypatch.setattr("hpo.page.write_pngs", write)
+    monkeypatch.setattr("hpo.page.draw_pngs", lambda figures: (dict.fromkeys(figures, b"x"), ""))
     files, missing = write_report(read_report(searched, "small"), tmp_path)
     assert missing == ""
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", files[1].read_text()):
         assert (tmp_path / picture).exists()
     assert len(files) == 2 + len([s for s in read_report(searched, "small").sections if s.figure is not None])
+
+
+@pytest.mark.parametrize("taken", ["small.md", "figures/small-history.png"])
+def test_a_report_of_which_a_file_cannot_be_written_is_not_written(
+    searched: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    monkeypatch.setattr("hpo.page.draw_pngs", lambda figures: pytest.fail("it was drawn first"))
+    (tmp_path / taken).mkdir(parents=True)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=taken):
+        write_report(read_report(searched, "small"), tmp_path)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_an_optimizer_whose_trials_were_all_pruned_is_in_the_legend() -> None:

@@ -8,7 +8,7 @@ from hpo.address import find_url, without_secrets
 from hpo.dashboard import choose_token
 from hpo.errors import RequestError, StudyError
 from hpo.study import read_study
-from hpo.text_files import is_utf8
+from hpo.text_files import is_utf8, read_text
 
 from .program import hpo
 from .test_cli import TINY, assert_one_line
@@ -71,6 +71,11 @@ def test_a_secret_in_another_encoding_is_not_said(tmp_path: Path, monkeypatch: p
     (tmp_path / "secret").write_text("\n")
     with pytest.raises(RequestError, match="secret is empty; it is to hold the dashboard's token"):
         choose_token("127.0.0.1")
+
+
+def test_what_has_no_end_is_no_text_file() -> None:
+    with pytest.raises(OSError, match="it has more than 1 MB"):
+        read_text(Path("/dev/zero"))
 
 
 def test_bytes_that_are_no_text_are_told_from_text() -> None:
