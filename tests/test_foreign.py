@@ -25,13 +25,13 @@ from hpo.study import StudyDefinition
 from hpo.worker import Assignment, Stop, run_worker
 
 from . import stubs
-from .conftest import create
+from .conftest import create, work
 
 
-def work(opened: RDBStorage, folder: Path, *, target: int | None, studies: tuple[str, ...] | None = ("small",)) -> None:
-    """Runs a worker in this process."""
-    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", data_folder=folder)
-    run_worker(told, stubs.quick, Stop(), lambda said: None)
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chromium, which draws those of a report, takes seconds to start."""
+    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
 
 
 def hpo(opened: RDBStorage, *arguments: str) -> Result:
