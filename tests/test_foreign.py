@@ -26,11 +26,13 @@ from hpo.worker import Assignment, Stop, run_worker
 
 from . import stubs
 from .conftest import create, work
+from .program import Alone
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chromium, which draws those of a report, takes seconds to start."""
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes, and the Chromium that draws a report's pictures, take seconds to start."""
+    monkeypatch.setattr("hpo.optimize.Crew", Alone)
     monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
 
 
