@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from hpo import optimize, storage
 from hpo.data import Pairs, draw_rounds
 from hpo.presence import Worker
 from hpo.study import StudyDefinition, define_study
+from hpo.worker import Assignment, MakeObjective, Stop, run_worker
 
+from . import stubs
 from .postgres import TemporaryPostgres
 
 SMALL_STUDY: dict[str, Any] = {
@@ -139,6 +142,27 @@ def create(
 ) -> RDBStorage:
     """Creates a study, and returns the storage."""
     return optimize.begin(opened.url, optimize.Plan(name, definition, target), data_folder)
+
+
+def work(
+    opened: RDBStorage,
+    folder: Path,
+    *,
+    target: int | None,
+    studies: tuple[str, ...] | None = ("small",),
+    make: MakeObjective = stubs.quick,
+) -> None:
+    """Brings studies to their trials, in this process; without training unless told how."""
+    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", data_folder=folder)
+    run_worker(told, make, Stop(), lambda said: None)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0, pause_seconds: float = 0.02) -> None:
+    """Waits until a condition holds, and looks at it every so often."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain"
+        time.sleep(pause_seconds)
 
 
 def claim(slot: int, host: str = "here") -> dict[str, Any]:

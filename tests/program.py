@@ -2,34 +2,76 @@
 
 That process is forked from one which has imported the program already: importing takes two seconds, and the tests run
 it hundreds of times. Where an environment variable is one that Python reads as it starts, Python is started anew.
+
+A worker process takes three seconds to start, and so does the Chromium that draws pictures. Tests of what commands
+print and store do without, by `hpo_in_one_process`; with them run those of how processes begin, work together and end.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from hpo import crew, figures, optimize, page
+from hpo.worker import GaveUp, Stop, run_worker
 
 SECONDS = 120
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
-    ["hpo.cli", "hpo.cli_lab", "hpo.cli_read", "hpo.cli_work", "hpo.cli_write", "hpo.optimize", "hpo.report"]
+    [
+        *("hpo.cli", "hpo.cli_lab", "hpo.cli_read", "hpo.cli_work", "hpo.cli_write"),
+        *("hpo.confirmation", "hpo.export", "hpo.findings", "hpo.note", "hpo.objective", "hpo.optimize", "hpo.page"),
+        *("hpo.report", "hpo.sampling", "hpo.views", "tests.program"),
+        *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
+    ]
 )
+
+
+class Alone(crew.Crew):
+    """Stands in for a crew: its only worker is this process."""
+
+    def __enter__(self) -> crew.Crew:
+        self._presence.__enter__()
+        module, _, function = self._assignment.make_objective.partition(":")
+        told = replace(self._assignment, device=self._devices[0])
+        run_worker(told, getattr(importlib.import_module(module), function), Stop(), self._note)
+        return self
+
+    def _note(self, said: Any) -> None:
+        if isinstance(said, GaveUp):
+            self._hear(said)
 
 
 def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `hpo` in a folder, its storage there."""
     if any(name.startswith(STARTING) for name in environment):
-        return python_m_hpo(*arguments, folder=folder, **environment)
+        return python_m_hpo(*arguments, folder=folder, environment=environment)
+    return _forked(arguments, folder, environment)
+
+
+def hpo_in_one_process(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `hpo` in a folder, where its process itself does what its workers would do, and draws no pictures."""
+    return _forked(arguments, folder, environment, alone=True)
+
+
+def _forked(
+    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], *, alone: bool = False
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
         out, error = Path(place) / "out", Path(place) / "error"
         process = WARM.Process(
-            target=_run, args=(arguments, str(folder), clean_environment(**environment), str(out), str(error))
+            target=_run, args=(arguments, str(folder), clean_environment(**environment), str(out), str(error), alone)
         )
         process.start()
         process.join(SECONDS)
@@ -39,20 +81,78 @@ def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
         return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), error.read_text())
 
 
-def python_m_hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m hpo` anew."""
+def python_m_hpo(
+    *arguments: str,
+    folder: Path,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    **streams: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Runs `python -m hpo` anew; what it prints is captured, as text, unless `streams` say otherwise.
+
+    Args:
+        prefix: a command that runs it.
+        environment: what is changed in it.
+    """
     return subprocess.run(
-        [sys.executable, "-m", "hpo", *arguments],
+        [*prefix, sys.executable, "-m", "hpo", *arguments],
+        cwd=folder,
+        env=clean_environment(**(environment or {})),
+        check=False,
+        timeout=SECONDS,
+        **(streams or {"capture_output": True, "text": True}),
+    )
+
+
+def start_hpo(
+    *arguments: str,
+    folder: Path,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    **streams: Any,
+) -> subprocess.Popen[Any]:
+    """Starts `python -m hpo` anew and goes on; its text comes through pipes unless `streams` say otherwise."""
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "hpo", *arguments],
+        cwd=folder,
+        env=clean_environment(**(environment or {})),
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **streams},
+    )
+
+
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from hpo.cli import main
+for words in json.load(sys.stdin):
+    sys.argv = ["hpo", *words]
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    print("--- exit code", code, flush=True)
+"""
+
+
+def several(
+    commands: Sequence[Sequence[str]], folder: Path, prefix: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs commands one after the other in one process; after each it prints `--- exit code` and that."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-c", ONE_AFTER_THE_OTHER],
+        input=json.dumps(commands),
         cwd=folder,
         env=clean_environment(**environment),
         capture_output=True,
         text=True,
-        check=False,
-        timeout=SECONDS,
+        check=True,
+        timeout=5 * SECONDS,
     )
 
 
-def _run(arguments: tuple[str, ...], folder: str, environment: dict[str, str], out: str, error: str) -> None:
+def _run(
+    arguments: tuple[str, ...], folder: str, environment: dict[str, str], out: str, error: str, alone: bool
+) -> None:
     for path, descriptor, name in ((out, 1, "stdout"), (error, 2, "stderr")):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
@@ -62,6 +162,10 @@ def _run(arguments: tuple[str, ...], folder: str, environment: dict[str, str], o
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["hpo", *arguments]
+    if alone:
+        vars(optimize)["Crew"] = Alone
+        for module in (figures, page):
+            vars(module)["write_pngs"] = lambda figures: ""
     from hpo.entry import main
 
     main()

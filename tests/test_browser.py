@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from hpo.report import read_report
 from hpo.study import StudyDefinition, define_study
 
 from .conftest import LISTED_STUDY, create
-from .program import clean_environment, free_port
+from .program import free_port, start_hpo
 from .test_confirmation import add, confirm
 from .test_report import prune
 
@@ -159,8 +157,7 @@ def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, s
 def dashboard(searched: RDBStorage, tmp_path: Path) -> Iterator[str]:
     """The link that `hpo dashboard` prints."""
     port = str(free_port())
-    command = [sys.executable, "-m", "hpo", "dashboard", "--port", port]
-    with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) as server:
+    with start_hpo("dashboard", "--port", port, folder=tmp_path, stderr=None) as server:
         assert server.stdout is not None
         yield server.stdout.readline().split()[-1]
         server.terminate()

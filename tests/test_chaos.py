@@ -57,7 +57,7 @@ def test_a_study_rides_out_an_outage(play: scenarios.Play, tmp_path: Path, own_s
 def test_three_hosts_far_from_the_database_lose_nothing(tmp_path: Path) -> None:
     server = TemporaryPostgres(listen="*")
     try:
-        assert scenarios.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.25))
+        assert scenarios.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.4))
     finally:
         server.remove()
 

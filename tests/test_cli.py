@@ -10,8 +10,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from hpo import load_results, records, storage
 from hpo.cli import main
 from hpo.datasets import mnist_files
 
-from .program import clean_environment, free_port, hpo
+from .conftest import wait_for
+from .program import free_port, hpo, hpo_in_one_process, start_hpo
 
 TINY = """
 title = "A tiny search"
@@ -136,7 +136,7 @@ def test_repeating_the_command_does_nothing_and_a_larger_number_goes_on(worked: 
         assert again.returncode == 0, again.stderr
         assert read(tmp_path, "trials", "--study", "tiny") == before
     (tmp_path / "tiny.toml").unlink()  # joining needs no file
-    more = hpo("optimize", "--study", "tiny", "--trials", "4", "--workers", "1", folder=tmp_path)
+    more = hpo_in_one_process("optimize", "--study", "tiny", "--trials", "4", folder=tmp_path)
     assert more.returncode == 0, more.stderr
     assert read(tmp_path, "trials", "--study", "tiny")[:3] == before
     assert read(tmp_path, "status", "--study", "tiny")["total"] == 4
@@ -166,7 +166,7 @@ def test_a_space_that_is_measured_whole_ends_the_study(tmp_path: Path) -> None:
     rates = "learning_rate = { low = 1e-3, high = 1.0, log = true }"
     (tmp_path / "four.toml").write_text(TINY.replace(rates, "learning_rate = 0.1"))
     for _ in range(2):
-        done = hpo("optimize", "--study", "four.toml", "--trials", "200", "--workers", "1", folder=tmp_path)
+        done = hpo_in_one_process("optimize", "--study", "four.toml", "--trials", "200", folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "4/4 trials" in done.stderr
         assert "the space has 4 configurations; all are measured" in " ".join(done.stdout.split())
@@ -209,7 +209,9 @@ def test_an_edited_file_names_the_difference_and_the_way_out(worked: Path, tmp_p
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 3"))
     refused = hpo("optimize", "--study", "tiny.toml", "--trials", "5", folder=tmp_path)
     assert_one_line(refused, 2, "protocol.epochs is 3, but 2 there", "--name NEW starts a new study")
-    renamed = hpo("optimize", "--study", "tiny.toml", "--trials", "1", "--name", "other", folder=tmp_path)
+    renamed = hpo_in_one_process(
+        "optimize", "--study", "tiny.toml", "--trials", "1", "--name", "other", folder=tmp_path
+    )
     assert renamed.returncode == 0, renamed.stderr
     assert [status["study"] for status in read(tmp_path, "status")] == ["tiny", "other"]
 
@@ -288,13 +290,7 @@ def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_pat
 
 
 def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "worker", "--workers", "1"],
-        cwd=tmp_path,
-        env=clean_environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    waiting = start_hpo("worker", "--workers", "1", folder=tmp_path)
     assert waiting.stderr is not None
     assert waiting.stderr.readline() == "no studies yet; hpo optimize creates one\n"
     waiting.send_signal(signal.SIGINT)
@@ -304,14 +300,7 @@ def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "status", "--watch"],
-        cwd=worked,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    watching = start_hpo("status", "--watch", folder=worked)
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("study finished pruned")
     assert watching.stdout.readline().startswith("tiny")
@@ -320,35 +309,31 @@ def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
     assert (watching.returncode, said.strip()) == (130, "")
 
 
-def running_trials(folder: Path) -> int:
-    """Returns how many trials run, 0 while there is no storage yet."""
-    done = hpo("status", "--json", folder=folder)
-    return sum(status["running"] for status in json.loads(done.stdout)) if done.returncode == 0 else 0
+def running_trials(database: Path) -> int:
+    """Returns how many trials run, 0 while there is no database or it has no tables yet."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
+            return 0
+        return int(connection.execute("select count(*) from trials where state = 'RUNNING'").fetchone()[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
-    command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "2"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "hpo", *command],
-        cwd=tmp_path,
-        env=clean_environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "1"]
+    running = start_hpo(*command, folder=tmp_path)
     try:
-        end = time.monotonic() + 60
-        while running_trials(tmp_path) < 2:
-            assert time.monotonic() < end
+        wait_for(lambda: running_trials(tmp_path / "hpo.db") == 1)
         running.send_signal(number)
-        _, said = running.communicate(timeout=15)
+        _, said = running.communicate(timeout=60)
     finally:
         running.kill()
     assert running.returncode == 130
     assert said.strip().splitlines()[-1].endswith("hpo " + " ".join(command))
     status = read(tmp_path, "status", "--study", "long")
-    assert (status["running"], status["interrupted"], status["failed"]) == (0, 2, 0)
+    assert (status["running"], status["interrupted"], status["failed"]) == (0, 1, 0)
 
 
 def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Path) -> None:
@@ -356,10 +341,10 @@ def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Pat
         shutil.copy(file, tmp_path)
     winner = read(tmp_path, "best", "--study", "tiny")
     command = ["drift", "--study", "tiny", "--device", "cpu"]
-    done = hpo(*command, folder=tmp_path)
+    done = hpo_in_one_process(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"on a machine of another kind:\n  hpo drift --study tiny --trial {winner['trial']}" in done.stdout
-    found = read(tmp_path, *command)
+    found = json.loads(hpo_in_one_process(*command, "--json", folder=tmp_path).stdout)
     assert (found["study"], found["trial"], found["params"]) == ("tiny", winner["trial"], winner["params"])
     first, second = found["repetitions"]
     assert first["errors"] == second["errors"] == found["own"]["errors"] == winner["errors"]
@@ -377,8 +362,8 @@ def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Pat
 def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) -> None:
     for file in worked.iterdir():
         shutil.copy(file, tmp_path)
-    command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "5", "--workers", "1"]
-    done = hpo(*command, folder=tmp_path)
+    command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "5"]
+    done = hpo_in_one_process(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "on 5 fresh rounds (digits, by recognition)" in " ".join(done.stdout.split())
     found = read(tmp_path, *command)
@@ -445,13 +430,7 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
     import urllib.request
 
     port = str(free_port())
-    server = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "dashboard", "--port", port],
-        cwd=worked,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    server = start_hpo("dashboard", "--port", port, folder=worked)
     try:
         assert server.stdout is not None
         said = server.stdout.readline()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ from hpo import records, storage
 from hpo.results import range_test_key
 from hpo.space import Setup
 
-from .program import hpo
+from .program import hpo, hpo_in_one_process
 
 TINY_LIST = """
 title = "A list that leaves its rates to range tests"
@@ -62,6 +63,8 @@ def test_a_range_test_is_shown_and_written(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-adam.html").read_text()
     assert "plotly.js" in page
     assert 'src="http' not in page
+    if shutil.which("chromium"):
+        assert (tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-adam.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "hpo.db").exists()
 
 
@@ -112,7 +115,7 @@ def test_rounds_that_all_diverge_at_once_are_one_line(tmp_path: Path) -> None:
 
 def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_path: Path) -> None:
     (tmp_path / "rates.toml").write_text(TINY_LIST)
-    done = hpo("optimize", "--study", "rates.toml", "--workers", "1", folder=tmp_path)
+    done = hpo_in_one_process("optimize", "--study", "rates.toml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "study rates: 2 of 2 configurations measured (mean and deviation of 2 rounds, digits" in said
@@ -147,7 +150,7 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
 def test_a_quick_look_resumes_and_writes_a_document_of_its_own(tmp_path: Path) -> None:
     command = ("reproduce", "report_a_table_1", "report_b_table_1", "--dataset", "digits", "--rounds", "2", "-o", "out")
     for _ in range(2):
-        done = hpo(*command, folder=tmp_path)
+        done = hpo_in_one_process(*command, folder=tmp_path)
         assert done.returncode == 0, done.stderr
     mark = "a quick look (digits 2 rounds), no reproduction"
     assert done.stdout.splitlines()[:2] == ["Report A, table I: the linear network", mark]

@@ -9,11 +9,9 @@ import shlex
 import shutil
 import ssl
 import subprocess
-import sys
-import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ from hpo import __version__
 from hpo.cli import main
 from hpo.storage import open_storage
 
+from .conftest import wait_for
 from .postgres import TemporaryPostgres, find_binaries
-from .program import clean_environment, free_port
+from .program import free_port, start_hpo
 
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -213,10 +212,9 @@ def proxied(tmp_path: Path) -> Iterator[int]:
     text = text.replace("admin off", f"admin off\n\tskip_install_trust\n\thttps_port {port}\n\thttp_port {free_port()}")
     (tmp_path / "Caddyfile").write_text(text)
     token = "t" * 32
-    hpo = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "dashboard", "--port", str(upstream), "--host", "0.0.0.0", "--allow-host",
-         f"localhost:{port}"],
-        cwd=tmp_path, env=clean_environment(HPO_DASHBOARD_TOKEN=token), stdout=subprocess.PIPE, text=True,
+    hpo = start_hpo(
+        *("dashboard", "--port", str(upstream), "--host", "0.0.0.0", "--allow-host", f"localhost:{port}"),
+        folder=tmp_path, environment={"HPO_DASHBOARD_TOKEN": token}, stderr=None,
     )  # fmt: skip
     assert hpo.stdout is not None
     hpo.stdout.readline()
@@ -235,9 +233,6 @@ def proxied(tmp_path: Path) -> Iterator[int]:
 
 def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: int, tmp_path: Path) -> None:
     authority = tmp_path / "caddy/pki/authorities/local/root.crt"
-    deadline = time.monotonic() + 30
-    while not authority.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
     def ask(login: str, method: str = "GET", body: bytes | None = None, **headers: str) -> int:
         trusting = ssl.create_default_context(cafile=str(authority))
@@ -247,6 +242,12 @@ def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: i
         with closing(connection):
             return connection.getresponse().status
 
+    def answers() -> bool:
+        with suppress(OSError):  # its authority is there before its certificate
+            return bool(ask("ada:lovelace"))
+        return False
+
+    wait_for(answers, 30)
     assert ask("ada:lovelace") == 200
     assert ask("ada:babbage") == 401
     assert ask("ada:lovelace", "POST", b"x") == 405

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+import psutil
 import pytest
 
 import hpo as package
 from hpo import cli, provenance
 
-from .program import clean_environment, hpo, python_m_hpo
-from .test_cli import TINY, assert_one_line
+from .conftest import wait_for
+from .program import clean_environment, hpo, python_m_hpo, start_hpo
+from .test_cli import TINY, assert_one_line, running_trials
 
 SHADOWS = [
     *("click", "enum", "logging", "multiprocessing", "numpy", "optuna", "pickle", "random", "re", "selectors"),
@@ -30,15 +31,7 @@ LOADED_BY_RUNPY = ["hpo", "types"]  # python -m loads these itself, from the wor
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Starts hpo in a process group of its own, and waits until it answers signals."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpo", *arguments],
-        cwd=folder,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_hpo(*arguments, folder=folder, start_new_session=True)
     while process.poll() is None and not answers(process.pid, signal.SIGTERM):
         time.sleep(0.001)
     return process
@@ -57,10 +50,7 @@ def strike(process: subprocess.Popen[str], *, times: int = 1, number: signal.Sig
         time.sleep(0.03)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    end = time.monotonic() + 10
-    while is_there(process.pid):
-        assert time.monotonic() < end, "a process was left behind"
-        time.sleep(0.02)
+    wait_for(lambda: not is_there(process.pid), 10)
     return out + said
 
 
@@ -82,25 +72,26 @@ def test_a_signal_while_the_program_loads_ends_it_without_a_word(
     assert strike(process, number=number).strip() == ""
 
 
+MOMENTS: dict[str, Callable[[int, Path], bool]] = {
+    "a database is made": lambda pid, database: database.exists(),
+    "workers start": lambda pid, database: len(psutil.Process(pid).children()) > 1,
+    "a trial runs": lambda pid, database: running_trials(database) > 0,
+    "all trials run": lambda pid, database: running_trials(database) == 2,
+}
+
+
 @pytest.mark.slow
-def test_ctrl_c_at_any_moment_leaves_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("moment", "times"), list(zip(MOMENTS, (1, 10, 10, 1), strict=True)))
+def test_ctrl_c_at_any_moment_leaves_nothing_running(moment: str, times: int, tmp_path: Path) -> None:
+    """Once, or with a key that is held."""
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
-    for i in range(8):
-        process = started(tmp_path, "optimize", "--study", "long.toml", "--trials", "3", "--workers", "2")
-        time.sleep(0.75 * i)
-        said = strike(process, times=10 if i % 2 else 1)  # once, or a key that is held
-        assert [
-            line for line in said.splitlines() if line and not re.match("long: |interrupted; |  hpo optimize ", line)
-        ] == []
-        assert running(tmp_path / "hpo.db") == 0
-
-
-def running(database: Path) -> int:
-    """Returns how many trials are running, none where the database has no tables yet."""
-    with closing(sqlite3.connect(database)) as connection:
-        if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
-            return 0
-        return int(connection.execute("select count(*) from trials where state = 'RUNNING'").fetchone()[0])
+    process = started(tmp_path, "optimize", "--study", "long.toml", "--trials", "3", "--workers", "2")
+    wait_for(lambda: process.poll() is not None or MOMENTS[moment](process.pid, tmp_path / "hpo.db"))
+    said = strike(process, times=times)
+    assert [
+        line for line in said.splitlines() if line and not re.match("long: |interrupted; |  hpo optimize ", line)
+    ] == []
+    assert running_trials(tmp_path / "hpo.db") == 0
 
 
 def test_an_interruption_that_became_another_error_is_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,13 +133,13 @@ def installed(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more_path", ["", ":."])
-def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path, more_path: str) -> None:
+def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path) -> None:
+    """Though PYTHONPATH names it, as `.`."""
     script, folder = installed(tmp_path / "bin"), tmp_path / "work"
     shadow(folder, [*SHADOWS, *LOADED_BY_RUNPY])
     (folder / "tiny.toml").write_text(TINY)
-    environment = clean_environment(PYTHONPATH=os.getcwd() + more_path)
     command = [str(script), "optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    environment = clean_environment(PYTHONPATH=f"{os.getcwd()}:.")
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
@@ -168,7 +159,8 @@ def test_nor_is_it_by_python_m(tmp_path: Path) -> None:
 def test_nor_by_the_download_of_a_dataset(tmp_path: Path) -> None:
     shadow(tmp_path, SHADOWS)
     refusing = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-    done = python_m_hpo("optimize", "--study", "cnn", "--trials", "5", "--data", "data", folder=tmp_path, **refusing)
+    command = ["optimize", "--study", "cnn", "--trials", "5", "--data", "data"]
+    done = python_m_hpo(*command, folder=tmp_path, environment=refusing)
     assert_one_line(done, 2, "could not be downloaded (<urlopen error")
     assert list(tmp_path.rglob("RAN-*")) == []
 
@@ -179,11 +171,8 @@ def test_a_source_tree_works_where_it_is_not_installed(tmp_path: Path) -> None:
     for part in ("hpo", "models", "studies"):
         (tmp_path / part).symlink_to(Path(part).resolve())
     (tmp_path / "tiny.toml").write_text(TINY)
-    done = subprocess.run(
-        [sys.executable, "-m", "hpo", "optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"],
-        cwd=tmp_path, env={**clean_environment(), "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
-        timeout=120,
-    )  # fmt: skip
+    command = ["optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    done = python_m_hpo(*command, folder=tmp_path, environment={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
 
 
@@ -199,10 +188,7 @@ def test_the_version_is_known_where_the_program_is_not_installed(monkeypatch: py
 def adrift(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs hpo in a folder that is removed before it starts."""
     moved = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
-    command = ["bash", "-c", moved, "bash", sys.executable, "-m", "hpo", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False, timeout=120
-    )
+    return python_m_hpo(*arguments, folder=folder, prefix=["bash", "-c", moved, "bash"])
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,15 @@ from hpo.study import StudyDefinition
 from hpo.worker import Assignment, Stop, run_worker
 
 from . import stubs
-from .conftest import create
+from .conftest import create, work
+from .program import Alone
 
 
-def work(opened: RDBStorage, folder: Path, *, target: int | None, studies: tuple[str, ...] | None = ("small",)) -> None:
-    """Runs a worker in this process."""
-    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", data_folder=folder)
-    run_worker(told, stubs.quick, Stop(), lambda said: None)
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes, and the Chromium that draws a report's pictures, take seconds to start."""
+    monkeypatch.setattr("hpo.optimize.Crew", Alone)
+    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
 
 
 def hpo(opened: RDBStorage, *arguments: str) -> Result:

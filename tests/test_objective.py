@@ -15,14 +15,12 @@ from hpo.results import read_best, read_rows
 from hpo.sampling import suggest
 from hpo.space import Configuration
 from hpo.study import StudyDefinition, define_study
-from hpo.worker import Assignment, Stop, run_worker
 
-from .conftest import LISTED_STUDY, SMALL_STUDY, create
+from .conftest import LISTED_STUDY, SMALL_STUDY, create, work
 
 
-def work(opened: RDBStorage, name: str, target: int, folder: Path) -> None:
-    told = Assignment(url=opened.url, studies=(name,), target=target, device="cpu", data_folder=folder)
-    run_worker(told, make_objective, Stop(), lambda said: None)
+def train(opened: RDBStorage, name: str, target: int, folder: Path) -> None:
+    work(opened, folder, target=target, studies=(name,), make=make_objective)
 
 
 def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
@@ -32,7 +30,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
     for name in ("first", "second"):
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 6)
-        work(opened, "small", 6, tmp_path)
+        train(opened, "small", 6, tmp_path)
         runs.append(
             [
                 (t.state, t.value, t.params, t.attributes["errors_by_epoch"])
@@ -44,7 +42,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
 
 
 def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_path: Path) -> None:
-    work(created, "small", 1, tmp_path)
+    train(created, "small", 1, tmp_path)
     (trial,) = records.read_trials(created, "small")
     kept = trial.attributes
     assert trial.state == TrialState.COMPLETE
@@ -66,7 +64,7 @@ def test_the_decision_chooses_the_objective_and_nothing_else(tmp_path: Path) -> 
         table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "decision": decision}}
         opened = storage.open_storage(f"sqlite:///{tmp_path}/{decision}.db", create=True)
         create(opened, "listed", define_study(table, name="listed"), 2)
-        work(opened, "listed", 2, tmp_path)
+        train(opened, "listed", 2, tmp_path)
         values[decision] = read_rows(opened, "listed")
     for by_head, by_recognition in zip(values["head"], values["recognition"], strict=True):
         assert by_head.errors != by_recognition.errors
@@ -82,7 +80,7 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
     }
     opened = storage.open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
     create(opened, "small", define_study(table, name="small"), 3)
-    work(opened, "small", 3, tmp_path)
+    train(opened, "small", 3, tmp_path)
     trials = records.read_trials(opened, "small")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     assert all(trial.value == 100.0 and trial.attributes["diverged_rounds"] == [0, 1, 2] for trial in trials)
@@ -92,7 +90,7 @@ def test_a_pruned_trial_keeps_what_it_showed_and_is_never_the_best(tmp_path: Pat
     table = {**SMALL_STUDY, "pruner": {"name": "percentile", "percentile": 1.0, "n_startup_trials": 1}}
     opened = storage.open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
     create(opened, "small", define_study(table, name="small"), 8)
-    work(opened, "small", 8, tmp_path)
+    train(opened, "small", 8, tmp_path)
     pruned = records.read_trials(opened, "small", states=(TrialState.PRUNED,))
     assert pruned
     assert all(trial.value is None and list(trial.attributes["errors_by_epoch"]) == ["1"] for trial in pruned)
@@ -140,7 +138,7 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
     }
     opened = storage.open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
     create(opened, "best", define_study(table, name="best"), 1, mnist_folder)
-    work(opened, "best", 1, mnist_folder)
+    train(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -24,9 +22,9 @@ from hpo.address import remember_secrets, show_url, without_secrets
 from hpo.console import Console
 from hpo.worker import Stop, run_trial
 
-from .conftest import claim
+from .conftest import claim, wait_for
 from .postgres import TemporaryPostgres
-from .program import clean_environment
+from .program import hpo_in_one_process, several, start_hpo
 from .test_cli import TINY
 
 PARTS = ("hunter2", "ter2secret")  # of every planted password
@@ -94,18 +92,6 @@ COMMANDS = [
     ["optimize", "--study", "quickstart", "--name", "a/b"],
     ["lr-find", "--study", "quickstart", "--low", "2"],
 ]
-DRIVER = """
-import json, sys
-from hpo.cli import main
-for words in json.load(sys.stdin):
-    sys.argv = ["hpo", *words]
-    print("--- of", len(words), flush=True)
-    try:
-        main()
-        print("--- 0", flush=True)
-    except SystemExit as end:
-        print("---", end.code, flush=True)
-"""
 
 
 def clean(text: str) -> bool:
@@ -173,19 +159,9 @@ def test_a_password_of_the_environment_is_in_no_text(monkeypatch: pytest.MonkeyP
 
 
 def run(commands: list[list[str]], folder: Path, **environment: str) -> str:
-    """Runs commands one after the other in a process of their own; returns all that they print."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(commands),
-        cwd=folder,
-        env=clean_environment(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-        timeout=600,
-    )
-    return done.stdout
+    """Runs commands; returns all that they print."""
+    done = several(commands, folder, **environment)
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -203,7 +179,7 @@ def test_no_command_prints_the_password_of_its_storage(server: str, tmp_path: Pa
         commands += [[*words, "--storage", url], [*words, f"--storage={url}"], [*words, "--storage-file", f"url{i}"]]
         commands += [["status", url], [f"--storag={url}"], ["status", "--study", url], ["show", url]]
     said = run(commands, tmp_path)
-    assert said.count("---") == 2 * len(commands)
+    assert said.count("--- exit code") == len(commands)
     assert "Traceback" not in said
     assert clean(said), [line for line in said.splitlines() if not clean(line)]
 
@@ -219,26 +195,23 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
     url = OPENING[3].replace("SERVER", server)
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
     (tmp_path / "tiny.toml").write_text(TINY)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "optimize", "--study", "long.toml", "--trials", "3", "--storage", url],
-        cwd=tmp_path,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
+    running = start_hpo(
+        *("optimize", "--study", "long.toml", "--trials", "3", "--workers", "1", "--storage", url),
+        folder=tmp_path,
         stderr=subprocess.STDOUT,
-        text=True,
     )
     children: set[str] = set()
     engine = sa.create_engine(postgres.url(server.rpartition("/")[2]))
+
+    def has_a_trial() -> bool:
+        with suppress(psutil.NoSuchProcess):  # one may end while it is looked at
+            parent = psutil.Process(running.pid)
+            started = {" ".join(child.cmdline()) for child in parent.children(recursive=True)}
+            children.update(started - {" ".join(parent.cmdline())})  # one that has not become another program yet
+        return bool(_count(engine, "select count(*) from trials"))
+
     try:
-        end = time.monotonic() + 120
-        while not _count(engine, "select count(*) from trials"):
-            with suppress(psutil.NoSuchProcess):  # one may end while it is looked at
-                started = psutil.Process(running.pid).children(recursive=True)
-                children |= {" ".join(child.cmdline()) for child in started}
-                children.discard(
-                    " ".join(psutil.Process(running.pid).cmdline())
-                )  # one that has not become another program yet
-            assert time.monotonic() < end
+        wait_for(has_a_trial, 120)
         running.terminate()
         interrupted, _ = running.communicate(timeout=60)
     finally:
@@ -247,18 +220,18 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
     assert clean("\n".join(children))
     assert "this goes on with them:\n  hpo optimize" in interrupted
     tiny = ["--study", "tiny", "--storage", url]
-    said = run(
-        [
-            ["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1", "--storage", url],
-            *([*words, *tiny] for words in (["best"], ["trials"], ["trials", "--csv"], ["status"])),
-            ["confirm", "--rounds", "5", "--top", "1", "--workers", "1", *tiny],
-            ["drift", *tiny],
-            ["report", "-o", "report", *tiny],
-            ["export", "-o", "winner", *tiny],
-        ],
-        tmp_path,
-    )
-    assert said.count("--- 0") == 9, said
+    said = ""
+    for words in (
+        ["optimize", "--study", "tiny.toml", "--trials", "2", "--storage", url],
+        *([*words, *tiny] for words in (["best"], ["trials"], ["trials", "--csv"], ["status"])),
+        ["confirm", "--rounds", "5", "--top", "1", *tiny],
+        ["drift", *tiny],
+        ["report", "-o", "report", *tiny],
+        ["export", "-o", "winner", *tiny],
+    ):
+        done = hpo_in_one_process(*words, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said += done.stdout + done.stderr
     assert "user=postgres&password=***" in said  # next: …
     (tmp_path / "said").write_text(interrupted + said)
     with engine.connect() as connection:

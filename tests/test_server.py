@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from waitress import wasyncore
 from hpo import server, storage
 from hpo.guard import Guard, Policy
 
-from .program import clean_environment, free_port
+from .program import free_port, start_hpo
 
 SECRET = "a-secret-of-24-characters"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
@@ -221,9 +219,8 @@ def dashboard(tmp_path: Path) -> Iterator[int]:
     """The port of a real `hpo dashboard`, whose temporary files would lie in the test's folder."""
     storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     port = free_port()
-    environment = clean_environment(HPO_DASHBOARD_TOKEN=SECRET, TMPDIR=str(tmp_path))
-    command = [sys.executable, "-m", "hpo", "dashboard", "--port", str(port)]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    environment = {"HPO_DASHBOARD_TOKEN": SECRET, "TMPDIR": str(tmp_path)}
+    with start_hpo("dashboard", "--port", str(port), folder=tmp_path, environment=environment, stderr=None) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield port

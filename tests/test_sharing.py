@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
-from hpo import load_network, records
+from hpo import load_network, records, storage
 from hpo.cli import main
 from hpo.confirmation import CONFIRMS
 from hpo.page import write_report
@@ -20,7 +20,7 @@ from hpo.sharing import cleaner, known_hosts
 from hpo.study import define_study
 
 from .conftest import LISTED_STUDY, SMALL_STUDY, claim, create
-from .program import hpo
+from .program import hpo_in_one_process
 from .test_cli import TINY
 from .test_confirmation import add
 
@@ -136,15 +136,15 @@ def test_hosts_are_those_that_worked_and_those_that_studies_are_named_by(created
 def test_what_is_written_for_sharing_tells_of_nobody(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     for words in (
-        ["optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"],
+        ["optimize", "--study", "tiny.toml", "--trials", "1"],
         ["drift", "--study", "tiny", "--device", "cpu"],
     ):
-        assert hpo(*words, folder=tmp_path).returncode == 0
-    names = [study["study"] for study in json.loads(hpo("status", "--json", folder=tmp_path).stdout)]
+        assert hpo_in_one_process(*words, folder=tmp_path).returncode == 0
+    names = records.study_names(storage.open_storage(f"sqlite:///{tmp_path}/hpo.db"))
     assert any(platform.node() in name for name in names)
     for i, name in enumerate(names):
         for words in (["report", "-o", f"report{i}"], ["export", "-o", f"export{i}/x"]):
-            done = hpo(*words, "--study", name, "--share", folder=tmp_path)
+            done = hpo_in_one_process(*words, "--study", name, "--share", folder=tmp_path)
             assert done.returncode == 0, done.stderr
     written = [*tmp_path.glob("report*/*.*"), *tmp_path.glob("export*/*")]
     assert len(written) == 8
@@ -158,7 +158,10 @@ def test_what_is_written_for_sharing_tells_of_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
-def test_the_report_of_a_study_with_hosts_in_its_texts_tells_of_none(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+def test_the_report_of_a_study_with_hosts_in_its_texts_tells_of_none(
+    fresh_storage: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
     entry = LISTED_STUDY["trial"][0]
     table = {**LISTED_STUDY, "title": f"Of {HOST}", "trial": [{**entry, "label": f"on {HOST}", "published": None}]}
     study = f"x-drift-{HOST}-cpu"

@@ -19,12 +19,28 @@ def drop(number):
     del thing  # prints that an exception was ignored
 
 """
+STRIKES = """
+import os, signal, time
+from hpo import signals
+
+signals.TOGETHER_SECONDS = 0.2
+signals.stop_on_signals()
+
+def strike(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+"""
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *, beginning: str = DROPPED) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", DROPPED + script], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", beginning + script], capture_output=True, text=True, check=False, timeout=60
     )
+
+
+def run_struck(script: str) -> subprocess.CompletedProcess[str]:
+    return run(script, beginning=STRIKES)
 
 
 def test_a_dropped_interrupt_is_raised_by_the_next_check() -> None:
@@ -57,26 +73,6 @@ def test_a_dropped_wish_to_stop_interrupts_the_trial_a_second_later() -> None:
     assert "ignored" in done.stderr
     assert done.stdout.split("\n")[:2] == ["goes on", "raised"]
     assert done.returncode == 0
-
-
-STRIKES = """
-import os, signal, time
-from hpo import signals
-
-signals.TOGETHER_SECONDS = 0.2
-signals.stop_on_signals()
-
-def strike(times=1):
-    for _ in range(times):
-        os.kill(os.getpid(), signal.SIGINT)
-
-"""
-
-
-def run_struck(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", STRIKES + script], capture_output=True, text=True, check=False, timeout=60
-    )
 
 
 def test_a_key_that_is_held_interrupts_once() -> None:

@@ -8,9 +8,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from hpo import records, storage
 from hpo.study import StudyDefinition, define_study
 
-from .conftest import SMALL_STUDY, create
+from .conftest import SMALL_STUDY, create, wait_for
 from .postgres import TemporaryPostgres
 
 SCRIPT = Path("deploy/slurm/hpo.sbatch").absolute()
@@ -94,11 +94,7 @@ def slurm(tmp_path: Path) -> Iterator[Run]:
         wait_until(lambda: not run("squeue", "--noheader"), 60)
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds:g} s in vain"
-        time.sleep(0.2)
+wait_until = partial(wait_for, pause_seconds=0.2)  # each look starts a program
 
 
 def secret(folder: Path, url: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from hpo.worker import Stop, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create
-from .program import clean_environment
+from .program import start_hpo
 from .test_worker import assignment, raise_what_is_given_up, serve
 
 
@@ -92,10 +90,7 @@ def test_a_mistyped_name_is_waited_for_and_the_nearest_is_said(exists: bool, tmp
     if exists:
         opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
         create(opened, "small", define_study(SMALL_STUDY, name="small"), 1)
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "hpo", "worker", "--workers", "1", "--study", "smal", "--exit-when-done"],
-        cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    waiting = start_hpo("worker", "--workers", "1", "--study", "smal", "--exit-when-done", folder=tmp_path)
     assert waiting.stderr is not None
     near = "did you mean 'small'? there are: small" if exists else "there are: none"
     assert waiting.stderr.readline() == f"waiting for a study named 'smal'; {near}\n"

@@ -25,7 +25,7 @@ from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_worker
 
 from . import stubs
-from .conftest import SMALL_STUDY, create
+from .conftest import SMALL_STUDY, create, wait_for
 
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
@@ -52,13 +52,6 @@ def raise_what_is_given_up(said: Began | EpochDone | Ended | GaveUp) -> None:
 
 def counts(opened: RDBStorage) -> dict[str, int]:
     return {state.name: count for state, count in records.count_trials(opened, "small").items() if count}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def wait_for_crew(opened: RDBStorage, told: Assignment) -> None:
