@@ -120,9 +120,9 @@ def read_failures(storage: RDBStorage, name: str) -> list[Failure]:
     trial, claim = models.TrialModel, Claim()
     by_error, refused = (_has_attribute(key) for key in ("error", "refused"))
     query = (
-        claim.join(sa.select(trial.number, claim.slot, by_error, refused))
+        claim.join(sa.select(claim.number, claim.slot, by_error, refused))
         .where(trial.study_id == id_of(name), trial.state == TrialState.FAIL)
-        .order_by(trial.number)
+        .order_by(claim.number)
     )
     with reading(storage) as connection:
         return [Failure(*row) for row in connection.execute(query)]
@@ -137,7 +137,7 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
         claim.join(
             sa.select(
                 trial.trial_id,
-                trial.number,
+                claim.number,
                 claim.slot,
                 claim.worker_json,
                 *(sa.cast(moment, sa.Text) for moment in times),
@@ -145,7 +145,7 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
         )
         .outerjoin(beat, beat.trial_id == trial.trial_id)
         .where(trial.study_id == id_of(name), trial.state == TrialState.RUNNING)
-        .order_by(trial.number)
+        .order_by(claim.number)
     )
     with reading(storage) as connection:
         rows = connection.execute(query).all()
@@ -159,13 +159,16 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
 
 
 class Claim:
-    """A trial's claim in a query: the columns of its slot and its worker, and how to join them."""
+    """A trial's claim in a query: the columns of its slot, its worker and its number, and how to join them."""
 
     def __init__(self) -> None:
         self._slot, self._worker = (sa.orm.aliased(models.TrialUserAttributeModel) for _ in range(2))
         self.slot: sa.ColumnElement[int | None] = whole_number(self._slot.value_json)
         self.worker_json: Any = self._worker.value_json
-        self.is_there = sa.and_(self.slot.is_not(None), self.worker_json.like(CLAIM))
+        self.number: sa.ColumnElement[int | None] = whole_number(sa.cast(models.TrialModel.number, sa.Text))
+        self.is_there = sa.and_(
+            self.slot.is_not(None), self.worker_json.like(CLAIM), self.number.is_not(None), _holds_what_it_promises()
+        )
 
     def outer_join(self, query: Any) -> Any:
         """Returns a query of trials with the columns beside them that a claim has."""
@@ -188,6 +191,18 @@ def whole_number(text: Any) -> sa.ColumnElement[int | None]:
     digits = sa.and_(sa.func.trim(text, "0123456789") == "", sa.func.length(text).between(1, LONGEST_SLOT))
     is_json = sa.or_(text == "0", sa.not_(text.startswith("0")))
     return sa.case((sa.and_(digits, is_json), sa.cast(text, sa.Integer)))
+
+
+def _holds_what_it_promises() -> sa.ColumnElement[bool]:
+    """The condition that a trial that is COMPLETE has a value and its rounds' errors, like `kept.is_whole`."""
+    trial, value = models.TrialModel, sa.orm.aliased(models.TrialValueModel)
+    measured = sa.exists().where(
+        value.trial_id == trial.trial_id,
+        value.objective == 0,
+        value.value_type == models.TrialValueModel.TrialValueType.FINITE,
+        value.value.is_not(None),
+    )
+    return sa.or_(trial.state != TrialState.COMPLETE, sa.and_(measured, _has_attribute("errors")))
 
 
 def _has_attribute(key: str) -> sa.ColumnElement[bool]:

@@ -15,37 +15,38 @@ holds every method to what Optuna's own makes of the same calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import (
-    BaseDistribution,
-    check_distribution_compatibility,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .frozen import (
     PARAM,
     REPORT,
+    STUDY,
     SYSTEM,
     TRIAL,
     USER,
     VALUE,
     Part,
     freeze,
+    freeze_studies,
     frozen_trial,
     parse_distribution,
+    select_studies,
     select_trials,
 )
-from .presence import is_claim
+from .kept import KINDS
 
 Row = dict[str, Any]
 Claim = Mapping[str, Any]
@@ -72,12 +73,7 @@ class FrugalStorage(RDBStorage):
     Args:
         reading, writing: a connection's execution options for a statement that is a transaction by itself.
 
-    Attributes:
-        only_ours: whether trials without a claim, which another program has started, are left out where all of a
-            study's trials are read: a sampler or pruner is not to learn from them.
     """
-
-    only_ours = False
 
     def __init__(self, url: str, *, reading: Mapping[str, Any], writing: Mapping[str, Any], **settings: Any) -> None:
         super().__init__(url, **settings)
@@ -86,6 +82,11 @@ class FrugalStorage(RDBStorage):
         self._claim: Claim = {}
         self._claims: dict[int, str] = {}  # of the trials that were started here
         self._collected: dict[int, list[tuple[Any, Row]]] = {}
+        self._shown: dict[int, Callable[[FrozenTrial], bool]] = {}
+
+    def show_only(self, study_id: int, is_shown: Callable[[FrozenTrial], bool]) -> None:
+        """Leaves trials out wherever all of a study's are read: a sampler or pruner is not to learn from them."""
+        self._shown[study_id] = is_shown
 
     @contextmanager
     def claiming(self, claim: Claim) -> Iterator[None]:
@@ -153,9 +154,10 @@ class FrugalStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        previous_distribution = previous_distribution or self._find_distribution(trial_id, param_name)
-        if previous_distribution is not None:
-            check_distribution_compatibility(previous_distribution, distribution)
+        if trial_id not in self._claims:  # or it is of a study's own space, whatever others have added to the study
+            previous_distribution = previous_distribution or self._find_distribution(trial_id, param_name)
+            if previous_distribution is not None:
+                check_distribution_compatibility(previous_distribution, distribution)
         text = distribution_to_json(distribution)
         row = {"param_name": param_name, "param_value": param_value_internal, "distribution_json": text}
         self._write(trial_id, PARAM, row)
@@ -195,8 +197,39 @@ class FrugalStorage(RDBStorage):
         with self.engine.begin() as connection:
             if not connection.execute(start).all():
                 return False
+            # Whoever enqueued it gave it a configuration: what it has of a measurement is none.
+            connection.execute(sa.delete(USER).where(USER.trial_id == trial_id, USER.key.in_(KINDS)))
+            for table in (VALUE, REPORT):
+                connection.execute(sa.delete(table).where(table.trial_id == trial_id))
             self._write_claim(connection, trial_id)
         return True
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Returns a study's directions; NOT_SET for one that Optuna has no name for."""
+        return self._get_study(study_id).directions
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Returns a study's user attributes, without those that cannot be read."""
+        return self._get_study(study_id).user_attrs
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Returns a study's system attributes, without those that cannot be read."""
+        return self._get_study(study_id).system_attrs
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Returns all studies, in order of their creation."""
+        return self._read_studies()
+
+    def _get_study(self, study_id: int) -> FrozenStudy:
+        found = self._read_studies(STUDY.study_id == study_id)
+        if not found:
+            raise KeyError(f"there is no study of the id {study_id}")
+        return found[0]
+
+    def _read_studies(self, *chosen: sa.ColumnElement[bool]) -> list[FrozenStudy]:
+        with self.engine.connect() as connection:
+            statement = select_studies(*chosen)
+            return freeze_studies(connection.execution_options(**self._reading).execute(statement).all())
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Returns a trial.
@@ -226,7 +259,8 @@ class FrugalStorage(RDBStorage):
         found = self._read(*chosen, since=since)
         if not found:
             self.get_study_name_from_id(study_id)  # or raises KeyError
-        return [trial for trial in found if not self.only_ours or _concerns_us(trial)]
+        is_shown = self._shown.get(study_id)
+        return [trial for trial in found if is_shown is None or is_shown(trial)]
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is not None:
@@ -252,8 +286,7 @@ class FrugalStorage(RDBStorage):
         if not self._claim:
             return
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(self._claim[key])} for key in self._claim]
-        insert = self._insert(USER).values(rows)  # whoever enqueued the trial may have set such an attribute
-        connection.execute(_or_replace(insert, USER, rows[0]))
+        connection.execute(sa.insert(USER).values(rows))
         connection.execute(self._beat(sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)))
         self._claims[trial_id] = json.dumps(self._claim["worker"])
 
@@ -328,11 +361,6 @@ class FrugalStorage(RDBStorage):
         with self.engine.connect() as connection:
             statement = select_trials(*chosen, since=since)
             return freeze(connection.execution_options(**self._reading).execute(statement).all())
-
-
-def _concerns_us(trial: FrozenTrial) -> bool:
-    """Says whether this program has started a trial, or shall: one that waits was enqueued for it."""
-    return trial.state is TrialState.WAITING or is_claim(trial.user_attrs)
 
 
 def _or_replace(insert: Any, table: Any, row: Row) -> Any:

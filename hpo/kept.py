@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from .presence import is_claim
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Errors = Annotated[list[Number], Field(min_length=1)]
@@ -39,10 +41,20 @@ RULES: Mapping[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind, config=ConfigDict(strict=True)) for name, kind in KINDS.items()
 }
 
+PROMISED = ("slot", "worker", "errors", "std")
+"""The attributes that a trial of ours has once it is measured to the end."""
+
 
 def believed(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a trial's attributes without those that are known by name and of another kind."""
     return {key: value for key, value in attributes.items() if _is_as_written(key, value)}
+
+
+def is_ours(trial: FrozenTrial) -> bool:
+    """Says whether this program has started a trial, and it holds what its state promises."""
+    kept = believed({key: trial.user_attrs[key] for key in PROMISED if key in trial.user_attrs})
+    values = trial.values or [None]
+    return is_claim(kept) and len(values) == 1 and is_whole(trial.state, values[0], kept)
 
 
 def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bool:
@@ -51,7 +63,7 @@ def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bo
     Args:
         attributes: those that are believed.
     """
-    measured = isinstance(value, float) and math.isfinite(value) and {"errors", "std"} <= attributes.keys()
+    measured = isinstance(value, float) and math.isfinite(value) and set(PROMISED) <= attributes.keys()
     return state is not TrialState.COMPLETE or measured
 
 

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from .claims import FINISHED, Claim, id_of, in_utc
 from .errors import HpoError, UnknownName
-from .frozen import parse_distribution, read_attributes
+from .frozen import UNREADABLE, parse_distribution, read_attributes, read_param
 from .kept import believed, is_whole
 from .outages import persistent
 from .presence import is_claim
@@ -63,7 +63,8 @@ def read_fault(storage: RDBStorage) -> str | None:
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
     with reading(storage) as connection:
-        rows = connection.execute(sa.select(models.StudyModel.study_name).order_by(models.StudyModel.study_id))
+        names = sa.cast(models.StudyModel.study_name, sa.Text)
+        rows = connection.execute(sa.select(names).order_by(models.StudyModel.study_id))
         return [name for (name,) in rows]
 
 
@@ -72,7 +73,7 @@ def finished_slots(storage: RDBStorage) -> dict[str, int]:
     """Returns how many slots of each study have a finished trial; without studies that have none."""
     study, trial, claim = models.StudyModel, models.TrialModel, Claim()
     query = (
-        claim.join(sa.select(study.study_name, sa.func.count(claim.slot.distinct())))
+        claim.join(sa.select(sa.cast(study.study_name, sa.Text), sa.func.count(claim.slot.distinct())))
         .join(study, study.study_id == trial.study_id)
         .where(trial.state.in_(FINISHED))
         .group_by(study.study_name)
@@ -111,7 +112,12 @@ def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], bool]]:
 def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], bool]]:
     study, attribute = models.StudyModel, models.StudyUserAttributeModel
     query = (
-        sa.select(study.study_name, attribute.key, attribute.value_json, _minimises(study.study_id))
+        sa.select(
+            sa.cast(study.study_name, sa.Text),
+            sa.cast(attribute.key, sa.Text),
+            sa.cast(attribute.value_json, sa.Text),
+            _minimises(study.study_id),
+        )
         .select_from(study)
         .outerjoin(attribute, attribute.study_id == study.study_id)
         .where(*chosen)
@@ -193,7 +199,7 @@ def read_trials(
         claim.outer_join(
             sa.select(
                 trial.trial_id,
-                trial.number,
+                claim.number,
                 trial.state,
                 value.value,
                 sa.cast(trial._datetime_start_utc, sa.Text),
@@ -202,16 +208,16 @@ def read_trials(
             )
         )
         .outerjoin(value, sa.and_(value.trial_id == trial.trial_id, value.objective == 0))
-        .where(trial.study_id == id_of(name), trial.state.in_(states))
+        .where(trial.study_id == id_of(name), trial.state.in_(states), claim.number.is_not(None))
     )
     if not foreign:
         query = query.where(claim.is_there)
     if number is not None:
-        query = query.where(trial.number == number)
+        query = query.where(claim.number == number)
     if best is None:
-        query = query.order_by(trial.number)
+        query = query.order_by(claim.number)
     else:
-        query = query.where(value.value.is_not(None)).order_by(value.value, trial.number)
+        query = query.where(value.value.is_not(None)).order_by(value.value, claim.number)
     found: list[StoredTrial] = []
     with reading(storage) as connection:
         # Of the best, a few more than are asked for: one that cannot be believed makes room for the next.
@@ -257,14 +263,13 @@ def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[in
     """Reads trials' parameters; None for a trial with one that cannot be read."""
     table = models.TrialParamModel
     params: dict[int, dict[str, Any] | None] = {}
-    query = sa.select(table.trial_id, table.param_name, table.param_value, table.distribution_json).order_by(
-        table.param_id
-    )
+    texts = (sa.cast(table.param_name, sa.Text), table.param_value, sa.cast(table.distribution_json, sa.Text))
+    query = sa.select(table.trial_id, *texts).order_by(table.param_id)
     for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
         known = params.setdefault(key, {})
         try:
-            external = parse_distribution(distribution).to_external_repr(value)
-        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            external = read_param(value, parse_distribution(distribution))
+        except UNREADABLE:
             params[key] = None
             continue
         if known is not None:
@@ -275,7 +280,7 @@ def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[in
 def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     table = models.TrialUserAttributeModel
     texts: dict[int, list[tuple[str, str]]] = {}
-    query = sa.select(table.trial_id, table.key, table.value_json)
+    query = sa.select(table.trial_id, sa.cast(table.key, sa.Text), sa.cast(table.value_json, sa.Text))
     for key, name, value in _rows_of(connection, query, table.trial_id, trial_ids):
         texts.setdefault(key, []).append((name, value))
     return {key: read_attributes(rows) for key, rows in texts.items()}

@@ -255,7 +255,7 @@ def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
-    wall = max(end for _, end in moments) - min(begin for begin, _ in moments)
+    wall = max(end for _, end in moments) - min(begin for begin, _ in moments) if moments else None
     rows = [["worker", "device", "trials", "time"]]
     by_worker: dict[tuple[str, str], list[float]] = {}
     for trial in finished:
@@ -264,7 +264,8 @@ def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section
         by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
     for (host, device), spent in by_worker.items():
         rows.append([host, device, str(len(spent)), lasted(sum(spent))])
-    text = [f"{lasted(seconds)} of training, {lasted(wall.total_seconds())} from the first start to the last end."]
+    span = f", {lasted(wall.total_seconds())} from the first start to the last end" if wall else ""
+    text = [f"{lasted(seconds)} of training{span}."]
     if failed := _count(trials, TrialState.FAIL):
         text.append(f"Failed or interrupted besides: {failed}.")
     return Section("time", "Time and machines", text, rows)

@@ -337,9 +337,10 @@ def _row(trial: records.StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRo
         return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes
     entry = entry_of(trial, listed)
+    is_refused = trial.state is TrialState.FAIL and "refused" in attributes
     return TrialRow(
         number=trial.number,
-        state="REFUSED" if "refused" in attributes else trial.state.name,
+        state="REFUSED" if is_refused else trial.state.name,
         value=trial.value,
         std=attributes.get("std"),
         errors=attributes.get("errors"),

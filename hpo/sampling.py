@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from .errors import suggestion
-from .presence import is_claim
+from .kept import is_ours
 from .pruning import PowerLawPruner
 from .repetition import Space, identity_of, in_order, neighbours, size_of
 from .seeding import derive_seed
@@ -73,12 +73,30 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
     return pruners[definition.pruner.name](**definition.pruner.model_dump(exclude={"name"}))
 
 
+def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:
+    """Says whether a trial is one that a sampler or pruner is to know of: ours, out of this space; or enqueued.
+
+    One with another distribution, whoever gave it to it, would make TPE fail at every trial to come.
+    """
+    if trial.state is TrialState.WAITING:
+        return True
+    return is_ours(trial) and (bool(definition.trial) or not _misfits(trial.distributions, definition))
+
+
+def _misfits(distributions: Mapping[str, BaseDistribution], definition: StudyDefinition) -> list[str]:
+    """Returns the names of parameters whose distribution is not the study's."""
+    space = definition.space
+    return [name for name, one in distributions.items() if name not in space or one != _distribution_of(space[name])]
+
+
 def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | None:
     """Says why a trial cannot be measured with the parameters that somebody has enqueued it with, if it cannot.
 
     Optuna would take any value, and only warn. A list measures its own entries and nothing else.
     """
     params = enqueued_params(trial)
+    if params is None:
+        return "its parameters cannot be read"
     if definition.trial and params:
         return "this study is a list, which measures its own entries alone"
     for name, value in params.items():
@@ -90,6 +108,8 @@ def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | No
         for key, wanted in parameter.when.items():
             if key in params and params[key] != wanted:
                 return f"{name} is there only where {key} is {wanted!r}, but that is {params[key]!r}"
+    for name in _misfits(trial.distributions, definition):
+        return f"{name} was added with another distribution than {definition.space[name]}"
     return None
 
 
@@ -171,11 +191,11 @@ class _Unmeasured(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        enqueued = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+        enqueued = enqueued_params(trial) or {}
         space = {name: _only(one, enqueued[name]) if name in enqueued else one for name, one in self._space.items()}
         proposed = self._propose(study, trial, space, self._sampler.sample_relative(study, trial, search_space))
         others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-        taken = {identity_of(other.params) for other in others if is_claim(other.user_attrs)}
+        taken = {identity_of(other.params) for other in others if is_ours(other) and other.number != trial.number}
         free = (one for one in neighbours(space, proposed, self._random) if identity_of(one) not in taken)
         self._chosen = proposed if identity_of(proposed) not in taken else next(free, proposed)
         return {}

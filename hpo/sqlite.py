@@ -234,7 +234,9 @@ def _open_copy(file: Path, log: Path) -> sqlite3.Connection:
 
 def _open_file(file: Path, mode: str) -> sqlite3.Connection:
     address = f"file:{quote(os.fsencode(file))}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # one bad text must not hide all others
+    return connection
 
 
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:

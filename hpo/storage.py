@@ -6,10 +6,9 @@ Optuna, the id of a trial; `optuna>=5.0,<5.1` is pinned for them, and a test nam
 
 from __future__ import annotations
 
-import json
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -21,11 +20,13 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from . import postgresql, sqlite
 from .address import remember_secrets, without_secrets
 from .address import show_url as show_url  # for whoever speaks of a storage
 from .errors import NoStorage, StorageError, WorkError, explain_os_error
+from .frozen import read_attributes
 from .locks import Lock
 from .outages import OutageProofStorage, persistent
 
@@ -167,16 +168,21 @@ def trial_id(trial: optuna.Trial) -> int:
     return trial._trial_id
 
 
-def enqueued_params(trial: optuna.Trial) -> dict[str, Any]:
-    """Returns the parameters that a trial had before it was started: those that somebody has enqueued it with."""
-    return {**trial.params, **trial._fixed_params}
+def enqueued_params(trial: optuna.Trial | FrozenTrial) -> dict[str, Any] | None:
+    """Returns the parameters that a trial had before it was started: those that somebody has enqueued it with.
+
+    None where they are none, for an attribute of a trial can hold anything.
+    """
+    fixed = trial.system_attrs.get("fixed_params", {}) if isinstance(trial, FrozenTrial) else trial._fixed_params
+    return {**trial.params, **fixed} if isinstance(fixed, dict) else None
 
 
 def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
     """Returns a study's artifacts, file name -> id; of one that was deleted in the dashboard an empty entry is left."""
     attributes = storage.get_study_system_attrs(study._study_id)
-    kept = [json.loads(value) for key, value in attributes.items() if key.startswith(ARTIFACTS_ATTR_PREFIX)]
-    return {entry["filename"]: entry["artifact_id"] for entry in kept if entry}
+    texts = ((key, value) for key, value in attributes.items() if key.startswith(ARTIFACTS_ATTR_PREFIX))
+    entries = (entry for entry in read_attributes(texts).values() if isinstance(entry, dict))
+    return {entry["filename"]: entry["artifact_id"] for entry in entries if {"filename", "artifact_id"} <= entry.keys()}
 
 
 def ask(storage: RDBStorage, study: optuna.Study, claim: dict[str, Any]) -> optuna.Trial:
@@ -202,9 +208,9 @@ def lost_lock(storage: RDBStorage, study: str) -> WorkError:
     return WorkError(f"study {study!r} in {show_url(storage.url)}: {backend.LOST_LOCK}")
 
 
-def show_only_ours(storage: RDBStorage) -> None:
-    """Hides trials of other programs from Optuna's samplers and pruners, for as long as the storage is open."""
-    _ours(storage).only_ours = True
+def show_only(storage: RDBStorage, study: optuna.Study, is_shown: Callable[[FrozenTrial], bool]) -> None:
+    """Hides a study's other trials from Optuna's samplers and pruners, for as long as the storage is open."""
+    _ours(storage).show_only(study._study_id, is_shown)
 
 
 @contextmanager

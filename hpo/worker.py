@@ -40,7 +40,7 @@ from .frugal import TrialGone
 from .locks import Stopped
 from .presence import Presence, Worker
 from .results import UnfinishedStudy, own_studies, read_definition, unfinished_studies
-from .sampling import make_pruner
+from .sampling import concerns, make_pruner
 from .study import StudyDefinition
 
 
@@ -163,7 +163,6 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     are gone on with; `tell` is told so.
     """
     storage = stored.open_storage(assignment.url, write=True, patient=True)
-    stored.show_only_ours(storage)
     try:
         with Presence() as presence:
             _work(_Server(storage, assignment, make_objective, str(presence.file), stop, tell), stop)
@@ -312,7 +311,9 @@ class _Server:
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
         prepare(definition.protocol.dataset, self.assignment.data_folder)
-        return optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition)), definition
+        study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
+        stored.show_only(self._storage, study, partial(concerns, definition=definition))
+        return study, definition
 
 
 def was_deleted(study: str) -> WorkError:

@@ -165,7 +165,7 @@ def _run(
     if alone:
         vars(optimize)["Crew"] = Alone
         for module in (figures, page):
-            vars(module)["write_pngs"] = lambda figures: ""
+            vars(module)["draw_pngs"] = lambda figures: ({}, "")
     from hpo.entry import main
 
     main()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +15,24 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from hypothesis import example, given, reject
+from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
 from hpo import optimize, records, storage
 from hpo.claims import read_slots
 from hpo.cli import main
-from hpo.errors import StorageError
+from hpo.errors import HpoError, StorageError
 from hpo.report import read_report
-from hpo.results import read_best, read_rows, read_status, unfinished_studies
-from hpo.study import StudyDefinition
+from hpo.results import own_attributes, read_best, read_rows, read_status, unfinished_studies
+from hpo.study import StudyDefinition, define_study
 from hpo.worker import Assignment, Stop, run_worker
 
 from . import stubs
-from .conftest import create, work
+from .conftest import SMALL_STUDY, create, thorough, work
 from .program import Alone
 
 
@@ -33,7 +40,7 @@ from .program import Alone
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes, and the Chromium that draws a report's pictures, take seconds to start."""
     monkeypatch.setattr("hpo.optimize.Crew", Alone)
-    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
+    monkeypatch.setattr("hpo.page.draw_pngs", lambda figures: ({}, ""))
 
 
 def hpo(opened: RDBStorage, *arguments: str) -> Result:
@@ -245,43 +252,106 @@ def test_whatever_a_running_trial_has_for_a_claim_no_command_dies_of_it(created:
 
 
 CELLS = [
-    ("trial_user_attributes", "value_json", "{no json"),
-    ("trial_user_attributes", "value_json", '"' * 5),
-    ("trial_user_attributes", "value_json", "[" * 100_000),
-    ("study_user_attributes", "value_json", "{no json"),
-    ("trial_params", "distribution_json", "{}"),
-    ("trial_params", "distribution_json", "nothing"),
-    ("trial_params", "param_value", 1e9),
-    ("trial_values", "value_type", "BOGUS"),
-    ("trials", "state", "BOGUS"),
-    ("trials", "datetime_start", "yesterday"),
-    ("trials", "datetime_complete", "\x00"),
-    ("trial_heartbeats", "heartbeat", "tomorrow"),
-    ("trial_intermediate_values", "intermediate_value", "a lot"),
-    ("trial_values", "value", "a lot"),
+    f"{table.name}.{column.name}"
+    for table in models.BaseModel.metadata.sorted_tables
+    for column in table.columns
+    if not column.primary_key and table.name not in ("version_info", "alembic_version")
+]
+ODD_CELLS: list[Any] = [
+    *(
+        None,
+        "",
+        "nothing",
+        -1,
+        0,
+        7,
+        10**18,
+        1e9,
+        1e400,
+        "NaN",
+        b"\xff\xfe",
+        "\x00",
+        "{no json",
+        "{}",
+        "[]",
+        "[1]",
+        "null",
+    ),
+    *("RUNNING", "COMPLETE", "MAXIMIZE", "INF_POS", "NAN", "tomorrow", '"' * 5, "[" * 100_000, "1e999", "5", "\u202e"),
+    '{"name": "CategoricalDistribution", "attributes": {"choices": [[1], {"a": 2}]}}',
+    '{"name": "FloatDistribution", "attributes": {"low": 0, "high": Infinity, "log": false, "step": null}}',
 ]
 
 
-@pytest.mark.parametrize(("table", "column", "value"), CELLS, ids=[f"{t}.{c}={v!r:.12}" for t, c, v in CELLS])
+@pytest.fixture(scope="module")
+def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with trials that are complete, pruned, running, enqueued, and another program's."""
+    folder, small_study = tmp_path_factory.mktemp("cells"), define_study(SMALL_STUDY, name="small")
+    opened = storage.open_storage(f"sqlite:///{folder}/studies.db", create=True)
+    create(opened, "small", small_study, 6)
+    work(opened, folder, target=5)
+    study = foreign(opened)
+    with_trial(study)
+    for one in (study, optuna.load_study(study_name="small", storage=opened)):
+        trial = one.ask()
+        trial.report(0.5, 1)
+        one.enqueue_trial({"learning_rate": 0.25}, user_attrs={"memo": "mine"})
+    with closing(sqlite3.connect(folder / "studies.db")) as connection:  # so that one file holds everything
+        connection.execute("vacuum into ?", [str(folder / "whole.db")])
+    return folder / "whole.db"
+
+
+@thorough(40)
+@given(cell=st.sampled_from(CELLS), value=st.sampled_from(ODD_CELLS), everywhere=st.booleans())
+@example(cell="trial_values.value_type", value="INF_POS", everywhere=True)
+@example(cell="trial_values.value", value=None, everywhere=False)
+@example(cell="trial_user_attributes.value_json", value="[" * 100_000, everywhere=True)
+@example(cell="trial_params.distribution_json", value=ODD_CELLS[-2], everywhere=False)
+@example(cell="studies.study_name", value=b"\xff\xfe", everywhere=False)
+@example(cell="study_directions.direction", value="BOGUS", everywhere=False)
+@example(cell="study_user_attributes.value_json", value="{no json", everywhere=False)
+@example(cell="trial_params.param_value", value=DELETED, everywhere=True)
+@example(cell="trials.number", value="nothing", everywhere=False)
+@example(cell="trials.datetime_complete", value=None, everywhere=True)
 def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
-    table: str, column: str, value: Any, small_study: StudyDefinition, tmp_path: Path
+    measured_database: Path, cell: str, value: Any, everywhere: bool
 ) -> None:
     """SQLite takes any value in any column."""
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/studies.db", create=True)
-    create(opened, "small", small_study, 4)
-    work(opened, tmp_path, target=2)
-    optuna.load_study(study_name="small", storage=opened).ask()
-    with opened.engine.begin() as connection:
-        connection.execute(sa.text("pragma ignore_check_constraints = on"))
-        connection.execute(sa.text(f"update {table} set {column} = :value"), {"value": value})
-    for command in (["status"], ["status", "--json"], ["trials", "--study", "small"], ["best", "--study", "small"]):
-        done = hpo(opened, *command)
-        assert done.exit_code in (0, 2), (command, done.stderr)
-        assert len(done.stderr.splitlines()) <= 1
-    if table != "study_user_attributes":  # or the study is ours no more
-        work(opened, tmp_path, target=4)
-        counts = records.count_trials(opened, "small")
-        assert counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] >= 2
+    table, _, column = cell.partition(".")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(measured_database, folder / "studies.db")
+        opened = storage.open_storage(f"sqlite:///{folder}/studies.db", write=True)
+        try:
+            with opened.engine.begin() as connection:
+                where = "" if everywhere else f" where rowid = (select max(rowid) / 2 + 1 from {table})"
+                connection.execute(sa.text("pragma ignore_check_constraints = on"))
+                change = f"delete from {table}" if value == DELETED else f"update {table} set {column} = :value"
+                connection.execute(sa.text(change + where), {} if value == DELETED else {"value": value})
+        except sa.exc.IntegrityError:
+            reject()
+        is_there = _is_ours(opened, "small")
+        for command in (["status"], ["status", "--json"], *([one, "--study", "small"] for one in READING)):
+            more = ["-o", str(folder / command[0])] if command[0] in ("report", "export") else []
+            done = hpo(opened, *command, *more)
+            assert done.exit_code in (0, 2), (command, done.stderr)
+            assert len(done.stderr.splitlines()) <= 2, (command, done.stderr)
+        for study in opened.get_all_studies():  # as the dashboard does
+            opened.get_all_trials(study._study_id, deepcopy=False)
+        if is_there:
+            work(opened, folder, target=6)
+            assert read_status(opened, "small").finished == 6
+        opened.engine.dispose()
+
+
+READING = ("trials", "best", "report", "export")
+
+
+def _is_ours(opened: RDBStorage, name: str) -> bool:
+    try:
+        return own_attributes(opened, name) is not None
+    except HpoError:
+        return False
 
 
 def test_whatever_is_changed_in_a_list_no_reading_command_dies_of_it(

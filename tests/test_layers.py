@@ -23,8 +23,9 @@ ROWS = [
         "streams",
         "escaping",
         "text_files",
+        "presence",
     },
-    {"presence", "address", "names", "markdown", "kept", "formatting", "limits"},
+    {"address", "names", "markdown", "kept", "formatting", "limits"},
     {"frugal"},
     {"outages", "commands", "output", "console"},
     {

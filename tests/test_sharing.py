@@ -161,7 +161,7 @@ def test_what_is_written_for_sharing_tells_of_nobody(tmp_path: Path) -> None:
 def test_the_report_of_a_study_with_hosts_in_its_texts_tells_of_none(
     fresh_storage: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.page.write_pngs", lambda figures: "")
+    monkeypatch.setattr("hpo.page.draw_pngs", lambda figures: ({}, ""))
     entry = LISTED_STUDY["trial"][0]
     table = {**LISTED_STUDY, "title": f"Of {HOST}", "trial": [{**entry, "label": f"on {HOST}", "published": None}]}
     study = f"x-drift-{HOST}-cpu"

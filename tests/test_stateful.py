@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +38,7 @@ from hpo.locks import FileLock
 from hpo.presence import Presence, Worker
 from hpo.repetition import identity_of
 from hpo.results import read_definition, read_status
+from hpo.sampling import concerns
 from hpo.study import define_study
 
 from .conftest import SMALL_STUDY, create, thorough
@@ -91,8 +93,6 @@ class Workers(RuleBasedStateMachine):
         self.storage = create(storage.open_storage(url, create=True), "small", STUDY, asked_for)
         self.processes = [storage.open_storage(url, write=True) for _ in range(PROCESSES)]
         self.attributes = records.study_attributes(self.storage, "small")
-        for process in self.processes:
-            storage.show_only_ours(process)
         self.target, self.hosts, self.kept = asked_for, 0, (self._read_all(), asked_for)
         self.before = self.kept
         self.heartbeats = Heartbeats()
@@ -173,7 +173,7 @@ class Workers(RuleBasedStateMachine):
 
     def trials_are_enqueued(self) -> None:
         for rate in (0.01, 5.0):  # the second is outside the space
-            self._study().enqueue_trial({"learning_rate": rate})
+            self._study().enqueue_trial({"learning_rate": rate}, user_attrs={"refused": "no", "errors": [0.0]})
 
     def a_backup_is_made(self) -> None:
         self.kept = self._read_all(), self.target
@@ -231,9 +231,11 @@ class Workers(RuleBasedStateMachine):
             self.alive.append(presence)
             worker = replace(worker, file=str(presence.file))
         process = self.processes[pid % PROCESSES]
+        study = optuna.load_study(study_name="small", storage=process)
+        storage.show_only(process, study, partial(concerns, definition=STUDY))
         started = start_trial(
             process,
-            optuna.load_study(study_name="small", storage=process),
+            study,
             read_definition(self.storage, "small"),
             worker,
             target=self.target,
