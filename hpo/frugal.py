@@ -286,7 +286,8 @@ class FrugalStorage(RDBStorage):
         if not self._claim:
             return
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(self._claim[key])} for key in self._claim]
-        connection.execute(sa.insert(USER).values(rows))
+        insert = self._insert(USER).values(rows)  # SQLite gives the id of a trial that was deleted to the next
+        connection.execute(_or_replace(insert, USER, rows[0]))
         connection.execute(self._beat(sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)))
         self._claims[trial_id] = json.dumps(self._claim["worker"])
 

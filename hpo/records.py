@@ -27,7 +27,11 @@ from .frozen import UNREADABLE, parse_distribution, read_attributes, read_param
 from .kept import believed, is_whole
 from .outages import persistent
 from .presence import is_claim
+from .space import Configuration
 from .storage import explain_failure, reading, show_url
+
+REQUIRED = {name for name, field in Configuration.model_fields.items() if field.is_required()}
+"""The parameters that every trial of ours has."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,7 @@ def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[Stor
     params, attributes = _read_params(connection, ids), _read_attributes(connection, ids)
     for key, number, state, value, started, finished, is_claimed in rows:
         kept, proposed = believed(attributes.get(key, {})), params.get(key, {})
+        is_configured = proposed is not None and (state not in FINISHED or proposed.keys() >= REQUIRED)
         yield StoredTrial(
             number=number,
             state=state,
@@ -241,7 +246,7 @@ def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[Stor
             finished=in_utc(finished),
             params=proposed or {},
             attributes=kept,
-            is_ours=bool(is_claimed) and is_claim(kept) and proposed is not None and is_whole(state, value, kept),
+            is_ours=bool(is_claimed) and is_claim(kept) and is_configured and is_whole(state, value, kept),
         )
 
 

@@ -57,6 +57,8 @@ def finish(
 ) -> None:
     if error is not None:
         trial.set_user_attr("error", error)
+    if state is TrialState.COMPLETE:
+        trial.set_user_attr("errors", [1.0])
     opened.set_trial_state_values(storage.trial_id(trial), state, [1.0] if state == TrialState.COMPLETE else None)
 
 

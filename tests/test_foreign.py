@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from hypothesis import example, given, reject
 from hypothesis import strategies as st
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
@@ -219,6 +219,56 @@ def test_an_enqueued_configuration_of_the_space_is_measured(created: RDBStorage,
     assert [trial.params["learning_rate"] == 0.25 for trial in records.read_trials(created, "small")] == [True, False]
 
 
+def test_an_enqueued_trial_brings_nothing_but_its_configuration(created: RDBStorage, tmp_path: Path) -> None:
+    pretended = {
+        "refused": "no",
+        "error": "broken",
+        "errors": [0.0],
+        "std": 0.0,
+        "slot": 7,
+        "seconds": 1.0,
+        "memo": "mine",
+    }
+    study = optuna.load_study(study_name="small", storage=created)
+    study.enqueue_trial({"learning_rate": 0.25}, user_attrs=pretended)
+    with created.engine.begin() as connection:
+        for statement in (
+            "insert into trial_values (trial_id, objective, value, value_type) values (1, 1, 0.0, 'FINITE')",
+            "insert into trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type) "
+            "values (1, 99, 0.0, 'FINITE')",
+        ):
+            connection.execute(sa.text(statement))
+    work(created, tmp_path, target=1)
+    (trial,) = optuna.load_study(study_name="small", storage=created).trials
+    assert (len(trial.values), 99 in trial.intermediate_values, trial.user_attrs["memo"]) == (1, False, "mine")
+    (row,) = read_rows(created, "small")
+    assert (row.state, row.error, row.params["learning_rate"]) == ("COMPLETE", None, 0.25)
+    assert row.errors not in (None, [0.0])
+
+
+@pytest.mark.parametrize("fixed", ["[1]", "3", '"text"', "null"])
+def test_what_is_enqueued_and_no_configuration_is_refused(fixed: str, created: RDBStorage, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="small", storage=created)
+    study.enqueue_trial({"learning_rate": 0.25})
+    with created.engine.begin() as connection:
+        connection.execute(sa.text("update trial_system_attributes set value_json = :text"), {"text": fixed})
+    work(created, tmp_path, target=1)
+    refused, measured = read_rows(created, "small")
+    assert (refused.state, refused.error) == ("REFUSED", "enqueued, but its parameters cannot be read")
+    assert measured.state == "COMPLETE"
+
+
+def test_what_is_enqueued_with_another_distribution_is_refused(created: RDBStorage, tmp_path: Path) -> None:
+    study = optuna.load_study(study_name="small", storage=created)
+    for distribution in (CategoricalDistribution([0.25, 0.5]), FloatDistribution(0.1, 0.9)):
+        given = {"params": {"learning_rate": 0.25}, "distributions": {"learning_rate": distribution}}
+        study.add_trial(create_trial(state=TrialState.WAITING, **given))
+    work(created, tmp_path, target=2)
+    rows = read_rows(created, "small")
+    assert [row.state for row in rows] == ["REFUSED", "REFUSED", "COMPLETE", "COMPLETE"]
+    assert "learning_rate was added with another distribution than between 0.0001 and 1" in str(rows[0].error)
+
+
 def test_a_list_measures_no_enqueued_configuration(
     fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
 ) -> None:
@@ -257,27 +307,10 @@ CELLS = [
     for column in table.columns
     if not column.primary_key and table.name not in ("version_info", "alembic_version")
 ]
+DELETED = "its row is deleted"
 ODD_CELLS: list[Any] = [
-    *(
-        None,
-        "",
-        "nothing",
-        -1,
-        0,
-        7,
-        10**18,
-        1e9,
-        1e400,
-        "NaN",
-        b"\xff\xfe",
-        "\x00",
-        "{no json",
-        "{}",
-        "[]",
-        "[1]",
-        "null",
-    ),
-    *("RUNNING", "COMPLETE", "MAXIMIZE", "INF_POS", "NAN", "tomorrow", '"' * 5, "[" * 100_000, "1e999", "5", "\u202e"),
+    *(DELETED, None, "", "nothing", -1, 0, 7, 10**18, 1e9, 1e400, "NaN", b"\xff\xfe", "\x00", "{no json", "{}", "[]"),
+    *("[1]", "null", "RUNNING", "COMPLETE", "MAXIMIZE", "INF_POS", "NAN", "tomorrow", '"' * 5, "[" * 100_000, "1e999"),
     '{"name": "CategoricalDistribution", "attributes": {"choices": [[1], {"a": 2}]}}',
     '{"name": "FloatDistribution", "attributes": {"low": 0, "high": Infinity, "log": false, "step": null}}',
 ]

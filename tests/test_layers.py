@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROWS = [
+    {"errors"},
     {
-        "errors",
         "files",
         "guard",
         "server",
