@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from hypothesis import example, given, reject
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
@@ -258,15 +258,19 @@ def test_what_is_enqueued_and_no_configuration_is_refused(fixed: str, created: R
     assert measured.state == "COMPLETE"
 
 
-def test_what_is_enqueued_with_another_distribution_is_refused(created: RDBStorage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "distribution", [CategoricalDistribution([0.25, 0.5]), FloatDistribution(0.1, 0.9)], ids=["choices", "range"]
+)
+def test_what_is_enqueued_with_another_distribution_is_refused(
+    distribution: BaseDistribution, created: RDBStorage, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"params": {"learning_rate": 0.25}, "distributions": {"learning_rate": distribution}}
     study = optuna.load_study(study_name="small", storage=created)
-    for distribution in (CategoricalDistribution([0.25, 0.5]), FloatDistribution(0.1, 0.9)):
-        given = {"params": {"learning_rate": 0.25}, "distributions": {"learning_rate": distribution}}
-        study.add_trial(create_trial(state=TrialState.WAITING, **given))
+    study.add_trial(create_trial(state=TrialState.WAITING, **given))
     work(created, tmp_path, target=2)
-    rows = read_rows(created, "small")
-    assert [row.state for row in rows] == ["REFUSED", "REFUSED", "COMPLETE", "COMPLETE"]
-    assert "learning_rate was added with another distribution than between 0.0001 and 1" in str(rows[0].error)
+    refused, *measured = read_rows(created, "small")
+    assert (refused.state, [row.state for row in measured]) == ("REFUSED", ["COMPLETE", "COMPLETE"])
+    assert "learning_rate was added with another distribution than between 0.0001 and 1" in str(refused.error)
 
 
 def test_a_list_measures_no_enqueued_configuration(
