@@ -7,6 +7,7 @@ for too long, as that of a holder does that is paused or was cut off without a w
 from __future__ import annotations
 
 import importlib.util
+import urllib.parse
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ CONNECTION: dict[str, Any] = {  # unless the URL says otherwise
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+PSYCOPGS_OWN = {"autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory"}
 ENCODING = "utf8"  # also where the server has none, and would answer in bytes
 # What is written and read as text must not depend on a role's or a database's settings; heartbeats are compared in the
 # server's time. By a statement, not by `options`: the URL may have some, and poolers refuse them.
@@ -54,6 +56,7 @@ POOLER = (
     "a pooler in transaction mode lies between, where the start lock does not hold; connect to PostgreSQL itself, "
     "or let the pooler keep sessions (PgBouncer: pool_mode = session)"
 )
+UNPREPARED = ("26000", "42P05")  # a session has not the statements that were prepared in it, or has others
 LOST_LOCK = f"the start lock is lost each time that it is taken: perhaps {POOLER}"
 # One for the start lock and one to work under it; the heartbeat finds one free. 64 workers must fit the server's 300.
 # No pool_pre_ping: outages.py repeats what meets a dead connection, and to ask before each of a trial's twenty
@@ -74,6 +77,10 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
     if not url.database:
         shown = show_url(url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown} names no database; one looks like postgresql://USER@HOST/DATABASE")
+    if "\0" in urllib.parse.unquote(url.render_as_string(hide_password=False)):  # it would end there, for libpq
+        raise StorageError("a storage's URL holds %00, which no part of one can")
+    for key in sorted(url.query.keys() & PSYCOPGS_OWN):
+        raise StorageError(f"{key} in a storage's URL is psycopg's own, and no setting of PostgreSQL; leave it out")
     encoding = str(url.query.get("client_encoding", ENCODING))
     if encoding.lower().replace("-", "") not in (ENCODING, "auto"):
         raise StorageError(f"client_encoding in a storage's URL must be {ENCODING}, but is {encoding!r}; leave it out")
@@ -111,23 +118,35 @@ def _connect(url: sa.URL) -> Any:
     return connection
 
 
-def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
-    """Opens the database.
+def check_server(engine: sa.Engine, *, write: bool) -> None:
+    """Makes sure, before anything else is asked of it, that a server can be worked with.
 
     Raises:
-        StorageError: where the server is too old, or a pooler between does not keep sessions.
+        StorageError: where it is too old, shows this user no schema, or with `write` where the database is read-only,
+            or a pooler between does not keep sessions.
     """
+    shown = show_url(engine.url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        version = engine.dialect.server_version_info or (0,)
+        if version < OLDEST:
+            raise StorageError(
+                f"PostgreSQL must be {OLDEST[0]} or later, but this server is {version[0]}.{version[-1]}"
+            )
+        if connection.execute(sa.text("select current_schema()")).scalar() is None:
+            raise StorageError(f"storage {shown}: this user may use no schema of its search_path")
+    if write:
+        _refuse_standby(engine)
+        _refuse_pooler(engine)
+        engine.dispose()  # an administrator may end sessions that idle for a moment
+
+
+def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
+    """Opens the database."""
     settings = engine_settings(sa.make_url(url), write=write)
     storage = OutageProofStorage(
         url, reading=READING, writing=WRITING, engine_kwargs=settings, skip_table_creation=not create_tables
     )
     sa.event.listen(storage.engine, "handle_error", _drop_useless_connection)
-    version = storage.engine.dialect.server_version_info or (0,)
-    if version < OLDEST:
-        raise StorageError(f"PostgreSQL must be {OLDEST[0]} or later, but this server is {version[0]}.{version[-1]}")
-    if write:
-        _refuse_standby(storage.engine)
-        _refuse_pooler(storage.engine)
     return storage
 
 
@@ -137,7 +156,11 @@ def _drop_useless_connection(context: sa.engine.ExceptionContext) -> None:
     After a fail-over the old server may only be read; after a restore, statements that were prepared before are of
     tables that are gone.
     """
-    if getattr(context.original_exception, "sqlstate", None) in RECONNECT:
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state in UNPREPARED and context.engine is not None:
+        shown = show_url(context.engine.url.render_as_string(hide_password=False))
+        raise StorageError(f"storage {shown}: {POOLER}") from context.original_exception
+    if state in RECONNECT:
         context.is_disconnect = True
 
 
@@ -156,21 +179,24 @@ def _refuse_standby(engine: sa.Engine) -> None:
 def _refuse_pooler(engine: sa.Engine) -> None:
     """Makes sure that a connection stays with its session of the server.
 
-    A pooler in transaction mode gives the session that was used last to whoever asks next: here to a second connection,
-    which keeps it, so that the first goes on with another.
+    A pooler in transaction mode gives a session to whoever asks next: the one that was used last, so two connections
+    that ask in turn have the same; or the one that was not used for longest, so a connection has another each time.
 
     Raises:
         StorageError: where it does not.
     """
-    process = sa.text("select pg_backend_pid()")
-    with engine.connect() as one, engine.connect() as other:
-        one = one.execution_options(isolation_level="AUTOCOMMIT")
-        before = one.execute(process).scalar()
-        other.execute(process)  # and the transaction stays open
-        after = one.execute(process).scalar()
-    if before != after:
+    at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with at_once.connect() as one, at_once.connect() as other:
+        mine = {_process_of(one) for _ in range(3)}
+        is_shared = _process_of(other) in mine
+    if is_shared or len(mine) > 1:
         shown = show_url(engine.url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown}: {POOLER}")
+
+
+def _process_of(connection: sa.Connection) -> Any:
+    """Returns which of the server's processes answers a connection's next statement."""
+    return connection.execute(sa.text("select pg_backend_pid()")).scalar()
 
 
 class AdvisoryLock:

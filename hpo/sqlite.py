@@ -66,6 +66,8 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
     if url.query:
         raise StorageError(f"storage {shown}: a database of SQLite is opened as hpo needs it; leave out what follows ?")
     file = Path(str(url.database))
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise StorageError(f"storage {shown} is no regular file")
     if not file.parent.is_dir():
         raise StorageError(f"storage {shown}: there is no folder {file.parent}")
     kind = file_system(file.parent)
@@ -79,7 +81,7 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
             f"storage {shown} does not exist; hpo optimize creates it, --storage or HPO_STORAGE names another"
         )
     if write:
-        for needed in _needed_to_write(file.absolute()):
+        for needed in _needed_to_write(file.resolve()):
             if not os.access(needed, os.W_OK):
                 raise StorageError(f"storage {shown} cannot be written: {needed} is read-only for this user")
     return str(url)
@@ -91,9 +93,12 @@ def _needed_to_write(file: Path) -> Iterator[Path]:
     yield from (path for path in (file, *_beside(file)) if path.exists())
 
 
-def _beside(file: Path) -> tuple[Path, Path]:
-    """Returns the files that SQLite keeps beside a database that is open: its log, and the log's index."""
-    return Path(f"{file}-wal"), Path(f"{file}-shm")
+def _beside(file: Path) -> tuple[Path, Path, Path]:
+    """Returns the files that SQLite keeps beside a database that is open.
+
+    They are its log, the log's index, and the journal of one that is not in WAL mode.
+    """
+    return Path(f"{file}-wal"), Path(f"{file}-shm"), Path(f"{file}-journal")
 
 
 def file_system(folder: Path) -> str:
@@ -134,6 +139,7 @@ class _WatchedFile:
         self._file = file
         self._opened: os.stat_result | None = None
         self._opened_at = time.time()
+        self._size = 0
 
     def __call__(self) -> sqlite3.Connection:
         """Opens it; where there is none it is made, but only the first time."""
@@ -143,19 +149,33 @@ class _WatchedFile:
         self._opened = self._opened or self._file.stat()
         return connection
 
-    def check(self, connection: sqlite3.Connection, *rest: Any) -> None:
-        """Makes sure, before a connection is used, that the file is still the one that was opened.
+    def check(self, connection: sqlite3.Connection, record: Any, *rest: Any) -> None:
+        """Makes sure, before a connection is used, that the file and its log are still those that were opened.
 
         Raises:
-            StorageGone: where it is not.
+            StorageGone: where they are not.
         """
         if not self._is_there():
             raise self._gone(connection)
+        size = self._file.stat().st_size
+        if size < self._size:  # SQLite makes a file smaller only where it is told to
+            raise StorageGone(
+                f"storage sqlite:///{self._file}: its file was overwritten meanwhile, or cut short; "
+                f"{self._rescue(connection)}"
+            )
+        self._size = size
+        # SQLite makes the log at a connection's first statement, and keeps it while one is open.
+        log = _found(_beside(self._file.resolve())[0])
+        known = record.info.get("log")
+        if known not in (None, log):
+            raise StorageGone(
+                f"storage sqlite:///{self._file}: its log, {self._file.name}-wal, was removed or replaced meanwhile; "
+                f"{self._rescue(connection)}"
+            )
+        record.info["log"] = log
 
     def _is_there(self) -> bool:
-        with suppress(FileNotFoundError):
-            return self._opened is not None and os.path.samestat(self._file.stat(), self._opened)
-        return False
+        return self._opened is not None and _found(self._file) == (self._opened.st_dev, self._opened.st_ino)
 
     def _gone(self, connection: sqlite3.Connection | None) -> StorageGone:
         what = "replaced by another" if self._file.exists() else "removed"
@@ -190,6 +210,9 @@ class _WatchedFile:
                 whole = Path(beside) / "whole"
                 with closing(sqlite3.connect(whole)) as target:
                     connection.backup(target)
+                    is_sound = target.execute("pragma quick_check").fetchone() == ("ok",)
+                    if not is_sound or not target.execute("select 1 from sqlite_master limit 1").fetchone():
+                        raise sqlite3.DatabaseError("database disk image is malformed")
                 whole.chmod(0o600)
                 with suppress(FileExistsError):
                     os.link(whole, place)
@@ -207,25 +230,35 @@ class _WatchedFile:
         return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_mtime >= self._opened_at
 
 
+def _found(file: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from all others of this machine; None where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _open_for_reading(file: Path) -> sqlite3.Connection:
     """Opens a database so that nothing is left behind.
 
     SQLite reads a database in WAL mode by way of two files beside it, a log and the log's index. Whoever may write them
     removes them again. Who may not reads those of a writer that is at work; where nobody is, the file alone holds
-    everything, but for a log that a crash has left, which is read in a copy.
+    everything, but for a log or a journal that a crash has left, which is read in a copy.
     """
-    log, index = _beside(file)
-    if all(os.access(path, os.W_OK) for path in _needed_to_write(file)):
+    whole = file.resolve()  # SQLite's files lie beside the file itself, not beside a link to it
+    log, index, journal = _beside(whole)
+    if all(os.access(path, os.W_OK) for path in _needed_to_write(whole)):
         return _open_file(file, "rw")
-    if not log.exists():
-        return _open_file(file, "ro&immutable=1")
-    return _open_file(file, "ro") if index.exists() else _open_copy(file, log)
+    if journal.exists() or (log.exists() and not index.exists()):
+        return _open_copy(whole, log, journal)
+    return _open_file(file, "ro" if log.exists() else "ro&immutable=1")
 
 
-def _open_copy(file: Path, log: Path) -> sqlite3.Connection:
-    """Opens a copy of a database and its log, which is gone with the connection."""
+def _open_copy(file: Path, *beside: Path) -> sqlite3.Connection:
+    """Opens a copy of a database and of what a crash left beside it, which is gone with the connection."""
     with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
-        for one in (file, log):
+        for one in (file, *(path for path in beside if path.exists())):
             shutil.copyfile(one, Path(folder) / one.name)
         connection = _open_file(Path(folder) / file.name, "rw")
         connection.execute("select count(*) from sqlite_master")  # opens all that it needs, which the kernel then keeps
@@ -237,6 +270,10 @@ def _open_file(file: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # one bad text must not hide all others
     return connection
+
+
+def check_server(engine: sa.Engine, *, write: bool) -> None:
+    """Does nothing: there is none."""
 
 
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:

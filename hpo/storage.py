@@ -244,6 +244,7 @@ def _find_backend(url: str) -> tuple[ModuleType, sa.URL]:
 def _open(backend: ModuleType, url: str, shown: str, *, create: bool, write: bool) -> RDBStorage:
     engine = sa.create_engine(url, **backend.engine_settings(sa.make_url(url), write=write))
     try:
+        backend.check_server(engine, write=write)
         complete = _check_ours(engine, shown)
         if not complete and not create:
             raise NoStorage(f"storage {shown} holds no studies; hpo optimize creates one")
@@ -275,4 +276,7 @@ def _check_ours(engine: sa.Engine, shown: str) -> bool:
     if not optunas <= tables:
         return False
     with engine.connect() as connection:  # the stamp comes last
-        return connection.execute(sa.text("select version_num from alembic_version")).first() is not None
+        stamps = connection.execute(sa.text("select version_num from alembic_version")).all()
+    if len(stamps) > 1:
+        raise StorageError(f"storage {shown} is damaged: alembic_version says {len(stamps)} versions of its schema")
+    return bool(stamps)

@@ -34,7 +34,7 @@ from . import records
 from . import storage as stored
 from .address import without_secrets
 from .budget import Heartbeats, NoTrial, look_for_place, start_trial
-from .datasets import prepare
+from .datasets import DATASETS, prepare
 from .errors import HpoError, StorageGone, UnknownName, WorkError
 from .frugal import TrialGone
 from .locks import Stopped
@@ -310,7 +310,10 @@ class _Server:
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
-        prepare(definition.protocol.dataset, self.assignment.data_folder)
+        dataset = definition.protocol.dataset
+        if records.study_attributes(self._storage, name)["dataset_sha256"] != DATASETS[dataset].sha256:
+            raise WorkError(f"study {name!r} was created on another release of its dataset, {dataset}")
+        prepare(dataset, self.assignment.data_folder)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
         stored.show_only(self._storage, study, partial(concerns, definition=definition))
         return study, definition

@@ -77,6 +77,30 @@ def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
         opened.get_study_id_from_name("small")
 
 
+def test_a_log_that_goes_away_is_found_out_and_what_was_held_is_saved(
+    tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    work(opened, tmp_path, target=3)
+    for name in ("studies.db-wal", "studies.db-shm"):
+        (tmp_path / name).unlink()
+    with pytest.raises(StorageGone, match=r"its log, studies.db-wal, was removed or replaced meanwhile") as raised:
+        read_status(opened, "small")
+    saved = str(raised.value).rpartition(" ")[2]
+    assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 3
+
+
+def test_a_file_that_is_overwritten_is_found_out(tmp_path: Path, small_study: StudyDefinition) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    work(opened, tmp_path, target=3)
+    with (tmp_path / "studies.db").open("wb"):
+        pass  # cut short, as by `> studies.db`, or by `cp` of a smaller one
+    with pytest.raises(StorageGone, match=r"its file was overwritten meanwhile, or cut short; what it held"):
+        read_status(opened, "small")
+
+
 def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     running = start_hpo(
@@ -203,14 +227,14 @@ def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
 
 
 @contextmanager
-def pgbouncer(server: TemporaryPostgres, folder: Path, mode: str) -> Iterator[str]:
+def pgbouncer(server: TemporaryPostgres, folder: Path, mode: str, more: str = "") -> Iterator[str]:
     """PgBouncer before a database; gives the URL by which it is reached."""
     port = free_port()
     (folder / "users.txt").write_text('"postgres" ""\n')
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\nstudies = host=127.0.0.1 port={server.port} dbname=studies\n[pgbouncer]\nlisten_addr=127.0.0.1\n"
         f"listen_port={port}\nauth_type=trust\nauth_file={folder}/users.txt\npool_mode={mode}\nunix_socket_dir=\n"
-        "default_pool_size=20\n"
+        f"default_pool_size=20\n{more}\n"
     )
     os.chmod(folder, 0o755)
     pooler = subprocess.Popen(
@@ -243,11 +267,11 @@ def test_a_pooler_in_transaction_mode_is_named_and_one_in_session_mode_is_worked
     folder = Path("/tmp") / f"hpo-pgbouncer-{os.getpid()}"  # where its own user may read
     folder.mkdir()
     try:
-        with (
-            pgbouncer(server, folder, "transaction") as url,
-            pytest.raises(StorageError, match=r"a pooler in transaction mode .* pool_mode = session"),
-        ):
-            storage.open_storage(url, create=True)
+        for more in ("", "default_pool_size=1", "server_round_robin=1"):
+            with pgbouncer(server, folder, "transaction", more) as url:
+                for _ in range(3):  # with more and more sessions at hand
+                    with pytest.raises(StorageError, match=r"a pooler in transaction mode .* pool_mode = session"):
+                        storage.open_storage(url, create=True)
         with pgbouncer(server, folder, "session") as url:
             opened = create(storage.open_storage(url, create=True), "small", small_study, 3)
             work(opened, folder, target=3)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -104,6 +106,52 @@ def test_a_study_that_was_left_in_the_middle_is_read_in_a_folder_that_cannot_be_
     assert (done.returncode, done.stderr) == (0, "")
     assert "later" in done.stdout
     assert files(crashed) == left
+
+
+def test_a_transaction_that_a_crash_has_cut_off_is_not_read_in_a_folder_that_cannot_be_written(
+    studies: Path, tmp_path: Path
+) -> None:
+    """As of a program that writes without WAL: what a journal beside the file takes back was never committed."""
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    with closing(sqlite3.connect(studies / "hpo.db", isolation_level=None)) as connection:
+        for statement in ("pragma journal_mode = delete", "pragma cache_size = 1", "begin"):
+            connection.execute(statement)
+        connection.execute("update studies set study_name = 'never'")
+        connection.execute(
+            "update trial_user_attributes set value_json = value_json || ' '"
+        )  # too much to be held back
+        for name in ("hpo.db", "hpo.db-journal"):
+            shutil.copy(studies / name, crashed / name)
+            (crashed / name).chmod(0o444)
+    assert b"never" in (crashed / "hpo.db").read_bytes()
+    crashed.chmod(0o555)
+    done = unprivileged("status", folder=crashed)
+    crashed.chmod(0o755)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "small" in done.stdout
+
+
+def test_a_database_is_read_by_a_link_from_elsewhere(
+    studies: Path, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    opened = create(storage.open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "hpo.db").symlink_to(studies / "hpo.db")
+    (studies / "hpo.db").chmod(0o444)
+    folder.chmod(0o555)
+    done = unprivileged("status", folder=folder)
+    folder.chmod(0o755)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "later" in done.stdout
+    opened.engine.dispose()
+
+
+def test_a_pipe_is_no_database(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hpo.db")
+    done = hpo("status", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "hpo: storage sqlite:///hpo.db is no regular file\n")
 
 
 def test_a_file_system_that_is_read_only_is_read(studies: Path, tmp_path: Path) -> None:

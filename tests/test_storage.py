@@ -32,7 +32,7 @@ from .postgres import TemporaryPostgres
         ("postgresql://me:secret@host", "names no database"),
         ("postgresql://me:secret@127.0.0.1:1/db", "connection refused"),
         ("sqlite:////proc/hpo.db", r"cannot be opened: unable to open database file"),
-        ("sqlite:////tmp", "unable to open database file"),
+        ("sqlite:////tmp", "is no regular file"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_one_line(url: str, complaint: str) -> None:
