@@ -136,6 +136,8 @@ def _secret_values(text: str) -> Iterator[tuple[int, int]]:
 def _password(url: str, start: int) -> Iterator[tuple[int, int]]:
     """Yields where `:PASSWORD@` stands: up to the last `@`, for the password's own may be written as they are."""
     at = url.rfind("@", start)
+    if start and at > 0 and PORT_THAT_IS_NONE.match(url, at + 1):  # `USER@HOST:PASSWORD`
+        yield url.index(":", at + 1) + 1, len(url)
     if at < 0 and start and PORT_THAT_IS_NONE.match(url, start):  # a password whose `@` is left out, or is `%40`
         at = len(url)
     if colon := COLON.search(url, start, max(at, start)):

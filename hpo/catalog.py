@@ -64,7 +64,9 @@ def load_study(
     if path.suffix != ".toml":
         known = studies()
         if name_or_file not in known:
-            raise UnknownName("study", name_or_file, known)
+            here = Path(f"{name_or_file}.toml")
+            hint = f"{here} is here, so give that; " if here.is_file() else ""
+            raise UnknownName("study", name_or_file, known, hint=hint)
         path = known[name_or_file]
     name, definition = name_of(name_or_file), read_study(path)
     for key, value, suffix in (("dataset", dataset, str(dataset)), ("rounds", rounds, f"{rounds}-rounds")):

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from . import limits
+from .arguments import Folder, Number, WholeNumber
 from .cli_options import (
     ROUNDS,
-    Folder,
     begin_work,
     data_option,
     dataset_option,
@@ -29,8 +29,8 @@ from .cli_options import (
 from .names import safe_file_name
 from .output import say
 
-RATE = click.FloatRange(limits.SMALLEST, limits.LARGEST)
-STEPS = click.IntRange(2, limits.STEPS)
+RATE = Number(limits.SMALLEST, limits.LARGEST)
+STEPS = WholeNumber(2, limits.STEPS)
 NARROWEST = 1.1  # from the lowest rate to the highest
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
 FINAL = {  # report A's final network
@@ -100,6 +100,7 @@ def lr_find(
     begin_work()
     if not high >= NARROWEST * low:  # nor where one is no number
         raise RequestError(f"--high must be at least {NARROWEST:g} times --low, but they are {high:g} and {low:g}")
+    chosen = _parse(settings)
     opened, protocol, unsaved = _find_protocol(study, storage)
     for key, value in (("rounds", rounds), ("dataset", dataset)):
         if value not in (None, protocol[key]):
@@ -114,7 +115,7 @@ def lr_find(
     prepare(protocol["dataset"], where)
     found = []
     for optimizer in optimizers or ("sgd",):
-        params = {**FINAL, **_parse(settings), "optimizer": optimizer}
+        params = {**FINAL, **chosen, "optimizer": optimizer}
         name, sweep = _make_sweep(protocol, params, spaced_rates(low, high, steps), place, where)
         described = {**describe_sweep(sweep, optimizer), "params": params, "dataset": protocol["dataset"]}
         found.append(described)
@@ -188,10 +189,12 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
 
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
-    from .errors import RequestError
+    from .errors import RequestError, suggestion
+    from .space import ListedConfiguration
     from .study import parse
 
     parsed = {}
+    known = ListedConfiguration.model_fields.keys() - {"learning_rate", "optimizer"}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -202,6 +205,8 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
             parsed[key.strip()] = value.strip()
         if key.strip() in ("optimizer", "learning_rate"):
             raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")
+        if key.strip() not in known:
+            raise RequestError(f"--set: no key named {key.strip()!r}; {suggestion(key.strip(), known)}")
     return parsed
 
 

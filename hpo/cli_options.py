@@ -12,26 +12,13 @@ from typing import Any, TypeVar
 import click
 
 from . import address, limits
+from .arguments import File, Folder, WholeNumber
 from .commands import this_command
 from .output import say
 from .signals import stop_on_signals
 
-ROUNDS = click.IntRange(1, limits.ROUNDS)
-TRIAL = click.IntRange(0, limits.TRIAL_NUMBER)
-
-
-class Folder(click.Path):
-    """A folder's path; what is empty names none, where pathlib would take the working folder."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, file_okay=False)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns the path."""
-        if value == "":
-            self.fail("it must name a folder, but is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
+ROUNDS = WholeNumber(1, limits.ROUNDS)
+TRIAL = WholeNumber(0, limits.TRIAL_NUMBER)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -47,7 +34,7 @@ def storage_option(command: Command) -> Command:
     )
     @click.option(
         "--storage-file",
-        type=click.Path(path_type=Path),
+        type=File(),
         metavar="FILE",
         help="A file that holds the URL (keeps the password off the command line).",
     )
@@ -137,7 +124,7 @@ def data_option(command: Command) -> Command:
     """`--data DIR`."""
     return click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=Folder(),
         metavar="DIR",
         help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]",
     )(command)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from .arguments import File, Host, WholeNumber
 from .cli_options import begin_work, json_option, print_json, print_parts, storage_option, written_by_request
 from .output import say
 from .signals import check, stop_on_signals
@@ -134,7 +135,7 @@ def list_(as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "-o", "picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "-o", "picture", type=File(), metavar="FILE",
     help="Draw the architecture into FILE.png or FILE.html.",
 )  # fmt: skip
 @json_option
@@ -191,12 +192,12 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 
 @click.command()
 @storage_option
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on.")
 @click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535), metavar="PORT", help="Its port."
+    "--host", default="127.0.0.1", show_default=True, type=Host(), metavar="ADDRESS", help="The address to listen on."
 )
+@click.option("--port", default=8080, show_default=True, type=WholeNumber(1, 65535), metavar="PORT", help="Its port.")
 @click.option(
-    "--allow-host", "names", multiple=True, metavar="NAME[:PORT]",
+    "--allow-host", "names", multiple=True, type=Host(), metavar="NAME[:PORT]",
     help="Another name by which it may be opened, as behind a proxy. Can be repeated.",
 )  # fmt: skip
 @click.option("--writable", is_flag=True, help="Let the page change and delete studies.")

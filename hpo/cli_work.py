@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import limits
+from .arguments import WholeNumber
 from .cli_options import (
     TRIAL,
     begin_work,
@@ -30,7 +31,7 @@ from .output import say
 @click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
 @click.option(
     "--trials",
-    type=click.IntRange(1, limits.TRIALS),
+    type=WholeNumber(1, limits.TRIALS),
     metavar="N",
     help="Bring the study to N finished trials, over all workers and restarts.",
 )
@@ -96,13 +97,13 @@ def optimize(
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(1, limits.TOP), metavar="K", help="Measure the best K."
+    "--top", default=3, show_default=True, type=WholeNumber(1, limits.TOP), metavar="K", help="Measure the best K."
 )
 @click.option(
     "--rounds",
     default=30,
     show_default=True,
-    type=click.IntRange(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
+    type=WholeNumber(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
     metavar="N",
     help="Fresh rounds for each.",
 )

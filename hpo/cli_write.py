@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from .arguments import File, Folder
 from .cli_options import (
     ROUNDS,
     TRIAL,
-    Folder,
     begin_work,
     data_option,
     device_option,
@@ -22,6 +22,8 @@ from .cli_options import (
 )
 from .output import say
 from .signals import checked, stop_on_signals
+
+ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
 
 @click.command()
@@ -57,7 +59,7 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
 @click.command()
 @click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
 @click.option(
-    "-o", "file", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "-o", "file", required=True, type=File(), metavar="FILE",
     help="Write FILE.safetensors, and FILE.json beside it.",
 )  # fmt: skip
 @click.option(
@@ -103,9 +105,9 @@ def export(
     from .errors import RequestError
     from .export import train_winner, write  # torch, which cannot be imported in a working folder that is gone
 
-    if not file.name:
-        raise RequestError("-o must name a file, but is empty")
-    stem = file.with_suffix("") if file.suffix in (".safetensors", ".json") else file
+    if file.name in ("", *ENDINGS) or (file.exists() and not file.is_file()):
+        raise RequestError(f"-o must name a file, but is {str(file)!r}")
+    stem = file.with_suffix("") if file.suffix in ENDINGS else file
     file = stem.with_name(f"{stem.name}.safetensors")
     place, folder = find_devices(device)[0], data_folder(data)
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)

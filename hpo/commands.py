@@ -30,10 +30,13 @@ def this_command(*more: str) -> str:
 
 
 def quote(word: str) -> str:
-    r"""Returns a word as a shell takes it; one with characters that are not shown as in `$'two\x0alines'`."""
-    if is_printable(word):
+    r"""Returns a word as a shell takes it; one with characters that are not shown as in `$'two\x0alines'`.
+
+    So is one with a backtick, for commands stand between backticks in texts.
+    """
+    if is_printable(word) and "`" not in word:
         return shlex.quote(word)
-    shown = "".join(c if is_printable(c) and c not in "\\'" else _bytes(c) for c in word)
+    shown = "".join(c if is_printable(c) and c not in "\\'`" else _bytes(c) for c in word)
     return f"$'{shown}'"
 
 

@@ -6,6 +6,7 @@ A string is one line: what a terminal acts on is shown as in `\\x1b`, an end of 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -21,7 +22,12 @@ class Console(rich.console.Console):
     """rich's console, without its markup, highlighting and emoji."""
 
     def __init__(self, **settings: Any) -> None:
-        sized = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES") or value != "0"}
+        # rich believes whatever stands there: 0, or digits of another script.
+        sized = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("COLUMNS", "LINES") or re.fullmatch("[1-9][0-9]{0,4}", value)
+        }
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, "_environ": sized, **settings})
 
     @property

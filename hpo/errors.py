@@ -33,8 +33,8 @@ class RequestError(HpoError):
 class UnknownName(RequestError):
     """Raised when a name is not among the known ones; suggests the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
-        super().__init__(f"{where}no {kind} named {name!r}; {suggestion(name, known)}")
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "", hint: str = "") -> None:
+        super().__init__(f"{where}no {kind} named {name!r}; {hint}{suggestion(name, known)}")
 
 
 class StudyError(RequestError):

@@ -308,7 +308,7 @@ def assign_devices(workers: str, device: str) -> list[str]:
     """
     known = re.fullmatch(r"auto|[1-9][0-9]{0,3}", workers)
     if not known or (workers != "auto" and int(workers) > limits.WORKERS):
-        raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers!r}")
+        raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers[:40]!r}")
     devices = find_devices(device)
     if workers != "auto":
         processes = int(workers)

@@ -67,7 +67,7 @@ READING: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
 WRITING = READING
 
 
-def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
+def check_url(url: sa.URL, given: str, *, create: bool, write: bool) -> str:
     """Returns the URL with the driver that is used.
 
     Raises:
@@ -75,8 +75,9 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
             installed.
     """
     if not url.database:
-        shown = show_url(url.render_as_string(hide_password=False))
-        raise StorageError(f"storage {shown} names no database; one looks like postgresql://USER@HOST/DATABASE")
+        raise StorageError(
+            f"storage {show_url(given)} names no database; one looks like postgresql://USER@HOST/DATABASE"
+        )
     if "\0" in urllib.parse.unquote(url.render_as_string(hide_password=False)):  # it would end there, for libpq
         raise StorageError("a storage's URL holds %00, which no part of one can")
     for key in sorted(url.query.keys() & PSYCOPGS_OWN):
@@ -85,7 +86,7 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
     if encoding.lower().replace("-", "") not in (ENCODING, "auto"):
         raise StorageError(f"client_encoding in a storage's URL must be {ENCODING}, but is {encoding!r}; leave it out")
     if "@" in str(url.host):
-        shown = show_url(url.render_as_string(hide_password=False))
+        shown = show_url(given)
         raise StorageError(f"storage {shown} has several '@'; in a user or a password it is written %40 (/ %2F, : %3A)")
     if importlib.util.find_spec("psycopg") is None:
         raise StorageError("PostgreSQL needs its driver: pip install 'psycopg[binary]'")

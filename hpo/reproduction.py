@@ -177,7 +177,7 @@ def find_items(names: Sequence[str]) -> list[str]:
         UnknownName: where a name stands for nothing.
     """
     for name in names:
-        if not any(item.startswith(name) for item in ITEMS):
+        if not name or not any(item.startswith(name) for item in ITEMS):
             raise UnknownName("table or figure", name, ITEMS)
     return [item for item in ITEMS if not names or any(item.startswith(name) for name in names)]
 

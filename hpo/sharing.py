@@ -24,9 +24,12 @@ from .results import read_rows
 
 STORAGE_URL = re.compile(r"\b(sqlite|postgres(ql)?)(\+\w+)?://[^\s'\"`<>]*", re.IGNORECASE)
 PATH_CHARACTER = r"[^\s/'\"`<>:,;()]"
-ABSOLUTE_PATH = re.compile(rf"(?<![\w.:/…~])(?:/{PATH_CHARACTER}+)+/({PATH_CHARACTER}*)")
+ABSOLUTE_PATH = re.compile(
+    rf"(?:\bfile:/*|(?<![\w.…~/])(?:/|(?<!:)//+))((?:{PATH_CHARACTER}+/)+)({PATH_CHARACTER}*)", re.IGNORECASE
+)  # not within https://…
+IP_ADDRESS = re.compile(r"[\d.]+|.*:.*")
 NOTHING = "(?!)"  # as a pattern: matches nowhere
-HOMES = re.compile(r"/(home|Users)/[^/]+")
+HOMES = re.compile(r"(home|Users)/[^/]+")
 SHORTEST = 2  # characters of a name that is looked for within a text
 OWN = {"hpo", "localhost", ""}  # no secrets, and found in every text
 
@@ -35,24 +38,30 @@ Clean = Callable[[str], str]
 
 def cleaner(hosts: Iterable[str]) -> Clean:
     """Returns a function that takes out of a text what tells of these machines, of this one, and of this user."""
-    names: dict[str, str] = {}
-    for host in dict.fromkeys([*hosts, platform.node()]):
-        number = len(set(names.values())) + 1
-        names |= {name: f"machine {number}" for name in (host, host.partition(".")[0]) if name not in (*names, *OWN)}
+    machines: dict[str, str] = {}  # by their names in small letters, for those of a host's name do not matter
+    for host in dict.fromkeys(host.lower() for host in (*hosts, platform.node())):
+        short = host if IP_ADDRESS.fullmatch(host) else host.partition(".")[0]
+        number = len(set(machines.values())) + 1
+        machines |= {name: f"machine {number}" for name in (host, short) if name not in (*machines, *OWN)}
     home = _home()
-    names |= {user: "somebody" for user in sorted(_users(home)) if user not in (*names, *OWN)}
-    within = sorted((name for name in names if len(name) >= SHORTEST), key=len, reverse=True)
-    word = re.compile(rf"(?<![^\W_])({'|'.join(map(re.escape, within)) or NOTHING})(?![^\W_])")
+    users = {user for user in _users(home) if user.lower() not in (*machines, *OWN)}
+    word = re.compile(rf"(?<![^\W_])(?:(?i:({_any_of(machines)}))|({_any_of(users)}))(?![^\W_])")
     own_path = re.compile(rf"(?<![\w.])(?:{re.escape(home) or NOTHING})(?!{PATH_CHARACTER})")
 
     def clean(text: str) -> str:
-        if text in names:
-            return names[text]
+        if text in users or text.lower() in machines:
+            return machines.get(text.lower(), "somebody")
         text = STORAGE_URL.sub("STORAGE", text)
         text = ABSOLUTE_PATH.sub(_last_part, own_path.sub("/~", text))
-        return word.sub(lambda found: names[found[1]], text)
+        return word.sub(lambda found: machines[found[1].lower()] if found[1] else "somebody", text)
 
     return clean
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """Returns the pattern of names that are looked for within a text, the longest first."""
+    within = sorted((name for name in names if len(name) >= SHORTEST), key=len, reverse=True)
+    return "|".join(map(re.escape, within)) or NOTHING
 
 
 def _home() -> str:
@@ -73,7 +82,7 @@ def _users(home: str) -> set[str]:
 
 
 def _last_part(path: re.Match[str]) -> str:
-    return "…" if HOMES.fullmatch(path[0]) else f"…/{path[1]}"
+    return "…" if HOMES.fullmatch(path[1] + path[2]) else f"…/{path[2]}"
 
 
 def known_hosts(storage: RDBStorage, study: str) -> list[str]:

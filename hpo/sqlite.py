@@ -50,15 +50,15 @@ NETWORK_FILE_SYSTEMS = {
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
-    """Makes sure that a URL names a database's file here, or with `create` a place for one.
+def check_url(url: sa.URL, given: str, *, create: bool, write: bool) -> str:
+    """Makes sure that a URL names a database's file here, or with `create` a place for one; returns it as given.
 
     Raises:
         NoStorage: where `create` is false and there is none.
         StorageError: where it names no file, no folder, or one that other machines see too, where `write` is asked for
             and cannot be done, or SQLite is too old.
     """
-    shown = show_url(str(url))
+    shown = show_url(given)
     if sqlite3.sqlite_version_info < OLDEST:
         raise StorageError(f"SQLite must be 3.35 or later, but this Python has {sqlite3.sqlite_version}")
     if url.database in (None, "", ":memory:"):
@@ -84,7 +84,7 @@ def check_url(url: sa.URL, *, create: bool, write: bool) -> str:
         for needed in _needed_to_write(file.resolve()):
             if not os.access(needed, os.W_OK):
                 raise StorageError(f"storage {shown} cannot be written: {needed} is read-only for this user")
-    return str(url)
+    return given
 
 
 def _needed_to_write(file: Path) -> Iterator[Path]:

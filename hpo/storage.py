@@ -53,7 +53,7 @@ def open_storage(url: str, *, create: bool = False, write: bool = False, patient
     shown = show_url(url)
     opening, write = persistent(_open) if patient else _open, write or create
     try:
-        checked = backend.check_url(address, create=create, write=write)
+        checked = backend.check_url(address, url, create=create, write=write)
         return opening(backend, checked, shown, create=create, write=write)
     except OSError as error:
         raise StorageError(f"storage {shown} cannot be opened: {explain_os_error(error)}") from error

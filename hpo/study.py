@@ -32,7 +32,7 @@ from .space import (
     Value,
     check_space,
 )
-from .tables import Count, Percent, Rounds, Seconds, Table, Weight, explain, shown
+from .tables import Count, Percent, Rounds, Seconds, Table, Weight, Words, explain, shown
 from .text_files import NotUtf8, read_text
 
 
@@ -84,6 +84,8 @@ class Protocol(Table):
                 f"batch_size must not leave one of {self.train_pairs} pairs over (batch norm needs two), "
                 f"but is {self.batch_size}"
             )
+        if self.main_weight == 0 and self.auxiliary_weight == 0:
+            raise ValueError("main_weight and auxiliary_weight must not both be 0")
         if any(epoch > self.epochs for epoch in self.evaluate_at):
             raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
         return self
@@ -100,7 +102,7 @@ class Published(Table):
 class ListedTrial(Table):
     """One entry of a study that is a list: a configuration, and the figure published for it."""
 
-    label: str
+    label: Words
     params: ListedConfiguration
     published: Published | None = None
 
@@ -143,7 +145,7 @@ class StudyDefinition(Table):
         trial: or the configurations to be measured, each exactly once.
     """
 
-    title: str
+    title: Words
     protocol: Protocol
     sampler: Sampler = TpeSampler(name="tpe")
     pruner: Pruner = NoPruner(name="none")
@@ -231,6 +233,8 @@ def read_study(path: Path) -> StudyDefinition:
     Raises:
         StudyError: where the file cannot be read, is no TOML, or breaks a rule.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise StudyError(f"study file {path} is no regular file")
     try:
         table = parse(read_text(path))
     except (OSError, NotUtf8, ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from . import limits
 from .errors import suggestion
@@ -13,7 +13,8 @@ Count = Annotated[int, Field(ge=1, le=limits.COUNT)]
 CountOrNone = Annotated[int, Field(ge=0, le=limits.COUNT)]
 Rounds = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Factor = Annotated[float, Field(ge=limits.SMALLEST, le=limits.LARGEST)]
-Weight = Annotated[float, Field(ge=0, le=limits.LARGEST)]
+Weight = Annotated[float, Field(ge=0, le=limits.LARGEST), AfterValidator(lambda weight: _no_trace(weight))]
+Words = Annotated[str, AfterValidator(lambda text: _not_blank(text))]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=limits.SHORTEST_SECONDS, le=limits.LONGEST_SECONDS)]
 
@@ -28,6 +29,15 @@ RULES = {  # by pydantic's type of error, where its own sentence speaks of Pytho
     "tuple_type": "must be a list",
     "too_short": "must name at least one value",
     "union_tag_not_found": "must have a name",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
 }
 LONGEST_VALUE = 80  # characters of it that a message shows
 
@@ -42,8 +52,20 @@ class Table(BaseModel):
     def _known_keys(cls, table: Any) -> Any:
         for key in table if isinstance(table, dict) else ():
             if key not in cls.model_fields:
-                raise ValueError(f"no key named {key!r}; {suggestion(key, cls.model_fields)}")
+                raise ValueError(f"no key named {shown(key)}; {suggestion(str(key), cls.model_fields)}")
         return table
+
+
+def _no_trace(weight: float) -> float:
+    if 0 < weight < limits.SMALLEST:
+        raise ValueError(f"must be 0 or at least {limits.SMALLEST:g}, but is {weight:g}")
+    return weight
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"must not be blank, but is {shown(text)}")
+    return text
 
 
 def explain(error: ValidationError) -> str:

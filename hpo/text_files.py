@@ -32,7 +32,10 @@ def read_text(file: Path) -> str:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES // 10**6} MB", str(file))
-    found = next((name for mark, name in MARKS if data.startswith(mark)), "UTF-16" if b"\0" in data else "")
+    nulls = data.count(b"\0")
+    found = next((name for mark, name in MARKS if data.startswith(mark)), "UTF-16" if 3 * nulls > len(data) else "")
+    if nulls and not found:
+        raise NotUtf8("it holds the byte 0, as no text does")
     if not found:
         try:
             return data.decode("utf-8-sig").replace("\r\n", "\n")

@@ -229,7 +229,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *par
     [
         (["optimize", "--study", "cn", "--trials", "5"], "no study named 'cn'; did you mean 'cnn'"),
         (["optimize", "--study", "absent.toml", "--trials", "5"], "absent.toml cannot be read"),
-        (["optimize", "--study", "quickstart", "--trials", "0"], "0 is not in the range 1<=x<=1000000"),
+        (
+            ["optimize", "--study", "quickstart", "--trials", "0"],
+            "it must be a whole number from 1 to 1000000, but is '0'",
+        ),
         (["optimize", "--study", "quickstart"], "needs a number of trials, as in --trials 200"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--workers", "none"], "--workers must be a number"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--device", "gpu"], "--device must be auto, cpu"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROWS = [
-    {"errors"},
+    {"errors", "arguments"},
     {
         "files",
         "guard",

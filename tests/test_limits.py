@@ -118,9 +118,9 @@ def test_every_number_of_a_study_was_tried() -> None:
         ("1" + "0" * 5000, "cannot be read: Exceeds the limit"),
         ("0x" + "f" * 5000, "cannot be read: Exceeds the limit"),
         ("[" * 5000 + "]" * 5000, "cannot be read: "),
-        ("1e400", "protocol.rounds must be a valid integer, but is inf"),
+        ("1e400", "protocol.rounds must be a whole number, but is inf"),
         ("0x7fffffffffffffff", "protocol.rounds must be at most 10000, but is 9223372036854775807"),
-        ("2024-01-01", "protocol.rounds must be a valid integer, but is datetime.date(2024, 1, 1)"),
+        ("2024-01-01", "protocol.rounds must be a whole number, but is datetime.date(2024, 1, 1)"),
     ],
     ids=["decimal", "hexadecimal", "lists", "float", "largest", "date"],
 )

@@ -45,7 +45,7 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
     ("path", "value", "complaint"),
     [
         ("protocol.rounds", 0, "protocol.rounds must be at least 1, but is 0"),
-        ("protocol.rounds", 2.5, "protocol.rounds must be a valid integer, but is 2.5"),
+        ("protocol.rounds", 2.5, "protocol.rounds must be a whole number, but is 2.5"),
         ("protocol.ronds", 3, "protocol: no key named 'ronds'; did you mean 'rounds'?"),
         ("protocol.dataset", "mnits", "protocol.dataset must be 'mnist' or 'digits', but is 'mnits'"),
         ("protocol.dataset", None, "protocol.dataset is missing"),
