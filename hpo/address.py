@@ -27,7 +27,9 @@ HARMLESS_KEYS = {
     *("host", "hostaddr", "port", "dbname", "user", "service", "passfile", "connect_timeout", "application_name"),
     *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnegotiation", "channel_binding", "gssencmode"),
     *("target_session_attrs", "load_balance_hosts", "keepalives", "keepalives_idle", "keepalives_interval"),
-    *("keepalives_count", "tcp_user_timeout", "client_encoding"),
+    *("keepalives_count", "tcp_user_timeout", "client_encoding", "options", "fallback_application_name", "sslsni"),
+    *("sslcompression", "sslcertmode", "sslcrldir", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+    *("requirepeer", "require_auth", "krbsrvname", "gsslib", "gssdelegation", "replication"),
     # SQLite's
     *("timeout", "mode", "uri", "cache", "immutable", "nolock", "vfs", "psow", "check_same_thread"),
     *("isolation_level", "cached_statements"),

@@ -38,30 +38,25 @@ Clean = Callable[[str], str]
 
 def cleaner(hosts: Iterable[str]) -> Clean:
     """Returns a function that takes out of a text what tells of these machines, of this one, and of this user."""
-    machines: dict[str, str] = {}  # by their names in small letters, for those of a host's name do not matter
-    for host in dict.fromkeys(host.lower() for host in (*hosts, platform.node())):
+    names: dict[str, str] = {}
+    for host in dict.fromkeys([*hosts, platform.node()]):
         short = host if IP_ADDRESS.fullmatch(host) else host.partition(".")[0]
-        number = len(set(machines.values())) + 1
-        machines |= {name: f"machine {number}" for name in (host, short) if name not in (*machines, *OWN)}
+        number = len(set(names.values())) + 1
+        names |= {name: f"machine {number}" for name in (host, short) if name not in (*names, *OWN)}
     home = _home()
-    users = {user for user in _users(home) if user.lower() not in (*machines, *OWN)}
-    word = re.compile(rf"(?<![^\W_])(?:(?i:({_any_of(machines)}))|({_any_of(users)}))(?![^\W_])")
+    names |= {user: "somebody" for user in sorted(_users(home)) if user not in (*names, *OWN)}
+    within = sorted((name for name in names if len(name) >= SHORTEST), key=len, reverse=True)
+    word = re.compile(rf"(?<![^\W_])({'|'.join(map(re.escape, within)) or NOTHING})(?![^\W_])")
     own_path = re.compile(rf"(?<![\w.])(?:{re.escape(home) or NOTHING})(?!{PATH_CHARACTER})")
 
     def clean(text: str) -> str:
-        if text in users or text.lower() in machines:
-            return machines.get(text.lower(), "somebody")
+        if text in names:
+            return names[text]
         text = STORAGE_URL.sub("STORAGE", text)
         text = ABSOLUTE_PATH.sub(_last_part, own_path.sub("/~", text))
-        return word.sub(lambda found: machines[found[1].lower()] if found[1] else "somebody", text)
+        return word.sub(lambda found: names[found[1]], text)
 
     return clean
-
-
-def _any_of(names: Iterable[str]) -> str:
-    """Returns the pattern of names that are looked for within a text, the longest first."""
-    within = sorted((name for name in names if len(name) >= SHORTEST), key=len, reverse=True)
-    return "|".join(map(re.escape, within)) or NOTHING
 
 
 def _home() -> str:

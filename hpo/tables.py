@@ -58,7 +58,7 @@ class Table(BaseModel):
 
 def _no_trace(weight: float) -> float:
     if 0 < weight < limits.SMALLEST:
-        raise ValueError(f"must be 0 or at least {limits.SMALLEST:g}, but is {weight:g}")
+        raise ValueError(f"must be 0 or at least {limits.SMALLEST:g}, but is {shown(weight)}")
     return weight
 
 

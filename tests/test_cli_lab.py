@@ -81,7 +81,7 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         (("--set", "activation"), "--set must be KEY=VALUE, but is 'activation'"),
         (("--set", "activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
         (("--set", "learning_rate=0.1"), "is not for a range test"),
-        (("--low", "nan"), "--high must be at least 1.1 times --low, but they are 1 and nan"),
+        (("--low", "nan"), "it must be a number from 1e-30 to 1000000000, but is 'nan'"),
         (("--low", "1e-300", "--high", "1e-200"), "it must be a number from 1e-30 to 1000000000, but is '1e-300'"),
         (("--steps", "9", "--rounds", "1", "--set", "architecture=fnn", "-o", "/dev/null/out"), "cannot be written"),
         (("--low", "1", "--high", "0.1"), "--high must be at least 1.1 times --low, but they are 0.1 and 1"),

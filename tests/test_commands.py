@@ -17,6 +17,7 @@ NAMES = [
     "",
     "-x",
     "caf\udce9",
+    "a`id`b",
     "größe\u202e",
 ]
 
@@ -25,6 +26,7 @@ NAMES = [
 def test_a_suggested_command_is_taken_by_a_shell_as_it_was_meant(name: str) -> None:
     suggested = commands.command("best", "--study", name)
     assert suggested.isprintable()
+    assert "`" not in suggested  # it stands between two in reports
     printed = subprocess.run(
         ["bash", "-c", f"hpo() {{ printf '%s\\0' \"$@\"; }}; {suggested}"], capture_output=True, check=True
     )

@@ -85,7 +85,7 @@ HOMES = {
     "plotly": {"figures", "document", "dashboard", "report_figures", "report", "page"},
     "scipy": {"statistics", "dense"},
     "rich": {"console", "columns", "progress", "terminal", "views", "cli_lab", "cli_write"},
-    "click": {"output", "cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
+    "click": {"arguments", "output", "cli", "cli_options", "cli_read", "cli_work", "cli_lab", "cli_write"},
 }
 FILES = {file.stem: file for file in Path("hpo").glob("*.py")}
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 
@@ -25,6 +27,30 @@ def test_an_empty_database_holds_no_studies(postgres: TemporaryPostgres) -> None
     url = postgres.create_database("empty")
     with pytest.raises(StorageError, match="holds no studies"):
         storage.open_storage(url)
+
+
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        ("?prepare_threshold=0", "prepare_threshold in a storage's URL is psycopg's own"),
+        ("?autocommit=1", "autocommit in a storage's URL is psycopg's own"),
+        ("?application_name=a%00b", "a storage's URL holds %00"),
+        ("?bogus=1", "invalid connection option"),
+    ],
+)
+def test_what_is_no_setting_of_postgresql_is_one_line(query: str, complaint: str, postgres: TemporaryPostgres) -> None:
+    with pytest.raises(StorageError, match=re.escape(complaint)) as raised:
+        storage.open_storage(postgres.url("template") + query, create=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_user_who_may_use_no_schema_is_told_so(postgres: TemporaryPostgres) -> None:
+    url = postgres.create_database("closed", template="template")
+    with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("create role outsider login")
+        connection.exec_driver_sql("revoke usage on schema public from public")
+    with pytest.raises(StorageError, match="this user may use no schema of its search_path"):
+        storage.open_storage(url.replace("postgres@", "outsider@"))
 
 
 def test_a_database_of_another_program_is_left_alone(postgres: TemporaryPostgres) -> None:

@@ -42,11 +42,13 @@ protocols = st.fixed_dictionaries(
         "first_round": st.integers(0, 1000),
         "epochs": st.integers(1, 100),
         "seed": st.integers(0, 2**32 - 1),
-        "main_weight": st.floats(0, 100),
+        "main_weight": st.just(0.0) | st.floats(1e-30, 100),
         "decision": st.sampled_from(["head", "recognition"]),
     },
 )
-titles = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+titles = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40).filter(
+    str.strip
+)
 
 
 def as_toml(title: str, lines: list[str]) -> str:

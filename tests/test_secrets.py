@@ -68,6 +68,7 @@ FAILING = [
     "jdbc:postgresql://SERVER?user=u&password=hunter2ter2secret",
     "postgresql://SERVER;password=hunter2ter2secret",
     "postgresql://SERVER?PASSWORD=hunter2ter2secret",
+    "postgresql://u@127.0.0.1:hunter2ter2secret/x",
     "postgresql://SERVER?passwd=hunter2ter2secret",
     "postgresql://SERVER?password=hunter2&ter2secret",
     "postgresql://SERVER?password=hunter2&ter2secret=x",

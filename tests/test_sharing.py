@@ -35,8 +35,18 @@ TELLING = [
     "storage sqlite:////home/ada/hpo.db",
     "postgresql://ada@db.example:5432/hpo?user=ada",
     f"{platform.node()}: done",
+    "saved:/home/ada/x.npz",
+    "see file:///home/ada/x.npz",
+    "on //example/ada/x.npz",
 ]
-KEPT = ["cpu (AMD EPYC)", "and/or 2/3 of 10/h", "fully_connected+ws+al relu adam 0.01", "torch 2.6", "a b"]
+KEPT = [
+    "cpu (AMD EPYC)",
+    "and/or 2/3 of 10/h",
+    "fully_connected+ws+al relu adam 0.01",
+    "torch 2.6",
+    "a b",
+    "https://arxiv.org/abs/1412",
+]
 
 
 @pytest.mark.parametrize("text", TELLING)
@@ -55,6 +65,10 @@ def test_machines_keep_their_numbers_and_short_names_go_where_they_stand_alone()
     clean = cleaner(["b", HOST, "c"])
     assert [clean(host) for host in ("b", HOST, "node17", "c")] == ["machine 1", "machine 2", "machine 2", "machine 3"]
     assert clean("a b c") == "a b c"
+
+
+def test_an_address_has_no_short_name() -> None:
+    assert cleaner(["10.0.0.7"])("10 epochs on 10.0.0.7") == "10 epochs on machine 1"
 
 
 NAMES = ["adam", "cnn", "fnn", "relu", "digits", "head", "log", "bar", "lines", "h", "error", "sgd"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -28,7 +29,7 @@ from .postgres import TemporaryPostgres
         ("sqlite:////no/such/folder/hpo.db", "there is no folder /no/such/folder"),
         ("mysql://host/db", r"only sqlite:///FILE and postgresql://USER@HOST/DATABASE can be opened"),
         ("sqlite+aiosqlite:///x.db", "only sqlite"),
-        ("postgresql://me:secret@host:port/db", r"postgresql://me:\*\*\*@host:port/db"),
+        ("postgresql://me:secret@host:port/db", r"postgresql://me:\*\*\*@host:\*\*\*' is no database URL"),
         ("postgresql://me:secret@host", "names no database"),
         ("postgresql://me:secret@127.0.0.1:1/db", "connection refused"),
         ("sqlite:////proc/hpo.db", r"cannot be opened: unable to open database file"),
@@ -188,3 +189,15 @@ def test_a_foreign_study_is_not_touched(fresh_storage: RDBStorage) -> None:
     with pytest.raises(StorageError, match=r"'quickstart' in .* was not made by hpo"):
         optimize.begin(fresh_storage.url, plan, Path())
     assert foreign.user_attrs == {}
+
+
+def test_a_schema_of_two_versions_is_one_line(fresh_storage: RDBStorage) -> None:
+    with fresh_storage.engine.begin() as connection:
+        connection.execute(sa.text("insert into alembic_version values ('another')"))
+    with pytest.raises(StorageError, match="is damaged: alembic_version says 2 versions of its schema"):
+        storage.open_storage(fresh_storage.url)
+    with fresh_storage.engine.begin() as connection:
+        connection.execute(sa.text("delete from alembic_version where version_num <> 'another'"))
+    with pytest.raises(StorageError) as raised:
+        storage.open_storage(fresh_storage.url)
+    assert "\n" not in str(raised.value)

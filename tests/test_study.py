@@ -45,6 +45,8 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
     ("path", "value", "complaint"),
     [
         ("protocol.rounds", 0, "protocol.rounds must be at least 1, but is 0"),
+        ("title", " ", "title: must not be blank, but is ' '"),
+        ("protocol.main_weight", 1e-320, "protocol.main_weight: must be 0 or at least 1e-30, but is 1e-320"),
         ("protocol.rounds", 2.5, "protocol.rounds must be a whole number, but is 2.5"),
         ("protocol.ronds", 3, "protocol: no key named 'ronds'; did you mean 'rounds'?"),
         ("protocol.dataset", "mnits", "protocol.dataset must be 'mnist' or 'digits', but is 'mnits'"),
@@ -67,7 +69,7 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
         ("space.learning_rat", [0.1], "no parameter named 'learning_rat'; did you mean 'learning_rate'?"),
         ("space.optimizer", ["sdg"], "space.optimizer: must be 'sgd', 'rmsprop' or 'adam', but is 'sdg'"),
         ("space.optimizer", None, "space lacks optimizer"),
-        ("space.weight_sharing", ["yes"], "space.weight_sharing: must be a valid boolean, but is 'yes'"),
+        ("space.weight_sharing", ["yes"], "space.weight_sharing: must be true or false, but is 'yes'"),
         ("space.optimizer", {"low": 0.0, "high": 1.0}, "space.optimizer"),
         ("space.elu_alpha.when.activation", "el", "activation is never 'el'; did you mean 'elu'?"),
         ("space.elu_alpha.low", 0.0, "space.elu_alpha: must be at least 1e-30, but is 0.0"),

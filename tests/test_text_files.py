@@ -45,6 +45,12 @@ def test_a_study_in_another_encoding_is_one_line_that_says_which(encoding: str, 
         read_study(tmp_path / "mine.toml")
 
 
+def test_a_byte_that_no_text_has_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b'title = "a\0b" and more')
+    with pytest.raises(StudyError, match=r"mine.toml cannot be read: it holds the byte 0, as no text does$"):
+        read_study(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_url_and_a_token_are_read_as_editors_save_them(
