@@ -72,6 +72,16 @@ class Arena:
 Play = Callable[[Arena], str]
 
 
+def kill_one(field: Field, killed: list[str]) -> bool:
+    """Kills a worker that runs a trial, if there is one at this moment."""
+    workers = field.status().workers
+    if not workers:  # between two trials of each
+        return False
+    os.kill(field.random.choice(workers)["pid"], signal.SIGKILL)
+    killed.append(f"after {field.status().finished} trials")
+    return True
+
+
 def killed_at_random(arena: Arena) -> str:
     """Three workers are killed, at random moments."""
     with ExitStack() as stack:
@@ -80,11 +90,7 @@ def killed_at_random(arena: Arena) -> str:
         killed: list[str] = []
         for count in sorted(field.random.sample(range(arena.budget // 10, arena.budget * 8 // 10), 3)):
             field.wait_until_finished(count)
-            field.wait_until(lambda: field.status().workers)
-            victim = field.random.choice(field.status().workers or [{"pid": 0}])
-            if victim["pid"]:
-                os.kill(victim["pid"], signal.SIGKILL)
-                killed.append(f"after {field.status().finished} trials")
+            field.wait_until(lambda: kill_one(field, killed))
         field.end()
         check(len(killed) == 3, f"{len(killed)} were killed")
         return f"killed {', '.join(killed)}; {len(field.failed())} trials failed"
