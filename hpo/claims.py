@@ -167,7 +167,7 @@ class Claim:
         self.worker_json: Any = self._worker.value_json
         self.number: sa.ColumnElement[int | None] = whole_number(sa.cast(models.TrialModel.number, sa.Text))
         self.is_there = sa.and_(
-            self.slot.is_not(None), self.worker_json.like(CLAIM), self.number.is_not(None), _holds_what_it_promises()
+            self.slot.is_not(None), self.worker_json.like(CLAIM), self.number.is_not(None), _holds_its_value()
         )
 
     def outer_join(self, query: Any) -> Any:
@@ -193,8 +193,8 @@ def whole_number(text: Any) -> sa.ColumnElement[int | None]:
     return sa.case((sa.and_(digits, is_json), sa.cast(text, sa.Integer)))
 
 
-def _holds_what_it_promises() -> sa.ColumnElement[bool]:
-    """The condition that a trial that is COMPLETE has a value and its rounds' errors, like `kept.is_whole`."""
+def _holds_its_value() -> sa.ColumnElement[bool]:
+    """The condition that a trial that is COMPLETE has a value."""
     trial, value = models.TrialModel, sa.orm.aliased(models.TrialValueModel)
     measured = sa.exists().where(
         value.trial_id == trial.trial_id,
@@ -202,7 +202,7 @@ def _holds_what_it_promises() -> sa.ColumnElement[bool]:
         value.value_type == models.TrialValueModel.TrialValueType.FINITE,
         value.value.is_not(None),
     )
-    return sa.or_(trial.state != TrialState.COMPLETE, sa.and_(measured, _has_attribute("errors")))
+    return sa.or_(trial.state != TrialState.COMPLETE, measured)
 
 
 def _has_attribute(key: str) -> sa.ColumnElement[bool]:

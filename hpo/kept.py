@@ -41,9 +41,6 @@ RULES: Mapping[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind, config=ConfigDict(strict=True)) for name, kind in KINDS.items()
 }
 
-PROMISED = ("slot", "worker", "errors", "std")
-"""The attributes that a trial of ours has once it is measured to the end."""
-
 
 def believed(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a trial's attributes without those that are known by name and of another kind."""
@@ -51,10 +48,12 @@ def believed(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_ours(trial: FrozenTrial) -> bool:
-    """Says whether this program has started a trial, and it holds what its state promises."""
-    kept = believed({key: trial.user_attrs[key] for key in PROMISED if key in trial.user_attrs})
-    values = trial.values or [None]
-    return is_claim(kept) and len(values) == 1 and is_whole(trial.state, values[0], kept)
+    """Says whether this program has started a trial, and it has its one value where it is COMPLETE."""
+    kept = believed({key: trial.user_attrs[key] for key in ("slot", "worker") if key in trial.user_attrs})
+    values = trial.values or []
+    return is_claim(kept) and (
+        trial.state is not TrialState.COMPLETE or (len(values) == 1 and math.isfinite(values[0]))
+    )
 
 
 def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bool:
@@ -63,7 +62,7 @@ def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bo
     Args:
         attributes: those that are believed.
     """
-    measured = isinstance(value, float) and math.isfinite(value) and set(PROMISED) <= attributes.keys()
+    measured = isinstance(value, float) and math.isfinite(value) and {"errors", "std"} <= attributes.keys()
     return state is not TrialState.COMPLETE or measured
 
 
