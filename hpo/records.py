@@ -31,7 +31,7 @@ from .space import Configuration
 from .storage import explain_failure, reading, show_url
 
 REQUIRED = {name for name, field in Configuration.model_fields.items() if field.is_required()}
-"""The parameters that every trial of ours has."""
+"""The parameters that every trial of ours has, at the latest when it is measured to the end."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[Stor
     params, attributes = _read_params(connection, ids), _read_attributes(connection, ids)
     for key, number, state, value, started, finished, is_claimed in rows:
         kept, proposed = believed(attributes.get(key, {})), params.get(key, {})
-        is_configured = proposed is not None and (state not in FINISHED or proposed.keys() >= REQUIRED)
+        is_configured = proposed is not None and (state is not TrialState.COMPLETE or proposed.keys() >= REQUIRED)
         yield StoredTrial(
             number=number,
             state=state,

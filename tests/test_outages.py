@@ -43,7 +43,10 @@ def test_every_repeated_operation_is_optunas() -> None:
         assert callable(getattr(RDBStorage if name != "_write_rows" else FrugalStorage, name)), name
 
 
-def test_an_operation_outlasts_a_restart(away: RDBStorage, server: TemporaryPostgres) -> None:
+def test_an_operation_outlasts_a_restart(
+    away: RDBStorage, server: TemporaryPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "REQUIRED", {"rate"})
     study = optuna.load_study(study_name="small", storage=away)
     trial = storage.ask(away, study, claim(0))
     server.restart(signal.SIGQUIT)

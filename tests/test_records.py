@@ -42,8 +42,9 @@ def test_an_unknown_study_is_named_with_the_nearest(fresh_storage: RDBStorage) -
 
 
 @pytest.fixture
-def five_trials(fresh_storage: RDBStorage) -> RDBStorage:
+def five_trials(fresh_storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> RDBStorage:
     """Values 3, 1, 1; a pruned and a running trial; parameters of every kind."""
+    monkeypatch.setattr(records, "REQUIRED", {"flag", "rate"})
     storage.create_study(fresh_storage, "five", {"definition": {}}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
     worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock").as_json()
