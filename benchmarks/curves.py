@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from hpo.records import read_trials
-from hpo.storage import open_storage
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import read_trials
 
 FILE = Path(__file__).with_name("curves.json.gz")
 EPOCHS = 25

@@ -21,15 +21,14 @@ from statistics import median
 import optuna
 import psutil
 
-from hpo import storage
-from hpo.catalog import load_study
-from hpo.postgresql import AdvisoryLock
-from hpo.presence import Presence
+from benchmarks.many_trials import fill
+from benchmarks.overhead import measure, ours
+from hpo.storage import backends as storage
+from hpo.storage.postgresql import AdvisoryLock
+from hpo.study.catalog import load_study
+from hpo.workers.liveness import Presence
 from tests.chaos.network import Wire
 from tests.postgres import TemporaryPostgres
-
-from .many_trials import fill
-from .overhead import measure, ours
 
 ROUND_TRIPS = (0.0, 0.001, 0.005, 0.020)  # seconds
 FINISHED, TRIALS = 100, 20

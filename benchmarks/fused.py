@@ -23,16 +23,16 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from hpo import catalog
-from hpo.datasets import data_folder
-from hpo.kernels import Array, compiled
-from hpo.linear import LinearRounds
-from hpo.objective import MeanError, decided, make_objective
+from hpo.analysis.statistics import paired_difference
+from hpo.kernels.maps import Array, compiled
 from hpo.provenance import cpu_name, versions
-from hpo.rounds import Rounds
-from hpo.space import Configuration
-from hpo.statistics import paired_difference
-from hpo.study import define_study
+from hpo.study import catalog
+from hpo.study.definition import define_study
+from hpo.study.space import Configuration
+from hpo.tasks.datasets import data_folder
+from hpo.tasks.digit_pairs.mlp_rounds import LinearRounds
+from hpo.training.rounds import Rounds
+from hpo.workers.objective import MeanError, decided, make_objective
 
 ROUNDS, FIRST = 30, 10  # fresh ones: the study's own are the first ten
 PROFILED = 10  # rounds
@@ -57,8 +57,8 @@ def prepare(objective: MeanError, architecture: str, *, fused: bool) -> Rounds:
     if fused:
         return objective.prepare(configuration)
     with (
-        mock.patch("hpo.rounds.fuse", lambda network: network),
-        mock.patch("hpo.training.is_linear", return_value=False),
+        mock.patch("hpo.training.rounds.fuse", lambda network: network),
+        mock.patch("hpo.training.trainer.is_linear", return_value=False),
     ):
         return objective.prepare(configuration)
 

@@ -13,8 +13,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from hpo.space import Choices
-from hpo.study import StudyDefinition
+from hpo.study.definition import StudyDefinition
+from hpo.study.space import Choices
 
 
 def fill(storage: RDBStorage, name: str, definition: StudyDefinition, count: int) -> None:

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import optuna
 
-from hpo import optimize, records, storage
-from hpo.catalog import load_study
-from hpo.sampling import Place, make_pruner, make_sampler
-from hpo.study import StudyDefinition
+from benchmarks.overhead import Objective, plainly
+from hpo.storage import backends as storage
+from hpo.storage import queries as records
+from hpo.study.catalog import load_study
+from hpo.study.definition import StudyDefinition
+from hpo.workers import launch as optimize
+from hpo.workers.samplers import Place, make_pruner, make_sampler
 from tests.postgres import TemporaryPostgres
-
-from .overhead import Objective, plainly
 
 WORKERS = 64
 TRIALS_EACH = 10

@@ -22,16 +22,15 @@ from statistics import median
 
 import optuna
 
-from hpo import storage
-from hpo.budget import start_trial
-from hpo.catalog import load_study
-from hpo.presence import Presence, Worker
-from hpo.sampling import Place, make_pruner, make_sampler, suggest
-from hpo.study import StudyDefinition
-from hpo.worker import Stop, run_trial
+from benchmarks.many_trials import fill
+from hpo.storage import backends as storage
+from hpo.study.catalog import load_study
+from hpo.study.definition import StudyDefinition
+from hpo.workers.budget import start_trial
+from hpo.workers.liveness import Presence, Worker
+from hpo.workers.samplers import Place, make_pruner, make_sampler, suggest
+from hpo.workers.worker import Stop, run_trial
 from tests.postgres import TemporaryPostgres
-
-from .many_trials import fill
 
 SIZES = (10, 1_000, 10_000)
 TRIALS = 40

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from scipy import stats
 
-from hpo import catalog
-from hpo.datasets import data_folder
-from hpo.objective import decided, make_objective
-from hpo.space import Configuration
-from hpo.study import define_study
+from hpo.study import catalog
+from hpo.study.definition import define_study
+from hpo.study.space import Configuration
+from hpo.tasks.datasets import data_folder
+from hpo.workers.objective import decided, make_objective
 
 ROUNDS = 30
 

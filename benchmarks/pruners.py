@@ -20,9 +20,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, Percentile
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from hpo.pruning import PowerLawPruner
-
-from .curves import EPOCHS, Curve, load_curves
+from benchmarks.curves import EPOCHS, Curve, load_curves
+from hpo.workers.pruners import PowerLawPruner
 
 ORDERS = 30
 SUBSETS = 300

@@ -15,11 +15,10 @@ from statistics import median
 
 from optuna.storages import RDBStorage
 
-from hpo import storage
-from hpo.catalog import load_study
+from benchmarks.many_trials import fill
+from hpo.storage import backends as storage
+from hpo.study.catalog import load_study
 from tests.postgres import TemporaryPostgres
-
-from .many_trials import fill
 
 TRIALS = 10_000
 REPEATS = 5

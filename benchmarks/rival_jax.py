@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 
-from hpo import catalog
-from hpo.data import draw_rounds
-from hpo.datasets import data_folder
+from hpo.study import catalog
+from hpo.tasks.datasets import data_folder
+from hpo.tasks.digit_pairs.pairs import draw_rounds
 
 RATE, SLOPE, EPSILON, MOMENTUM = 0.1, 0.01, 1e-5, 0.1
 Tree = Any

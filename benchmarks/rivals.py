@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from hpo import catalog
-from hpo.data import draw_rounds
-from hpo.datasets import data_folder
-from hpo.study import Protocol
+from hpo.study import catalog
+from hpo.study.definition import Protocol
+from hpo.tasks.datasets import data_folder
+from hpo.tasks.digit_pairs.pairs import draw_rounds
 
 Batch = tuple[Tensor, ...]
 

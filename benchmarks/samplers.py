@@ -21,12 +21,11 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
-from hpo import catalog
-from hpo.pruning import PowerLawPruner
-from hpo.sampling import suggest
-
-from .curves import EPOCHS, load_curves
-from .surrogate import Surrogate
+from benchmarks.curves import EPOCHS, load_curves
+from benchmarks.surrogate import Surrogate
+from hpo.study import catalog
+from hpo.workers.pruners import PowerLawPruner
+from hpo.workers.samplers import suggest
 
 TRIALS = 200
 SEARCHES = 20

@@ -40,12 +40,12 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpo import catalog
-from hpo.datasets import data_folder
-from hpo.optimize import Plan, assign_devices, begin, run_study
 from hpo.provenance import cpu_name, versions
-from hpo.records import read_trials
-from hpo.study import StudyDefinition, define_study
+from hpo.storage.queries import read_trials
+from hpo.study import catalog
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.tasks.datasets import data_folder
+from hpo.workers.launch import Plan, assign_devices, begin, run_study
 
 ARCHITECTURES = ("fnn", "cnn", "cnn_bn", "residual")
 RIVALS = {

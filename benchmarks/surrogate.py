@@ -19,7 +19,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
-from .curves import Curve, load_curves
+from benchmarks.curves import Curve, load_curves
 
 Array = NDArray[np.float64]
 

@@ -1,5 +1,5 @@
-"""Rewrites what documents show of the program: README's commands and tree, the outcomes of tests/chaos, and of the
-reproduction what docs/reproduction.json has.
+"""Rewrites what documents show of the program: README's commands and folders, the files in docs/architecture.md, the
+outcomes of tests/chaos, and of the reproduction what docs/reproduction.json has.
 
     python -m docs.regenerate
 
@@ -16,27 +16,30 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hpo import document
-from hpo.reproduction import Reproduction
+from hpo.analysis.reproduction import Reproduction
+from hpo.report import reproduction as document
 from tests.chaos.__main__ import FILE, read, table
+from tests.test_layers import FOLDERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 RELIABILITY = ROOT / "docs" / "reliability.md"
 REPRODUCTION = ROOT / "docs" / "reproduction.md"
 CHAOS = re.compile(r"(?<=<!-- chaos -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
+CONTENT = ("models", "studies", "benchmarks")  # beside the program itself
 
 
 def regenerate(text: str) -> str:
     """Returns README's text with its generated parts made again."""
     with tempfile.TemporaryDirectory() as folder:
         text = CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text)
-    return TREE.sub(lambda _: tree(), fill_reproduction(text))
+    return TREE.sub(lambda _: folders(), fill_reproduction(text))
 
 
 def fill_reproduction(text: str) -> str:
@@ -71,17 +74,31 @@ def transcript(block: str, folder: Path) -> str:
     return "\n".join(parts)
 
 
+def folders() -> str:
+    """Returns the folders of the program, in the order of who may import whom, each with what it is for."""
+    rows = [(f"{folder}/", _caption(ROOT / "hpo" / folder / "__init__.py")) for folder in FOLDERS if folder]
+    return _lines(rows, width=13)
+
+
 def tree() -> str:
     """Returns the files of the project, each with the first sentence of its docstring or title."""
-    return "".join(f"{name:<26}{caption}\n".rstrip() + "\n" for name, caption in _rows())
+    rows: list[tuple[str, str]] = []
+    for folder in (*(ROOT / "hpo" / name for name in FOLDERS), *(ROOT / name for name in CONTENT)):
+        init = folder / "__init__.py"
+        rows += [("", ""), (f"{folder.relative_to(ROOT)}/", _caption(init) if init.exists() else "")]
+        rows += [(f"  {name}", caption) for name, caption in _files(folder)]
+    return _lines(rows[1:], width=32)
 
 
-def _rows() -> Iterator[tuple[str, str]]:
-    for folder in ("hpo", "models", "studies", "benchmarks"):
-        yield f"{folder}/", ""
-        for file in sorted((ROOT / folder).iterdir()):
-            if file.suffix in (".py", ".toml") and file.name not in ("__init__.py", "__main__.py"):
-                yield f"  {file.name}", _caption(file)
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    inner = [file for file in folder.rglob("*") if file.suffix in (".py", ".toml") and not file.name.startswith("__")]
+    for file in sorted(inner, key=lambda file: (len(file.relative_to(folder).parts), file)):
+        if folder != ROOT / "hpo" or file.parent == folder:
+            yield file.relative_to(folder).as_posix(), _caption(file)
+
+
+def _lines(rows: Iterable[tuple[str, str]], width: int) -> str:
+    return "".join(f"{name:<{width}}{caption}\n".rstrip() + "\n" for name, caption in rows)
 
 
 def _caption(file: Path) -> str:
@@ -95,6 +112,8 @@ def _caption(file: Path) -> str:
 
 if __name__ == "__main__":
     README.write_text(regenerate(README.read_text(encoding="utf-8")), encoding="utf-8")
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    ARCHITECTURE.write_text(TREE.sub(lambda _: tree(), text), encoding="utf-8")
     text = RELIABILITY.read_text(encoding="utf-8")
     RELIABILITY.write_text(CHAOS.sub(lambda _: chaos_table(), text), encoding="utf-8")
     REPRODUCTION.write_text(fill_reproduction(REPRODUCTION.read_text(encoding="utf-8")), encoding="utf-8")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from hpo.page import as_html
-from hpo.report import read_report
-from hpo.storage import open_storage
+from hpo.report.html import as_html
+from hpo.report.sections import read_report
+from hpo.storage.backends import open_storage
 
 FOLDER = Path(__file__).parent / "figures"
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 860}

@@ -26,9 +26,9 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     Raises:
         hpo.errors.HpoError: where there is no such storage or study.
     """
-    from .address import find_url
-    from .results import flatten, read_definition, read_rows
-    from .storage import open_storage
+    from hpo.analysis.results import flatten, read_definition, read_rows
+    from hpo.storage.backends import open_storage
+    from hpo.text.address import find_url
 
     opened = open_storage(find_url(storage))
     first_round = read_definition(opened, study).protocol.first_round
@@ -50,6 +50,6 @@ def load_network(file: str | Path, number: int | None = None) -> nn.Module:
     """
     from pathlib import Path
 
-    from .export import load_network
+    from hpo.training.export import load_network
 
     return load_network(Path(file), number)

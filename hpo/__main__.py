@@ -1,6 +1,6 @@
 """`python -m hpo`."""
 
-from .entry import main
+from hpo.entry import main
 
 if __name__ == "__main__":
     main()

@@ -13,13 +13,14 @@ def main() -> None:
     """Runs the command line, and ends with its exit code."""
     try:
         _leave_out_working_folder()
-        from . import signals, streams
+        from hpo.text import streams
+        from hpo.workers import signals
 
         signals.end_on_signals()
     except KeyboardInterrupt:
         os._exit(130)
     streams.prepare()
-    from .cli import main as run
+    from hpo.cli.main import main as run
 
     try:
         run()

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from . import __version__
+from hpo import __version__
 
 PACKAGES = ("torch", "torchvision", "optuna", "numpy", "scikit-learn")
 
@@ -40,11 +40,12 @@ def cpu_name() -> str:
 
 def _source_hash() -> str:
     package = Path(__file__).parent
-    folders = [
-        package,
-        package / "_builtin" / "models" if (package / "_builtin").is_dir() else package.parent / "models",
-    ]
+    models = package / "_builtin" / "models" if (package / "_builtin").is_dir() else package.parent / "models"
+    files = {
+        file.relative_to(package).as_posix(): file for file in package.rglob("*.py") if "_builtin" not in file.parts
+    }
+    files |= {f"models/{file.name}": file for file in models.glob("*.py")}
     sha = hashlib.sha256()
-    for file in sorted((file for folder in folders for file in folder.glob("*.py")), key=lambda file: file.parts[-2:]):
-        sha.update(file.read_bytes())
+    for name in sorted(files):
+        sha.update(files[name].read_bytes())
     return sha.hexdigest()[:16]

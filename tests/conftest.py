@@ -16,14 +16,14 @@ import torch
 from hypothesis import HealthCheck, settings
 from optuna.storages import RDBStorage
 
-from hpo import optimize, storage
-from hpo.data import Pairs, draw_rounds
-from hpo.presence import Worker
-from hpo.study import StudyDefinition, define_study
-from hpo.worker import Assignment, MakeObjective, Stop, run_worker
-
-from . import stubs
-from .postgres import TemporaryPostgres
+from hpo.storage import backends as storage
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.tasks.digit_pairs.pairs import Pairs, draw_rounds
+from hpo.workers import launch as optimize
+from hpo.workers.liveness import Worker
+from hpo.workers.worker import Assignment, MakeObjective, Stop, run_worker
+from tests import stubs
+from tests.postgres import TemporaryPostgres
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",

@@ -22,17 +22,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpo import crew, figures, optimize, page
-from hpo.worker import GaveUp, Stop, run_worker
+from hpo.report import figures
+from hpo.report import html as page
+from hpo.workers import launch as optimize
+from hpo.workers import supervisor as crew
+from hpo.workers.worker import GaveUp, Stop, run_worker
 
 SECONDS = 120
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
-        *("hpo.cli", "hpo.cli_lab", "hpo.cli_read", "hpo.cli_work", "hpo.cli_write"),
-        *("hpo.confirmation", "hpo.export", "hpo.findings", "hpo.note", "hpo.objective", "hpo.optimize", "hpo.page"),
-        *("hpo.report", "hpo.sampling", "hpo.views", "tests.program"),
+        *("hpo.cli.main", "hpo.cli.cli_lab", "hpo.cli.cli_read", "hpo.cli.cli_work", "hpo.cli.cli_write"),
+        *(
+            "hpo.analysis.confirmation",
+            "hpo.training.export",
+            "hpo.cli.findings",
+            "hpo.dashboard.note",
+            "hpo.workers.objective",
+            "hpo.workers.launch",
+            "hpo.report.html",
+        ),
+        *("hpo.report.sections", "hpo.workers.samplers", "hpo.cli.views", "tests.program"),
         *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
     ]
 )
@@ -122,7 +133,7 @@ def start_hpo(
 
 ONE_AFTER_THE_OTHER = """
 import json, sys
-from hpo.cli import main
+from hpo.cli.main import main
 for words in json.load(sys.stdin):
     sys.argv = ["hpo", *words]
     try:

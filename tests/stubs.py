@@ -12,8 +12,8 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
-from hpo.sampling import suggest
-from hpo.study import StudyDefinition
+from hpo.study.definition import StudyDefinition
+from hpo.workers.samplers import suggest
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .chaos import scenarios
-from .chaos.scenarios import Arena, Kind
-from .postgres import TemporaryPostgres
+from tests.chaos import scenarios
+from tests.chaos.scenarios import Arena, Kind
+from tests.postgres import TemporaryPostgres
 
 BOTH: tuple[Kind, ...] = ("sqlite", "postgresql")
 SHORT: tuple[tuple[scenarios.Play, tuple[Kind, ...]], ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .golden.__main__ import HERE, check, differences, names
+from tests.golden.__main__ import HERE, check, differences, names
 
 
 @pytest.mark.slow

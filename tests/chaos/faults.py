@@ -21,9 +21,10 @@ import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm
 
-from hpo import budget, storage
-from hpo.sampling import suggest
-from hpo.study import StudyDefinition
+from hpo.storage import backends as storage
+from hpo.study.definition import StudyDefinition
+from hpo.workers import budget
+from hpo.workers.samplers import suggest
 
 INSIDE_LOCK = "inside the lock"
 IN_TRANSACTION = "in the birth's transaction"

@@ -14,12 +14,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from hpo import optimize, records
-from hpo.claims import FINISHED
-from hpo.results import Status, read_status
-from hpo.study import define_study
-
-from .faults import Faults, read_strikes
+from hpo.analysis.results import Status, read_status
+from hpo.storage import queries as records
+from hpo.storage.claims import FINISHED
+from hpo.study.definition import define_study
+from hpo.workers import launch as optimize
+from tests.chaos.faults import Faults, read_strikes
 
 STUDY: dict[str, Any] = {
     "title": "A study under fire",

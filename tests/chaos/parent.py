@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hpo import optimize, storage
+from hpo.analysis.results import read_definition
 from hpo.errors import HpoError
-from hpo.results import read_definition
-from hpo.signals import stop_on_signals
+from hpo.storage import backends as storage
+from hpo.workers import launch as optimize
+from hpo.workers.signals import stop_on_signals
 
 
 def main(url: str, target: str, workers: str, folder: str) -> int:

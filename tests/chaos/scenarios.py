@@ -21,14 +21,15 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from hpo import records, sqlite, storage
-from hpo.claims import FINISHED, read_running, read_slots
-from hpo.presence import probe
-
-from ..postgres import TemporaryPostgres
-from . import faults, network
-from .faults import Faults
-from .field import Field, Machine, check
+from hpo.storage import backends as storage
+from hpo.storage import queries as records
+from hpo.storage import sqlite
+from hpo.storage.claims import FINISHED, read_running, read_slots
+from hpo.workers.liveness import probe
+from tests.chaos import faults, network
+from tests.chaos.faults import Faults
+from tests.chaos.field import Field, Machine, check
+from tests.postgres import TemporaryPostgres
 
 Kind = Literal["sqlite", "postgresql"]
 ACROSS_HOSTS: dict[str, Any] = {"heartbeat_seconds": 1.0, "grace_seconds": 4.0}
@@ -401,7 +402,7 @@ def _check_no_live_trial_failed(field: Field) -> None:
 def brand_new_database(arena: Arena) -> str:
     """Eight processes open a database that is brand-new, five times over."""
     script = (
-        "import sys, time; from hpo.storage import open_storage\n"
+        "import sys, time; from hpo.storage.backends import open_storage\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "open_storage(sys.argv[1], create=True)\n"
     )

@@ -1,0 +1,1 @@
+"""What the numbers say: the winner, its confirmation, contrasts, intervals."""

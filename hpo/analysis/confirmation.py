@@ -1,0 +1,244 @@
+"""Confirms what a search has found: measures its best again, on rounds that no trial of the study has used.
+
+The lowest of many measurements owes some of its place to luck, so the winner's own figure is too low (selection bias).
+On fresh rounds that luck is not repeated. The headline is the search's first, confirmed; picking another of the
+confirmed ones for its fresh figure is a new selection, and biases that figure again.
+
+A confirmation is a study of listed trials like any other: any worker can help, and it resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import stdev
+from typing import Annotated, Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from pydantic import Field, ValidationError
+
+from hpo import limits
+from hpo.analysis.results import Best, own_studies, read_best, read_definition, read_entries
+from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
+from hpo.errors import RequestError, UnknownName
+from hpo.storage import queries as records
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.repetition import identity_of
+from hpo.study.schema import Table
+from hpo.text.names import free_name
+
+CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
+
+
+class Confirms(Table):
+    """What a confirmation confirms: trials of a study, and their mean errors there, in percent."""
+
+    study: str
+    identity: str
+    trials: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+    searched: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
+
+def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
+    """Returns what a study of ours confirms; None for one that is no confirmation."""
+    try:
+        confirms = Confirms.model_validate(attributes.get(CONFIRMS))
+    except ValidationError:
+        return None
+    listed = attributes["definition"].get("trial")
+    fits = isinstance(listed, list) and len(listed) == len(confirms.trials) == len(confirms.searched)
+    return confirms if fits else None
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One of a search's best, measured again.
+
+    Attributes:
+        trial: its number in the search.
+        searched: its mean error there, in percent.
+        errors: of the fresh rounds, in percent.
+        mean: theirs, with its 95 % interval.
+    """
+
+    trial: int
+    params: dict[str, Any]
+    searched: float
+    errors: list[float]
+    mean: Interval
+
+    @property
+    def std(self) -> float:
+        """The deviation of the fresh rounds."""
+        return stdev(self.errors)
+
+    @property
+    def optimism(self) -> float:
+        """By how much the search's figure was too low, in percentage points."""
+        return self.mean.estimate - self.searched
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two of them, compared round by round.
+
+    Attributes:
+        difference: the second less the first, in percentage points.
+        p_value: corrected for the number of contrasts.
+    """
+
+    first: int
+    second: int
+    difference: Interval
+    p_value: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the rounds tell them apart."""
+        return self.p_value < LEVEL
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What fresh rounds say of a search's best, in the order of the search.
+
+    Attributes:
+        name: the confirmation's own study.
+        contrasts: of neighbours in that order.
+    """
+
+    study: str
+    name: str
+    rounds: int
+    dataset: str
+    decision: str
+    confirmed: list[Confirmed]
+    contrasts: list[Contrast]
+
+
+def define_confirmation(
+    storage: RDBStorage, study: str, *, top: int, rounds: int
+) -> tuple[str, StudyDefinition, dict[str, Any]]:
+    """Returns the name and the definition of the study that confirms another's best, and what it is to remember.
+
+    The study that was begun for the same trials and rounds is found again.
+
+    Args:
+        top: so many of the best configurations, all different; fewer where the best `10 * top` trials hold no more.
+
+    Raises:
+        StorageError: where no trial was measured to the end.
+        RequestError: where `rounds` are too few for an interval.
+    """
+    fewest = limits.FEWEST_FRESH_ROUNDS
+    if rounds < fewest:
+        raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
+    read_best(storage, study)  # says so where there is none
+    definition = read_definition(storage, study)
+    different: dict[Hashable, records.StoredTrial] = {}
+    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
+        different.setdefault(identity_of(trial.params), trial)
+    best = list(different.values())[:top]
+    protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
+    longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
+    table = {
+        "title": f"The best of {study}, measured again on fresh rounds",
+        "protocol": {
+            **protocol.model_dump(mode="json"),
+            **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "evaluate_at": []},
+        },
+        "trial": [{"label": f"trial {trial.number}", "params": trial.params} for trial in best],
+        "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},
+    }
+    confirms = {
+        "study": study,
+        "identity": records.study_attributes(storage, study).get("identity"),
+        "trials": [trial.number for trial in best],
+        "searched": [trial.value for trial in best],
+    }
+    defined = define_study(table, name=f"{study}-confirm")
+    ours = own_studies(storage)
+
+    def is_same(name: str) -> bool:
+        return (
+            name in ours
+            and ours[name].get(CONFIRMS, confirms) == confirms
+            and not defined.differences(read_definition(storage, name))
+        )
+
+    return free_name(study, "-confirm", records.study_names(storage), is_same), defined, confirms
+
+
+def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
+    """Yields the finished confirmations of a study, the latest first."""
+    ours = own_studies(storage)
+    identity = ours[study]["identity"] if study in ours else None
+    for name, attributes in reversed(ours.items()):
+        confirms = read_confirms(attributes)
+        if confirms and (confirms.study, confirms.identity) == (study, identity):
+            with suppress(RequestError):  # a later version's, whose definition says more than is known here
+                found = read_confirmation(storage, name)
+                if found:
+                    yield found
+
+
+def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
+    """Returns what a confirmation has found; None while some of its trials are missing.
+
+    Raises:
+        UnknownName: where there is no such study, or it confirms none.
+    """
+    definition, confirms = read_definition(storage, name), read_confirms(records.study_attributes(storage, name))
+    if confirms is None:
+        raise UnknownName("confirmation", name, [])
+    measured = read_entries(storage, name)
+    if len(measured) < len(definition.trial):
+        return None
+    confirmed = []
+    for (_, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
+        errors = trial.attributes["errors"]
+        confirmed.append(Confirmed(number, trial.params, searched, errors, mean_of(errors).within(0, 100)))
+    pairs = list(pairwise(confirmed))
+    differences = [paired_difference(second.errors, first.errors).within(-100, 100) for first, second in pairs]
+    corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
+    protocol = definition.protocol
+    return Confirmation(
+        study=confirms.study,
+        name=name,
+        rounds=protocol.rounds,
+        dataset=protocol.dataset,
+        decision=protocol.decision,
+        confirmed=confirmed,
+        contrasts=[
+            Contrast(first.trial, second.trial, difference, p_value)
+            for (first, second), difference, p_value in zip(pairs, differences, corrected, strict=True)
+        ],
+    )
+
+
+def read_winner(storage: RDBStorage, study: str) -> Best:
+    """Returns the winner of a study, and what the latest confirmation says of it.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    best = read_best(storage, study)
+    return replace(best, confirmed=read_confirmed(storage, study, best.trial))
+
+
+def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any] | None:
+    """Returns what the latest confirmation of a study says of a trial, as JSON has it; None where none does."""
+    for confirmation in read_confirmations(storage, study):
+        for found in confirmation.confirmed:
+            if found.trial == trial:
+                return describe(found, confirmation.rounds)
+    return None
+
+
+def describe(found: Confirmed, rounds: int) -> dict[str, Any]:
+    """Returns a confirmed error as JSON has it."""
+    interval = {key: value for key, value in asdict(found.mean).items() if key in ("low", "high")}
+    return {"mean": found.mean.estimate, **interval, "std": found.std, "rounds": rounds, "optimism": found.optimism}

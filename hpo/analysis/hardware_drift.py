@@ -1,0 +1,167 @@
+"""Looks for drift between kinds of machines: measures one trial of a study again, on each of them.
+
+Workers of one study may run on processors and GPUs of several kinds, whose sums round differently; the same rounds then
+end with slightly different errors. As long as such differences have no direction, trials of one kind can be compared
+with those of another. Whether they do is measured: each repetition is the very trial, with its pairs, weights and
+shuffles, so repetitions are compared round by round.
+
+They are compared with the first repetition, not with what the study has: the study's best owes some of its figure to
+the luck of its rounding, which is not repeated elsewhere.
+
+A repetition is a study of one listed trial, which asks no worker for it: only the machine that began it works on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis.results import own_studies, read_definition, read_trial
+from hpo.analysis.statistics import LEVEL, Interval, holm, paired_difference
+from hpo.errors import RequestError
+from hpo.storage import queries as records
+from hpo.storage.claims import read_slots
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.text.names import free_name
+
+REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One trial's errors on one machine.
+
+    Attributes:
+        device: with its model, as in `cuda:0 (NVIDIA H100)`.
+        precision: of products and convolutions; None for a trial from before it was recorded.
+        errors: of the rounds, in percent.
+    """
+
+    host: str
+    device: str
+    precision: str | None
+    torch: str
+    errors: list[float]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the errors, in percent."""
+        return sum(self.errors) / len(self.errors)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A measurement beside the first repetition.
+
+    Attributes:
+        difference: from the first, round by round; its p value is corrected for the number of repetitions, and None
+            where there are too few rounds for one. None for the first itself.
+    """
+
+    measurement: Measurement
+    difference: Interval | None
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether it differs from the first by more than chance."""
+        p_value = self.difference.p_value if self.difference else None
+        return p_value is not None and p_value < LEVEL
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What machines make of one trial.
+
+    Attributes:
+        own: the study's measurement; too low where the trial was chosen for it.
+    """
+
+    study: str
+    trial: int
+    params: dict[str, Any]
+    own: Measurement
+    repetitions: list[Repetition]
+
+
+def define_repetition(
+    storage: RDBStorage, study: str, trial: records.StoredTrial, *, host: str, device: str
+) -> tuple[str, StudyDefinition, dict[str, Any]]:
+    """Returns the name and the definition of a study that repeats a trial, and what it is to remember.
+
+    One that this machine has begun and not finished is found again.
+
+    Raises:
+        RequestError: where it has a single round, which leaves nothing to compare.
+    """
+    definition = read_definition(storage, study)
+    if definition.protocol.rounds < 2:
+        raise RequestError(f"study {study!r} has one round; to compare round by round takes two")
+    table = {
+        "title": f"Trial {trial.number} of {study}, measured again",
+        "protocol": {**definition.protocol.model_dump(mode="json"), "evaluate_at": []},
+        "trial": [{"label": f"trial {trial.number}", "params": trial.params}],
+        "run": definition.run.model_dump(mode="json"),
+    }
+    repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
+    ours = own_studies(storage)
+
+    def is_unfinished(name: str) -> bool:
+        return name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
+
+    here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
+    name = free_name(study, here, records.study_names(storage), is_unfinished)
+    return name, define_study(table, name=name), repeats
+
+
+def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
+    """Returns what has been measured of a trial; None takes the study's best.
+
+    Raises:
+        StorageError: where no such trial was measured to the end.
+    """
+    trial = read_trial(storage, study, number)
+    wanted = _repeats(storage, study, trial.number)
+    measured = [
+        _measurement(found)
+        for name, attributes in own_studies(storage).items()
+        if _is_of(attributes.get(REPEATS), wanted)
+        for found in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
+        if len(found.attributes["errors"]) == len(trial.attributes["errors"])
+    ]
+    differences = [paired_difference(other.errors, measured[0].errors).within(-100, 100) for other in measured[1:]]
+    repetitions = [Repetition(first, None) for first in measured[:1]] + [
+        Repetition(other, replace(difference, p_value=p_value))
+        for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)
+    ]
+    return Drift(study, trial.number, trial.params, _measurement(trial), repetitions)
+
+
+def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:
+    """Returns the p values corrected for their number; all have as many rounds, so all have one or none has."""
+    known = [difference.p_value for difference in differences if difference.p_value is not None]
+    return holm(known) if known else [None] * len(differences)
+
+
+def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:
+    identity = records.study_attributes(storage, study).get("identity")
+    return {"study": study, "identity": identity, "trial": number}
+
+
+def _is_of(repeats: Any, wanted: dict[str, Any]) -> bool:
+    """Says whether a study's attribute says that it repeats a trial."""
+    return isinstance(repeats, dict) and wanted.items() <= repeats.items()
+
+
+def _measurement(trial: records.StoredTrial) -> Measurement:
+    kept = trial.attributes
+    return Measurement(
+        host=str(kept.get("worker", {}).get("host", "unknown")),
+        device=kept.get("device", "device unknown"),
+        precision=kept.get("precision"),
+        torch=kept.get("versions", {}).get("torch", "unknown"),
+        errors=kept["errors"],
+    )

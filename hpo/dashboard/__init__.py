@@ -1,0 +1,1 @@
+"""optuna-dashboard behind an access guard."""

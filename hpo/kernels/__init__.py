@@ -1,0 +1,1 @@
+"""CPU kernels (Numba) for layers that PyTorch runs slowly."""

@@ -1,0 +1,348 @@
+"""What a study says, in sections: each a few sentences, perhaps a table, perhaps a figure.
+
+`html.py` makes a page or a text of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis.confirmation import Confirmation, Confirms, read_confirmations, read_confirms
+from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
+from hpo.analysis.results import entry_of, measured_entries, read_best, read_definition
+from hpo.analysis.statistics import LEVEL, difference_of_means, mean_of
+from hpo.cli.findings import NEW_SELECTION, SELECTION_BIAS, beside_search
+from hpo.report.study_figures import (
+    MOST,
+    effect_name,
+    effects_figure,
+    history_figure,
+    importances_figure,
+    listed_figure,
+    parallel_figure,
+    rates_figure,
+)
+from hpo.storage import queries as records
+from hpo.storage.queries import StoredTrial
+from hpo.study.definition import ListedTrial, StudyDefinition
+from hpo.study.space import short_name
+from hpo.text.commands import command
+from hpo.text.formatting import count, interval, lasted, p_value, spread
+
+BEST = 10  # configurations in the table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        name: what its picture's file is called by.
+        table: rows, the first of headings; empty for none.
+        wide: whether the figure needs the page's whole width.
+    """
+
+    name: str
+    title: str
+    text: list[str]
+    table: list[list[str]] = field(default_factory=list)
+    figure: go.Figure | None = None
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's report.
+
+    Attributes:
+        headline: what its winner errs, and how sure that is.
+    """
+
+    study: str
+    title: str
+    headline: list[str]
+    sections: list[Section]
+
+
+def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = str) -> Report:
+    """Returns what a study says so far.
+
+    Args:
+        clean: is given every text that people have written or that names a machine, and returns what stands in the
+            report for it: studies' names, the title, labels, hosts.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    definition = _cleaned(read_definition(storage, study), clean)
+    attributes, name = records.study_attributes(storage, study), clean(study)
+    read_best(storage, study)  # says so where there is none
+    trials = records.read_trials(storage, study)
+    confirmation = next(read_confirmations(storage, study), None)
+    if definition.space:
+        parts = _of_search(storage, study, trials, definition)
+    else:
+        parts = _of_list(storage, study, trials, definition, clean)
+    sections = [
+        _best(trials, definition, confirmation),
+        *parts,
+        _time(trials, clean),
+        _environment(trials, definition, attributes),
+    ]
+    if confirms := read_confirms(attributes):
+        confirms = confirms.model_copy(update={"study": clean(confirms.study)})
+        headline = _headline_of_confirmation(trials, confirms)
+    else:
+        headline = _headline(name, trials, definition, confirmation)
+    return Report(name, definition.title, headline, sections)
+
+
+def _cleaned(definition: StudyDefinition, clean: Callable[[str], str]) -> StudyDefinition:
+    """Returns a study with its texts cleaned: the title and the labels; its configurations stay as they are."""
+    listed = tuple(entry.model_copy(update={"label": clean(entry.label)}) for entry in definition.trial)
+    return definition.model_copy(update={"title": clean(definition.title), "trial": listed})
+
+
+def _headline(
+    study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None
+) -> list[str]:
+    best, protocol = _ranked(trials)[0], definition.protocol
+    lowest = (
+        f"Lowest error: {_error(best)} over {count(protocol.rounds, 'round')} ({protocol.dataset}, by "
+        f"{protocol.decision}), trial {best.number}: {_name(best, definition)}."
+    )
+    fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
+    if confirmation is None or best.number not in fresh:
+        if not definition.space:
+            return [lowest]
+        unsure = f"Not confirmed: {SELECTION_BIAS}."
+        return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
+    confirmed = fresh[best.number]
+    sure = (
+        f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {confirmed.mean.estimate:.2f} % "
+        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high)}); "
+        f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
+    )
+    together = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_told_apart]
+    told = [f"Fresh rounds cannot tell apart trials {', '.join(together)} (paired, Holm)."] if together else []
+    return [lowest, sure, *told]
+
+
+def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms) -> list[str]:
+    """Never the lowest of the fresh figures: to choose by them is to select again."""
+    first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
+    which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
+    if first is None:
+        return [f"{which}, is not measured yet."]
+    over = count(len(first.attributes["errors"]), "fresh round")
+    return [
+        f"{which}: {_error(first)} on {over}, {short_name(first.params)}.",
+        f"{NEW_SELECTION.capitalize()}.",
+    ]
+
+
+def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None) -> Section:
+    fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
+    rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
+    for trial in _ranked(trials)[:BEST]:
+        confirmed = fresh.get(trial.number)
+        again = spread(confirmed.mean.estimate, confirmed.std, unit="") if confirmed else ""
+        interval = _interval(trial.attributes["errors"])
+        row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
+        rows.append([*row, _name(trial, definition)])
+    text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
+    if fresh:
+        text.append(f"{NEW_SELECTION.capitalize()}.")
+    return Section("best", "Best configurations", text, rows)
+
+
+def _of_search(
+    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+) -> Iterator[Section]:
+    whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
+    pruned_too = f", {pruned} pruned" if pruned else ""
+    over = count(definition.protocol.rounds, "round")
+    text = [f"{count(whole, 'trial')} measured to the end{pruned_too}, each over {over}."]
+    if whole > MOST:
+        text.append(f"The figures draw the best {MOST} of them.")
+    yield Section("history", "History", text, figure=history_figure(trials, smallest_error(definition)))
+    text = ["A colour for each optimizer."]
+    yield Section("rates", "Error against learning rate", text, figure=rates_figure(trials, smallest_error(definition)))
+    yield _importances(read_importances(storage, study))
+    text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
+    if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
+        text.append(f"Without {', '.join(conditional)}, which not every trial has.")
+    varied = [
+        name for name, parameter in definition.space.items() if not parameter.when and len(set(parameter.values)) > 1
+    ]
+    figure = parallel_figure(trials, varied, smallest_error(definition))
+    yield Section("parallel", "All parameters", text, figure=figure, wide=True)
+    yield from _pruning(trials, definition)
+
+
+def _of_list(
+    storage: RDBStorage,
+    study: str,
+    trials: Sequence[StoredTrial],
+    definition: StudyDefinition,
+    clean: Callable[[str], str],
+) -> Iterator[Section]:
+    entries = measured_entries(trials, definition)
+    labels, measured = [entry.label for entry, _ in entries], [trial for _, trial in entries]
+    text = [
+        f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
+    ]
+    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
+    yield from _published(entries)
+    lists = related_lists(storage, study)
+    yield from _effects(read_effects(storage, lists), list(map(clean, lists)))
+
+
+def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Section]:
+    if not effects:
+        return
+    rows = [["change", "pairs", "points (95 %)", "p", "verdict"]]
+    for effect in effects:
+        by = effect.difference
+        if effect.p_value is None:
+            told = "too few rounds"
+        else:
+            told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not told apart"
+        points = f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"
+        rows.append([effect_name(effect), str(effect.pairs), points, p_value(effect.p_value), told])
+    where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
+    text = [
+        f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
+        "are listed (Holm), intervals not. Trials whose recognition no loss trains are left out."
+    ]
+    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects))
+
+
+def _importances(importances: dict[str, float]) -> Section:
+    if not importances:
+        return Section(
+            "importances",
+            "Importances",
+            [f"They need {FEWEST_TRIALS} trials that were measured to the end and differ."],
+        )
+    text = [
+        f"For being among the best {_percent(BEST_SHARE)} (PED-ANOVA): among the trials that survived, in the space "
+        "that was searched; no causes, and no directions."
+    ]
+    return Section("importances", "Importances", text, figure=importances_figure(importances))
+
+
+def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
+    if definition.pruner.name == "none":
+        return
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    spent = sum(_epochs(trial, definition) for trial in finished)
+    whole = definition.protocol.epochs * len(finished)
+    text = [
+        f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "
+        f"all epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
+    ]
+    yield Section("pruning", "Pruning", text)
+
+
+def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section:
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
+    moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
+    wall = max(end for _, end in moments) - min(begin for begin, _ in moments) if moments else None
+    rows = [["worker", "device", "trials", "time"]]
+    by_worker: dict[tuple[str, str], list[float]] = {}
+    for trial in finished:
+        worker = trial.attributes.get("worker") or {}
+        key = (clean(str(worker.get("host", "unknown"))), str(trial.attributes.get("device", "")))
+        by_worker.setdefault(key, []).append(trial.attributes.get("seconds") or 0.0)
+    for (host, device), spent in by_worker.items():
+        rows.append([host, device, str(len(spent)), lasted(sum(spent))])
+    span = f", {lasted(wall.total_seconds())} from the first start to the last end" if wall else ""
+    text = [f"{lasted(seconds)} of training{span}."]
+    if failed := _count(trials, TrialState.FAIL):
+        text.append(f"Failed or interrupted besides: {failed}.")
+    return Section("time", "Time and machines", text, rows)
+
+
+def _published(entries: Sequence[tuple[ListedTrial, StoredTrial]]) -> Iterator[Section]:
+    rows = [["", "published", "measured", "difference (95 %)"]]
+    for entry, trial in entries:
+        published, std = entry.published, trial.attributes["std"]
+        if published is None or trial.value is None:
+            continue
+        row = [entry.label, spread(published.mean, published.std, unit=""), _error(trial, unit="")]
+        by = difference_of_means(
+            trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
+        ).within(-100, 100)
+        rows.append([*row, f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"])
+    if len(rows) > 1:
+        text = ["Errors in percent, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
+        yield Section("published", "Beside the published", text, rows)
+
+
+def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, attributes: dict[str, Any]) -> Section:
+    protocol = definition.protocol
+    used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
+    pairs = f"{protocol.train_pairs} training and {count(protocol.test_pairs, 'test pair')}"
+    trained = f"{count(protocol.epochs, 'epoch')}, batches of {protocol.batch_size}, {protocol.precision}"
+    how = f"{trained}, by {protocol.decision}"
+    search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
+    rows = [
+        ["", ""],
+        ["dataset", f"{protocol.dataset} (SHA-256 {attributes['dataset_sha256'][:12]}…)"],
+        ["protocol", f"{count(protocol.rounds, 'round')} of {pairs}, {how}"],
+        ["study", f"seed {protocol.seed}, SHA-256 {attributes['definition_sha256'][:12]}…"],
+        ["sampler, pruner", search],
+        ["versions", "; ".join(sorted(used - {""}))],
+    ]
+    return Section("environment", "Conditions", [], rows)
+
+
+def smallest_error(definition: StudyDefinition) -> float:
+    """Returns half a test pair in percent: where an error of zero stands on a logarithmic axis."""
+    return 50 / definition.protocol.test_pairs
+
+
+def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
+    """Returns what a configuration is called: by its label in a list, else by its parameters."""
+    entry = entry_of(trial, definition.trial)
+    return entry.label if entry else short_name(trial.params)
+
+
+def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
+    return sorted(whole, key=lambda trial: (trial.value or 0.0, trial.number))
+
+
+def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
+    return sum(trial.state is state for trial in trials)
+
+
+def _epochs(trial: StoredTrial, definition: StudyDefinition) -> int:
+    """Returns how many epochs a finished trial was trained."""
+    if trial.state is TrialState.COMPLETE:
+        return definition.protocol.epochs
+    return max(map(int, trial.attributes.get("errors_by_epoch") or {0: 0}))
+
+
+def _error(trial: StoredTrial, unit: str = " %") -> str:
+    """Returns a trial's mean error and deviation, and how many of its rounds diverged."""
+    diverged = len(trial.attributes.get("diverged_rounds") or [])
+    shown = spread(trial.value or 0.0, trial.attributes.get("std"), unit)
+    return f"{shown} ({diverged} diverged)" if diverged else shown
+
+
+def _interval(errors: Sequence[float]) -> str:
+    mean = mean_of(errors).within(0, 100)
+    return interval(mean.low, mean.high)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

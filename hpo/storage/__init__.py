@@ -1,0 +1,1 @@
+"""Optuna's storage on SQLite and PostgreSQL: locked, retried, in few round trips."""

@@ -1,0 +1,76 @@
+"""What a trial keeps of its measurement: its user attributes, believed only where they are as this program writes them.
+
+Anybody who may write to a database can change an attribute. One of the wrong kind is left out, as if it were not there;
+a trial that was measured to the end and lacks its value or its errors is none of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from hpo.workers.liveness import is_claim
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Errors = Annotated[list[Number], Field(min_length=1)]
+
+KINDS: Mapping[str, Any] = {
+    "slot": Annotated[int, Field(ge=0)],
+    "worker": dict[str, Any],
+    "errors": Errors,
+    "errors_head": Errors,
+    "errors_recognition": Errors,
+    "errors_by_epoch": dict[str, Errors],
+    "losses_by_epoch": list[list[Number | None]],
+    "gradient_norms": dict[str, list[list[Number | None]]],
+    "diverged_rounds": list[int],
+    "std": Number | None,
+    "seconds": Number,
+    "device": str,
+    "precision": str,
+    "versions": dict[str, str],
+    "error": str,
+    "traceback": str,
+    "refused": str,
+}
+RULES: Mapping[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(kind, config=ConfigDict(strict=True)) for name, kind in KINDS.items()
+}
+
+
+def believed(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a trial's attributes without those that are known by name and of another kind."""
+    return {key: value for key, value in attributes.items() if _is_as_written(key, value)}
+
+
+def is_ours(trial: FrozenTrial) -> bool:
+    """Says whether this program has started a trial, and it has its one value where it is COMPLETE."""
+    kept = believed({key: trial.user_attrs[key] for key in ("slot", "worker") if key in trial.user_attrs})
+    values = trial.values or []
+    return is_claim(kept) and (
+        trial.state is not TrialState.COMPLETE or (len(values) == 1 and math.isfinite(values[0]))
+    )
+
+
+def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bool:
+    """Says whether a trial holds what its state promises: one that is COMPLETE a value, and the errors of its rounds.
+
+    Args:
+        attributes: those that are believed.
+    """
+    measured = isinstance(value, float) and math.isfinite(value) and {"errors", "std"} <= attributes.keys()
+    return state is not TrialState.COMPLETE or measured
+
+
+def _is_as_written(key: str, value: Any) -> bool:
+    if key not in RULES:
+        return True
+    try:
+        RULES[key].validate_python(value)
+    except ValidationError:
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""Reads the studies and trials of a storage by SQL, where Optuna would load every trial whole.
+
+Other programs may keep studies in the same database, and add trials to ours. A trial is ours where it carries a claim,
+its slot and its worker, which no other program writes; only such trials are counted, ranked and believed, and what
+cannot be read is left out.
+
+Reads Optuna's own tables, private to it: `optuna>=5.0,<5.1` is pinned, and a test names the columns. Every reading is
+repeated while the database is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+import sqlalchemy.orm
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+
+from hpo.errors import HpoError, UnknownName
+from hpo.storage.backends import explain_failure, reading, show_url
+from hpo.storage.claims import FINISHED, Claim, id_of, in_utc
+from hpo.storage.frozen_trials import UNREADABLE, parse_distribution, read_attributes, read_param
+from hpo.storage.kept import believed, is_whole
+from hpo.storage.retry import persistent
+from hpo.study.space import Configuration
+from hpo.workers.liveness import is_claim
+
+REQUIRED = {name for name, field in Configuration.model_fields.items() if field.is_required()}
+"""The parameters that every trial of ours has, at the latest when it is measured to the end."""
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as the storage has it; times in UTC.
+
+    Attributes:
+        attributes: its user attributes, without those that are not as this program writes them.
+        is_ours: whether this program has started it, and it holds what its state promises.
+    """
+
+    number: int
+    state: TrialState
+    value: float | None
+    started: datetime | None
+    finished: datetime | None
+    params: dict[str, Any]
+    attributes: dict[str, Any]
+    is_ours: bool = True
+
+
+def read_fault(storage: RDBStorage) -> str | None:
+    """Says why a storage cannot be read at this moment, if it cannot; waits for nobody."""
+    try:
+        with reading(storage) as connection:
+            connection.execute(sa.select(models.StudyModel.study_id).limit(1)).all()
+    except (sa.exc.SQLAlchemyError, HpoError) as error:
+        return f"storage {show_url(storage.url)} cannot be read: {explain_failure(error)}"
+    return None
+
+
+@persistent
+def study_names(storage: RDBStorage) -> list[str]:
+    """Returns the names of the studies in a storage, in order of their creation."""
+    with reading(storage) as connection:
+        names = sa.cast(models.StudyModel.study_name, sa.Text)
+        rows = connection.execute(sa.select(names).order_by(models.StudyModel.study_id))
+        return [name for (name,) in rows]
+
+
+@persistent
+def finished_slots(storage: RDBStorage) -> dict[str, int]:
+    """Returns how many slots of each study have a finished trial; without studies that have none."""
+    study, trial, claim = models.StudyModel, models.TrialModel, Claim()
+    query = (
+        claim.join(sa.select(sa.cast(study.study_name, sa.Text), sa.func.count(claim.slot.distinct())))
+        .join(study, study.study_id == trial.study_id)
+        .where(trial.state.in_(FINISHED))
+        .group_by(study.study_name)
+    )
+    with reading(storage) as connection:
+        return {name: count for name, count in connection.execute(query)}
+
+
+def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
+    """Returns a study's user attributes.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    return read_study(storage, name)[0]
+
+
+def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], bool]:
+    """Returns a study's user attributes, and whether it has a single objective, to be minimised.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    found = _read_studies(storage, models.StudyModel.study_name == name)
+    if name not in found:
+        raise _unknown(storage, name)
+    return found[name]
+
+
+def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], bool]]:
+    """Returns of each study what `read_study` does, in order of their creation."""
+    return _read_studies(storage)
+
+
+@persistent
+def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], bool]]:
+    study, attribute = models.StudyModel, models.StudyUserAttributeModel
+    query = (
+        sa.select(
+            sa.cast(study.study_name, sa.Text),
+            sa.cast(attribute.key, sa.Text),
+            sa.cast(attribute.value_json, sa.Text),
+            _minimises(study.study_id),
+        )
+        .select_from(study)
+        .outerjoin(attribute, attribute.study_id == study.study_id)
+        .where(*chosen)
+        .order_by(study.study_id)
+    )
+    texts: dict[str, list[tuple[str, str]]] = {}
+    minimised: dict[str, bool] = {}
+    with reading(storage) as connection:
+        for name, key, text, is_minimised in connection.execute(query):
+            minimised[name] = bool(is_minimised)
+            texts.setdefault(name, []).extend([(key, text)] if key is not None else [])
+    return {name: (read_attributes(texts[name]), minimised[name]) for name in texts}
+
+
+def _minimises(study_id: Any) -> sa.ColumnElement[bool]:
+    """The condition that a study's only direction is to minimise."""
+    direction = models.StudyDirectionModel
+    of_study = sa.select(sa.func.count()).where(direction.study_id == study_id).correlate(models.StudyModel)
+    minimised = of_study.where(sa.cast(direction.direction, sa.Text) == "MINIMIZE")
+    return sa.and_(of_study.scalar_subquery() == 1, minimised.scalar_subquery() == 1)
+
+
+def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
+    """Sets one of a study's user attributes.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    try:
+        found = storage.get_study_id_from_name(name)
+    except KeyError:
+        raise _unknown(storage, name) from None
+    storage.set_study_user_attr(found, key, value)
+
+
+def _unknown(storage: RDBStorage, study: str) -> UnknownName:
+    return UnknownName("study", study, study_names(storage), where=f"storage {show_url(storage.url)}: ")
+
+
+@persistent
+def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
+    """Returns how many trials of a study are in each state, whoever has started them."""
+    state = sa.cast(models.TrialModel.state, sa.Text)
+    query = sa.select(state, sa.func.count()).where(models.TrialModel.study_id == id_of(name)).group_by(state)
+    with reading(storage) as connection:
+        counted = {state: count for state, count in connection.execute(query)}
+    return {state: counted.get(state.name, 0) for state in TrialState}
+
+
+@persistent
+def count_trials_of(storage: RDBStorage, study_id: int) -> int:
+    """Returns how many trials a study has, whatever their states; 0 where the storage has no study of that id."""
+    query = sa.select(sa.func.count()).where(models.TrialModel.study_id == study_id)
+    with reading(storage) as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+@persistent
+def read_trials(
+    storage: RDBStorage,
+    name: str,
+    *,
+    states: Collection[TrialState] = tuple(TrialState),
+    best: int | None = None,
+    number: int | None = None,
+    foreign: bool = False,
+) -> list[StoredTrial]:
+    """Reads the trials of a study in order of their numbers, or the best few in order of their values.
+
+    Args:
+        states: only trials in these states.
+        best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
+            left out.
+        number: only the trial of this number.
+        foreign: whether to read those too that this program has not started, or that cannot be believed.
+    """
+    trial, value, claim = models.TrialModel, models.TrialValueModel, Claim()
+    query = (
+        claim.outer_join(
+            sa.select(
+                trial.trial_id,
+                claim.number,
+                trial.state,
+                value.value,
+                sa.cast(trial._datetime_start_utc, sa.Text),
+                sa.cast(trial._datetime_complete_utc, sa.Text),
+                claim.is_there,
+            )
+        )
+        .outerjoin(value, sa.and_(value.trial_id == trial.trial_id, value.objective == 0))
+        .where(trial.study_id == id_of(name), trial.state.in_(states), claim.number.is_not(None))
+    )
+    if not foreign:
+        query = query.where(claim.is_there)
+    if number is not None:
+        query = query.where(claim.number == number)
+    if best is None:
+        query = query.order_by(claim.number)
+    else:
+        query = query.where(value.value.is_not(None)).order_by(value.value, claim.number)
+    found: list[StoredTrial] = []
+    with reading(storage) as connection:
+        # Of the best, a few more than are asked for: one that cannot be believed makes room for the next.
+        for rows in connection.execute(query).partitions(10_000 if best is None else best + 10):
+            found += [read for read in _read_whole(connection, rows) if foreign or read.is_ours]
+            if best is not None and len(found) >= best:
+                break
+    return found[:best]
+
+
+def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[StoredTrial]:
+    ids = [row.trial_id for row in rows]
+    params, attributes = _read_params(connection, ids), _read_attributes(connection, ids)
+    for key, number, state, value, started, finished, is_claimed in rows:
+        kept, proposed = believed(attributes.get(key, {})), params.get(key, {})
+        is_configured = proposed is not None and (state is not TrialState.COMPLETE or proposed.keys() >= REQUIRED)
+        yield StoredTrial(
+            number=number,
+            state=state,
+            value=value if isinstance(value, float) else None,
+            started=in_utc(started),
+            finished=in_utc(finished),
+            params=proposed or {},
+            attributes=kept,
+            is_ours=bool(is_claimed) and is_claim(kept) and is_configured and is_whole(state, value, kept),
+        )
+
+
+@persistent
+def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
+    """Returns when the last so many trials of ours finished, the latest first."""
+    trial, claim = models.TrialModel, Claim()
+    query = (
+        claim.join(sa.select(sa.cast(trial._datetime_complete_utc, sa.Text)))
+        .where(trial.study_id == id_of(name), trial.state.in_(FINISHED))
+        .order_by(trial._datetime_complete_utc.desc())
+        .limit(count)
+    )
+    with reading(storage) as connection:
+        return [finish for text in connection.execute(query).scalars() if (finish := in_utc(text)) is not None]
+
+
+def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any] | None]:
+    """Reads trials' parameters; None for a trial with one that cannot be read."""
+    table = models.TrialParamModel
+    params: dict[int, dict[str, Any] | None] = {}
+    texts = (sa.cast(table.param_name, sa.Text), table.param_value, sa.cast(table.distribution_json, sa.Text))
+    query = sa.select(table.trial_id, *texts).order_by(table.param_id)
+    for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
+        known = params.setdefault(key, {})
+        try:
+            external = read_param(value, parse_distribution(distribution))
+        except UNREADABLE:
+            params[key] = None
+            continue
+        if known is not None:
+            known[name] = external
+    return params
+
+
+def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    table = models.TrialUserAttributeModel
+    texts: dict[int, list[tuple[str, str]]] = {}
+    query = sa.select(table.trial_id, sa.cast(table.key, sa.Text), sa.cast(table.value_json, sa.Text))
+    for key, name, value in _rows_of(connection, query, table.trial_id, trial_ids):
+        texts.setdefault(key, []).append((name, value))
+    return {key: read_attributes(rows) for key, rows in texts.items()}
+
+
+def _rows_of(connection: sa.Connection, query: sa.Select[Any], column: Any, trial_ids: Sequence[int]) -> Iterator[Any]:
+    for start in range(0, len(trial_ids), 10_000):  # SQLite takes up to 32 766 values in one statement
+        yield from connection.execute(query.where(column.in_(trial_ids[start : start + 10_000])))

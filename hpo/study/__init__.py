@@ -1,0 +1,1 @@
+"""What a study is: its protocol, space and search, read from TOML, validated, hashed."""

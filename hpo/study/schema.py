@@ -1,0 +1,99 @@
+"""Tables of a study file: frozen, strict, and with one clause to say where one breaks a rule."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hpo import limits
+from hpo.errors import suggestion
+
+Count = Annotated[int, Field(ge=1, le=limits.COUNT)]
+CountOrNone = Annotated[int, Field(ge=0, le=limits.COUNT)]
+Rounds = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
+Factor = Annotated[float, Field(ge=limits.SMALLEST, le=limits.LARGEST)]
+Weight = Annotated[float, Field(ge=0, le=limits.LARGEST), AfterValidator(lambda weight: _no_trace(weight))]
+Words = Annotated[str, AfterValidator(lambda text: _not_blank(text))]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Seconds = Annotated[float, Field(ge=limits.SHORTEST_SECONDS, le=limits.LONGEST_SECONDS)]
+
+RULES = {  # by pydantic's type of error, where its own sentence speaks of Python, or spells out 1e-30
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "dict_type": "must be a table",
+    "tuple_type": "must be a list",
+    "too_short": "must name at least one value",
+    "union_tag_not_found": "must have a name",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+}
+LONGEST_VALUE = 80  # characters of it that a message shows
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, strictly typed, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, table: Any) -> Any:
+        for key in table if isinstance(table, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"no key named {shown(key)}; {suggestion(str(key), cls.model_fields)}")
+        return table
+
+
+def _no_trace(weight: float) -> float:
+    if 0 < weight < limits.SMALLEST:
+        raise ValueError(f"must be 0 or at least {limits.SMALLEST:g}, but is {shown(weight)}")
+    return weight
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"must not be blank, but is {shown(text)}")
+    return text
+
+
+def explain(error: ValidationError) -> str:
+    """Returns the first of pydantic's complaints as one clause: the key, the rule, the value."""
+    first, *others = error.errors(include_url=False)
+    key = ".".join(str(part) for part in first["loc"] if part != "choices")  # a file has the list by itself
+    limits_of = first.get("ctx", {})
+    context = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits_of.items()}
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_invalid":  # the tags of our unions are names
+        key, text = f"{key}.name", f"must be one of {context['expected_tags']}, but is {shown(context['tag'])}"
+    elif first["type"] == "missing":
+        text = "is missing"
+    elif first["type"] in RULES:
+        text = f"{RULES[first['type']].format(**context)}, but is {shown(first['input'])}"
+    elif text.startswith("Input should"):
+        text = f"{text.replace('Input should', 'must', 1)}, but is {shown(first['input'])}"
+    elif key:
+        key += ":"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{key} {text[:1].lower() + text[1:] if text.startswith('Input') else text}{more}".strip()
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: on one line, cut where it is long."""
+    value = list(value) if isinstance(value, tuple) else value
+    try:
+        text = repr(value)
+    except ValueError:  # Python spells out no integer of more than 4300 digits
+        return "a number of over 4300 digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -1,0 +1,162 @@
+"""Pairs of digits as tensors: what a round trains on and is tested on.
+
+Both reports work on pairs of 14x14 images (report A, section II; report B, section I.B).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hpo.errors import DatasetError
+from hpo.seeding import derive_seed
+from hpo.tasks.datasets import DATASETS, DIGITS_TRAIN_IMAGES, mnist_files, verify_mnist
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs of digits for each of R rounds.
+
+    Attributes:
+        images: (R, N, 2, 14, 14), normalised.
+        classes: (R, N, 2), the two digits.
+        targets: (R, N), 1 where the first digit is <= the second, else 0.
+    """
+
+    images: Tensor
+    classes: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Pairs:
+        """Returns the pairs on a device, images as `dtype`."""
+        return Pairs(self.images.to(device, dtype), self.classes.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images of a dataset, N of them: (N, 14, 14), and their digits (N,)."""
+
+    images: Tensor
+    digits: Tensor
+
+
+def draw_rounds(
+    dataset: str, folder: Path, *, study_seed: int, rounds: range, train_pairs: int, test_pairs: int
+) -> tuple[Pairs, Pairs]:
+    """Draws every round's own training and test pairs.
+
+    Round r of a study sees the same pairs in every trial. Both sets are normalised by the round's training mean and
+    deviation.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    train, test = read_images(dataset, folder)
+    drawn = [_draw_round(dataset, train, test, study_seed, r, train_pairs, test_pairs) for r in rounds]
+    return _stack([train for train, _ in drawn]), _stack([test for _, test in drawn])
+
+
+def draw_normalisations(
+    dataset: str, folder: Path, *, study_seed: int, rounds: range, train_pairs: int
+) -> list[tuple[float, float]]:
+    """Returns each round's mean and deviation of training pixels, by which its pairs are normalised.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    train, _ = read_images(dataset, folder)
+    drawn = (_draw(dataset, train, train_pairs, study_seed, r, "train pairs").images for r in rounds)
+    return [(images.mean().item(), images.std().item()) for images in drawn]
+
+
+@lru_cache(maxsize=2)
+def read_images(dataset: str, folder: Path) -> tuple[Images, Images]:
+    """Returns the training and the test images of a dataset.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    return _read_mnist(folder) if dataset == "mnist" else _read_digits()
+
+
+def _read_mnist(folder: Path) -> tuple[Images, Images]:
+    # Not by torchvision, which downloads them: importing it takes two seconds, a third of a worker's start, and the
+    # checksums leave no doubt of what is where in the files.
+    verify_mnist(folder)
+
+    def read(part: str) -> Images:
+        pixels, labels = (
+            np.fromfile(mnist_files(folder) / f"{part}-{kind}-ubyte", dtype=np.uint8, offset=header)
+            for kind, header in (("images-idx3", 16), ("labels-idx1", 8))
+        )
+        images = torch.from_numpy(pixels).reshape(-1, 1, 28, 28).float()
+        halved = functional.avg_pool2d(images, 2).squeeze(1)  # (N, 1, 28, 28) -> (N, 14, 14)
+        return Images(halved, torch.from_numpy(labels).long())
+
+    return read("train"), read("t10k")
+
+
+def _read_digits() -> tuple[Images, Images]:
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    actual = hashlib.sha256(images.astype("<f8").tobytes() + digits.astype("<i8").tobytes()).hexdigest()
+    if actual != DATASETS["digits"].checksums["digits"]:
+        raise DatasetError(
+            f"dataset 'digits': scikit-learn's copy has changed (SHA-256 {actual[:12]}…); install another release"
+        )
+    small = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
+    enlarged = functional.interpolate(small, size=(14, 14), mode="bilinear").squeeze(1)  # (N, 1, 8, 8) -> (N, 14, 14)
+    labels = torch.from_numpy(digits).long()
+    # One split for every study: the file is in writers' order, so it is shuffled first.
+    order = torch.randperm(len(labels), generator=_generator("digits", "split"))
+    train, test = order[:DIGITS_TRAIN_IMAGES], order[DIGITS_TRAIN_IMAGES:]
+    return Images(enlarged[train], labels[train]), Images(enlarged[test], labels[test])
+
+
+def _draw_round(
+    dataset: str, train: Images, test: Images, study_seed: int, r: int, train_pairs: int, test_pairs: int
+) -> tuple[Pairs, Pairs]:
+    a = _draw(dataset, train, train_pairs, study_seed, r, "train pairs")
+    b = _draw(dataset, test, test_pairs, study_seed, r, "test pairs")
+    mean, deviation = a.images.mean(), a.images.std()
+    return tuple(Pairs((p.images - mean) / deviation, p.classes, p.targets) for p in (a, b))  # type: ignore[return-value]
+
+
+def _draw(dataset: str, source: Images, n: int, study_seed: int, r: int, stream: str) -> Pairs:
+    draw = _draw_disjoint if dataset == "mnist" else _draw_ordered
+    return draw(source, n, _generator(study_seed, "round", r, stream))
+
+
+def _draw_disjoint(source: Images, n: int, generator: torch.Generator) -> Pairs:
+    """Draws n pairs in which no image recurs."""
+    indices = torch.randperm(len(source.digits), generator=generator)[: 2 * n].reshape(n, 2)
+    return _pair(source, indices)
+
+
+def _draw_ordered(source: Images, n: int, generator: torch.Generator) -> Pairs:
+    """Draws n different ordered pairs of two different images; an image may recur in another pair."""
+    count = len(source.digits)
+    drawn = torch.randperm(count * (count - 1), generator=generator)[:n]
+    first, second = drawn // (count - 1), drawn % (count - 1)
+    return _pair(source, torch.stack([first, second + (second >= first)], dim=1))  # skipping the diagonal
+
+
+def _pair(source: Images, indices: Tensor) -> Pairs:
+    classes = source.digits[indices]  # (N, 2)
+    return Pairs(source.images[indices], classes, (classes[:, 0] <= classes[:, 1]).long())
+
+
+def _stack(rounds: list[Pairs]) -> Pairs:
+    return Pairs(*(torch.stack([getattr(r, name) for r in rounds]) for name in ("images", "classes", "targets")))
+
+
+def _generator(*name: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*name))

@@ -1,0 +1,1 @@
+"""R networks trained together: looped, stacked, or as a CUDA graph."""

@@ -1,0 +1,238 @@
+"""How a trial gets its configuration: a study's sampler, seeded for the trial's place, proposes it; its pruner ends it.
+
+What is proposed in a slot is seeded by the study's seed, the slot, and how many trials failed by an error there, but
+not by interruptions. So two workers never make the same proposal by accident. With one worker a study comes out the
+same to the digit, whatever was interrupted in between: TPE looks at finished trials in their order, and never at failed
+ones. With several it also looks at what happens to be running, so what it proposes depends on who was faster; random
+search does not look, and proposes the same with any number of workers.
+
+Rounds are the same in every trial, so a configuration that comes again would give the same numbers. Where a space has
+no range that every configuration draws from, another is proposed instead.
+
+The sampler is built afresh for each trial, because Optuna's samplers cannot be given a seed later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import suggestion
+from hpo.seeding import derive_seed
+from hpo.storage.backends import enqueued_params, experimental
+from hpo.storage.kept import is_ours
+from hpo.study.definition import StudyDefinition
+from hpo.study.repetition import Space, identity_of, in_order, neighbours, size_of
+from hpo.study.space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
+from hpo.workers.pruners import PowerLawPruner
+
+
+@dataclass(frozen=True)
+class Place:
+    """A free slot of a study, and how many trials failed in it by an error in training."""
+
+    slot: int
+    failures: int
+
+
+def make_sampler(definition: StudyDefinition, place: Place) -> BaseSampler:
+    """Returns the sampler of one trial: the study's, seeded for the slot; or the listed configuration itself."""
+    if definition.trial:
+        return _Listed(definition.trial[place.slot].params)
+    sampler = _make_search(definition, derive_seed(definition.protocol.seed, "sampler", place.slot, place.failures))
+    if not definition.avoids_repetition:
+        return sampler
+    random = Random(derive_seed(definition.protocol.seed, "neighbours", place.slot, place.failures))
+    return _Unmeasured(sampler, definition.space, random)
+
+
+def _make_search(definition: StudyDefinition, seed: int) -> BaseSampler:
+    if definition.sampler.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with experimental():  # group=True
+        return optuna.samplers.TPESampler(seed=seed, **definition.sampler.model_dump(exclude={"name"}))
+
+
+def make_pruner(definition: StudyDefinition) -> BasePruner:
+    """Returns the study's pruner."""
+    if definition.pruner.name == "power_law":
+        return PowerLawPruner(last_step=definition.protocol.epochs, margin=definition.pruner.margin)
+    pruners: Mapping[str, type[BasePruner]] = {
+        "none": optuna.pruners.NopPruner,
+        "percentile": optuna.pruners.PercentilePruner,
+        "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    }
+    return pruners[definition.pruner.name](**definition.pruner.model_dump(exclude={"name"}))
+
+
+def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:
+    """Says whether a trial is one that a sampler or pruner is to know of: ours, out of this space; or enqueued.
+
+    One with another distribution, whoever gave it to it, would make TPE fail at every trial to come.
+    """
+    if trial.state is TrialState.WAITING:
+        return True
+    return is_ours(trial) and (bool(definition.trial) or not _misfits(trial.distributions, definition))
+
+
+def _misfits(distributions: Mapping[str, BaseDistribution], definition: StudyDefinition) -> list[str]:
+    """Returns the names of parameters whose distribution is not the study's."""
+    space = definition.space
+    return [name for name, one in distributions.items() if name not in space or one != _distribution_of(space[name])]
+
+
+def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | None:
+    """Says why a trial cannot be measured with the parameters that somebody has enqueued it with, if it cannot.
+
+    Optuna would take any value, and only warn. A list measures its own entries and nothing else.
+    """
+    params = enqueued_params(trial)
+    if params is None:
+        return "its parameters cannot be read"
+    if definition.trial and params:
+        return "this study is a list, which measures its own entries alone"
+    for name, value in params.items():
+        if name not in definition.space:
+            return f"there is no parameter named {name!r}; {suggestion(name, definition.space)}"
+        parameter = definition.space[name]
+        if not parameter.holds(value):
+            return f"{name} must be {parameter}, but is {value!r}"
+        for key, wanted in parameter.when.items():
+            if key in params and params[key] != wanted:
+                return f"{name} is there only where {key} is {wanted!r}, but that is {params[key]!r}"
+    for name in _misfits(trial.distributions, definition):
+        return f"{name} was added with another distribution than {definition.space[name]}"
+    return None
+
+
+FindRate = Callable[[Setup], float]
+
+
+def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRate | None = None) -> Configuration:
+    """Lets the trial's sampler propose a configuration from the study's space.
+
+    Args:
+        find_rate: makes a range test and returns its optimum, for listed trials that leave their rate to it.
+    """
+    if isinstance(trial.study.sampler, _Listed):
+        return _suggest_listed(trial, definition, trial.study.sampler.listed, find_rate)
+    proposed: dict[str, Any] = {}
+    for name, parameter in in_order(definition.search_space):
+        if any(proposed[key] != value for key, value in parameter.when.items()):
+            continue
+        if isinstance(parameter, Choices):
+            proposed[name] = trial.suggest_categorical(name, parameter.choices)
+        else:
+            proposed[name] = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+    return Configuration(**proposed)
+
+
+def _suggest_listed(
+    trial: optuna.Trial, definition: StudyDefinition, listed: ListedConfiguration, find_rate: FindRate | None
+) -> Configuration:
+    space = definition.search_space
+    params = listed.model_dump(exclude_none=True)
+    if listed.learning_rate == RANGE_TEST:
+        if find_rate is None:
+            raise ValueError("this objective makes no range tests")
+        params["learning_rate"] = find_rate(Setup(**{key: params[key] for key in Setup.model_fields if key in params}))
+        space["learning_rate"] = Range(low=params["learning_rate"], high=params["learning_rate"])
+    for name, parameter in space.items():
+        if name not in params or any(params[key] != value for key, value in parameter.when.items()):
+            continue
+        if isinstance(parameter, Choices):
+            trial.suggest_categorical(name, parameter.choices)
+        else:
+            trial.suggest_float(name, parameter.low, parameter.high)
+    return Configuration(**params)
+
+
+class _Listed(BaseSampler):
+    """Proposes one given configuration."""
+
+    def __init__(self, listed: ListedConfiguration) -> None:
+        self.listed = listed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return getattr(self.listed, param_name)
+
+
+class _Unmeasured(BaseSampler):
+    """Proposes what a sampler does, and where that is measured or running already, the nearest that is not.
+
+    Needs the start lock from before the first parameter is suggested until all of them are stored.
+    """
+
+    def __init__(self, sampler: BaseSampler, space: Space, random: Random) -> None:
+        self._sampler, self._space, self._random = sampler, space, random
+        self._chosen: Mapping[str, Any] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        enqueued = enqueued_params(trial) or {}
+        space = {name: _only(one, enqueued[name]) if name in enqueued else one for name, one in self._space.items()}
+        proposed = self._propose(study, trial, space, self._sampler.sample_relative(study, trial, search_space))
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        taken = {identity_of(other.params) for other in others if is_ours(other) and other.number != trial.number}
+        free = (one for one in neighbours(space, proposed, self._random) if identity_of(one) not in taken)
+        self._chosen = proposed if identity_of(proposed) not in taken else next(free, proposed)
+        return {}
+
+    def _propose(
+        self, study: optuna.Study, trial: FrozenTrial, space: Space, drawn: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Returns what the sampler's own trial would have, parameter by parameter."""
+        proposed: dict[str, Any] = {}
+        for name, parameter in in_order(space):
+            if any(proposed[key] != value for key, value in parameter.when.items()):
+                continue
+            if size_of(parameter) == 1:
+                proposed[name] = parameter.values[0]
+            elif name in drawn:
+                proposed[name] = drawn[name]
+            else:
+                proposed[name] = self._sampler.sample_independent(study, trial, name, _distribution_of(parameter))
+        return proposed
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self._chosen:
+            return self._chosen[param_name]
+        # An enqueued trial has given another value to what this parameter depends on.
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _only(parameter: Choices | Range, value: Any) -> Choices | Range:
+    """Returns a parameter that takes one value of what it took."""
+    if isinstance(parameter, Choices):
+        return parameter.model_copy(update={"choices": (value,)})
+    return parameter.model_copy(update={"low": value, "high": value})
+
+
+def _distribution_of(parameter: Choices | Range) -> BaseDistribution:
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.choices)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis import reproduction
+from hpo.analysis.reproduction import ITEMS, PUBLISHED_PARAMETERS, Cell, Reproduction, find_items, judge, studies_of
+from hpo.errors import UnknownName
+from hpo.report import reproduction as documents
+from hpo.storage import backends as storage
+from hpo.storage import queries as records
+from hpo.study import catalog
+from hpo.study.definition import define_study
+from hpo.training.network_summary import describe
+from hpo.workers.budget import start_trial
+from hpo.workers.liveness import Worker
+from hpo.workers.samplers import suggest
+from tests.conftest import create
+
+
+def cell(
+    mean: float, std: float | None, *, published: tuple[float, float] = (2.0, 0.3), rounds: int = 10, **more: Any
+) -> Cell:
+    return Cell(
+        **{
+            "table": "report_a_table_1",
+            "label": "FNN",
+            "published_mean": published[0],
+            "published_std": published[1],
+            "published_rounds": 10,
+            "mean": mean,
+            "std": std,
+            "errors": [mean] * rounds,
+            "errors_head": [20.0, 22.0],
+            "errors_recognition": [50.0, 54.0],
+            "learning_rate": 0.1,
+            "is_coin": False,
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Any]:
+    relu = catalog.load_activations()("relu")
+    return {name: describe(catalog.load_architecture(name), relu) for name in PUBLISHED_PARAMETERS}
+
+
+# What each study measures, row by row as the reports print it: architecture, weight sharing and auxiliary loss,
+# activation (with ELU's alpha), optimizer, learning rate, published mean and deviation.
+FLAGS = {"": (False, False), "WS": (True, False), "AL": (False, True), "WS+AL": (True, True)}
+PRINTED: dict[str, list[tuple[Any, ...]]] = {
+    "report_a_table_1": [
+        ("fnn", "", "relu", "sgd", 0.1, 52.99, 11.88),
+        ("fnn", "WS", "relu", "sgd", 0.1, 43.52, 16.07),
+        ("fnn", "AL", "relu", "sgd", 0.1, 7.93, 0.65),
+        ("fnn", "WS+AL", "relu", "sgd", 0.1, 6.44, 0.71),
+    ],
+    "report_a_table_2": [
+        ("cnn", "", "relu", "sgd", 0.1, 49.46, 15.66),
+        ("cnn", "WS", "relu", "sgd", 0.1, 45.31, 17.70),
+        ("cnn", "AL", "relu", "sgd", 0.1, 5.79, 4.66),
+        ("cnn", "WS+AL", "relu", "sgd", 0.1, 3.98, 1.22),
+    ],
+    "report_a_table_3": [
+        ("cnn_bn", "", "relu", "sgd", 0.1, 49.38, 15.02),
+        ("cnn_bn", "WS", "relu", "sgd", 0.1, 47.16, 18.97),
+        ("cnn_bn", "AL", "relu", "sgd", 0.1, 3.21, 0.50),
+        ("cnn_bn", "WS+AL", "relu", "sgd", 0.1, 2.31, 0.36),
+    ],
+    "report_a_table_4": [
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", 0.1, 2.12, 0.29),
+        ("cnn_bn", "WS+AL", "elu 0.5", "sgd", 0.1, 2.20, 0.35),
+        ("cnn_bn", "WS+AL", "elu 1", "sgd", 0.1, 2.36, 0.46),
+        ("cnn_bn", "WS+AL", "selu", "sgd", 0.1, 2.71, 0.44),
+    ],
+    "report_a_table_5": [
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", "range_test", 2.04, 0.27),
+        ("cnn_bn", "WS+AL", "leaky_relu", "rmsprop", "range_test", 3.10, 0.46),
+        ("cnn_bn", "WS+AL", "leaky_relu", "adam", "range_test", 2.45, 0.50),
+        ("cnn_bn", "WS+AL", "leaky_relu", "sgd", 0.1383, 2.04, 0.27),
+        ("cnn_bn", "WS+AL", "leaky_relu", "rmsprop", 0.0115, 3.10, 0.46),
+        ("cnn_bn", "WS+AL", "leaky_relu", "adam", 0.0117, 2.45, 0.50),
+    ],
+    "report_b_table_2": [
+        ("fully_connected", "", "relu", "sgd", 0.1, 19.70, 1.58),
+        ("fully_connected", "AL", "relu", "sgd", 0.1, 16.98, 0.74),
+        ("simple_cnn", "", "relu", "sgd", 0.1, 19.32, 1.69),
+        ("simple_cnn", "AL", "relu", "sgd", 0.1, 14.58, 1.27),
+        ("residual", "", "relu", "sgd", 0.1, 17.15, 0.84),
+        ("residual", "AL", "relu", "sgd", 0.1, 12.32, 1.04),
+    ],
+    "report_b_table_3": [
+        ("fully_connected", "WS", "relu", "sgd", 0.1, 16.09, 0.72),
+        ("fully_connected", "WS+AL", "relu", "sgd", 0.1, 13.94, 0.75),
+        ("simple_cnn", "WS", "relu", "sgd", 0.1, 15.58, 1.59),
+        ("simple_cnn", "WS+AL", "relu", "sgd", 0.1, 11.57, 1.01),
+        ("residual", "WS", "relu", "sgd", 0.1, 14.87, 1.61),
+        ("residual", "WS+AL", "relu", "sgd", 0.1, 8.28, 0.84),
+    ],
+}
+
+
+@pytest.mark.parametrize("study", PRINTED)
+def test_a_study_measures_what_its_table_prints(study: str) -> None:
+    protocol, listed = (getattr(catalog.load_study(study)[1], name) for name in ("protocol", "trial"))
+    rows = []
+    for entry in listed:
+        params = entry.params
+        (flags,) = (name for name, both in FLAGS.items() if both == (params.weight_sharing, params.auxiliary_loss))
+        alpha = f" {params.elu_alpha:g}" if params.activation == "elu" else ""
+        published = (entry.published.mean, entry.published.std)
+        rate = params.learning_rate
+        rows.append((params.architecture, flags, params.activation + alpha, params.optimizer, rate, *published))
+    assert rows == PRINTED[study]
+    by_report = {
+        "report_a": (25, "recognition", 1.0, 1.0),
+        "report_b": (50, "head", 0.8, 0.2),
+    }[study[:8]]
+    assert (protocol.epochs, protocol.decision, protocol.main_weight, protocol.auxiliary_weight) == by_report
+    assert (protocol.rounds, protocol.train_pairs, protocol.test_pairs, protocol.batch_size) == (10, 1000, 1000, 100)
+    assert (protocol.seed, protocol.dataset) == (0, "mnist")
+
+
+def test_what_stands_outside_the_studies_is_as_printed() -> None:
+    assert set(PRINTED) == set(studies_of(ITEMS))
+    (relu,) = reproduction.ELSEWHERE  # the one row that another table's study measures
+    assert (relu.published.mean, relu.published.std) == (2.30, 0.26)
+    assert reproduction.PUBLISHED_RATES == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED_PARAMETERS))
+def test_report_bs_parameter_counts_are_ours(name: str, networks: dict[str, Any]) -> None:
+    counts = networks[name]["parameters"]
+    assert (counts["no_weight_sharing"], counts["weight_sharing"]) == PUBLISHED_PARAMETERS[name]
+
+
+def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
+    error = ((0.4**2 + 0.3**2) / 10) ** 0.5
+    near, far = judge(cell(2.0 + 2.9 * error, 0.4)), judge(cell(2.0 - 3.1 * error, 0.4))
+    assert near is not None
+    assert far is not None
+    assert str(near) == "consistent (2.9 s.e.)"
+    assert str(far) == "not: 0.49 lower, 3.1 s.e."
+    assert judge(cell(2.0, None, rounds=1)) is None
+    assert judge(cell(2.0, 0.4, rounds=2)) is None
+    assert judge(cell(2.0, 0.4, published=(2.0, 0.0))) is None
+    assert judge(cell(2.0, 0.4, published_rounds=1)) is None
+    assert judge(cell(2.0, 0.0)) is not None
+    assert str(judge(cell(41.5, 50.3))) == "not: 168 times the spread (2.5 s.e.)"
+
+
+def test_items_are_found_by_the_beginning_of_their_names() -> None:
+    assert find_items([]) == list(ITEMS)
+    assert find_items(["report_a_table"]) == [f"report_a_table_{n}" for n in range(1, 6)]
+    assert studies_of(["report_a_table_4", "report_a_figure_3"]) == ["report_a_table_4", "report_a_table_3"]
+    with pytest.raises(UnknownName, match="no table or figure named 'report_c'"):
+        find_items(["report_c"])
+
+
+def test_filling_a_document_leaves_what_was_written_between() -> None:
+    text = (
+        "# Ours\n\n<!-- one -->\nold\n<!-- end -->\nA discussion.\n<!-- two -->\n<!-- end -->\n"
+        "<!-- unknown -->\nkept\n<!-- end -->\n"
+    )
+    filled = documents.fill(text, {"one": "new", "two": "| a |\n|---|"})
+    assert filled == (
+        "# Ours\n\n<!-- one -->\nnew\n<!-- end -->\nA discussion.\n<!-- two -->\n| a |\n|---|\n<!-- end -->\n"
+        "<!-- unknown -->\nkept\n<!-- end -->\n"
+    )
+    assert documents.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
+
+
+def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
+    found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
+    parts = documents.render(found, tmp_path)
+    assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
+    assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
+    assert "| differs |" in parts["report_b_table_1"]
+    assert parts["report_b_table_2"] == "not measured yet: `hpo reproduce report_b_table_2`"
+
+
+def test_a_row_printed_twice_is_measured_once(
+    fresh_storage: RDBStorage, networks: dict[str, Any], tmp_path: Path
+) -> None:
+    _, shipped = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)
+    opened = create(fresh_storage, "ours", define_study(shipped.model_dump(mode="json"), name="ours"), 4)
+    for _ in range(4):
+        measure(opened, "ours")
+    found = reproduction.read_reproduction(opened, {"report_a_table_3": "ours", "report_a_table_1": "absent"}, networks)
+    third, fourth = ([c for c in found.cells if c.table == name] for name in ("report_a_table_3", "report_a_table_4"))
+    assert [c.label for c in third] == ["CNN + BN", "CNN + BN + WS", "CNN + BN + AL", "CNN + BN + WS + AL"]
+    assert [c.is_coin for c in third] == [True, True, False, False]
+    assert (fourth[0].published_mean, fourth[0].errors) == (2.30, third[-1].errors)
+    document = documents.write_document(tmp_path, "-digits-2-rounds", found)
+    assert document.read_text().startswith(
+        "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
+    )
+    assert Reproduction.read(document.with_suffix(".json")) == found
+    names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
+    batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
+    drawn = documents.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
+    assert drawn is not None
+    layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
+    assert {trace.name for trace in drawn.data} == layers
+
+
+def measure(opened: RDBStorage, name: str) -> None:
+    """Lets a stub measure the next trial of a list."""
+    definition = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)[1]
+    study = optuna.load_study(study_name=name, storage=opened)
+    trial = start_trial(opened, study, definition, Worker("host", 1, "cpu", ""), target=4, run_began_at=0)
+    assert isinstance(trial, optuna.Trial)
+    suggest(trial, definition)
+    errors = [2.0 + trial.number, 3.0 + trial.number]
+    weights = ("towers.0.0", "towers.0.1", "towers.0.4", "towers.0.5", "towers.0.9", "towers.0.11", "head.0", "head.2")
+    layers = {name: [[1.0, 2.0], [0.5, 0.6]] for name in weights}
+    attributes = {
+        "errors": errors, "errors_head": errors, "errors_recognition": errors, "std": 0.7, "device": "cpu",
+        "versions": {"torch": "2"}, "gradient_norms": layers,
+    }  # fmt: skip
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    opened.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [sum(errors) / 2])
+    assert records.count_trials(opened, name)[TrialState.COMPLETE] == trial.number + 1
+
+
+def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
+    documents.write_document(tmp_path, "", first)
+    again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
+    document = documents.write_document(tmp_path, "", again)
+    kept = Reproduction.read(document.with_suffix(".json"))
+    assert [(c.label, c.mean) for c in kept.cells] == [("FNN", 4.0), ("FNN + WS", 5.0)]
+    assert kept.conditions["devices"] == ["cpu", "cuda"]
+    documents.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
+    assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()
+
+
+def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
+    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
+    assert documents.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
+    assert documents.render(one, tmp_path)["summary"] == "Fewer than 3 rounds a cell: nothing to judge by."
+    coin = cell(50.0, 20.0, published=(50.0, 0.0), is_coin=True)
+    assert documents.table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == ["", "", ""]
+    elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
+    assert documents.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
+    assert "no verdicts" in documents.render(elsewhere, tmp_path)["summary"]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from optuna.storages import RDBStorage
+
+from hpo.analysis.results import read_best, read_status, trials_per_hour
+from hpo.errors import StorageError, UnknownName
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def after(*minutes: float) -> list[datetime]:
+    return [START + timedelta(minutes=m) for m in minutes]
+
+
+def test_the_rate_is_that_of_the_last_finishes() -> None:
+    assert trials_per_hour(after(0, 15, 30, 45)) == 4.0
+    assert trials_per_hour(after(45, 30, 15, 0)) == 4.0
+    assert trials_per_hour(after(0)) is None
+    assert trials_per_hour([]) is None
+
+
+def test_a_night_between_two_runs_is_not_counted() -> None:
+    assert trials_per_hour(after(0, 1, 2, 3, 600, 601, 602)) == 60.0
+    assert trials_per_hour(after(0, 1, 2, 3, 600)) is None
+    assert trials_per_hour(after(0, 60, 120)) == 1.0  # slow trials are no pause
+
+
+def test_a_fresh_study_has_a_status_but_no_best(created: RDBStorage) -> None:
+    status = read_status(created, "small")
+    assert (status.total, status.finished, status.best, status.workers, status.eta_seconds) == (10, 0, None, [], None)
+    with pytest.raises(StorageError, match="no trial yet that was measured to the end"):
+        read_best(created, "small")
+    with pytest.raises(UnknownName, match="did you mean 'small'"):
+        read_status(created, "smal")
+
+
+def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+    from hpo.errors import RequestError
+    from hpo.workers.launch import make_plan
+
+    assert make_plan(fresh_storage.url, "report_a_best").target == 1
+    with pytest.raises(RequestError, match="lists 1 trial, so --trials cannot be 5"):
+        make_plan(fresh_storage.url, "report_a_best", trials=5)

@@ -1,0 +1,182 @@
+"""What the terminal shows fits it: every table, at the widths of a phone, a split screen and a desktop."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hpo.analysis.confirmation import Confirmation, Confirmed, Contrast
+from hpo.analysis.hardware_drift import Drift, Measurement, Repetition
+from hpo.analysis.results import Best, Status, TrialRow
+from hpo.analysis.statistics import mean_of, paired_difference
+from hpo.cli import findings, views
+from hpo.study import catalog
+from hpo.study.definition import define_study
+from hpo.training.lr_curve import Sweep
+from hpo.training.network_summary import describe
+from tests.conftest import LISTED_STUDY
+
+PARAMS = {
+    "architecture": "fully_connected",
+    "weight_sharing": True,
+    "auxiliary_loss": True,
+    "activation": "leaky_relu",
+    "optimizer": "rmsprop",
+    "learning_rate": 0.005321,
+}
+WORKER = {
+    "host": "node-17.example.org",
+    "pid": 1234567,
+    "device": "cuda:1",
+    "trial": 1041,
+    "since": "2026-01-01T10:00:00+00:00",
+    "heartbeat_age_seconds": 12.0,
+}
+FRESH = [[2.0, 2.5, 3.0, 2.2, 2.4], [3.0, 3.5, 3.6, 3.2, 3.4], [2.9, 3.4, 3.9, 3.1, 3.5]]
+
+
+def shown(parts: list[Any], width: int) -> list[str]:
+    """Returns the lines that a terminal of this width shows."""
+    written = io.StringIO()
+    console = Console(file=written, width=width, force_terminal=True, color_system=None, markup=False, highlight=False)
+    for part in parts:
+        console.print(part)
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def status(study: str) -> Status:
+    return Status(
+        study=study, total=2000, complete=1040, pruned=512, running=4, failed=3, interrupted=1,
+        best={"trial": 3, "value": 12.34, "std": 10.52}, workers=[WORKER], trials_per_hour=25105.0, eta_seconds=4000.0,
+    )  # fmt: skip
+
+
+def trial(number: int, **changed: Any) -> TrialRow:
+    row = TrialRow(
+        number=number, state="COMPLETE", value=12.34, std=10.52, errors=[12.0, 12.5], params=PARAMS, label=None,
+        published=None, seconds=1234.5, device="cpu", precision="float32", worker=None, error=None, diverged_rounds=[0],
+    )  # fmt: skip
+    return replace(row, **changed)
+
+
+def statuses() -> list[Any]:
+    return [views.statuses_view([status("quickstart"), status("report_a_table_1-digits")])]
+
+
+def trials() -> list[Any]:
+    failed = trial(1041, state="FAIL", value=None, std=None, error="ValueError: not in [/data/of/the/batch]")
+    pruned = trial(1042, state="PRUNED", value=None, std=None)
+    return [views.trials_table([trial(8), failed, pruned])]
+
+
+def best() -> list[Any]:
+    confirmed = {"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16}
+    found = Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", confirmed)
+    return findings.best_table(found, "recognition")
+
+
+def listed() -> list[Any]:
+    rows = [trial(i, label=label) for i, label in enumerate(("FNN", "FNN + WS"))]
+    return findings.listed_view("listed", rows, define_study(LISTED_STUDY, name="listed"))
+
+
+def confirmed() -> list[Any]:
+    found = [
+        Confirmed(i, PARAMS, 12.34, errors, mean_of(errors)) for i, errors in zip((8, 1041, 17), FRESH, strict=True)
+    ]
+    by = paired_difference(FRESH[1], FRESH[0])
+    contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
+    return findings.confirmation_view(Confirmation("q", "q-confirm", 5, "digits", "recognition", found, contrasts))
+
+
+def drift() -> list[Any]:
+    own = Measurement("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
+    by = paired_difference(FRESH[1], FRESH[0])
+    repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
+    return findings.drift_view(Drift("quickstart", 8, PARAMS, own, repetitions))
+
+
+def exported() -> list[Any]:
+    described = {
+        "study": "quickstart", "trial": 8, "configuration": PARAMS, "protocol": {"first_round": 0},
+        "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
+        "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
+    }  # fmt: skip
+    return findings.export_view(described, Path("winner.safetensors"))
+
+
+def names() -> list[Any]:
+    found = catalog.architectures().values()
+    return [views.names_table("architectures", [{"name": one.name, "title": one.summary} for one in found])]
+
+
+def layers() -> list[Any]:
+    build, relu = catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu")
+    return views.layers_table("cnn_bn", {"summary": "a network", **describe(build, relu)})
+
+
+def swept() -> list[Any]:
+    rates = np.geomspace(1e-4, 1.0, 30)
+    losses = np.abs(np.log10(rates) + 1.5)[None].repeat(2, axis=0) + 1
+    return views.sweep_view("fnn+ws+al relu sgd", Sweep(rates, losses), "digits")
+
+
+def published() -> list[Any]:
+    rows = [["", "published", "measured", "verdict"], ["FNN + WS + AL", "6.44 ± 0.71", "12.34 ± 10.52", "consistent"]]
+    return views.rows_table(["Report A, table I: the linear network"], rows)
+
+
+TABLES: dict[Callable[[], list[Any]], list[str]] = {  # what each shows at any width
+    statuses: ["quickstart", "report_a_table_1-digits", "1552/2000", "12.34 ± 10.52 %", "node-17.example.org", "1041"],
+    trials: ["8", "1041", "1042", "12.34 ± 10.52", "fully_connected+ws+al", "leaky_relu", "rmsprop", "0.005321"],
+    best: ["quickstart", "12.34", "12.50", "fully_connected", "learning_rate", "0.005321"],
+    listed: ["FNN", "FNN + WS", "12.34 ± 10.52"],
+    confirmed: ["8", "1041", "17", "2.42 ± 0.38", "fully_connected+ws+al", "rmsprop", "1041 is worse than 8"],
+    drift: ["2.42", "+0.92", "node-17.example.org", "far"],
+    exported: ["12.34", "12.50", "winner.json"],
+    names: list(catalog.architectures()),
+    layers: ["towers.0.0", "Conv2d", "BatchNorm2d", "18,432", "72,784"],
+    swept: ["the optimum", "where it falls fastest", "learning_rate"],
+    published: ["FNN + WS + AL", "6.44 ± 0.71", "12.34 ± 10.52", "consistent"],
+}
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 200])
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_every_table_fits_and_names_what_it_is_about(table: Callable[[], list[Any]], width: int) -> None:
+    lines = shown(table(), width)
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for part in TABLES[table]:
+        assert re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text), part
+
+
+def test_a_narrow_terminal_loses_the_least_important_columns_first() -> None:
+    heads = {width: shown([views.status_table([status("quickstart")])], width)[0].split() for width in (80, 60, 50, 40)}
+    assert heads[80] == ["study", "finished", "pruned", "running", "failed", "/h", "left", "best", "error"]
+    assert heads[60] == ["study", "finished", "running", "failed", "left", "best", "error"]
+    assert heads[50] == ["study", "finished", "left", "best", "error"]
+    assert heads[40] == ["study", "finished", "best", "error"]
+
+
+def test_in_the_narrowest_terminal_a_row_is_a_block() -> None:
+    assert shown([views.status_table([status("quickstart")])], 30)[:3] == [
+        "quickstart",
+        "  finished: 1552/2000",
+        "  pruned: 512",
+    ]
+
+
+def test_a_word_longer_than_the_terminal_is_broken_and_nothing_else_is() -> None:
+    lines = shown([views.status_table([status("x" * 70), status("short")])], 30)
+    assert max(map(len, lines)) <= 30
+    assert "".join(lines[:3]) == "x" * 70
+    assert "short" in lines

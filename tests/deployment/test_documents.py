@@ -1,0 +1,92 @@
+"""Documents stay true: what README shows is what the program prints, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from docs import regenerate
+from hpo.cli.main import main
+from hpo.study.definition import Protocol, Run
+from hpo.study.space import Configuration
+
+README = Path("README.md").read_text(encoding="utf-8")
+
+
+def skeleton(text: str) -> list[str]:
+    """What does not depend on the processor: lines without numbers, the winner's parameters, and verdicts."""
+    lines = [line for line in text.splitlines() if not line.startswith("  ")]
+    lines = [re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line)) for line in lines]
+    verdict = (
+        r"0 (?:and 0 cannot be told apart|is (?:worse|better) than 0)|, 0 points too (?:opti|pessi)mistic|[+-](?=0)"
+    )
+    return [re.sub(verdict, "(a verdict)", line) for line in lines]
+
+
+@pytest.mark.slow
+def test_readme_shows_what_the_commands_print() -> None:
+    """`python -m docs.regenerate` mends it."""
+    again = regenerate.regenerate(README)
+    assert skeleton(again) == skeleton(README)
+
+
+def test_the_folders_and_files_are_shown_as_they_are() -> None:
+    """`python -m docs.regenerate` mends it."""
+    assert regenerate.TREE.search(README).group() == regenerate.folders()  # type: ignore[union-attr]
+    files = regenerate.ARCHITECTURE.read_text(encoding="utf-8")
+    assert regenerate.TREE.search(files).group() == regenerate.tree()  # type: ignore[union-attr]
+
+
+def test_the_outcomes_of_chaos_are_shown_as_they_are() -> None:
+    text = regenerate.RELIABILITY.read_text(encoding="utf-8")
+    assert regenerate.CHAOS.search(text).group() == regenerate.chaos_table()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("document", [regenerate.README, regenerate.REPRODUCTION], ids=lambda path: path.name)
+def test_what_was_reproduced_is_shown_as_it_was_measured(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert regenerate.fill_reproduction(text) == text
+
+
+@pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
+def test_every_command_in_a_document_exists_with_its_options(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    commands = re.findall(r"`(hpo [^`]+)`|^(?:    |\$ )(hpo .+)$", text, flags=re.MULTILINE)
+    assert commands or document.name != "README.md"
+    for inline, line in commands:
+        for command in re.split(r"  +|\s#|; ", inline or line)[:1]:
+            _, name, *words = shlex.split(command.replace("…", ""))
+            if name in {"COMMAND", "--help"}:
+                continue
+            assert name in main.commands, f"{document}: {command}"
+            known = {option for parameter in main.commands[name].params for option in parameter.opts}
+            for word in words:
+                assert not word.startswith("--") or word in {*known, "--help"}, f"{document}: {command}"
+
+
+def test_make_quickstart_is_readmes_first_command_and_writes_where_the_next_ones_read() -> None:
+    made = re.findall(r"\$\(BIN\)/(hpo .+)", Path("Makefile").read_text(encoding="utf-8"))
+    assert len(made) == 1
+    assert regenerate.CONSOLE.search(README).group().startswith(f"$ {made[0]}")  # type: ignore[union-attr]
+    assert "--storage" not in made[0]
+
+
+def test_every_command_stands_in_readme() -> None:
+    for name in main.commands:
+        assert f"hpo {name}" in README
+
+
+@pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_study_format_is_documented_whole() -> None:
+    text = Path("docs/studies.md").read_text(encoding="utf-8")
+    for table in (Protocol, Configuration, Run):
+        for key in table.model_fields:
+            assert re.search(rf"\b{key}\b", text), f"{table.__name__}.{key}"

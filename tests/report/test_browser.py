@@ -1,0 +1,221 @@
+"""What a person sees in a browser: the dashboard behind its guard, and a report.
+
+They need a Chromium: Debian's `chromium` or `chromium-headless-shell`, or one that BROWSER_PATH names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna_dashboard import save_note
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from hpo.dashboard.note import note_study, study_note
+from hpo.report.html import as_html
+from hpo.report.sections import read_report
+from hpo.storage import backends as storage
+from hpo.storage.artifacts import attach
+from hpo.study.definition import StudyDefinition, define_study
+from tests.analysis.test_confirmation import add, confirm
+from tests.conftest import LISTED_STUDY, create
+from tests.program import free_port, start_hpo
+from tests.report.test_sections import prune
+
+CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
+EVIL = '<b>x</b> <a href="https://example.org">y</a> `z` $a$ *e* [l](https://example.org) &amp;'
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, or another that BROWSER_PATH names")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
+    """The small study with 21 finished trials and a pruned one, its note, and a file."""
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    create(opened, "small", small_study, 30)
+    for i in range(21):
+        add(opened, "small", 0.01 * (i + 1), [2 + i / 10, 3 + i / 10, 2.5 + i / 10], seconds=1.0)
+    prune(opened, 0.9, {"1": [80.0, 82.0]})
+    note_study(opened, "small")
+    (tmp_path / "evil.html").write_text("<script>document.title = 'run'</script>")
+    attach(opened, "small", tmp_path / "evil.html")
+    return opened
+
+
+LINES = """[...document.querySelectorAll("#parallel .scatterlayer .trace")].map((trace) => [
+  getComputedStyle(trace.querySelector(".js-line")).stroke, Number(getComputedStyle(trace).opacity),
+  getComputedStyle(document.body).backgroundColor])"""
+COLUMNS = """new Set([...document.querySelectorAll("#parallel ~ section")].map(
+  (one) => one.getBoundingClientRect().left)).size"""
+
+
+def contrast(ink: str, opacity: float, paper: str) -> float:
+    """Returns WCAG's contrast of a line with its paper."""
+    light = []
+    inks, papers = ([int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in (ink, paper))
+    for channels in ([opacity * i + (1 - opacity) * p for i, p in zip(inks, papers, strict=True)], papers):
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(light) / min(light)
+
+
+class Watched:
+    """A page, and what went wrong on it: errors, and requests to other places than `home`."""
+
+    def __init__(self, context: BrowserContext, home: str) -> None:
+        self.page: Page = context.new_page()
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on(
+            "console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None
+        )
+        self.page.on("request", lambda asked: None if asked.url.startswith(home) else self.wrong.append(asked.url))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
+    browser: Browser, searched: RDBStorage, tmp_path: Path, size: dict[str, int], scheme: str
+) -> None:
+    confirm(searched)
+    file = tmp_path / "small.html"
+    file.write_text(as_html(read_report(searched, "small")), encoding="utf-8")
+    with browser.new_context(viewport=size, color_scheme=scheme, offline=True) as context:  # type: ignore[arg-type]
+        watched = Watched(context, file.as_uri())
+        watched.page.goto(file.as_uri())
+        expect(watched.page.locator(".headline")).to_contain_text("Lowest error: 2.50 ± 0.50 %")
+        expect(watched.page.locator(".main-svg").first).to_be_visible()
+        drawn = watched.page.locator(".figure:has(.main-svg)").count()
+        assert drawn == len([s for s in read_report(searched, "small").sections if s.figure is not None])
+        width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= fits  # nothing scrolls sideways
+        ink = watched.page.evaluate("getComputedStyle(document.body).color")
+        assert ink == ("rgb(27, 27, 27)" if scheme == "light" else "rgb(232, 232, 232)")
+        title = watched.page.locator("#history .xtitle").evaluate("text => getComputedStyle(text).fill")
+        assert title == ink
+        faintest = min(contrast(*line) for line in watched.page.evaluate(LINES))
+        assert faintest > (1.6 if scheme == "light" else 2.5)
+        columns = watched.page.evaluate(COLUMNS)
+        assert columns == (1 if size is PHONE else 2)  # none is left empty below the wide figure
+        watched.page.emulate_media(media="print")
+        assert watched.page.pdf().startswith(b"%PDF")
+        assert watched.wrong == []
+
+
+def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browser, tmp_path: Path) -> None:
+    opened, label = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True), f"FNN {EVIL}"
+    table = {**LISTED_STUDY, "trial": [{**LISTED_STUDY["trial"][0], "label": label}, LISTED_STUDY["trial"][1]]}
+    create(opened, EVIL, define_study({**table, "title": EVIL}, name="listed"), 2)
+    for slot in range(2):
+        errors = [9.0, 9.5, 10.5]
+        add(opened, EVIL, 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
+    file = tmp_path / "listed.html"
+    file.write_text(as_html(read_report(opened, EVIL)), encoding="utf-8")
+    with browser.new_context(viewport=DESKTOP, offline=True) as context:  # type: ignore[arg-type]
+        watched = Watched(context, file.as_uri())
+        watched.page.goto(file.as_uri())
+        expect(watched.page.locator("#errors .xtick text").first).to_have_text(label)
+        expect(watched.page.locator("#published td").first).to_have_text(label)
+        expect(watched.page.locator("h1")).to_have_text(f"{EVIL} {EVIL}")
+        assert watched.page.locator("a, b, img").count() == 0
+        assert watched.wrong == []
+
+
+def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, searched: RDBStorage) -> None:
+    note = study_note(EVIL, define_study({**LISTED_STUDY, "title": EVIL}, name="listed"))
+    save_note(optuna.load_study(study_name="small", storage=searched), note)
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/note")
+        expect(watched.page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)
+        pasted = EVIL.replace("`", r"\x60")  # a backtick would end the note's code
+        expect(watched.page.get_by_text(f"hpo report --study $'{pasted}' -o report")).to_be_visible()
+        assert watched.page.locator("main b, main img, main em").count() == 0
+        for link in watched.page.locator('a[href*="example"]').all():  # the dashboard makes links of addresses
+            assert (link.text_content() or "").startswith("https://example.org")
+
+
+@pytest.fixture
+def dashboard(searched: RDBStorage, tmp_path: Path) -> Iterator[str]:
+    """The link that `hpo dashboard` prints."""
+    port = str(free_port())
+    with start_hpo("dashboard", "--port", port, folder=tmp_path, stderr=None) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1]
+        server.terminate()
+
+
+def test_the_dashboard_shows_a_new_trial_without_being_reloaded(
+    browser: Browser, dashboard: str, searched: RDBStorage
+) -> None:
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport={"width": 1280, "height": 2000}) as context:  # the list draws what is in sight
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")  # without the token
+        expect(watched.page.get_by_text("small").first).to_be_visible(timeout=20_000)
+        watched.page.goto(f"{home}/dashboard/studies/1/trials")
+        trial = watched.page.get_by_role("button")
+        expect(trial.filter(has_text="Trial 21")).to_be_visible(timeout=20_000)
+        expect(trial.filter(has_text="Trial 22")).to_have_count(0)
+        add(searched, "small", 0.5, [1.0, 1.5, 2.0])
+        expect(trial.filter(has_text="Trial 22")).to_be_visible(timeout=30_000)
+        assert watched.wrong == []
+
+
+def test_a_trial_with_long_attributes_is_no_wider_than_the_window(
+    browser: Browser, dashboard: str, searched: RDBStorage
+) -> None:
+    curve = {str(epoch): [2.3 + i / 10 for i in range(30)] for epoch in range(9)}
+    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_epoch=curve, file="/a/path/without/blanks" * 20)
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/trials?numbers=22")
+        expect(watched.page.get_by_text("errors_by_epoch").first).to_be_visible(timeout=20_000)
+        width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= fits
+
+
+def test_a_study_opens_with_its_note_and_its_files_run_nothing(browser: Browser, dashboard: str) -> None:
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context(viewport=DESKTOP, accept_downloads=True) as context:  # type: ignore[arg-type]
+        watched = Watched(context, home)
+        watched.page.goto(dashboard)
+        watched.page.wait_for_url(f"{home}/dashboard/")
+        watched.page.goto(f"{home}/dashboard/studies/1/note")
+        expect(watched.page.get_by_text("How to read it.").first).to_be_visible(timeout=20_000)
+        study = watched.page.request.get(f"{home}/api/studies/1").json()
+        (artifact,) = study["artifacts"]
+        with watched.page.expect_download() as download:
+            watched.page.evaluate("path => { location.href = path }", f"{home}/artifacts/1/{artifact['artifact_id']}")
+        assert "<script>" in Path(download.value.path()).read_text()
+        assert watched.page.title() != "run"
+
+
+def test_without_the_link_a_browser_sees_nothing(browser: Browser, dashboard: str) -> None:
+    home = dashboard.partition("/dashboard/")[0]
+    with browser.new_context() as context:
+        answer = context.new_page().goto(f"{home}/dashboard/")
+        assert answer is not None
+        assert answer.status == 401

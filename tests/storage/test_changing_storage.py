@@ -1,0 +1,406 @@
+"""A storage that changes while it is worked on: its file goes, a backup is restored, an administrator sets limits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psycopg
+import pytest
+import sqlalchemy as sa
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis.results import read_definition, read_status
+from hpo.errors import RequestError, StorageError, StorageGone, WorkError
+from hpo.storage import backends as storage
+from hpo.storage import queries as records
+from hpo.storage.claims import read_slots
+from hpo.storage.fast_rdb import TrialGone
+from hpo.storage.locks import LockLost
+from hpo.storage.postgresql import AdvisoryLock
+from hpo.study.definition import StudyDefinition
+from hpo.workers import launch as optimize
+from hpo.workers.budget import start_trial
+from hpo.workers.liveness import Worker
+from hpo.workers.worker import Assignment, Stop, run_worker
+from tests import stubs
+from tests.cli.test_cli import TINY
+from tests.conftest import create, wait_for, work
+from tests.postgres import TemporaryPostgres, find_binaries
+from tests.program import free_port, hpo_in_one_process, start_hpo
+
+
+def start(opened: RDBStorage, host: str) -> optuna.Trial:
+    """Starts a trial of the study 'small' for a worker on a host."""
+    study, definition = optuna.load_study(study_name="small", storage=opened), read_definition(opened, "small")
+    worker = Worker(host, 1, "cpu", f"/nowhere/{host}.lock")
+    trial = start_trial(opened, study, definition, worker, target=10, run_began_at=0)
+    assert isinstance(trial, optuna.Trial)
+    return trial
+
+
+def remove(folder: Path) -> None:
+    for name in ("studies.db", "studies.db-wal", "studies.db-shm"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
+    change: str, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    work(opened, tmp_path, target=3)
+    place = tmp_path / f"studies.db.rescued-{(tmp_path / 'studies.db').stat().st_ino}"
+    place.write_text("saved before, of another file with this number")
+    os.utime(place, (1e9, 1e9))
+    backup = shutil.copy(tmp_path / "studies.db", tmp_path / "backup.db")
+    work(opened, tmp_path, target=5)
+    remove(tmp_path)
+    if change == "replaced":
+        Path(backup).rename(tmp_path / "studies.db")
+    with pytest.raises(StorageGone, match=f"its file was {change}.*what it held is saved in") as raised:
+        read_status(opened, "small")
+    saved = str(raised.value).rpartition(" ")[2]
+    assert saved == f"{place}-2"
+    assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 5
+    with pytest.raises(StorageGone, match=re.escape(saved)):  # whoever finds out later says the same
+        opened.get_study_id_from_name("small")
+
+
+def test_a_log_that_goes_away_is_found_out_and_what_was_held_is_saved(
+    tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    work(opened, tmp_path, target=3)
+    for name in ("studies.db-wal", "studies.db-shm"):
+        (tmp_path / name).unlink()
+    with pytest.raises(StorageGone, match=r"its log, studies.db-wal, was removed or replaced meanwhile") as raised:
+        read_status(opened, "small")
+    saved = str(raised.value).rpartition(" ")[2]
+    assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 3
+
+
+def test_a_file_that_is_overwritten_is_found_out(tmp_path: Path, small_study: StudyDefinition) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    work(opened, tmp_path, target=3)
+    with (tmp_path / "studies.db").open("wb"):
+        pass  # cut short, as by `> studies.db`, or by `cp` of a smaller one
+    with pytest.raises(StorageGone, match=r"its file was overwritten meanwhile, or cut short; what it held"):
+        read_status(opened, "small")
+
+
+def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    running = start_hpo(
+        *("optimize", "--study", "tiny.toml", "--trials", "4000", "--workers", "1"),
+        *("--storage", "sqlite:///studies.db"),
+        folder=tmp_path,
+    )
+    try:
+        wait_for(lambda: (tmp_path / "studies.db").exists() and finished(tmp_path) >= 3, 120)
+        remove(tmp_path)
+        _, said = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 1, said
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1]
+    assert "its file was removed meanwhile; what it held is saved in" in last
+    assert "goes on" not in said
+    (saved,) = tmp_path.glob("studies.db.rescued-*")
+    assert finished(tmp_path, saved.name) >= 3
+    assert not (tmp_path / "studies.db").exists()
+
+
+def finished(folder: Path, name: str = "studies.db") -> int:
+    try:
+        return read_status(storage.open_storage(f"sqlite:///{folder}/{name}"), "tiny").finished
+    except (RequestError, sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError):
+        return 0
+
+
+def forget_trials(opened: RDBStorage) -> None:
+    """Makes the database what it was before its first trial, so that ids come again, as a restored backup does."""
+    tables = ("trial_heartbeats", "trial_params", "trial_values", "trial_intermediate_values")
+    with opened.engine.begin() as connection:
+        for table in (*tables, "trial_user_attributes", "trial_system_attributes", "trials"):
+            connection.execute(sa.text(f"delete from {table}"))
+        if opened.engine.name == "postgresql":
+            connection.execute(sa.text("alter sequence trials_trial_id_seq restart"))
+
+
+def test_a_result_goes_to_no_trial_that_has_only_its_id(created: RDBStorage) -> None:
+    first = start(created, "a")
+    forget_trials(created)
+    other = storage.open_storage(created.engine.url.render_as_string(False), write=True)
+    second = start(other, "b")
+    assert storage.trial_id(first) == storage.trial_id(second)
+    writes: list[Any] = [
+        lambda: first.report(1.0, step=1),
+        lambda: first.set_user_attr("errors", [1.0]),
+        lambda: first.suggest_float("learning_rate", 0.1, 0.2),
+        lambda: created.set_trial_state_values(storage.trial_id(first), TrialState.COMPLETE, [1.0]),
+        lambda: created.set_trial_state_values(storage.trial_id(first), TrialState.FAIL),
+    ]
+    for write in writes:
+        with pytest.raises(UpdateFinishedTrialError):
+            write()
+    (kept,) = records.read_trials(created, "small")
+    assert (kept.state, kept.params, set(kept.attributes)) == (TrialState.RUNNING, {}, {"slot", "worker"})
+    assert kept.attributes["worker"]["host"] == "b"
+
+
+def test_a_trial_that_is_gone_is_one_line_and_the_worker_goes_on(
+    created: RDBStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forgotten = threading.Event()
+
+    def forget_the_first(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+        def act(trial: optuna.Trial, folder: Path) -> None:
+            if not forgotten.is_set():
+                forgotten.set()
+                forget_trials(created)
+
+        return stubs.Stub(definition, folder, act)
+
+    told = Assignment(url=created.url, studies=("small",), target=3, device="cpu", data_folder=tmp_path)
+    run_worker(told, forget_the_first, Stop(), lambda said: None)
+    assert capsys.readouterr().err.strip() == "trial 0 was deleted meanwhile; its result is dropped"
+    assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2]
+    with pytest.raises(TrialGone):
+        created.set_trial_user_attr(10**6, "x", 1)
+
+
+@pytest.fixture
+def server() -> Iterator[TemporaryPostgres]:
+    """A server of its own, for roles and databases with settings of their own."""
+    started = TemporaryPostgres()
+    yield started
+    started.remove()
+
+
+@pytest.mark.skipif(not (find_binaries() / "pg_dump").exists(), reason="needs pg_dump")
+def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
+    server: TemporaryPostgres, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    """By the command of docs/deployment.md; what was measured since the backup is measured again."""
+    opened = create(storage.open_storage(server.create_database("studies"), create=True), "small", small_study, 30)
+    place = ["--host", "127.0.0.1", "--port", str(server.port), "--username", "postgres"]
+    dump = tmp_path / "studies.dump"
+    errors: list[BaseException] = []
+
+    def restore() -> None:
+        try:
+            wait_for(lambda: read_slots(opened, "small").finished >= 5)
+            subprocess.run(
+                [find_binaries() / "pg_dump", *place, "--format", "custom", "--file", dump, "studies"], check=True
+            )
+            wait_for(lambda: read_slots(opened, "small").finished >= 12)
+            clean = ["--clean", "--if-exists", "--single-transaction", "--dbname", "studies"]
+            subprocess.run([find_binaries() / "pg_restore", *place, *clean, dump], check=True)
+        except BaseException as error:
+            errors.append(error)
+
+    restoring = threading.Thread(target=restore)
+    restoring.start()
+    plan = optimize.Plan("small", small_study, 30)
+    optimize.run_study(
+        opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
+        make_objective="tests.stubs:takes_a_moment",
+    )  # fmt: skip
+    restoring.join()
+    assert errors == []
+    slots = read_slots(opened, "small")
+    assert (slots.finished, slots.running, slots.trials) == (30, 0, 30)
+
+
+@contextmanager
+def pgbouncer(server: TemporaryPostgres, folder: Path, mode: str, more: str = "") -> Iterator[str]:
+    """PgBouncer before a database; gives the URL by which it is reached."""
+    port = free_port()
+    (folder / "users.txt").write_text('"postgres" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\nstudies = host=127.0.0.1 port={server.port} dbname=studies\n[pgbouncer]\nlisten_addr=127.0.0.1\n"
+        f"listen_port={port}\nauth_type=trust\nauth_file={folder}/users.txt\npool_mode={mode}\nunix_socket_dir=\n"
+        f"default_pool_size=20\n{more}\n"
+    )
+    os.chmod(folder, 0o755)
+    pooler = subprocess.Popen(
+        ["pgbouncer", *(["-u", "nobody"] if os.getuid() == 0 else []), str(folder / "pgbouncer.ini")],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/studies"
+
+    def answers() -> bool:
+        try:
+            psycopg.connect(url.replace("+psycopg", "")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    try:
+        wait_for(answers)
+        yield url
+    finally:
+        pooler.terminate()
+        pooler.wait(20)
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="needs PgBouncer")
+def test_a_pooler_in_transaction_mode_is_named_and_one_in_session_mode_is_worked_with(
+    server: TemporaryPostgres, tmp_path_factory: pytest.TempPathFactory, small_study: StudyDefinition
+) -> None:
+    server.create_database("studies")
+    folder = Path("/tmp") / f"hpo-pgbouncer-{os.getpid()}"  # where its own user may read
+    folder.mkdir()
+    try:
+        for more in ("", "default_pool_size=1", "server_round_robin=1"):
+            with pgbouncer(server, folder, "transaction", more) as url:
+                for _ in range(3):  # with more and more sessions at hand
+                    with pytest.raises(StorageError, match=r"a pooler in transaction mode .* pool_mode = session"):
+                        storage.open_storage(url, create=True)
+        with pgbouncer(server, folder, "session") as url:
+            opened = create(storage.open_storage(url, create=True), "small", small_study, 3)
+            work(opened, folder, target=3)
+            assert read_status(opened, "small").finished == 3
+            opened.engine.dispose()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_lock_that_another_client_of_the_same_session_takes_is_lost(postgres: TemporaryPostgres) -> None:
+    """As behind a pooler in transaction mode, whose clients share sessions: there the lock can be taken twice."""
+    engine = storage.open_storage(postgres.url("template")).engine
+    lock, other = AdvisoryLock(engine, "x"), AdvisoryLock(engine, "x")
+    with lock.hold():
+        lock.verify()
+        assert lock._connection is not None
+        other._acquire(lock._connection, bool)
+        with pytest.raises(LockLost):
+            lock.verify()
+
+
+def test_a_lock_that_is_lost_each_time_is_one_line(created: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(self: Any) -> None:
+        raise LockLost("taken away")
+
+    for kind in ("hpo.storage.locks.FileLock.verify", "hpo.storage.postgresql.AdvisoryLock.verify"):
+        monkeypatch.setattr(kind, lose)
+    with pytest.raises(WorkError, match="each time that it"):
+        start(created, "a")
+    assert records.count_trials(created, "small")[TrialState.RUNNING] == 0
+
+
+LIMITS = [
+    "statement_timeout = '400ms'",
+    "lock_timeout = '200ms'",
+    "idle_session_timeout = '300ms'",
+    "idle_in_transaction_session_timeout = '2s'",
+    "datestyle = 'German'",
+    "timezone = 'Asia/Tokyo'",
+    "extra_float_digits = -3",
+    "default_transaction_isolation = 'serializable'",
+    "search_path = studies, public",
+    "client_encoding = 'latin1'",
+    "bytea_output = 'escape'",
+    "standard_conforming_strings = off",
+]
+
+
+def test_limits_and_settings_of_an_administrator_are_worked_with(
+    server: TemporaryPostgres, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    url = server.create_database("studies")
+    with server.connect() as connection:
+        for limit in LIMITS:
+            connection.execute(f"alter role postgres in database studies set {limit}")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("create schema studies")
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 6)
+    plan = optimize.Plan("small", small_study, 6)
+    optimize.run_study(
+        opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
+        make_objective="tests.stubs:takes_a_moment",
+    )  # fmt: skip
+    status = read_status(opened, "small")
+    assert (status.finished, status.failed, status.interrupted) == (6, 0, 0)
+    start(opened, "a")
+    (running,) = read_status(opened, "small").workers
+    assert running["heartbeat_age_seconds"] < 60
+    with opened.engine.connect() as connection:
+        where = connection.execute(sa.text("select schemaname from pg_tables where tablename = 'trials'")).scalar()
+        kept = connection.execute(sa.text("show idle_session_timeout")).scalar()
+    assert (where, kept) == ("studies", "300ms")
+
+
+def test_a_server_that_is_read_only_for_a_while_is_waited_for(
+    server: TemporaryPostgres, small_study: StudyDefinition
+) -> None:
+    """As after a fail-over, until the standby takes over."""
+    url = server.create_database("studies")
+    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    opened.engine.dispose()
+    with server.connect() as connection:
+        connection.execute("alter database studies set default_transaction_read_only = on")
+        with pytest.raises(StorageError, match="read-only"):
+            storage.open_storage(url, write=True)
+        assert read_status(storage.open_storage(url), "small").finished == 0
+        later = threading.Timer(
+            1.0, connection.execute, ["alter database studies set default_transaction_read_only = off"]
+        )
+        later.start()
+        records.set_study_attribute(opened, "small", "target", 11)
+        later.join()
+    assert read_status(opened, "small").total == 11
+
+
+def test_settings_in_the_url_hold(server: TemporaryPostgres) -> None:
+    url = server.create_database("studies")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("create schema mine")
+    opened = storage.open_storage(
+        f"{url}?options=-csearch_path%3Dmine%20-cstatement_timeout%3D90s&connect_timeout=3&application_name=me",
+        create=True,
+    )
+    with opened.engine.connect() as connection:
+        shown = [
+            connection.execute(sa.text(f"show {name}")).scalar()
+            for name in ("search_path", "statement_timeout", "application_name", "timezone")
+        ]
+        where = connection.execute(sa.text("select schemaname from pg_tables where tablename = 'trials'")).scalar()
+    assert (shown, where) == (["mine", "90s", "me", "UTC"], "mine")
+    with pytest.raises(StorageError, match="client_encoding in a storage's URL must be utf8, but is 'latin1'"):
+        storage.open_storage(f"{url}?client_encoding=latin1")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_any_encoding_is_worked_with_as_far_as_it_can_hold_the_texts(
+    encoding: str, server: TemporaryPostgres, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    with server.connect() as connection:
+        connection.execute(f"create database odd encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0")
+    opened = create(storage.open_storage(server.url("odd"), create=True), "caf\u00e9", small_study, 2)
+    assert read_status(opened, "caf\u00e9").total == 2
+    (tmp_path / "привет.toml").write_text(TINY, encoding="utf-8")
+    command = ("optimize", "--study", "привет.toml", "--trials", "1", "--storage", server.url("odd"))
+    done = hpo_in_one_process(*command, folder=tmp_path)
+    if encoding == "SQL_ASCII":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "LATIN1" in done.stderr

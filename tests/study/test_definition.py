@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.errors import RequestError, StudyError, UnknownName
+from hpo.study import catalog
+from hpo.study.definition import StudyDefinition, define_study, read_study
+from hpo.study.space import Choices, Range
+from tests.conftest import LISTED_STUDY, SMALL_STUDY
+
+
+def changed(table: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Returns a copy of a study's table with one key set, or removed where the value is None."""
+    table = copy.deepcopy(table)
+    *way, last = path.split(".")
+    inner: Any = table
+    for key in way:
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return table
+
+
+@pytest.mark.parametrize("name", catalog.studies())
+def test_every_study_loads_and_comes_back_from_its_stored_form(name: str) -> None:
+    _, definition = catalog.load_study(name)
+    stored = define_study(definition.model_dump(mode="json"), name=name)
+    assert stored == definition
+    assert stored.sha256 == definition.sha256
+
+
+@pytest.mark.parametrize("file", sorted(Path("benchmarks").glob("*.toml")), ids=str)
+def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
+    catalog.load_study(str(file))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("protocol.rounds", 0, "protocol.rounds must be at least 1, but is 0"),
+        ("title", " ", "title: must not be blank, but is ' '"),
+        ("protocol.main_weight", 1e-320, "protocol.main_weight: must be 0 or at least 1e-30, but is 1e-320"),
+        ("protocol.rounds", 2.5, "protocol.rounds must be a whole number, but is 2.5"),
+        ("protocol.ronds", 3, "protocol: no key named 'ronds'; did you mean 'rounds'?"),
+        ("protocol.dataset", "mnits", "protocol.dataset must be 'mnist' or 'digits', but is 'mnits'"),
+        ("protocol.dataset", None, "protocol.dataset is missing"),
+        ("protocol.test_pairs", 400_000, "test_pairs must be at most 358202, all that dataset 'digits' has"),
+        ("protocol.batch_size", 199, "batch_size must not leave one of 200 pairs over"),
+        ("protocol.evaluate_at", [1, 3], "evaluate_at must name epochs up to 2, but is [1, 3]"),
+        (
+            "protocol.evaluate_at",
+            [2],
+            "must name 1 epoch before the last, or pruner 'percentile'",
+        ),
+        ("pruner", {"name": "power_law"}, "must name 2 epochs before the last"),
+        ("spce", {}, "no key named 'spce'; did you mean 'space'?"),
+        ("sampler.name", "tpee", "sampler.name must be one of 'tpe', 'random', but is 'tpee'"),
+        ("pruner.percentil", 5.0, "no key named 'percentil'; did you mean 'percentile'?"),
+        ("space.learning_rate.low", 2.0, "space.learning_rate: low must not be above high, but low is 2 and high is 1"),
+        ("space.learning_rate.low", 0.0, "space.learning_rate: low must be above 0 on a log scale, but is 0"),
+        ("space.learning_rate.low", float("nan"), "space.learning_rate.low must be a finite number, but is nan"),
+        ("space.learning_rat", [0.1], "no parameter named 'learning_rat'; did you mean 'learning_rate'?"),
+        ("space.optimizer", ["sdg"], "space.optimizer: must be 'sgd', 'rmsprop' or 'adam', but is 'sdg'"),
+        ("space.optimizer", None, "space lacks optimizer"),
+        ("space.weight_sharing", ["yes"], "space.weight_sharing: must be true or false, but is 'yes'"),
+        ("space.optimizer", {"low": 0.0, "high": 1.0}, "space.optimizer"),
+        ("space.elu_alpha.when.activation", "el", "activation is never 'el'; did you mean 'elu'?"),
+        ("space.elu_alpha.low", 0.0, "space.elu_alpha: must be at least 1e-30, but is 0.0"),
+        ("run.max_failed_trials", 0, "run.max_failed_trials must be at least 1"),
+    ],
+)
+def test_a_broken_rule_is_one_line_that_names_key_rule_and_value(path: str, value: Any, complaint: str) -> None:
+    table = changed({**SMALL_STUDY, "run": {}}, path, value)
+    with pytest.raises(StudyError) as raised:
+        define_study(table, name="broken")
+    assert str(raised.value).startswith("study 'broken': ")
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_study_has_a_space_or_a_list_but_not_both_or_neither() -> None:
+    with pytest.raises(StudyError, match="not both"):
+        define_study({**SMALL_STUDY, **LISTED_STUDY}, name="broken")
+    with pytest.raises(StudyError, match="neither"):
+        define_study({key: value for key, value in SMALL_STUDY.items() if key != "space"}, name="broken")
+
+
+def test_listed_trials_are_never_pruned_and_have_labels_of_their_own() -> None:
+    with pytest.raises(StudyError, match="pruner"):
+        define_study({**LISTED_STUDY, "pruner": SMALL_STUDY["pruner"]}, name="broken")
+    with pytest.raises(StudyError, match="'FNN' stands twice"):
+        define_study(changed(LISTED_STUDY, "trial.1.label", "FNN"), name="broken")
+
+
+def test_an_unknown_architecture_is_named_with_the_nearest(tmp_path: Path) -> None:
+    definition = define_study(changed(SMALL_STUDY, "space.architecture", ["fn"]), name="small")
+    with pytest.raises(UnknownName, match="study 'small': no architecture named 'fn'; did you mean 'fnn'"):
+        catalog.check_architectures("small", definition)
+
+
+def test_an_unknown_study_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="no study named 'quickstrat'; did you mean 'quickstart'"):
+        catalog.load_study("quickstrat")
+
+
+@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    with pytest.raises(StudyError, match=r"broken\.toml cannot be read"):
+        read_study(file)
+    with pytest.raises(RequestError, match=r"absent\.toml cannot be read"):
+        read_study(tmp_path / "absent.toml")
+
+
+def test_what_changes_no_result_is_outside_the_hash(small_study: StudyDefinition) -> None:
+    described = define_study({**SMALL_STUDY, "title": "Another title", "run": {"max_failed_trials": 3}}, name="small")
+    assert described.sha256 == small_study.sha256
+    assert described.differences(small_study) == []
+    renamed = define_study(changed(LISTED_STUDY, "trial.0.label", "Other"), name="listed")
+    assert renamed.sha256 == define_study(LISTED_STUDY, name="listed").sha256
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "difference"),
+    [
+        ("protocol.epochs", 3, "protocol.epochs is 2, but 3 there"),
+        ("sampler.n_startup_trials", 4, "sampler.n_startup_trials is 3, but 4 there"),
+        ("space.architecture", ["fnn"], "space.architecture.choices is ['fnn', 'fully_connected'], but ['fnn'] there"),
+        ("space.elu_alpha", None, "space.elu_alpha.high is 2.0, but absent there"),
+    ],
+)
+def test_what_changes_a_result_changes_the_hash_and_is_named(
+    small_study: StudyDefinition, path: str, value: Any, difference: str
+) -> None:
+    other = define_study(changed(SMALL_STUDY, path, value), name="small")
+    assert other.sha256 != small_study.sha256
+    assert difference in small_study.differences(other)
+
+
+def test_another_dataset_makes_a_study_of_its_own() -> None:
+    name, definition = catalog.load_study("cnn", dataset="digits")
+    assert name == "cnn-digits"
+    assert definition.protocol.dataset == "digits"
+    assert catalog.load_study("cnn", dataset="mnist")[0] == "cnn"
+
+
+def test_short_forms_of_a_parameter_are_choices(small_study: StudyDefinition) -> None:
+    fixed = define_study(changed(SMALL_STUDY, "space.optimizer", "sgd"), name="small")
+    assert fixed.space["optimizer"] == Choices(choices=("sgd",))
+    whole = define_study(changed(SMALL_STUDY, "space.learning_rate.high", 1), name="small")
+    assert whole.sha256 == small_study.sha256
+
+
+def test_the_space_of_a_list_holds_its_entries_and_elu_alpha_only_for_elu(listed_study: StudyDefinition) -> None:
+    space = listed_study.search_space
+    assert space["weight_sharing"] == Choices(choices=(False, True))
+    assert space["learning_rate"] == Range(low=0.1, high=0.1)
+    assert "elu_alpha" not in space

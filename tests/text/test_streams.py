@@ -1,0 +1,140 @@
+"""Standard output and error: in every encoding, without a reader, on a full device, closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.analysis.results import read_status
+from hpo.storage import backends as storage
+from hpo.study.definition import define_study
+from tests.cli.test_cli import TINY, running_trials
+from tests.conftest import SMALL_STUDY, create, wait_for, work
+from tests.program import hpo, python_m_hpo, start_hpo
+
+STUDY = "größe"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the storage of a small study, whose three trials were made without training."""
+    folder = tmp_path_factory.mktemp("searched")
+    opened = storage.open_storage(f"sqlite:///{folder}/hpo.db", create=True)
+    create(opened, STUDY, define_study(SMALL_STUDY, name=STUDY), 3)
+    work(opened, folder, target=3, studies=(STUDY,))
+    opened.engine.dispose()
+    return folder
+
+
+def run(folder: Path, *arguments: str, unbuffered: str = "", **settings: Any) -> subprocess.CompletedProcess[bytes]:
+    """Runs hpo with streams of one's choice."""
+    return python_m_hpo(*arguments, folder=folder, environment={"PYTHONUNBUFFERED": unbuffered}, **settings)
+
+
+def run_in_shell(folder: Path, redirection: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    shell = ["bash", "-c", f'"$@" {redirection}', "bash"]
+    return python_m_hpo(*arguments, folder=folder, prefix=shell, capture_output=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "cp437:strict"])
+def test_what_a_terminal_cannot_show_has_a_stand_in(searched: Path, encoding: str) -> None:
+    codec = encoding.partition(":")[0]
+
+    def say(*arguments: str) -> tuple[int, str, str]:
+        environment = {"PYTHONIOENCODING": encoding}
+        done = python_m_hpo(*arguments, folder=searched, environment=environment, capture_output=True)
+        return done.returncode, done.stdout.decode(codec), done.stderr.decode(codec)
+
+    code, shown, said = say("status")
+    assert (code, said) == (0, "")
+    assert ("+-" if codec == "ascii" else "±") in shown
+    code, _, said = say("best", "--study", "→ 数")
+    assert code == 2
+    assert "-> \\u6570" in said
+    assert ("größe" if codec != "ascii" else "gr\\xf6\\xdfe") in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_figure_of_characters_is_drawn_in_ascii_too(tmp_path: Path) -> None:
+    command = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "3", "--set", "architecture=fnn"]
+    done = hpo(*command, folder=tmp_path, PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 0, done.stderr
+    assert "*" in done.stdout
+    assert "+--------" in done.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["status"], ["trials", "--study", STUDY, "--csv"], ["list", "--json"], ["status", "--watch"]],
+)
+def test_a_reader_that_is_gone_is_no_failure(searched: Path, arguments: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        done = run(searched, *arguments, unbuffered=unbuffered, stdout=output, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_watch_ends_when_its_reader_leaves_though_nothing_changes(searched: Path) -> None:
+    watching = start_hpo("status", "--watch", folder=searched, text=False)
+    assert watching.stdout is not None
+    assert watching.stderr is not None
+    assert watching.stdout.readline().startswith(b"study")
+    watching.stdout.close()
+    assert watching.wait(60) == 0
+    assert watching.stderr.read() == b""
+    watching.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--watch"]])
+def test_a_full_device_is_one_line(searched: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run(searched, *arguments, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"hpo: standard output cannot be written: No space left on device\n"
+
+
+def test_an_error_that_cannot_be_said_keeps_its_exit_code(searched: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        assert run(searched, "best", "--study", "none", stderr=full).returncode == 2
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_failure(searched: Path, redirection: str) -> None:
+    done = run_in_shell(searched, redirection, "status")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run_in_shell(searched, redirection, "best", "--study", "none").returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", ["2>&1 | head -1; exit ${PIPESTATUS[0]}", "2> /dev/full", "<&- >&- 2>&-"])
+def test_work_goes_on_when_nobody_watches(tmp_path: Path, redirection: str) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = ["optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    done = run_in_shell(tmp_path, redirection, *command)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert finished(tmp_path) == 1
+
+
+@pytest.mark.slow
+def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = ["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1"]
+    working = start_hpo(*command, folder=tmp_path, prefix=["nohup"])
+    wait_for(lambda: running_trials(tmp_path / "hpo.db") == 1)
+    working.send_signal(signal.SIGHUP)
+    _, said = working.communicate(timeout=120)
+    assert working.returncode == 0, said
+    assert finished(tmp_path) == 2
+
+
+def finished(folder: Path) -> int:
+    return read_status(storage.open_storage(f"sqlite:///{folder}/hpo.db"), "tiny").finished

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import hpo
+from hpo.errors import RequestError
+from hpo.storage.queries import StoredTrial
+from hpo.study.definition import define_study
+from hpo.tasks.digit_pairs.pairs import draw_rounds
+from hpo.training.export import train_winner, write
+from tests.conftest import SMALL_STUDY
+from tests.text.test_files import full_disk
+from tests.training.test_trainer import make_networks
+
+
+@pytest.fixture(scope="module", params=["fnn", "cnn_bn"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study's trial, exported with two rounds; the study has three."""
+    study = {**SMALL_STUDY, "space": {**SMALL_STUDY["space"], "architecture": ["fnn", "cnn_bn"]}}
+    params = {
+        **{"architecture": request.param, "weight_sharing": True, "auxiliary_loss": True, "activation": "elu"},
+        **{"elu_alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.1},
+    }
+    trial = StoredTrial(7, TrialState.COMPLETE, 9.0, None, None, params, {"std": 1.0, "errors": [8.0, 9.0, 10.0]})
+    described, weights = train_winner(
+        define_study(study, name="small"), trial, rounds=2, device="cpu", data_folder=Path()
+    )
+    file = tmp_path_factory.mktemp("exported") / "winner.safetensors"
+    write(file, {"study": "small", **described}, weights)
+    return file
+
+
+def test_an_exported_network_errs_as_is_written_beside_it(exported: Path) -> None:
+    described = json.loads(exported.with_suffix(".json").read_text())
+    assert [one["round"] for one in described["rounds"]] == [0, 1]
+    _, test_pairs = draw_rounds("digits", Path(), study_seed=0, rounds=range(2), train_pairs=200, test_pairs=200)
+    for one in described["rounds"]:
+        r = one["round"]
+        pixels = test_pairs.images[r] * one["pixel_deviation"] + one["pixel_mean"]
+        assert pixels.min() > -0.01  # as the dataset has them
+        first, second = hpo.load_network(exported, r)(pixels)[1].argmax(-1).unbind(-1)
+        wrong = ((first <= second).long() != test_pairs.targets[r]).double().mean().item()
+        assert 100 * wrong == pytest.approx(one["error"], abs=0.51)  # one pair may fall the other way by rounding
+    assert described["error"]["mean"] < 40
+    assert described["search"] == {"mean": 9.0, "std": 1.0, "errors": [8.0, 9.0, 10.0]}
+    assert (described["trial"], described["configuration"]["elu_alpha"]) == (7, 0.5)
+
+
+def test_rounds_are_different_networks_and_the_first_is_loaded_unless_told(exported: Path) -> None:
+    networks = [hpo.load_network(exported, number) for number in (None, 0, 1)]
+    pairs = torch.rand(3, 2, 14, 14)
+    results = [network(pairs)[1] for network in networks]
+    assert torch.equal(results[0], results[1])
+    assert not torch.allclose(results[0], results[2])
+    assert not networks[0].training
+    assert not results[0].requires_grad
+
+
+def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(exported.parent)
+    names: dict[str, torch.Tensor] = {}
+    exec(snippet, names)
+    assert names["smaller"].dtype == torch.bool
+    assert len(names["smaller"]) == len(names["images"])
+
+
+def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "hpo"]
+    subprocess.run(
+        [*run, "optimize", "--study", "quickstart", "--trials", "1", "--workers", "1"], cwd=tmp_path, check=True
+    )
+    done = subprocess.run(
+        [*run, "export", "--study", "quickstart", "-o", "winner.json", "--rounds", "6", "--json"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    described = json.loads(done.stdout)
+    errors = [one["error"] for one in described["rounds"]]
+    assert errors[:5] == pytest.approx(described["search"]["errors"])
+    assert len(errors) == 6  # the last is fresh
+    assert json.loads((tmp_path / "winner.json").read_text()) == described
+    assert {file.name for file in tmp_path.glob("winner*")} == {"winner.json", "winner.safetensors"}
+
+
+def test_a_file_that_is_no_export_is_refused_in_one_line(exported: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    other, broken = tmp_path / "other.safetensors", tmp_path / "broken.safetensors"
+    save_file(dict(make_networks("fnn")[0].state_dict()), other)
+    broken.write_bytes(b"no")
+    for file, number, complaint in (
+        (tmp_path / "none.safetensors", None, "not there"),
+        (broken, None, "no safetensors file"),
+        (other, None, "not written by hpo export"),
+        (exported, 5, "rounds 0 to 1, but not 5"),
+    ):
+        with pytest.raises(RequestError, match=complaint):
+            hpo.load_network(file, number)
+
+
+DESCRIBED: dict[str, Any] = {
+    "configuration": {
+        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
+        **{"elu_alpha": 1.0, "optimizer": "sgd"},
+    },
+    "rounds": [{"round": 0, "pixel_mean": 1.0, "pixel_deviation": 2.0}],
+}
+
+
+def described(**changed: Any) -> str:
+    return json.dumps({**DESCRIBED, **changed})
+
+
+def configured(**changed: Any) -> str:
+    return described(configuration={**DESCRIBED["configuration"], **changed})
+
+
+def measured(**changed: Any) -> str:
+    return described(rounds=[{**DESCRIBED["rounds"][0], **changed}])
+
+
+def each(make: Callable[..., str], key: str, *values: Any) -> list[str]:
+    return [make(**{key: value}) for value in values]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "1", "[]", "{}", "NaN", '"x"', "[" * 100_000, '{"rounds": ' * 100_000),
+        *each(described, "rounds", [], {}, None, [None], [[]], [{}]),
+        *each(described, "configuration", {}, [], None, "fnn"),
+        *each(measured, "round", None, "0", -1, True, 10**30, []),
+        *each(measured, "pixel_mean", None, "1", [], {}, float("nan"), float("inf")),
+        *each(measured, "pixel_deviation", None, "1", [], {}, 0, -1.0),
+        *each(configured, "architecture", None, 3, ["fnn"], "../fnn", "_pair", "os\nsystem", ""),
+        *each(configured, "activation", None, "tanh", {}),
+        *each(configured, "weight_sharing", None, 1, "yes"),
+        *each(configured, "elu_alpha", "1", -1, float("inf")),
+    ],
+    ids=lambda text: text[-60:],
+)
+def test_a_description_that_is_none_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "other.safetensors"
+    state = make_networks("fnn")[0].state_dict()
+    save_file({f"round.0.{name}": tensor for name, tensor in state.items()}, file, metadata={"hpo": text})
+    with pytest.raises(RequestError) as raised:
+        hpo.load_network(file)
+    assert str(raised.value).startswith(str(file))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("change", ["none", "one is missing", "one more", "another shape"])
+def test_weights_that_do_not_fit_are_refused_in_one_line(change: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "other.safetensors"
+    tensors = {f"round.0.{name}": tensor for name, tensor in make_networks("fnn")[0].state_dict().items()}
+    first = next(iter(tensors))
+    if change == "none":
+        tensors = {"round.1.a": torch.zeros(1)}
+    elif change == "one is missing":
+        del tensors[first]
+    else:
+        tensors[first if change == "another shape" else "round.0.more"] = torch.zeros(1)
+    save_file(tensors, file, metadata={"hpo": described()})
+    with pytest.raises(RequestError) as raised:
+        hpo.load_network(file)
+    assert str(raised.value) == f"{file}: the weights of round 0 are not those of fnn"
+
+
+def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for place in (tmp_path, tmp_path / "pipe.safetensors"):
+        with pytest.raises(RequestError, match="is no file"):
+            hpo.load_network(place)
+
+
+def test_a_full_disk_leaves_the_export_before_as_it_was(exported: Path, tmp_path: Path) -> None:
+    for file in (exported, exported.with_suffix(".json")):
+        shutil.copy(file, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(OSError, match="File too large"), full_disk():
+        write(tmp_path / exported.name, {"much": "x" * 5000}, {"round.0.a": torch.zeros(1)})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

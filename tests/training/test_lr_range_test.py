@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.tasks.digit_pairs.pairs import Pairs
+from hpo.training.lr_curve import spaced_rates
+from hpo.training.lr_range_test import DIVERGED, sweep_rates
+from hpo.training.trainer import build_networks
+from tests.training.test_trainer import SEEDS, make_networks, recipe
+
+
+@pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_stacked_and_looped_rounds_give_the_same_curves(
+    architecture: str, optimizer: str, digit_pairs: tuple[Pairs, Pairs]
+) -> None:
+    rates = spaced_rates(1e-4, 0.01, 12)
+    stacked, looped = (
+        sweep_rates(
+            make_networks(architecture), digit_pairs[0], recipe(optimizer=optimizer), rates,
+            shuffle_seeds=SEEDS, stacked=way,
+        )
+        for way in (True, False)
+    )  # fmt: skip
+    assert stacked.losses.shape == (len(SEEDS), 12)
+    assert np.allclose(stacked.losses, looped.losses, rtol=1e-3)
+
+
+def test_a_curve_is_a_plain_loop_whose_rate_rises(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    how, rates = recipe(), spaced_rates(1e-3, 0.1, 15)
+    (network,), r = make_networks("fnn", seeds=SEEDS[:1]), 0
+    pairs, generator, expected = digit_pairs[0], torch.Generator().manual_seed(7), []
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    order: list[int] = []
+    for rate in rates:
+        order = order or torch.randperm(200, generator=generator).tolist()
+        batch, order = order[: how.batch_size], order[how.batch_size :]
+        optimizer.param_groups[0]["lr"] = float(rate)
+        comparison, digits = network(pairs.images[r, batch])
+        loss = how.loss(
+            comparison, digits, Pairs(*(getattr(pairs, n)[r, batch] for n in ("images", "classes", "targets")))
+        )
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        expected.append(loss.item())
+    one = Pairs(*(getattr(pairs, name)[:1] for name in ("images", "classes", "targets")))
+    fresh = make_networks("fnn", seeds=SEEDS[:1])
+    found = sweep_rates(fresh, one, how, rates, shuffle_seeds=[7])
+    assert np.allclose(found.losses[0], expected, rtol=1e-4)
+
+
+def test_a_round_that_diverges_ends_and_the_others_go_on(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    networks = make_networks("fnn")
+    with torch.no_grad():
+        next(iter(networks[1].parameters())).mul_(1e4)  # explodes at the first real step
+    found = sweep_rates(networks, digit_pairs[0], recipe(), spaced_rates(1e-2, 1e4, 20), shuffle_seeds=SEEDS)
+    lengths = [int(np.isfinite(curve).sum()) for curve in found.losses]
+    assert found.ended == 3
+    assert 0 < min(lengths) < max(lengths) < 20
+    for curve, length in zip(found.losses, lengths, strict=True):
+        assert np.isfinite(curve[:length]).all()
+        assert np.isnan(curve[length:]).all()
+        assert (curve[:length] <= DIVERGED * curve[0]).all()
+    assert [math.isfinite(rate) for rate in found.optima] == [length > 1 for length in lengths]
+
+
+def test_nothing_outside_is_touched(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    torch.manual_seed(5)
+    state, images = torch.get_rng_state(), digit_pairs[0].images.clone()
+    networks = build_networks(lambda: make_networks("fnn")[0], SEEDS)
+    sweep_rates(networks, digit_pairs[0], recipe(), spaced_rates(1e-3, 1e-2, 8), shuffle_seeds=SEEDS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(digit_pairs[0].images, images)
