@@ -23,6 +23,7 @@ import psutil
 
 from hpo import storage
 from hpo.catalog import load_study
+from hpo.optimize import first_attributes
 from hpo.postgresql import AdvisoryLock
 from hpo.presence import Presence
 from tests.chaos.network import Wire
@@ -76,7 +77,7 @@ def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
     _, definition = load_study("cnn")
     first = server.create_database(f"ours{number}")
     opened = storage.open_storage(first, create=True)
-    storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+    storage.create_study(opened, "cnn", first_attributes(definition), 10**9)
     fill(opened, "cnn", definition, FINISHED)
     opened.engine.dispose()
     return first, server.create_database(f"plain{number}", template=f"ours{number}")

@@ -19,6 +19,7 @@ import optuna
 
 from hpo import optimize, records, storage
 from hpo.catalog import load_study
+from hpo.optimize import first_attributes
 from hpo.sampling import Place, make_pruner, make_sampler
 from hpo.study import StudyDefinition
 from tests.postgres import TemporaryPostgres
@@ -72,7 +73,7 @@ def main() -> None:
     url = server.create_database("ours")
     with tempfile.TemporaryDirectory() as folder:
         opened = storage.open_storage(url, create=True)
-        storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, count)
+        storage.create_study(opened, "cnn", first_attributes(definition), count)
         optimize.run_study(
             opened,
             optimize.Plan("cnn", definition, count),

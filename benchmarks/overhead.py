@@ -25,6 +25,7 @@ import optuna
 from hpo import storage
 from hpo.budget import start_trial
 from hpo.catalog import load_study
+from hpo.optimize import first_attributes
 from hpo.presence import Presence, Worker
 from hpo.sampling import Place, make_pruner, make_sampler, suggest
 from hpo.study import StudyDefinition
@@ -124,7 +125,7 @@ def main() -> None:
             for kind in ("SQLite", "PostgreSQL"):
                 url = f"sqlite:///{folder}/{count}.db" if kind == "SQLite" else server.create_database(f"n{count}")
                 opened = storage.open_storage(url, create=True)
-                storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+                storage.create_study(opened, "cnn", first_attributes(definition), 10**9)
                 fill(opened, "cnn", definition, count)
                 opened.engine.dispose()
                 if kind == "SQLite":

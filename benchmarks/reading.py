@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 
 from hpo import storage
 from hpo.catalog import load_study
+from hpo.optimize import first_attributes
 from tests.postgres import TemporaryPostgres
 
 from .many_trials import fill
@@ -56,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, url in (("SQLite", f"sqlite:///{folder}/many.db"), ("PostgreSQL", server.create_database("many"))):
             opened = storage.open_storage(url, create=True)
-            storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 2 * TRIALS)
+            storage.create_study(opened, "cnn", first_attributes(definition), 2 * TRIALS)
             fill(opened, "cnn", definition, TRIALS)
             plain = RDBStorage(opened.engine.url.render_as_string(hide_password=False))
             every = [f"{reading_seconds(one):.2f}" for one in (opened, plain)]

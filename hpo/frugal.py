@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -237,7 +238,7 @@ class FrugalStorage(RDBStorage):
         Raises:
             TrialGone: where there is none, which is Optuna's KeyError.
         """
-        found = self._read(TRIAL.trial_id == trial_id)
+        found = self._read(select_trials(one=True), {"trial": trial_id})
         if not found:
             raise TrialGone(f"there is no trial of the id {trial_id}")
         return found[0]
@@ -249,14 +250,15 @@ class FrugalStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        chosen, since = [TRIAL.study_id == study_id], 0
-        if trial_id_greater_than > -1:
+        wanted: Row = {"study": study_id}
+        newer, in_states = trial_id_greater_than > -1, isinstance(states, Iterable)
+        if newer:
             included = [key for key in included_trial_ids if key <= trial_id_greater_than]
-            chosen.append(sa.or_(TRIAL.trial_id.in_(included), TRIAL.trial_id > trial_id_greater_than))
             since = min([*included, trial_id_greater_than + 1])
+            wanted |= {"included": included, "after": trial_id_greater_than, "since": since}
         if isinstance(states, Iterable):
-            chosen.append(TRIAL.state.in_(tuple(states)))
-        found = self._read(*chosen, since=since)
+            wanted["states"] = list(states)
+        found = self._read(select_trials(newer=newer, in_states=in_states), wanted)
         if not found:
             self.get_study_name_from_id(study_id)  # or raises KeyError
         is_shown = self._shown.get(study_id)
@@ -300,15 +302,10 @@ class FrugalStorage(RDBStorage):
     def _write_rows(self, trial_id: int, table: Any, rows: Sequence[Row]) -> None:
         """Writes rows that belong to an unfinished trial; the last of the same name counts."""
         last = {row[NAMED_BY[table]]: row for row in rows}.values()
-        types = {name: table.__table__.c[name].type for name in rows[0]}
-        # Not by VALUES: SQLAlchemy would compile such a statement anew every time, which takes 3 ms.
-        unfinished = [
-            sa.select(TRIAL.trial_id, *(sa.cast(sa.literal(row[name], kind), kind) for name, kind in types.items()))
-            .where(*self._is_ours(trial_id), UNFINISHED)
-            for row in last
-        ]  # fmt: skip
-        insert = self._insert(table).from_select(["trial_id", *types], sa.union_all(*unfinished))
-        self._changed(trial_id, self._execute(_or_replace(insert, table, rows[0]).returning(table.trial_id)))
+        statement = _insert_rows(self._insert, table, tuple(rows[0]), len(last), trial_id in self._claims)
+        written = {f"row_{i}_{name}": value for i, row in enumerate(last) for name, value in row.items()}
+        written |= {"trial": trial_id, "claim": self._claims.get(trial_id)}
+        self._changed(trial_id, self._execute(statement, written))
 
     def _beat(self, there: sa.Select[Any]) -> Any:
         beat = self._insert(BEAT).from_select(["trial_id", "heartbeat"], there)
@@ -327,22 +324,16 @@ class FrugalStorage(RDBStorage):
             found = connection.execution_options(**self._reading).execute(query).scalar()
         return None if found is None else parse_distribution(found)
 
-    def _execute(self, statement: sa.Executable) -> int:
+    def _execute(self, statement: sa.Executable, written: Row | None = None) -> int:
         """Executes one statement as a transaction by itself; returns the number of rows that it returns."""
         with self.engine.connect() as connection:
-            returned = connection.execution_options(**self._writing).execute(statement).all()
+            returned = connection.execution_options(**self._writing).execute(statement, written).all()
             connection.commit()
         return len(returned)
 
     def _is_ours(self, trial_id: int) -> list[sa.ColumnElement[bool]]:
         """Returns the conditions that it is this trial, and that it carries the claim that is known of it."""
-        this = [TRIAL.trial_id == trial_id]
-        if trial_id in self._claims:
-            claim = sa.select(USER.trial_id).where(
-                USER.trial_id == trial_id, USER.key == "worker", USER.value_json == self._claims[trial_id]
-            )
-            this.append(claim.exists())
-        return this
+        return _is_trial(trial_id, self._claims.get(trial_id))
 
     def _changed(self, trial_id: int, count: int) -> bool:
         """Makes sure that a trial could be written to.
@@ -358,13 +349,39 @@ class FrugalStorage(RDBStorage):
                 raise UpdateFinishedTrialError(f"trial {trial.number} is another worker's by now")
         return bool(count)
 
-    def _read(self, *chosen: sa.ColumnElement[bool], since: int = 0) -> list[FrozenTrial]:
+    def _read(self, statement: sa.CompoundSelect[Any], wanted: Row) -> list[FrozenTrial]:
         with self.engine.connect() as connection:
-            statement = select_trials(*chosen, since=since)
-            return freeze(connection.execution_options(**self._reading).execute(statement).all())
+            return freeze(connection.execution_options(**self._reading).execute(statement, wanted).all())
 
 
-def _or_replace(insert: Any, table: Any, row: Row) -> Any:
+@cache  # to make such a statement takes a millisecond, and a trial writes dozens of times
+def _insert_rows(insert: Any, table: Any, names: tuple[str, ...], count: int, is_claimed: bool) -> Any:
+    """Returns the statement that writes so many rows of an unfinished trial; those of the same name are replaced.
+
+    Its parameters are "trial", the trial's "claim" if it has one, and "row_I_NAME" for row I's column.
+    """
+    # Not by VALUES: SQLAlchemy would compile such a statement anew every time, which takes 3 ms.
+    types = {name: table.__table__.c[name].type for name in names}
+    ours = _is_trial(sa.bindparam("trial"), sa.bindparam("claim") if is_claimed else None)
+
+    def row(i: int) -> sa.Select[Any]:
+        given = (sa.cast(sa.bindparam(f"row_{i}_{name}", type_=kind), kind) for name, kind in types.items())
+        return sa.select(TRIAL.trial_id, *given).where(*ours, UNFINISHED)
+
+    rows = insert(table).from_select(["trial_id", *names], sa.union_all(*map(row, range(count))))
+    return _or_replace(rows, table, names).returning(table.trial_id)
+
+
+def _is_trial(trial: Any, claim: Any) -> list[sa.ColumnElement[bool]]:
+    """Returns the conditions that it is a trial of this id, and, unless it is None, that it carries this claim."""
+    this = [TRIAL.trial_id == trial]
+    if claim is not None:
+        claimed = sa.select(USER.trial_id).where(USER.trial_id == trial, USER.key == "worker", USER.value_json == claim)
+        this.append(claimed.exists())
+    return this
+
+
+def _or_replace(insert: Any, table: Any, row: Iterable[str]) -> Any:
     named = {"trial_id", NAMED_BY[table]}
     replaced = {name: insert.excluded[name] for name in row if name not in named}
     return insert.on_conflict_do_update(index_elements=sorted(named), set_=replaced)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
 from optuna.storages import RDBStorage
@@ -137,20 +138,23 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
     Raises:
         RequestError: where the dataset cannot be had, or another has created the study differently meanwhile.
     """
-    dataset = plan.definition.protocol.dataset
-    prepare(dataset, data_folder)
+    prepare(plan.definition.protocol.dataset, data_folder)
     storage = stored.open_storage(url, create=True)
-    described = plan.definition.model_dump(mode="json")
-    attributes = {
-        "definition": described,
-        "definition_sha256": plan.definition.sha256,
-        "dataset_sha256": DATASETS[dataset].sha256,
-        "versions": versions(),
-    }
+    attributes = first_attributes(plan.definition)
     stored.create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
     check_same(storage, plan.name, plan.definition)
-    records.set_study_attribute(storage, plan.name, "definition", described)  # its title may be new
+    records.set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
     return storage
+
+
+def first_attributes(definition: StudyDefinition) -> dict[str, Any]:
+    """Returns what a study is created with."""
+    return {
+        "definition": definition.model_dump(mode="json"),
+        "definition_sha256": definition.sha256,
+        "dataset_sha256": DATASETS[definition.protocol.dataset].sha256,
+        "versions": versions(),
+    }
 
 
 def run_study(
