@@ -59,7 +59,7 @@ def work_plainly(url: str, folder: Path, number: int) -> None:
 
 def rate(url: str) -> tuple[int, float]:
     """Returns how many trials a study has, and how many it made a second."""
-    trials = records.read_trials(storage.open_storage(url), "cnn")
+    trials = records.read_trials(storage.open_storage(url), "cnn", foreign=True)
     moments = [moment.timestamp() for trial in trials for moment in (trial.started, trial.finished) if moment]
     return len(trials), len(trials) / (max(moments) - min(moments))
 
