@@ -23,6 +23,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from .frugal import FrugalStorage
+from .signals import uninterrupted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,7 +82,7 @@ class OutageProofStorage(FrugalStorage):
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url, **settings)
         for name in REPEATED:
-            setattr(self, name, persistent(getattr(self, name)))
+            setattr(self, name, persistent(whole(getattr(self, name))))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Sets a trial's state; that it was already set, by an attempt whose answer got lost, counts as done."""
@@ -91,7 +92,8 @@ class OutageProofStorage(FrugalStorage):
             nonlocal attempts
             attempts += 1
             try:
-                return super(OutageProofStorage, self).set_trial_state_values(trial_id, state, values)
+                with uninterrupted():
+                    return super(OutageProofStorage, self).set_trial_state_values(trial_id, state, values)
             except UpdateFinishedTrialError:
                 if attempts > 1 and self._stands(trial_id, state, values):
                     return True
@@ -127,6 +129,17 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
                     return result
 
     return persevere
+
+
+def whole(operation: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation, which an interruption waits for; not for its repetitions, between which it may come."""
+
+    @functools.wraps(operation)
+    def uninterruptedly(*args: P.args, **kwargs: P.kwargs) -> R:
+        with uninterrupted():
+            return operation(*args, **kwargs)
+
+    return uninterruptedly
 
 
 class _Clock(threading.local):

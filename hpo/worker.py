@@ -41,6 +41,7 @@ from .locks import Stopped
 from .presence import Presence, Worker
 from .results import UnfinishedStudy, own_studies, read_definition, unfinished_studies
 from .sampling import concerns, make_pruner
+from .signals import interrupt
 from .study import StudyDefinition
 
 
@@ -141,7 +142,7 @@ class Stop:
             # Once more, in a second: Python drops an exception that a callback of the garbage collector meets.
             signal.signal(signal.SIGALRM, self.ask)
             signal.alarm(1)
-            raise KeyboardInterrupt
+            interrupt()
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:

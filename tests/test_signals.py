@@ -57,6 +57,21 @@ def test_a_dropped_interrupt_is_raised_by_the_next_check() -> None:
     assert done.stderr == ""
 
 
+def test_what_must_not_be_interrupted_is_so_at_its_end_and_once() -> None:
+    done = run_struck(
+        "try:\n"
+        "    with signals.uninterrupted():\n"
+        "        with signals.uninterrupted():\n"
+        "            strike()\n"
+        "            print('inner')\n"
+        "        print('outer')\n"
+        "except KeyboardInterrupt:\n    print('raised')\n"
+        "with signals.uninterrupted():\n    print('again')\n"
+    )
+    assert done.stdout.split() == ["inner", "outer", "raised", "again"]
+    assert done.stderr == ""
+
+
 def test_a_dropped_wish_to_stop_interrupts_the_trial_a_second_later() -> None:
     done = run(
         "stop = Stop()\n"

@@ -8,7 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import optuna
 import pytest
@@ -16,13 +19,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo import crew, optimize, records, storage
-from hpo.budget import NoTrial
+from hpo.budget import NoTrial, start_trial
 from hpo.crew import Crew
 from hpo.errors import RequestError, WorkError
 from hpo.presence import Presence, Worker
 from hpo.results import Status, read_definition, unfinished_studies
 from hpo.study import StudyDefinition, define_study
-from hpo.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_worker
+from hpo.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_trial, run_worker
 
 from . import stubs
 from .conftest import SMALL_STUDY, create, wait_for
@@ -139,6 +142,33 @@ def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_pa
     assert "error" not in records.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
     work(created, tmp_path, target=5)
     assert counts(created) == {"COMPLETE": 5, "FAIL": 1}
+
+
+def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_usable(
+    created: RDBStorage, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    """Also in the middle of a statement, where it would leave a transaction open: one in twelve did."""
+
+    def report_for_ever(trial: optuna.Trial) -> float:
+        for step in count(1):
+            trial.report(50.0, step)
+        raise AssertionError
+
+    study, random = optuna.load_study(study_name="small", storage=created), Random(0)
+    terms: dict[str, Any] = {"target": 10**6, "run_began_at": 0}
+    handler = signal.getsignal(signal.SIGPROF)
+    with Presence() as presence:
+        worker = Worker("here", os.getpid(), "cpu", str(presence.file))
+        for _ in range(100):
+            trial, stop = start_trial(created, study, small_study, worker, **terms), Stop()
+            assert isinstance(trial, optuna.Trial)
+            signal.signal(signal.SIGPROF, stop.ask)
+            signal.setitimer(signal.ITIMER_PROF, random.uniform(0.0001, 0.02))
+            began = time.monotonic()
+            assert run_trial(created, trial, report_for_ever, stop, 30.0)
+            assert time.monotonic() - began < 10
+    signal.signal(signal.SIGPROF, handler)
+    assert counts(created) == {"FAIL": 100}
 
 
 @pytest.mark.parametrize("moment", ["before it tells", "before it reports"])
