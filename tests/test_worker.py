@@ -147,7 +147,7 @@ def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_pa
 def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_usable(
     created: RDBStorage, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
-    """Also in the middle of a statement, where it would leave a transaction open: one in twelve did."""
+    """Also in the middle of a statement, where it would leave a transaction open."""
 
     def report_for_ever(trial: optuna.Trial) -> float:
         for step in count(1):
