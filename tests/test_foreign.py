@@ -369,7 +369,7 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
             reject()
         is_there = _is_ours(opened, "small")
         for command in (["status"], ["status", "--json"], *([one, "--study", "small"] for one in READING)):
-            more = ["-o", str(folder / "report")] if command[0] == "report" else []
+            more = ["-o", str(folder / command[0])] if command[0] in ("report", "export") else []
             done = hpo(opened, *command, *more)
             assert done.exit_code in (0, 2), (command, done.stderr)
             assert len(done.stderr.splitlines()) <= 2, (command, done.stderr)
@@ -381,7 +381,7 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
         opened.engine.dispose()
 
 
-READING = ("trials", "best", "report")
+READING = ("trials", "best", "report", "export")
 
 
 def _is_ours(opened: RDBStorage, name: str) -> bool:

@@ -70,17 +70,13 @@ def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) ->
     run_worker(told, stubs.quick, Stop(), lambda said: None)
     opened.engine.dispose()
     find = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "5", "--set", "architecture=fnn"]
-    commands: list[tuple[list[str], str | None]] = [
+    for arguments, until in (
         (["status", "--watch"], "small"),
         (["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1"], None),
-    ]
-    if columns == 40:
-        commands += [
-            (["worker", "--study", "tiny", "--exit-when-done", "--workers", "1"], None),
-            (find, None),
-            (["export", "--study", "small", "-o", "winner"], None),
-        ]
-    for arguments, until in commands:
+        (["worker", "--study", "tiny", "--exit-when-done", "--workers", "1"], None),
+        (find, None),
+        (["export", "--study", "small", "-o", "winner"], None),
+    ):
         code, drawn = on_terminal(tmp_path, columns, *arguments, until=until)
         assert code == (130 if until else 0), (arguments, drawn)
         assert REDRAWN in drawn, (arguments, drawn)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -157,7 +158,10 @@ def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_us
     study, random = optuna.load_study(study_name="small", storage=created), Random(0)
     terms: dict[str, Any] = {"target": 10**6, "run_began_at": 0}
     handler = signal.getsignal(signal.SIGPROF)
-    with Presence() as presence:
+    with ExitStack() as stack:
+        presence = stack.enter_context(Presence())
+        stack.callback(signal.signal, signal.SIGPROF, handler)
+        stack.callback(signal.setitimer, signal.ITIMER_PROF, 0)
         worker = Worker("here", os.getpid(), "cpu", str(presence.file))
         for _ in range(100):
             trial, stop = start_trial(created, study, small_study, worker, **terms), Stop()
@@ -167,7 +171,6 @@ def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_us
             began = time.monotonic()
             assert run_trial(created, trial, report_for_ever, stop, 30.0)
             assert time.monotonic() - began < 10
-    signal.signal(signal.SIGPROF, handler)
     assert counts(created) == {"FAIL": 100}
 
 
