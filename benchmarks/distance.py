@@ -23,10 +23,12 @@ import psutil
 
 from benchmarks.many_trials import fill
 from benchmarks.overhead import measure, ours
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
 from hpo.storage.postgresql import AdvisoryLock
+from hpo.storage.studies import create_study
 from hpo.study.catalog import load_study
-from hpo.workers.liveness import Presence
+from hpo.workers.launch import first_attributes
+from hpo.workers.liveness import LivenessLock
 from tests.chaos.network import Wire
 from tests.postgres import TemporaryPostgres
 
@@ -74,8 +76,8 @@ def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
     """Returns two databases with the same study of finished trials."""
     _, definition = load_study("cnn")
     first = server.create_database(f"ours{number}")
-    opened = storage.open_storage(first, create=True)
-    storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+    opened = open_storage(first, create=True)
+    create_study(opened, "cnn", first_attributes(definition), 10**9)
     fill(opened, "cnn", definition, FINISHED)
     opened.engine.dispose()
     return first, server.create_database(f"plain{number}", template=f"ours{number}")
@@ -111,8 +113,8 @@ def measure_held(mine: str) -> list[float]:
         held.append(time.perf_counter() - began)
 
     AdvisoryLock.hold = timed  # type: ignore[method-assign]
-    with Presence() as presence:
-        make = ours(mine, load_study("cnn")[1], presence)
+    with LivenessLock() as lock:
+        make = ours(mine, load_study("cnn")[1], lock)
         for _ in range(TRIALS + 1):  # the first loads the study
             make()
     return [1000 * median(held[1:])]

@@ -24,13 +24,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from hpo.analysis.statistics import paired_difference
-from hpo.kernels.maps import Array, compiled
+from hpo.kernels.jit import Array, compiled
 from hpo.provenance import cpu_name, versions
 from hpo.study import catalog
 from hpo.study.definition import define_study
 from hpo.study.space import Configuration
 from hpo.tasks.datasets import data_folder
-from hpo.tasks.digit_pairs.mlp_rounds import LinearRounds
+from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.training.rounds import Rounds
 from hpo.workers.objective import MeanError, decided, make_objective
 
@@ -58,7 +58,7 @@ def prepare(objective: MeanError, architecture: str, *, fused: bool) -> Rounds:
         return objective.prepare(configuration)
     with (
         mock.patch("hpo.training.rounds.fuse", lambda network: network),
-        mock.patch("hpo.training.trainer.is_linear", return_value=False),
+        mock.patch("hpo.training.trainer.is_two_tower_mlp", return_value=False),
     ):
         return objective.prepare(configuration)
 
@@ -146,7 +146,7 @@ def main(architecture: str) -> None:
     print(f"{architecture}, {ROUNDS} rounds: fused {sum(ours) / ROUNDS:.2f} %, plain {sum(plain) / ROUNDS:.2f} %")
     print(f"fused less plain {by.estimate:+.2f} points (95 %: {by.low:+.2f} to {by.high:+.2f})")
     print(f"plain takes {slow / fast:.2f} times as long\n")
-    if isinstance(prepare(objective, architecture, fused=True), LinearRounds):
+    if isinstance(prepare(objective, architecture, fused=True), MLPRounds):
         print(f"of an epoch its products alone, in the cache, take {100 * share_of_products(architecture):.0f} %")
     else:
         for operation, share in shares(architecture):

@@ -18,12 +18,15 @@ from pathlib import Path
 import optuna
 
 from benchmarks.overhead import Objective, plainly
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import read_trials
+from hpo.storage.studies import create_study
+from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
 from hpo.study.definition import StudyDefinition
-from hpo.workers import launch as optimize
-from hpo.workers.samplers import Place, make_pruner, make_sampler
+from hpo.workers.launch import first_attributes, run_study
+from hpo.workers.plan import Plan
+from hpo.workers.samplers import Slot, make_pruner, make_sampler
 from tests.postgres import TemporaryPostgres
 
 WORKERS = 64
@@ -33,7 +36,7 @@ TRIALS_EACH = 10
 def make_objective(definition: StudyDefinition, device: str, folder: Path) -> Objective:
     """Returns the objective, once every worker is there."""
     meet(folder)
-    return Objective(definition, storage.together)
+    return Objective(definition, batch_writes)
 
 
 def meet(folder: Path) -> None:
@@ -50,7 +53,7 @@ def work_plainly(url: str, folder: Path, number: int) -> None:
     study = optuna.load_study(
         study_name="cnn",
         storage=url,
-        sampler=make_sampler(definition, Place(number, failures=0)),
+        sampler=make_sampler(definition, Slot(number, failures=0)),
         pruner=make_pruner(definition),
     )
     meet(folder)
@@ -59,7 +62,7 @@ def work_plainly(url: str, folder: Path, number: int) -> None:
 
 def rate(url: str) -> tuple[int, float]:
     """Returns how many trials a study has, and how many it made a second."""
-    trials = records.read_trials(storage.open_storage(url), "cnn")
+    trials = read_trials(open_storage(url), "cnn", foreign=True)
     moments = [moment.timestamp() for trial in trials for moment in (trial.started, trial.finished) if moment]
     return len(trials), len(trials) / (max(moments) - min(moments))
 
@@ -72,11 +75,11 @@ def main() -> None:
     print("| 64 processes | trials | trials a second |\n|---|---|---|")
     url = server.create_database("ours")
     with tempfile.TemporaryDirectory() as folder:
-        opened = storage.open_storage(url, create=True)
-        storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, count)
-        optimize.run_study(
+        opened = open_storage(url, create=True)
+        create_study(opened, "cnn", first_attributes(definition), count)
+        run_study(
             opened,
-            optimize.Plan("cnn", definition, count),
+            Plan("cnn", definition, count),
             devices=["cpu"] * WORKERS,
             data_folder=Path(folder),
             show=lambda status: None,
@@ -86,7 +89,7 @@ def main() -> None:
     sys.stdout.flush()
     url = server.create_database("plain")
     with tempfile.TemporaryDirectory() as folder:
-        storage.open_storage(url, create=True)
+        open_storage(url, create=True)
         optuna.create_study(study_name="cnn", storage=url)
         spawn = multiprocessing.get_context("spawn")
         processes = [spawn.Process(target=work_plainly, args=(url, Path(folder), i)) for i in range(WORKERS)]

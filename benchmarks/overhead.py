@@ -3,7 +3,7 @@
     python -m benchmarks.overhead                  # takes a minute; needs the test extra
 
 Plain Optuna is `study.optimize` with the same sampler and pruner on the same database, opened as its users open it;
-ours adds the start lock, the sweep for dead trials, the count, the claim and the heartbeat. Both do what a trial of the
+ours adds the start lock, the curve for dead trials, the count, the claim and the heartbeat. Both do what a trial of the
 cnn study does that is not pruned: they suggest its space, report nine values, ask the pruner after eight of them, and
 store nine attributes. Ours and Optuna's trials take turns; medians over all but the first, which loads the
 study's history in both. SQLite's file is in WAL mode for both, for the mode stays with the file.
@@ -23,13 +23,17 @@ from statistics import median
 import optuna
 
 from benchmarks.many_trials import fill
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
+from hpo.storage.studies import create_study
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
 from hpo.study.definition import StudyDefinition
 from hpo.workers.budget import start_trial
-from hpo.workers.liveness import Presence, Worker
-from hpo.workers.samplers import Place, make_pruner, make_sampler, suggest
-from hpo.workers.worker import Stop, run_trial
+from hpo.workers.evaluate import Stop, run_trial
+from hpo.workers.launch import first_attributes
+from hpo.workers.liveness import LivenessLock
+from hpo.workers.samplers import Slot, make_pruner, make_sampler, suggest
 from tests.postgres import TemporaryPostgres
 
 SIZES = (10, 1_000, 10_000)
@@ -74,11 +78,11 @@ def plainly(trial: optuna.Trial) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def ours(url: str, definition: StudyDefinition, presence: Presence) -> Callable[[], None]:
+def ours(url: str, definition: StudyDefinition, lock: LivenessLock) -> Callable[[], None]:
     """Returns what makes one trial by this program."""
-    opened = storage.open_storage(url, create=True)
+    opened = open_storage(url, create=True)
     study = optuna.load_study(study_name="cnn", storage=opened, pruner=make_pruner(definition))
-    worker, objective = Worker("h", 1, "cpu", str(presence.file)), Objective(definition, storage.together)
+    worker, objective = Worker("h", 1, "cpu", str(lock.file)), Objective(definition, batch_writes)
 
     def make() -> None:
         trial = start_trial(opened, study, definition, worker, target=10**9, run_began_at=0)
@@ -91,7 +95,7 @@ def ours(url: str, definition: StudyDefinition, presence: Presence) -> Callable[
 
 def plain(url: str, definition: StudyDefinition) -> Callable[[], None]:
     """Returns what makes one trial by Optuna alone."""
-    sampler = make_sampler(definition, Place(0, failures=0))
+    sampler = make_sampler(definition, Slot(0, failures=0))
     study = optuna.load_study(study_name="cnn", storage=url, sampler=sampler, pruner=make_pruner(definition))
     objective = Objective(definition, plainly)
     return lambda: study.optimize(objective, n_trials=1)
@@ -99,8 +103,8 @@ def plain(url: str, definition: StudyDefinition) -> Callable[[], None]:
 
 def measure(url: str, other_url: str, definition: StudyDefinition, trials: int = TRIALS) -> tuple[float, float]:
     """Returns the milliseconds of a trial, ours and Optuna's."""
-    with Presence() as presence:
-        makers = (ours(url, definition, presence), plain(other_url, definition))
+    with LivenessLock() as lock:
+        makers = (ours(url, definition, lock), plain(other_url, definition))
         taken: tuple[list[float], list[float]] = ([], [])
         for make in makers:
             make()
@@ -122,8 +126,8 @@ def main() -> None:
         for count in SIZES:
             for kind in ("SQLite", "PostgreSQL"):
                 url = f"sqlite:///{folder}/{count}.db" if kind == "SQLite" else server.create_database(f"n{count}")
-                opened = storage.open_storage(url, create=True)
-                storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 10**9)
+                opened = open_storage(url, create=True)
+                create_study(opened, "cnn", first_attributes(definition), 10**9)
                 fill(opened, "cnn", definition, count)
                 opened.engine.dispose()
                 if kind == "SQLite":

@@ -16,8 +16,10 @@ from statistics import median
 from optuna.storages import RDBStorage
 
 from benchmarks.many_trials import fill
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
+from hpo.storage.studies import create_study
 from hpo.study.catalog import load_study
+from hpo.workers.launch import first_attributes
 from tests.postgres import TemporaryPostgres
 
 TRIALS = 10_000
@@ -54,8 +56,8 @@ def main() -> None:
     print("| database | hpo status, s | hpo best, s | every trial, s | by Optuna's storage, s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind, url in (("SQLite", f"sqlite:///{folder}/many.db"), ("PostgreSQL", server.create_database("many"))):
-            opened = storage.open_storage(url, create=True)
-            storage.create_study(opened, "cnn", {"definition": definition.model_dump(mode="json")}, 2 * TRIALS)
+            opened = open_storage(url, create=True)
+            create_study(opened, "cnn", first_attributes(definition), 2 * TRIALS)
             fill(opened, "cnn", definition, TRIALS)
             plain = RDBStorage(opened.engine.url.render_as_string(hide_password=False))
             every = [f"{reading_seconds(one):.2f}" for one in (opened, plain)]

@@ -45,7 +45,9 @@ from hpo.storage.queries import read_trials
 from hpo.study import catalog
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.tasks.datasets import data_folder
-from hpo.workers.launch import Plan, assign_devices, begin, run_study
+from hpo.workers.devices import assign_devices
+from hpo.workers.launch import begin, run_study
+from hpo.workers.plan import Plan
 
 ARCHITECTURES = ("fnn", "cnn", "cnn_bn", "residual")
 RIVALS = {

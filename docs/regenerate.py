@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hpo.analysis.reproduction import Reproduction
-from hpo.report import reproduction as document
+from hpo.report.reproduction import fill, render
 from tests.chaos.__main__ import FILE, read, table
 from tests.test_layers import FOLDERS
 
@@ -45,7 +45,7 @@ def regenerate(text: str) -> str:
 def fill_reproduction(text: str) -> str:
     """Returns a text with the parts of the reproduction made again from what was measured."""
     found = Reproduction.read(REPRODUCTION.with_suffix(".json"))
-    return document.fill(text, document.render(found, REPRODUCTION.parent))
+    return fill(text, render(found, REPRODUCTION.parent))
 
 
 def chaos_table() -> str:

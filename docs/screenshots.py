@@ -18,7 +18,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from hpo.report.html import as_html
-from hpo.report.sections import read_report
+from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
 
 FOLDER = Path(__file__).parent / "figures"

@@ -26,9 +26,10 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     Raises:
         hpo.errors.HpoError: where there is no such storage or study.
     """
-    from hpo.analysis.results import flatten, read_definition, read_rows
+    from hpo.analysis.results import flatten, read_rows
     from hpo.storage.backends import open_storage
-    from hpo.text.address import find_url
+    from hpo.storage.studies import read_definition
+    from hpo.storage.url import find_url
 
     opened = open_storage(find_url(storage))
     first_round = read_definition(opened, study).protocol.first_round

@@ -13,8 +13,8 @@ def main() -> None:
     """Runs the command line, and ends with its exit code."""
     try:
         _leave_out_working_folder()
+        from hpo import signals
         from hpo.text import streams
-        from hpo.workers import signals
 
         signals.end_on_signals()
     except KeyboardInterrupt:

@@ -16,12 +16,15 @@ import torch
 from hypothesis import HealthCheck, settings
 from optuna.storages import RDBStorage
 
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
+from hpo.storage.trial_attributes import Worker
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.tasks.digit_pairs.pairs import Pairs, draw_rounds
-from hpo.workers import launch as optimize
-from hpo.workers.liveness import Worker
-from hpo.workers.worker import Assignment, MakeObjective, Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.launch import begin
+from hpo.workers.messages import Assignment
+from hpo.workers.plan import Plan
+from hpo.workers.worker import MakeObjective, run_worker
 from tests import stubs
 from tests.postgres import TemporaryPostgres
 
@@ -96,7 +99,7 @@ def listed_study() -> StudyDefinition:
 def postgres() -> Iterator[TemporaryPostgres]:
     """A server of PostgreSQL, one for each process that runs tests."""
     server = TemporaryPostgres()
-    storage.open_storage(server.create_database("template"), create=True).engine.dispose()
+    open_storage(server.create_database("template"), create=True).engine.dispose()
     yield server
     server.remove()
 
@@ -128,7 +131,7 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def fresh_storage(storage_url: str) -> RDBStorage:
-    return storage.open_storage(storage_url, create=True)
+    return open_storage(storage_url, create=True)
 
 
 @pytest.fixture
@@ -141,7 +144,7 @@ def create(
     opened: RDBStorage, name: str, definition: StudyDefinition, target: int, data_folder: Path = Path()
 ) -> RDBStorage:
     """Creates a study, and returns the storage."""
-    return optimize.begin(opened.url, optimize.Plan(name, definition, target), data_folder)
+    return begin(opened.url, Plan(name, definition, target), data_folder)
 
 
 def work(

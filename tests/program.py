@@ -22,38 +22,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
+from hpo.cli.main import COMMANDS, main
 from hpo.report import figures
 from hpo.report import html as page
 from hpo.workers import launch as optimize
-from hpo.workers import supervisor as crew
-from hpo.workers.worker import GaveUp, Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.messages import GaveUp
+from hpo.workers.supervisor import Supervisor
+from hpo.workers.worker import run_worker
 
 SECONDS = 120
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
-        *("hpo.cli.main", "hpo.cli.cli_lab", "hpo.cli.cli_read", "hpo.cli.cli_work", "hpo.cli.cli_write"),
-        *(
-            "hpo.analysis.confirmation",
-            "hpo.training.export",
-            "hpo.cli.findings",
-            "hpo.dashboard.note",
-            "hpo.workers.objective",
-            "hpo.workers.launch",
-            "hpo.report.html",
-        ),
-        *("hpo.report.sections", "hpo.workers.samplers", "hpo.cli.views", "tests.program"),
+        *(f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}" for file, _ in COMMANDS.values()),
+        *("hpo.analysis.confirmation", "hpo.training.export", "hpo.dashboard.note", "hpo.workers.objective"),
+        *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.workers.samplers", "tests.program"),
         *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
     ]
 )
 
 
-class Alone(crew.Crew):
-    """Stands in for a crew: its only worker is this process."""
+def commands() -> dict[str, click.Command]:
+    """Returns the program's commands by name."""
+    return {name: main.get_command(None, name) for name in COMMANDS}
 
-    def __enter__(self) -> crew.Crew:
-        self._presence.__enter__()
+
+class Alone(Supervisor):
+    """Stands in for a supervisor: its only worker is this process."""
+
+    def __enter__(self) -> Supervisor:
+        self._lock.__enter__()
         module, _, function = self._assignment.make_objective.partition(":")
         told = replace(self._assignment, device=self._devices[0])
         run_worker(told, getattr(importlib.import_module(module), function), Stop(), self._note)
@@ -174,12 +176,12 @@ def _run(
     os.environ.update(environment)
     sys.argv = ["hpo", *arguments]
     if alone:
-        vars(optimize)["Crew"] = Alone
+        vars(optimize)["Supervisor"] = Alone
         for module in (figures, page):
             vars(module)["draw_pngs"] = lambda figures: ({}, "")
-    from hpo.entry import main
+    from hpo.entry import main as run
 
-    main()
+    run()
 
 
 def clean_environment(**environment: str) -> dict[str, str]:

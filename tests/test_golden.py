@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.golden.__main__ import HERE, check, differences, names
+from tests.golden.__main__ import RECORDED, check, differences, names
 
 
 @pytest.mark.slow
@@ -29,11 +29,11 @@ def test_what_was_measured_once_on_mnist_is_measured_again(
 
 
 def test_every_golden_study_has_a_record() -> None:
-    assert {file.stem for file in HERE.glob("*.json")} == set(names())
+    assert {file.stem for file in RECORDED.glob("*.json")} == set(names())
 
 
 def recorded() -> Any:
-    return json.loads((HERE / "quickstart.json").read_text(encoding="utf-8"))
+    return json.loads((RECORDED / "quickstart.json").read_text(encoding="utf-8"))
 
 
 def elsewhere(record: Any) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hpo.cli.main import COMMANDS
+
 ROOT = Path("hpo")
 FOLDERS = (
     "",
@@ -44,13 +46,6 @@ HOMES = {
     "pydantic": {"study", "storage", "training", "analysis"},
 }
 NOT_YET: dict[str, set[str]] = {  # what imports downwards until the digit pairs are a task among others
-    "hpo.dashboard.note": {"hpo.cli.views"},
-    "hpo.kernels.fuse": {"hpo.tasks.digit_pairs.mlp_kernels"},
-    "hpo.report.sections": {"hpo.cli.findings"},
-    "hpo.report.study_figures": {"hpo.cli.views"},
-    "hpo.storage.claims": {"hpo.workers.liveness"},
-    "hpo.storage.kept": {"hpo.workers.liveness"},
-    "hpo.storage.queries": {"hpo.workers.liveness"},
     "hpo.study.definition": {"hpo.tasks.datasets"},
     "hpo.training.cuda_graph": {"hpo.tasks.digit_pairs.pairs"},
     "hpo.training.export": {"hpo.tasks.digit_pairs.pairs"},
@@ -58,12 +53,13 @@ NOT_YET: dict[str, set[str]] = {  # what imports downwards until the digit pairs
     "hpo.training.optimizers": {"hpo.tasks.digit_pairs.pairs"},
     "hpo.training.rounds": {"hpo.tasks.digit_pairs.pairs"},
     "hpo.training.trainer": {"hpo.tasks.digit_pairs.mlp_rounds", "hpo.tasks.digit_pairs.pairs"},
-    "hpo.workers.launch": {"hpo.tasks.datasets", "hpo.analysis.results", "hpo.dashboard.note"},
+    "hpo.workers.launch": {"hpo.tasks.datasets"},
     "hpo.workers.objective": {
         *("hpo.training.rounds", "hpo.training.trainer", "hpo.training.optimizers", "hpo.training.lr_range_test"),
         *("hpo.training.lr_curve", "hpo.tasks.digit_pairs.pairs", "hpo.analysis.results"),
     },
-    "hpo.workers.worker": {"hpo.tasks.datasets", "hpo.analysis.results"},
+    "hpo.workers.plan": {"hpo.tasks.datasets"},
+    "hpo.workers.worker": {"hpo.tasks.datasets"},
 }
 NOT_AT_HOME = {"hpo", "hpo.workers.objective"}  # of torch
 FILES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in sorted(ROOT.rglob("*.py"))}
@@ -128,12 +124,9 @@ def test_networks_know_torch_alone() -> None:
                 assert str(name).partition(".")[0] in {"torch", "__future__", "collections", "functools", "itertools"}
 
 
-PRIVATE = {
-    "hpo.storage.frozen_trials",
-    "hpo.storage.fast_rdb",
-    "hpo.storage.backends",
-    "hpo.storage.claims",
-    "hpo.storage.queries",
+PRIVATE = {  # of hpo/storage/
+    f"hpo.storage.{name}"
+    for name in ["artifacts", "backends", "claims", "fast_rdb", "fast_reads", "frozen_trials", "queries", "statements"]
 }
 
 
@@ -145,13 +138,17 @@ def test_private_names_of_optuna_stand_in_few_files() -> None:
                 assert not private or module in PRIVATE
             own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
             if isinstance(node, ast.Attribute) and not own and node.attr in {"_trial_id", "_study_id", "_storage"}:
-                assert module == "hpo.storage.backends"
+                assert module in {"hpo.storage.trials", "hpo.storage.artifacts"}
+
+
+CLI = sorted(file for file, _ in COMMANDS.values())
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
         ("hpo.cli.main", ("torch", "optuna", "rich", "pydantic")),
+        *((f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}", ("torch", "optuna", "plotly")) for file in CLI),
         ("hpo.workers.launch", ("torch", "sklearn")),
         ("hpo.workers.worker", ("torch",)),
         ("hpo.workers.supervisor", ("torch",)),
@@ -176,4 +173,21 @@ def test_what_is_printed_passes_through_the_escaping(module: str) -> None:
     assert "html.escape(" not in text or module == "hpo.text.escaping"
 
 
-DRAWN = {"hpo.cli.columns", "hpo.cli.terminal", "hpo.cli.views"}  # in a console that they are given
+DRAWN = {"hpo.cli.columns", "hpo.cli.terminal", "hpo.cli.measure.lr_curve"}  # in a console that they are given
+
+
+STEMS = {module.rpartition(".")[2]: file for module, file in FILES.items()}
+OTHERS = {"torch", "nn", "optuna", "hpo", "pandas"}
+NAMES = {file.name for folder in ("hpo", "models", "benchmarks") for file in Path(folder).rglob("*.py")} | {"signal.py"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_what_a_comment_refers_to_is_there(module: str) -> None:
+    """`file.name` and file.py in docstrings and comments."""
+    text = FILES[module].read_text(encoding="utf-8")
+    for stem, name in re.findall(r"`([a-z_]+)\.([A-Za-z_]+)(?:\(\))?`", text):
+        if stem not in OTHERS and name != "py":
+            assert stem in STEMS, f"{stem}.{name}"
+            assert re.search(rf"\b{name}\b", STEMS[stem].read_text(encoding="utf-8")), f"{stem}.{name}"
+    for file in re.findall(r"\b(\w+\.py)\b", text):
+        assert file in NAMES, file

@@ -21,10 +21,11 @@ from optuna.trial import TrialState
 from pydantic import Field, ValidationError
 
 from hpo import limits
-from hpo.analysis.results import Best, own_studies, read_best, read_definition, read_entries
+from hpo.analysis.results import Best, read_best, read_entries
 from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
-from hpo.storage import queries as records
+from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
+from hpo.storage.studies import own_studies, read_definition
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.repetition import identity_of
 from hpo.study.schema import Table
@@ -96,7 +97,7 @@ class Contrast:
     p_value: float
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the rounds tell them apart."""
         return self.p_value < LEVEL
 
@@ -136,12 +137,7 @@ def define_confirmation(
     fewest = limits.FEWEST_FRESH_ROUNDS
     if rounds < fewest:
         raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
-    read_best(storage, study)  # says so where there is none
-    definition = read_definition(storage, study)
-    different: dict[Hashable, records.StoredTrial] = {}
-    for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
-        different.setdefault(identity_of(trial.params), trial)
-    best = list(different.values())[:top]
+    definition, best = read_definition(storage, study), _best_different(storage, study, top)
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
     longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
@@ -155,7 +151,7 @@ def define_confirmation(
     }
     confirms = {
         "study": study,
-        "identity": records.study_attributes(storage, study).get("identity"),
+        "identity": study_attributes(storage, study).get("identity"),
         "trials": [trial.number for trial in best],
         "searched": [trial.value for trial in best],
     }
@@ -169,7 +165,20 @@ def define_confirmation(
             and not defined.differences(read_definition(storage, name))
         )
 
-    return free_name(study, "-confirm", records.study_names(storage), is_same), defined, confirms
+    return free_name(study, "-confirm", study_names(storage), is_same), defined, confirms
+
+
+def _best_different(storage: RDBStorage, study: str, top: int) -> list[StoredTrial]:
+    """Returns the best trials of a study, no two of the same configuration.
+
+    Raises:
+        StorageError: where no trial was measured to the end.
+    """
+    read_best(storage, study)  # says so where there is none
+    different: dict[Hashable, StoredTrial] = {}
+    for trial in read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
+        different.setdefault(identity_of(trial.params), trial)
+    return list(different.values())[:top]
 
 
 def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
@@ -191,7 +200,7 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     Raises:
         UnknownName: where there is no such study, or it confirms none.
     """
-    definition, confirms = read_definition(storage, name), read_confirms(records.study_attributes(storage, name))
+    definition, confirms = read_definition(storage, name), read_confirms(study_attributes(storage, name))
     if confirms is None:
         raise UnknownName("confirmation", name, [])
     measured = read_entries(storage, name)

@@ -23,11 +23,12 @@ from optuna.trial import TrialState
 
 from hpo.analysis.confirmation import CONFIRMS
 from hpo.analysis.hardware_drift import REPEATS
-from hpo.analysis.results import own_studies, read_definition, read_entries
+from hpo.analysis.results import read_entries
 from hpo.analysis.statistics import Interval, holm, paired_difference
 from hpo.errors import RequestError
-from hpo.storage import queries as records
 from hpo.storage.backends import experimental
+from hpo.storage.queries import read_trials
+from hpo.storage.studies import own_studies, read_definition
 from hpo.study.repetition import what_matters
 
 BEST_SHARE = 0.1  # of the finished trials: what PED-ANOVA calls good
@@ -63,7 +64,7 @@ class _Listed:
     params: dict[str, Any]
     attributes: Mapping[str, Any] | None
 
-    def is_coin(self, decision: str) -> bool:
+    def is_at_chance(self, decision: str) -> bool:
         """Whether the decision is read off outputs that no loss trains."""
         return decision == "recognition" and not self.params["auxiliary_loss"]
 
@@ -94,7 +95,7 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
     found, family = [], 0
     for (key, base, value), matched in pairs.items():
         decided = "head" if key == "auxiliary_loss" else decision
-        kept = [pair for pair in matched if not any(entry.is_coin(decided) for entry in pair)]
+        kept = [pair for pair in matched if not any(entry.is_at_chance(decided) for entry in pair)]
         family += bool(kept)
         both = [(one.attributes, other.attributes) for one, other in kept if one.attributes and other.attributes]
         if both:
@@ -116,7 +117,7 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
     Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
     """
-    ours = {trial.number for trial in records.read_trials(storage, study, states=(TrialState.COMPLETE,))}
+    ours = {trial.number for trial in read_trials(storage, study, states=(TrialState.COMPLETE,))}
     opened = optuna.load_study(study_name=study, storage=storage)
     whole = [trial for trial in opened.get_trials(deepcopy=False) if trial.number in ours]
     if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:

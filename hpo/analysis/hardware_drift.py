@@ -20,11 +20,12 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import own_studies, read_definition, read_trial
+from hpo.analysis.results import read_trial
 from hpo.analysis.statistics import LEVEL, Interval, holm, paired_difference
 from hpo.errors import RequestError
-from hpo.storage import queries as records
 from hpo.storage.claims import read_slots
+from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
+from hpo.storage.studies import own_studies, read_definition
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.text.names import free_name
 
@@ -66,7 +67,7 @@ class Repetition:
     difference: Interval | None
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether it differs from the first by more than chance."""
         p_value = self.difference.p_value if self.difference else None
         return p_value is not None and p_value < LEVEL
@@ -88,7 +89,7 @@ class Drift:
 
 
 def define_repetition(
-    storage: RDBStorage, study: str, trial: records.StoredTrial, *, host: str, device: str
+    storage: RDBStorage, study: str, trial: StoredTrial, *, host: str, device: str
 ) -> tuple[str, StudyDefinition, dict[str, Any]]:
     """Returns the name and the definition of a study that repeats a trial, and what it is to remember.
 
@@ -113,7 +114,7 @@ def define_repetition(
         return name in ours and ours[name].get(REPEATS) == repeats and not read_slots(storage, name).complete
 
     here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
-    name = free_name(study, here, records.study_names(storage), is_unfinished)
+    name = free_name(study, here, study_names(storage), is_unfinished)
     return name, define_study(table, name=name), repeats
 
 
@@ -129,7 +130,7 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         _measurement(found)
         for name, attributes in own_studies(storage).items()
         if _is_of(attributes.get(REPEATS), wanted)
-        for found in records.read_trials(storage, name, states=(TrialState.COMPLETE,))
+        for found in read_trials(storage, name, states=(TrialState.COMPLETE,))
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
     differences = [paired_difference(other.errors, measured[0].errors).within(-100, 100) for other in measured[1:]]
@@ -147,7 +148,7 @@ def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:
 
 
 def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:
-    identity = records.study_attributes(storage, study).get("identity")
+    identity = study_attributes(storage, study).get("identity")
     return {"study": study, "identity": identity, "trial": number}
 
 
@@ -156,7 +157,7 @@ def _is_of(repeats: Any, wanted: dict[str, Any]) -> bool:
     return isinstance(repeats, dict) and wanted.items() <= repeats.items()
 
 
-def _measurement(trial: records.StoredTrial) -> Measurement:
+def _measurement(trial: StoredTrial) -> Measurement:
     kept = trial.attributes
     return Measurement(
         host=str(kept.get("worker", {}).get("host", "unknown")),

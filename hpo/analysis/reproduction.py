@@ -16,10 +16,11 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.results import own_studies, read_definition, read_entries, read_range_tests
+from hpo.analysis.results import read_entries, read_range_tests
 from hpo.analysis.statistics import difference_of_means, ratio_of_deviations
 from hpo.errors import UnknownName
-from hpo.storage import queries as records
+from hpo.storage.queries import StoredTrial, study_attributes
+from hpo.storage.studies import own_studies, read_definition
 from hpo.study.definition import Published
 
 CONSISTENT = 3.0  # standard errors
@@ -97,7 +98,7 @@ class Cell:
     Attributes:
         std: the measured deviation; None for a single round.
         errors, errors_head, errors_recognition: of each round, by the study's decision and by both.
-        is_coin: whether nothing trains what the decision reads: recognition without auxiliary loss.
+        is_at_chance: whether nothing trains what the decision reads: recognition without auxiliary loss.
     """
 
     table: str
@@ -111,7 +112,7 @@ class Cell:
     errors_head: list[float]
     errors_recognition: list[float]
     learning_rate: float
-    is_coin: bool
+    is_at_chance: bool
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def read_reproduction(
 
     Args:
         names: study -> its name in the storage.
-        networks: architecture -> what `architecture.describe` says of it.
+        networks: architecture -> what `describe` in network_summary.py says of it.
     """
     parameters = {
         name: [networks[name]["parameters"][key] for key in ("no_weight_sharing", "weight_sharing")]
@@ -228,7 +229,7 @@ def read_reproduction(
                 for other in ELSEWHERE
                 if (other.study, other.trial) == (study, label)
             ]
-        for stored in read_range_tests(records.study_attributes(storage, name)):
+        for stored in read_range_tests(study_attributes(storage, name)):
             if stored["optimizer"] in PUBLISHED_RATES:
                 rate = PUBLISHED_RATES[stored["optimizer"]]
                 tests.append(
@@ -243,7 +244,7 @@ def _known(storage: RDBStorage, names: Mapping[str, str]) -> dict[str, str]:
     return {study: name for study, name in names.items() if name in ours}
 
 
-def _cell(table: str, label: str, published: Published, trial: records.StoredTrial, decision: str) -> Cell:
+def _cell(table: str, label: str, published: Published, trial: StoredTrial, decision: str) -> Cell:
     return Cell(
         table=table,
         label=label,
@@ -253,7 +254,7 @@ def _cell(table: str, label: str, published: Published, trial: records.StoredTri
         mean=fmean(trial.attributes["errors"]),
         **{key: trial.attributes[key] for key in ("std", "errors", "errors_head", "errors_recognition")},
         learning_rate=trial.params["learning_rate"],
-        is_coin=decision == "recognition" and not trial.params["auxiliary_loss"],
+        is_at_chance=decision == "recognition" and not trial.params["auxiliary_loss"],
     )
 
 

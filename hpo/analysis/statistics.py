@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from hpo.limits import FEWEST_ROUNDS
 
 CONFIDENCE = 0.95
-LEVEL = 0.05  # of a p value, below which two are told apart
+LEVEL = 0.05  # of a p value, below which a difference is significant
 
 # SciPy is imported where it is used: it takes half a second, and commands that only read need none of it.
 

@@ -14,8 +14,8 @@ import rich.console
 from rich.segment import Segment
 from rich.text import Text
 
-from hpo.text.address import without_secrets
 from hpo.text.escaping import printable, printable_lines
+from hpo.text.secrets import without_secrets
 
 
 class Console(rich.console.Console):

@@ -1,13 +1,14 @@
 """The command line: arguments in, calls out.
 
-Every import of weight stands inside its command, so that `hpo --help` loads neither torch nor optuna. Exit codes: 0
-done, 1 the work failed, 2 the request was wrong (one line), 130 interrupted.
+A command's file is imported when the command is typed, and what is slow to import (optuna, torch, plotly) inside its
+function, so that no help waits for it. Exit codes: 0 done, 1 the work failed, 2 the request was wrong (one line), 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -16,17 +17,61 @@ from typing import Any
 import click
 
 from hpo import __version__
-from hpo.cli import cli_lab, cli_read, cli_work, cli_write
-from hpo.errors import HpoError, RequestError, explain_os_error, is_adrift
-from hpo.text.address import URL, remember_secrets, show_url
+from hpo.errors import HpoError, RequestError, UnknownName, explain_os_error, is_adrift
+from hpo.signals import INTERRUPTED, is_behind
+from hpo.storage.url import URL
 from hpo.text.escaping import printable
+from hpo.text.files import is_utf8
 from hpo.text.output import guard_streams, say
-from hpo.text.text_files import is_utf8
-from hpo.workers.signals import INTERRUPTED, is_behind
+from hpo.text.secrets import remember_secrets, show_url
+
+COMMANDS = {  # name -> the file and the function
+    "optimize": ("measure/optimize.py", "optimize"),
+    "confirm": ("measure/confirm.py", "confirm"),
+    "drift": ("measure/drift.py", "drift_"),
+    "worker": ("measure/worker.py", "worker"),
+    "lr-find": ("measure/lr_find.py", "lr_find"),
+    "reproduce": ("measure/reproduce.py", "reproduce"),
+    "status": ("read/status.py", "status"),
+    "best": ("read/best.py", "best"),
+    "trials": ("read/trials.py", "trials"),
+    "list": ("read/list.py", "list_"),
+    "show": ("read/show.py", "show"),
+    "dashboard": ("manage/dashboard.py", "dashboard"),
+    "report": ("read/report.py", "report"),
+    "export": ("measure/export.py", "export"),
+}
+FOLDER = Path(__file__).parent
 
 
 class _Program(click.Group):
-    """Turns the program's errors into one line and their exit code."""
+    """Turns the program's errors into one line and their exit code, and imports a command where it is typed."""
+
+    def list_commands(self, ctx: click.Context | None) -> list[str]:
+        """Returns the names of the commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command:
+        """Returns a command.
+
+        Raises:
+            UnknownName: where there is none of that name.
+        """
+        if added := super().get_command(ctx, cmd_name):  # type: ignore[arg-type]
+            return added
+        if cmd_name not in COMMANDS:
+            raise UnknownName("command", cmd_name, COMMANDS)
+        file, function = COMMANDS[cmd_name]
+        module = importlib.import_module(f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}")
+        command: click.Command = getattr(module, function)
+        if sys.flags.optimize >= 2:  # Python has dropped every docstring, and click found no help
+            command.help = _docstring(cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the names of the commands with the first line of each one's help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _docstring(name).partition("\n")[0]) for name in self.list_commands(ctx)])
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         guard_streams()
@@ -78,13 +123,17 @@ def _check_words() -> None:
             raise RequestError(f"{name} is not UTF-8")
 
 
-def _docstring_in_source(function: Any) -> str | None:
-    """Returns a function's docstring, read from its file."""
-    code = inspect.unwrap(function).__code__
-    for node in ast.walk(ast.parse(Path(code.co_filename).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
-            return ast.get_docstring(node)
-    return None
+def _docstring(command: str) -> str:
+    """Returns a command's help, read from its file."""
+    file, function = COMMANDS[command]
+    return _docstring_in(FOLDER / file, function)
+
+
+def _docstring_in(file: Path, function: str) -> str:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return ast.get_docstring(node) or ""
+    raise LookupError(f"{file} has no function {function}")
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -103,23 +152,5 @@ def main() -> None:
     """
 
 
-for command in (
-    cli_work.optimize,
-    cli_work.confirm,
-    cli_work.drift_,
-    cli_work.worker,
-    cli_lab.lr_find,
-    cli_lab.reproduce,
-    cli_read.status,
-    cli_read.best,
-    cli_read.trials,
-    cli_read.list_,
-    cli_read.show,
-    cli_read.dashboard,
-    cli_write.report,
-    cli_write.export,
-):
-    main.add_command(command)
-if sys.flags.optimize >= 2:  # Python has dropped every docstring, and click found no help
-    for command in (main, *main.commands.values()):
-        command.help = _docstring_in_source(command.callback)
+if sys.flags.optimize >= 2:
+    main.help = _docstring_in(Path(__file__), "main")

@@ -13,10 +13,7 @@ import click
 
 from hpo import limits
 from hpo.cli.arguments import File, Folder, WholeNumber
-from hpo.text import address
-from hpo.text.commands import this_command
-from hpo.text.output import say
-from hpo.workers.signals import stop_on_signals
+from hpo.storage.url import DEFAULT, FILE, URL, find_url
 
 ROUNDS = WholeNumber(1, limits.ROUNDS)
 TRIAL = WholeNumber(0, limits.TRIAL_NUMBER)
@@ -30,8 +27,7 @@ def storage_option(command: Command) -> Command:
     @click.option(
         "--storage",
         metavar="URL",
-        help="The database of studies.  "
-        f"[default: ${address.URL}, or what ${address.FILE} holds, else {address.DEFAULT}]",
+        help=f"The database of studies.  [default: ${URL}, or what ${FILE} holds, else {DEFAULT}]",
     )
     @click.option(
         "--storage-file",
@@ -41,50 +37,9 @@ def storage_option(command: Command) -> Command:
     )
     @wraps(command)
     def resolved(*arguments: Any, storage: str | None, storage_file: Path | None, **settings: Any) -> Any:
-        return command(*arguments, storage=address.find_url(storage, storage_file), **settings)
+        return command(*arguments, storage=find_url(storage, storage_file), **settings)
 
     return resolved  # type: ignore[return-value]
-
-
-def begin_work() -> None:
-    """Begins a command that works: signals interrupt it from here on, rather than end it.
-
-    Raises:
-        RequestError: where the working folder is gone, without which neither worker processes nor torch can start.
-    """
-    from hpo.errors import RequestError, is_adrift
-
-    stop_on_signals()
-    if is_adrift():
-        raise RequestError("the working folder is gone, so change to another")
-
-
-def serve_studies(
-    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], data_folder: Path, exit_when_done: bool
-) -> None:
-    """Lets workers serve studies, all or those of these names, and shows how far they are.
-
-    Args:
-        opened: the storage.
-    """
-    from hpo.cli.console import Console
-    from hpo.cli.terminal import Watch
-    from hpo.cli.views import statuses_view
-    from hpo.workers.launch import serve
-
-    try:
-        with Watch(Console(stderr=True)) as watch:
-            serve(
-                opened,
-                studies,
-                devices=devices,
-                data_folder=data_folder,
-                exit_when_done=exit_when_done,
-                show=lambda statuses: watch.show(statuses_view(statuses)),
-            )
-    except KeyboardInterrupt:
-        say("interrupted; this goes on:", f"  {this_command()}", err=True)
-        raise
 
 
 def json_option(command: Command) -> Command:

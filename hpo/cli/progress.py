@@ -7,8 +7,8 @@ import math
 from rich.cells import cell_len
 from rich.text import Text
 
-from hpo.analysis.results import Status
 from hpo.text.formatting import clock, progress, roughly, spread
+from hpo.workers.status import Status
 
 FEWEST_SHARE = 0.05  # of the trials to do must be finished, at least one, before anything is foretold
 SMOOTHED_SHARE, SMOOTHED_SECONDS = 0.1, 5.0  # of the time so far, at least so long: how slowly a forecast changes

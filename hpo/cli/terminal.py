@@ -10,8 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from hpo.analysis.results import Status
 from hpo.cli.progress import TimeLeft, bar, progress_line
+from hpo.workers.status import Status
 
 PLAIN_SECONDS = 10.0
 ALIVE_SECONDS = 60.0  # after which a plain line says again what has not changed, so that a log shows life

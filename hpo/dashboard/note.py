@@ -6,13 +6,12 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna_dashboard import get_note, save_note
 
-from hpo.analysis.results import read_definition
-from hpo.cli.views import text_of
+from hpo.storage.studies import read_definition
 from hpo.study.definition import StudyDefinition
 from hpo.study.space import Parameter, Range
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown
-from hpo.text.formatting import count
+from hpo.text.formatting import count, text_of
 from hpo.text.markdown import code_span, markdown_table
 
 DECISIONS = {

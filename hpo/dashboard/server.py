@@ -20,8 +20,8 @@ from hpo.errors import RequestError
 from hpo.report.figures import with_texts_escaped
 from hpo.storage.artifacts import DatabaseArtifacts
 from hpo.storage.queries import count_trials_of, read_fault
-from hpo.text.address import read_secret, remember, show_url
 from hpo.text.output import say
+from hpo.text.secrets import read_secret, remember, show_url
 
 # A trial's attributes: the page has each on one line, however long, and grows with it.
 STYLE = b"""<style>

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hpo.kernels import maps as kernels
+from hpo.kernels.conv_pool import bias_of
+from hpo.kernels.jit import Array, compiled
 
 SIZE = 6  # of the maps that it takes
 RESULT = 4  # of the maps that it makes
@@ -63,10 +64,10 @@ class _Convolve(torch.autograd.Function):
         points, weights = context.saved_tensors
         of_maps, of_filter, of_results = _matrices(gradient.dtype)
         back = _transformed(gradient, of_results)  # (36, B, D)
-        towards_weights = (points.transpose(1, 2) @ back).flatten(1)  # (36, C * D)
-        towards_weight = (of_filter.t() @ towards_weights).view(3, 3, *weights.shape[1:]).permute(3, 2, 0, 1)
-        towards_maps = _transformed_back(back @ weights.transpose(1, 2), of_maps)
-        return towards_maps, towards_weight, gradient.sum((0, 2, 3))
+        grad_weights = (points.transpose(1, 2) @ back).flatten(1)  # (36, C * D)
+        grad_weight = (of_filter.t() @ grad_weights).view(3, 3, *weights.shape[1:]).permute(3, 2, 0, 1)
+        grad_maps = _transformed_back(back @ weights.transpose(1, 2), of_maps)
+        return grad_maps, grad_weight, gradient.sum((0, 2, 3))
 
 
 @lru_cache
@@ -80,7 +81,7 @@ def _transformed(maps: Tensor, matrix: Tensor) -> Tensor:
     """Returns matrix @ map @ matrix^T of maps (B, C, P, P), point by point: (36, B, C)."""
     last = maps.permute(0, 2, 3, 1).contiguous()
     transformed = last.new_empty(SIZE, SIZE, len(last), last.shape[3])
-    kernels.transform(last.numpy(), matrix.numpy(), transformed.numpy())
+    transform(last.numpy(), matrix.numpy(), transformed.numpy())
     return transformed.flatten(0, 1)
 
 
@@ -89,5 +90,76 @@ def _transformed_back(points: Tensor, matrix: Tensor) -> Tensor:
     _, count, channels = points.shape
     size = matrix.shape[1]
     maps = points.new_empty(count, size, size, channels)
-    kernels.transform_back(points.view(SIZE, SIZE, count, channels).numpy(), matrix.numpy(), maps.numpy())
+    transform_back(points.view(SIZE, SIZE, count, channels).numpy(), matrix.numpy(), maps.numpy())
     return maps.permute(0, 3, 1, 2)
+
+
+@compiled
+def transform(maps: Array, matrix: Array, transformed: Array) -> None:
+    """Writes matrix @ map @ matrix^T, for the map of every example and channel.
+
+    Args:
+        maps: (B, P, P, C).
+        matrix: (Q, P); its zeros cost nothing.
+        transformed: written: (Q, Q, B, C).
+    """
+    points, size = matrix.shape
+    channels = maps.shape[3]
+    half = np.empty((points, size, channels), maps.dtype)
+    for n in range(maps.shape[0]):
+        half[:] = 0
+        for q in range(points):
+            for i in range(size):
+                factor = matrix[q, i]
+                if factor != 0:
+                    for j in range(size):
+                        for k in range(channels):
+                            half[q, j, k] += factor * maps[n, i, j, k]
+        for q in range(points):
+            for r in range(points):
+                for k in range(channels):
+                    transformed[q, r, n, k] = 0
+                for j in range(size):
+                    factor = matrix[r, j]
+                    if factor != 0:
+                        for k in range(channels):
+                            transformed[q, r, n, k] += factor * half[q, j, k]
+
+
+@compiled
+def transform_back(transformed: Array, matrix: Array, maps: Array) -> None:
+    """Writes matrix^T @ transformed @ matrix, for every example and channel; shapes are those of `transform`."""
+    points, size = matrix.shape
+    channels = maps.shape[3]
+    half = np.empty((size, points, channels), maps.dtype)
+    for n in range(maps.shape[0]):
+        half[:] = 0
+        for q in range(points):
+            for i in range(size):
+                factor = matrix[q, i]
+                if factor != 0:
+                    for r in range(points):
+                        for k in range(channels):
+                            half[i, r, k] += factor * transformed[q, r, n, k]
+        for i in range(size):
+            for j in range(size):
+                for k in range(channels):
+                    maps[n, i, j, k] = 0
+                for r in range(points):
+                    factor = matrix[r, j]
+                    if factor != 0:
+                        for k in range(channels):
+                            maps[n, i, j, k] += factor * half[i, r, k]
+
+
+class Convolution(nn.Module):
+    """A 3x3 convolution of maps that may be 6x6: (B, C, 6, 6) -> (B, D, 4, 4)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
+        if maps.shape[2:] != (SIZE, SIZE):
+            return self.convolution(maps)  # type: ignore[no-any-return]
+        return convolve(maps, self.convolution.weight, bias_of(self.convolution))

@@ -18,9 +18,17 @@ from plotly.subplots import make_subplots
 
 from hpo.text.escaping import escape_figure
 from hpo.text.files import write_whole
-from hpo.training.lr_curve import Sweep
+from hpo.training.lr_curve import LRCurve
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's: told apart
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # Okabe and Ito's: distinct for everybody
 FAINT = 0.25
 LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
@@ -34,31 +42,31 @@ BOX_HEIGHT, BOX_GAP = 1.0, 0.35
 LINE_HEIGHT = 16  # pixels
 
 
-def range_test_figure(title: str, sweep: Sweep) -> go.Figure:
+def range_test_figure(title: str, curve: LRCurve) -> go.Figure:
     """Draws each round's loss against the rate, the mean with its deviation, and the mean of the optima."""
     figure = go.Figure(layout={**LAYOUT, "title": title})
-    for r, losses in enumerate(sweep.losses):
+    for r, losses in enumerate(curve.losses):
         figure.add_scatter(
-            x=sweep.rates, y=losses, mode="lines", line={"color": COLOURS[0], "width": 1}, opacity=FAINT,
+            x=curve.rates, y=losses, mode="lines", line={"color": COLOURS[0], "width": 1}, opacity=FAINT,
             name="each round", legendgroup="rounds", showlegend=r == 0,
         )  # fmt: skip
-    mean = sweep.mean_losses
-    if len(sweep.losses) > 1:
-        deviation = sweep.losses.std(axis=0, ddof=1)
+    mean = curve.mean_losses
+    if len(curve.losses) > 1:
+        deviation = curve.losses.std(axis=0, ddof=1)
         known = np.isfinite(mean)
         figure.add_scatter(
-            x=[*sweep.rates[known], *sweep.rates[known][::-1]],
+            x=[*curve.rates[known], *curve.rates[known][::-1]],
             y=[*(mean + deviation)[known], *(mean - deviation)[known][::-1]],
             fill="toself", mode="none", fillcolor=COLOURS[1], opacity=FAINT, name="mean ± deviation", hoverinfo="skip",
         )  # fmt: skip
-    figure.add_scatter(x=sweep.rates, y=mean, mode="lines", line={"color": COLOURS[1], "width": 3}, name="mean")
-    text = f"mean optimum {sweep.mean:.3g}" + ("" if sweep.std is None else f" ± {sweep.std:.2g}")
-    figure.add_vline(x=sweep.mean, line={"dash": "dash"})
-    ends, place = np.log10(sweep.rates[[0, -1]]).tolist(), float(np.log10(sweep.mean))
+    figure.add_scatter(x=curve.rates, y=mean, mode="lines", line={"color": COLOURS[1], "width": 3}, name="mean")
+    text = f"mean optimum {curve.mean:.3g}" + ("" if curve.std is None else f" ± {curve.std:.2g}")
+    figure.add_vline(x=curve.mean, line={"dash": "dash"})
+    ends, place = np.log10(curve.rates[[0, -1]]).tolist(), float(np.log10(curve.mean))
     side = "right" if place > sum(ends) / 2 else "left"
     figure.add_annotation(x=place, y=1, yref="paper", text=text, xanchor=side, showarrow=False)
     figure.update_xaxes(type="log", title="learning rate", dtick=1, exponentformat="power", range=ends)
-    figure.update_yaxes(title="training loss", range=[0, SHOWN_LOSS * float(np.nanmax(sweep.losses[:, 0]))])
+    figure.update_yaxes(title="training loss", range=[0, SHOWN_LOSS * float(np.nanmax(curve.losses[:, 0]))])
     return figure
 
 
@@ -157,7 +165,7 @@ def network_figure(name: str, layers: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Draws the pair network: a tower for each image, and the head that compares what they saw.
 
     Args:
-        layers: as `architecture.list_layers` has them, of the network with weight sharing.
+        layers: as `list_layers` in network_summary.py has them, of the network with weight sharing.
     """
     towers = _boxes([layer for layer in layers if layer["name"].startswith("towers.")])
     head = _boxes([layer for layer in layers if layer["name"].startswith("head.")])

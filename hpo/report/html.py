@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from hpo.report.figures import draw_pngs, with_texts_escaped
-from hpo.report.sections import Report, Section
+from hpo.report.report import Report
+from hpo.report.sections import Section
 from hpo.text.escaping import escape_html, escape_markdown
 from hpo.text.files import check_writable, write_together
 from hpo.text.markdown import markdown_line, markdown_table, split_code

@@ -25,16 +25,16 @@ from hpo.analysis.reproduction import (
     Reproduction,
     judge,
 )
-from hpo.analysis.results import own_studies, read_entries, read_range_tests
+from hpo.analysis.results import read_entries, read_range_tests
 from hpo.analysis.statistics import ratio_of_deviations
 from hpo.errors import RequestError
 from hpo.limits import FEWEST_ROUNDS
 from hpo.report.figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
-from hpo.storage import queries as records
-from hpo.text.files import write_together
+from hpo.storage.queries import study_attributes
+from hpo.storage.studies import own_studies
+from hpo.text.files import NotUtf8, read_text, write_together
 from hpo.text.formatting import count, interval, spread
 from hpo.text.markdown import markdown_table
-from hpo.text.text_files import NotUtf8, read_text
 from hpo.training.lr_curve import from_json
 
 REPORT_B_MODELS = {
@@ -99,7 +99,7 @@ def _summary(found: Reproduction) -> str:
 def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     """Errors in percent, the difference in percentage points."""
     rates = len({cell.learning_rate for cell in cells}) > 1
-    coins = judged and any(cell.is_coin for cell in cells)
+    at_chance = judged and any(cell.is_at_chance for cell in cells)
     rows = [["", "published", "measured", *(["difference (95 %)", "verdict"] if judged else [])]]
     for cell in cells:
         published, measured = (cell.published_mean, cell.published_std), (cell.mean, cell.std)
@@ -112,7 +112,7 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     if rates:
         for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
             row.insert(1, text)
-    if coins:
+    if at_chance:
         for row, text in zip(
             rows, ["deviation, measured / published (95 %)", *map(_ratio_of_spreads, cells)], strict=True
         ):
@@ -121,7 +121,7 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
 
 
 def _ratio_of_spreads(cell: Cell) -> str:
-    if not cell.is_coin or cell.std is None or judge(cell) is None:
+    if not cell.is_at_chance or cell.std is None or judge(cell) is None:
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
     return f"{ratio.estimate:.2f} ({interval(ratio.low, ratio.high)})"
@@ -225,7 +225,7 @@ def draw(
 
     Args:
         names: study -> its name in the storage.
-        networks: architecture -> what `architecture.describe` says of it.
+        networks: architecture -> what `describe` in network_summary.py says of it.
     """
     if "figure" not in item:
         return None
@@ -269,7 +269,7 @@ def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:
     """Draws the range tests that a study has kept, by optimizer."""
     return {
         stored["optimizer"]: range_test_figure(f"Loss against learning rate, {stored['optimizer']}", from_json(stored))
-        for stored in read_range_tests(records.study_attributes(storage, study))
+        for stored in read_range_tests(study_attributes(storage, study))
     }
 
 

@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.hardware_drift import REPEATS
 from hpo.analysis.results import read_rows
-from hpo.storage import queries as records
+from hpo.storage.queries import study_attributes, study_names
 
 STORAGE_URL = re.compile(r"\b(sqlite|postgres(ql)?)(\+\w+)?://[^\s'\"`<>]*", re.IGNORECASE)
 PATH_CHARACTER = r"[^\s/'\"`<>:,;()]"
@@ -83,5 +83,5 @@ def _last_part(path: re.Match[str]) -> str:
 def known_hosts(storage: RDBStorage, study: str) -> list[str]:
     """Returns the machines that have worked on a study, and those that other studies of its storage are named by."""
     claims = [row.worker for row in read_rows(storage, study)]
-    claims += [records.study_attributes(storage, name).get(REPEATS) for name in records.study_names(storage)]
+    claims += [study_attributes(storage, name).get(REPEATS) for name in study_names(storage)]
     return list(dict.fromkeys(str(claim["host"]) for claim in claims if isinstance(claim, dict) and "host" in claim))

@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 from optuna.trial import TrialState
 
 from hpo.analysis.effects import Effect
-from hpo.cli.views import text_of
 from hpo.report.figures import COLOURS
 from hpo.storage.queries import StoredTrial
 from hpo.study.space import short_name
+from hpo.text.formatting import text_of
 
 LAYOUT: dict[str, Any] = {
     "template": "none",

@@ -13,10 +13,13 @@ from typing import BinaryIO
 import optuna
 import sqlalchemy as sa
 from optuna.artifacts import upload_artifact
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 
-from hpo.storage.backends import artifact_ids, reading, start_lock
+from hpo.storage.backends import reading, start_lock
+from hpo.storage.frozen_trials import read_attributes
+from hpo.text.secrets import show_url as show_url
 
 FILES = sa.Table(
     "hpo_files",
@@ -75,3 +78,11 @@ def attach(storage: RDBStorage, study: str, file: Path) -> None:
             store.write(known[file.name], body)
     else:
         upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=opened)
+
+
+def artifact_ids(storage: RDBStorage, study: optuna.Study) -> dict[str, str]:
+    """Returns a study's artifacts, file name -> id; of one that was deleted in the dashboard an empty entry is left."""
+    attributes = storage.get_study_system_attrs(study._study_id)
+    texts = ((key, value) for key, value in attributes.items() if key.startswith(ARTIFACTS_ATTR_PREFIX))
+    entries = (entry for entry in read_attributes(texts).values() if isinstance(entry, dict))
+    return {entry["filename"]: entry["artifact_id"] for entry in entries if {"filename", "artifact_id"} <= entry.keys()}

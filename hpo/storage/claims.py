@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,11 +20,12 @@ from optuna.trial import TrialState
 
 from hpo.storage.backends import reading
 from hpo.storage.frozen_trials import read_attributes, read_time
-from hpo.storage.retry import persistent
-from hpo.workers.liveness import Worker
+from hpo.storage.retry import retried
+from hpo.storage.trial_attributes import Worker
 
-CLAIM = '{"host": %"pid": %"file": %'  # how the JSON of a `presence.Worker` looks
+CLAIM = '{"host": %"pid": %"file": %'  # how the JSON of a `Worker` looks
 LONGEST_SLOT = 9  # digits
+STUDY = "study"  # the parameter of statements that are made once: a study's name
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 RANKS = {TrialState.COMPLETE: 3, TrialState.PRUNED: 2, TrialState.RUNNING: 1}
 
@@ -86,54 +88,79 @@ class Slots:
         return self.complete + self.pruned
 
 
-@persistent
+@retried
 def read_slots(storage: RDBStorage, name: str) -> Slots:
     """Returns how many slots of a study are taken."""
-    trial, claim = models.TrialModel, Claim()
-    rank = sa.case(*((trial.state == state, rank) for state, rank in RANKS.items()))
-    by_slot = (
-        claim.join(
-            sa.select(claim.slot.label("slot"), sa.func.max(rank).label("rank"), sa.func.count().label("trials"))
-        )
-        .where(trial.study_id == id_of(name), trial.state.in_(RANKS))
-        .group_by(claim.slot)
-        .subquery()
-    )
-    by_rank = sa.select(
-        by_slot.c.rank, sa.func.count(), sa.func.max(by_slot.c.slot), sa.func.sum(by_slot.c.trials)
-    ).group_by(by_slot.c.rank)
+    by_rank, all_slots = _select_slots()
     with reading(storage) as connection:
-        rows = connection.execute(by_rank).all()
+        rows = connection.execute(by_rank, {STUDY: name}).all()
         taken, highest = sum(row[1] for row in rows), max((row[2] for row in rows), default=-1)
         free = taken
         if taken != highest + 1:  # a failed trial leaves a gap
-            slots = set(connection.execute(sa.select(by_slot.c.slot)).scalars())
+            slots = set(connection.execute(all_slots, {STUDY: name}).scalars())
             free = next(slot for slot in range(len(slots) + 1) if slot not in slots)
     counts = {rank: count for rank, count, *_ in rows}
     complete, pruned, running = (counts.get(rank, 0) for rank in RANKS.values())
     return Slots(complete, pruned, running, free, sum(int(row[3]) for row in rows))
 
 
-@persistent
+@cache  # to make such a statement takes several milliseconds, and each trial needs all of them
+def _select_slots() -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Returns the statements that count a study's slots by rank, and that read them all."""
+    trial, claim = models.TrialModel, Claim()
+    rank = sa.case(*((trial.state == state, rank) for state, rank in RANKS.items()))
+    by_slot = (
+        claim.join(
+            sa.select(claim.slot.label("slot"), sa.func.max(rank).label("rank"), sa.func.count().label("trials"))
+        )
+        .where(trial.study_id == id_of(sa.bindparam(STUDY)), trial.state.in_(RANKS))
+        .group_by(claim.slot)
+        .subquery()
+    )
+    by_rank = sa.select(
+        by_slot.c.rank, sa.func.count(), sa.func.max(by_slot.c.slot), sa.func.sum(by_slot.c.trials)
+    ).group_by(by_slot.c.rank)
+    return by_rank, sa.select(by_slot.c.slot)
+
+
+@retried
 def read_failures(storage: RDBStorage, name: str) -> list[Failure]:
     """Reads the trials of ours that failed, in order of their numbers."""
+    with reading(storage) as connection:
+        return [Failure(*row) for row in connection.execute(_select_failures(), {STUDY: name})]
+
+
+@cache
+def _select_failures() -> sa.Select[Any]:
     trial, claim = models.TrialModel, Claim()
     by_error, refused = (_has_attribute(key) for key in ("error", "refused"))
-    query = (
+    query: sa.Select[Any] = (
         claim.join(sa.select(claim.number, claim.slot, by_error, refused))
-        .where(trial.study_id == id_of(name), trial.state == TrialState.FAIL)
+        .where(trial.study_id == id_of(sa.bindparam(STUDY)), trial.state == TrialState.FAIL)
         .order_by(claim.number)
     )
-    with reading(storage) as connection:
-        return [Failure(*row) for row in connection.execute(query)]
+    return query
 
 
-@persistent
+@retried
 def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
     """Reads the trials of ours that are running, in order of their numbers."""
+    with reading(storage) as connection:
+        rows = connection.execute(_select_running(), {STUDY: name}).all()
+    found = []
+    for key, number, slot, text, *moments in rows:
+        started, beaten, now = map(read_time, moments)
+        age = (now - beaten).total_seconds() if now and beaten else None
+        worker = Worker.from_json(read_attributes([("worker", text)]).get("worker"))
+        found.append(RunningTrial(key, number, in_utc(started), slot, worker, text, beaten, age))
+    return found
+
+
+@cache
+def _select_running() -> sa.Select[Any]:
     trial, beat, claim = models.TrialModel, models.TrialHeartbeatModel, Claim()
     times = (trial._datetime_start_utc, beat.heartbeat, sa.func.current_timestamp())
-    query = (
+    query: sa.Select[Any] = (
         claim.join(
             sa.select(
                 trial.trial_id,
@@ -144,18 +171,10 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
             )
         )
         .outerjoin(beat, beat.trial_id == trial.trial_id)
-        .where(trial.study_id == id_of(name), trial.state == TrialState.RUNNING)
+        .where(trial.study_id == id_of(sa.bindparam(STUDY)), trial.state == TrialState.RUNNING)
         .order_by(claim.number)
     )
-    with reading(storage) as connection:
-        rows = connection.execute(query).all()
-    found = []
-    for key, number, slot, text, *moments in rows:
-        started, beaten, now = map(read_time, moments)
-        age = (now - beaten).total_seconds() if now and beaten else None
-        worker = Worker.from_json(read_attributes([("worker", text)]).get("worker"))
-        found.append(RunningTrial(key, number, in_utc(started), slot, worker, text, beaten, age))
-    return found
+    return query
 
 
 class Claim:
@@ -210,7 +229,7 @@ def _has_attribute(key: str) -> sa.ColumnElement[bool]:
     return sa.exists().where(attribute.trial_id == models.TrialModel.trial_id, attribute.key == key)
 
 
-def id_of(name: str) -> sa.ScalarSelect[int]:
+def id_of(name: str | sa.BindParameter[Any]) -> sa.ScalarSelect[int]:
     """The id of a study, found in the query that needs it: each query of its own is a round trip more."""
     return sa.select(models.StudyModel.study_id).where(models.StudyModel.study_name == name).scalar_subquery()
 

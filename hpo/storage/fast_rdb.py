@@ -1,12 +1,13 @@
-"""A storage that makes one statement where Optuna's RDBStorage makes several, each a way to the server and back.
+"""A storage that makes one statement where Optuna's RDBStorage makes several, each a round trip to the server.
 
-With Optuna's own a trial of the cnn study goes to the server and back 263 times, here 44 times (docs/deployment.md).
+With Optuna's own a trial of the cnn study takes 263 round trips, here 44 (docs/deployment.md).
 Three things bring it down: a row is written by one statement that looks itself whether its trial still runs; trials are
 read by one statement, not by one for each table; and PostgreSQL is told to commit each statement by itself, which saves
-BEGIN and COMMIT. What is more than one statement, the birth of a trial and its end, is one transaction as ever.
+BEGIN and COMMIT. What is more than one statement, the creation of a trial and its end, is one transaction as ever.
 
 A trial that was started here is written to only while it carries the claim that it was started with: in a database
-that was restored from a backup the id may be another trial's. What the same statement looks up costs no way more.
+that was restored from a backup the id may be another trial's. What the same statement looks up costs no further round
+trip.
 
 Overrides private methods of RDBStorage, because its cache calls them; `optuna>=5.0,<5.1` is pinned for it, and a test
 holds every method to what Optuna's own makes of the same calls.
@@ -15,82 +16,56 @@ holds every method to what Optuna's own makes of the same calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hpo.storage.fast_reads import FastReads, Row
 from hpo.storage.frozen_trials import (
     PARAM,
     REPORT,
-    STUDY,
     SYSTEM,
     TRIAL,
     USER,
     VALUE,
     Part,
-    freeze,
-    freeze_studies,
     frozen_trial,
     parse_distribution,
-    select_studies,
-    select_trials,
 )
-from hpo.storage.kept import KINDS
+from hpo.storage.statements import NAMED_BY, UNFINISHED, insert_rows, is_trial, or_replace, utc_now
+from hpo.storage.trial_attributes import KINDS
 
-Row = dict[str, Any]
 Claim = Mapping[str, Any]
 
 BEAT = models.TrialHeartbeatModel
 NOW = sa.func.current_timestamp()
-UNFINISHED = TRIAL.state.in_((TrialState.RUNNING, TrialState.WAITING))
-NAMED_BY = {
-    PARAM: "param_name",
-    USER: "key",
-    SYSTEM: "key",
-    VALUE: "objective",
-    REPORT: "step",
-}  # a row's column that tells it from its trial's others
 
 
-class TrialGone(KeyError):
-    """Raised when a trial is written to that is not in the database any more."""
-
-
-class FrugalStorage(RDBStorage):
-    """RDBStorage with fewer ways to the server and back.
+class FastRDBStorage(FastReads):
+    """RDBStorage with fewer round trips.
 
     Args:
         reading, writing: a connection's execution options for a statement that is a transaction by itself.
-
     """
 
     def __init__(self, url: str, *, reading: Mapping[str, Any], writing: Mapping[str, Any], **settings: Any) -> None:
-        super().__init__(url, **settings)
-        self._reading, self._writing = dict(reading), dict(writing)
+        super().__init__(url, reading=reading, **settings)
+        self._writing = dict(writing)
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self.engine.name]
         self._claim: Claim = {}
         self._claims: dict[int, str] = {}  # of the trials that were started here
         self._collected: dict[int, list[tuple[Any, Row]]] = {}
-        self._shown: dict[int, Callable[[FrozenTrial], bool]] = {}
-
-    def show_only(self, study_id: int, is_shown: Callable[[FrozenTrial], bool]) -> None:
-        """Leaves trials out wherever all of a study's are read: a sampler or pruner is not to learn from them."""
-        self._shown[study_id] = is_shown
 
     @contextmanager
     def claiming(self, claim: Claim) -> Iterator[None]:
-        """Within, trials start with these user attributes, `slot` and `worker`, and a first heartbeat."""
+        """Context manager in which trials start with these user attributes, `slot` and `worker`, and a heartbeat."""
         self._claim = claim
         try:
             yield
@@ -99,7 +74,7 @@ class FrugalStorage(RDBStorage):
 
     @contextmanager
     def speaking_for(self, trial_id: int, claim: str | None) -> Iterator[None]:
-        """Within, a trial that another worker has started is written to only while it carries that worker's claim.
+        """Context manager in which another worker's trial is written to only while it carries that worker's claim.
 
         Args:
             claim: the text of its attribute `worker`; None for a trial without one.
@@ -112,8 +87,8 @@ class FrugalStorage(RDBStorage):
             self._claims.pop(trial_id, None)
 
     @contextmanager
-    def together(self, trial_id: int) -> Iterator[None]:
-        """Within, what is written to a trial is collected, and at the end written, by one statement for each table.
+    def batch_writes(self, trial_id: int) -> Iterator[None]:
+        """Context manager in which writes to a trial are collected, and at the end written, a statement for each table.
 
         After an error within nothing is written.
         """
@@ -171,7 +146,7 @@ class FrugalStorage(RDBStorage):
         end = (
             sa.update(TRIAL.__table__)
             .where(*self._is_ours(trial_id), UNFINISHED)
-            .values(state=state, datetime_complete=_now())
+            .values(state=state, datetime_complete=utc_now())
             .returning(TRIAL.trial_id)
         )
         if values is None:
@@ -182,7 +157,7 @@ class FrugalStorage(RDBStorage):
                 for objective, value in enumerate(values if ended else ()):
                     stored, kind = VALUE.value_to_stored_repr(value)
                     row = {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
-                    connection.execute(_or_replace(self._insert(VALUE).values(row), VALUE, row))
+                    connection.execute(or_replace(self._insert(VALUE).values(row), VALUE, row))
             changed = self._changed(trial_id, ended)
         self._claims.pop(trial_id, None)
         return changed
@@ -191,7 +166,7 @@ class FrugalStorage(RDBStorage):
         start = (
             sa.update(TRIAL.__table__)
             .where(TRIAL.trial_id == trial_id, TRIAL.state == TrialState.WAITING)
-            .values(state=TrialState.RUNNING, datetime_start=_now())
+            .values(state=TrialState.RUNNING, datetime_start=utc_now())
             .returning(TRIAL.trial_id)
         )
         with self.engine.begin() as connection:
@@ -204,70 +179,12 @@ class FrugalStorage(RDBStorage):
             self._write_claim(connection, trial_id)
         return True
 
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Returns a study's directions; NOT_SET for one that Optuna has no name for."""
-        return self._get_study(study_id).directions
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Returns a study's user attributes, without those that cannot be read."""
-        return self._get_study(study_id).user_attrs
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Returns a study's system attributes, without those that cannot be read."""
-        return self._get_study(study_id).system_attrs
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """Returns all studies, in order of their creation."""
-        return self._read_studies()
-
-    def _get_study(self, study_id: int) -> FrozenStudy:
-        found = self._read_studies(STUDY.study_id == study_id)
-        if not found:
-            raise KeyError(f"there is no study of the id {study_id}")
-        return found[0]
-
-    def _read_studies(self, *chosen: sa.ColumnElement[bool]) -> list[FrozenStudy]:
-        with self.engine.connect() as connection:
-            statement = select_studies(*chosen)
-            return freeze_studies(connection.execution_options(**self._reading).execute(statement).all())
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Returns a trial.
-
-        Raises:
-            TrialGone: where there is none, which is Optuna's KeyError.
-        """
-        found = self._read(TRIAL.trial_id == trial_id)
-        if not found:
-            raise TrialGone(f"there is no trial of the id {trial_id}")
-        return found[0]
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        chosen, since = [TRIAL.study_id == study_id], 0
-        if trial_id_greater_than > -1:
-            included = [key for key in included_trial_ids if key <= trial_id_greater_than]
-            chosen.append(sa.or_(TRIAL.trial_id.in_(included), TRIAL.trial_id > trial_id_greater_than))
-            since = min([*included, trial_id_greater_than + 1])
-        if isinstance(states, Iterable):
-            chosen.append(TRIAL.state.in_(tuple(states)))
-        found = self._read(*chosen, since=since)
-        if not found:
-            self.get_study_name_from_id(study_id)  # or raises KeyError
-        is_shown = self._shown.get(study_id)
-        return [trial for trial in found if is_shown is None or is_shown(trial)]
-
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is not None:
             return super()._create_new_trial(study_id, template_trial)
-        study, now = models.StudyModel, _now()
+        study, now = models.StudyModel, utc_now()
         others = sa.select(sa.func.count()).where(TRIAL.study_id == study_id).scalar_subquery()
-        birth = (
+        insert = (
             sa.insert(TRIAL)
             .values(study_id=study_id, state=TrialState.RUNNING, _datetime_start_utc=now, number=others)
             .returning(TRIAL.trial_id, TRIAL.number)
@@ -276,7 +193,7 @@ class FrugalStorage(RDBStorage):
             # So that no two trials get one number.
             if not connection.execute(sa.select(study.study_id).filter_by(study_id=study_id).with_for_update()).all():
                 raise KeyError(f"there is no study of the id {study_id}")
-            trial_id, number = connection.execute(birth).one()
+            trial_id, number = connection.execute(insert).one()
             self._write_claim(connection, trial_id)
         attributes: list[Part] = [(0, key, None, json.dumps(value)) for key, value in self._claim.items()]
         return frozen_trial(trial_id, number, TrialState.RUNNING, now, None, user=attributes)
@@ -287,7 +204,7 @@ class FrugalStorage(RDBStorage):
             return
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(self._claim[key])} for key in self._claim]
         insert = self._insert(USER).values(rows)  # SQLite gives the id of a trial that was deleted to the next
-        connection.execute(_or_replace(insert, USER, rows[0]))
+        connection.execute(or_replace(insert, USER, rows[0]))
         connection.execute(self._beat(sa.select(TRIAL.trial_id, NOW).where(TRIAL.trial_id == trial_id)))
         self._claims[trial_id] = json.dumps(self._claim["worker"])
 
@@ -300,15 +217,10 @@ class FrugalStorage(RDBStorage):
     def _write_rows(self, trial_id: int, table: Any, rows: Sequence[Row]) -> None:
         """Writes rows that belong to an unfinished trial; the last of the same name counts."""
         last = {row[NAMED_BY[table]]: row for row in rows}.values()
-        types = {name: table.__table__.c[name].type for name in rows[0]}
-        # Not by VALUES: SQLAlchemy would compile such a statement anew every time, which takes 3 ms.
-        unfinished = [
-            sa.select(TRIAL.trial_id, *(sa.cast(sa.literal(row[name], kind), kind) for name, kind in types.items()))
-            .where(*self._is_ours(trial_id), UNFINISHED)
-            for row in last
-        ]  # fmt: skip
-        insert = self._insert(table).from_select(["trial_id", *types], sa.union_all(*unfinished))
-        self._changed(trial_id, self._execute(_or_replace(insert, table, rows[0]).returning(table.trial_id)))
+        statement = insert_rows(self._insert, table, tuple(rows[0]), len(last), trial_id in self._claims)
+        written = {f"row_{i}_{name}": value for i, row in enumerate(last) for name, value in row.items()}
+        written |= {"trial": trial_id, "claim": self._claims.get(trial_id)}
+        self._changed(trial_id, self._execute(statement, written))
 
     def _beat(self, there: sa.Select[Any]) -> Any:
         beat = self._insert(BEAT).from_select(["trial_id", "heartbeat"], there)
@@ -327,22 +239,16 @@ class FrugalStorage(RDBStorage):
             found = connection.execution_options(**self._reading).execute(query).scalar()
         return None if found is None else parse_distribution(found)
 
-    def _execute(self, statement: sa.Executable) -> int:
+    def _execute(self, statement: sa.Executable, written: Row | None = None) -> int:
         """Executes one statement as a transaction by itself; returns the number of rows that it returns."""
         with self.engine.connect() as connection:
-            returned = connection.execution_options(**self._writing).execute(statement).all()
+            returned = connection.execution_options(**self._writing).execute(statement, written).all()
             connection.commit()
         return len(returned)
 
     def _is_ours(self, trial_id: int) -> list[sa.ColumnElement[bool]]:
         """Returns the conditions that it is this trial, and that it carries the claim that is known of it."""
-        this = [TRIAL.trial_id == trial_id]
-        if trial_id in self._claims:
-            claim = sa.select(USER.trial_id).where(
-                USER.trial_id == trial_id, USER.key == "worker", USER.value_json == self._claims[trial_id]
-            )
-            this.append(claim.exists())
-        return this
+        return is_trial(trial_id, self._claims.get(trial_id))
 
     def _changed(self, trial_id: int, count: int) -> bool:
         """Makes sure that a trial could be written to.
@@ -357,19 +263,3 @@ class FrugalStorage(RDBStorage):
             if trial_id in self._claims:
                 raise UpdateFinishedTrialError(f"trial {trial.number} is another worker's by now")
         return bool(count)
-
-    def _read(self, *chosen: sa.ColumnElement[bool], since: int = 0) -> list[FrozenTrial]:
-        with self.engine.connect() as connection:
-            statement = select_trials(*chosen, since=since)
-            return freeze(connection.execution_options(**self._reading).execute(statement).all())
-
-
-def _or_replace(insert: Any, table: Any, row: Row) -> Any:
-    named = {"trial_id", NAMED_BY[table]}
-    replaced = {name: insert.excluded[name] for name in row if name not in named}
-    return insert.on_conflict_do_update(index_elements=sorted(named), set_=replaced)
-
-
-def _now() -> datetime:
-    """Returns the time as Optuna stores it, in UTC and without saying so."""
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -20,8 +20,8 @@ from optuna.storages import RDBStorage
 
 from hpo.errors import StorageError
 from hpo.storage.locks import TIMEOUT_SECONDS, LockLost, Stopped
-from hpo.storage.retry import RECONNECT, OutageProofStorage
-from hpo.text.address import show_url
+from hpo.storage.retry import RECONNECT, RetryingStorage
+from hpo.text.secrets import show_url
 
 OLDEST = (14,)  # the first with idle_session_timeout
 DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
@@ -62,7 +62,7 @@ LOST_LOCK = f"the start lock is lost each time that it is taken: perhaps {POOLER
 # No pool_pre_ping: retry.py repeats what meets a dead connection, and to ask before each of a trial's twenty
 # transactions took 3 of 61 ms (medians of 60 trials beside each other, on the loopback device).
 POOL: dict[str, Any] = {"pool_size": 2, "max_overflow": 1}
-# Each statement a transaction by itself: saves the ways of BEGIN, and of COMMIT or ROLLBACK, to the server and back.
+# Each statement a transaction by itself: saves the round trips of BEGIN, and of COMMIT or ROLLBACK.
 READING: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
 WRITING = READING
 
@@ -110,7 +110,7 @@ def _connect(url: sa.URL) -> Any:
     arguments, settings = url.get_dialect()().create_connect_args(url)
     connection = psycopg.connect(*arguments, **{**CONNECTION, **settings, "client_encoding": ENCODING})
     try:
-        connection.autocommit = True  # one way to the server instead of three
+        connection.autocommit = True  # one round trip instead of three
         connection.execute(SESSION)
         connection.autocommit = False
     except BaseException:
@@ -144,7 +144,7 @@ def check_server(engine: sa.Engine, *, write: bool) -> None:
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     """Opens the database."""
     settings = engine_settings(sa.make_url(url), write=write)
-    storage = OutageProofStorage(
+    storage = RetryingStorage(
         url, reading=READING, writing=WRITING, engine_kwargs=settings, skip_table_creation=not create_tables
     )
     sa.event.listen(storage.engine, "handle_error", _drop_useless_connection)

@@ -22,13 +22,13 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import HpoError, UnknownName
-from hpo.storage.backends import explain_failure, reading, show_url
+from hpo.storage.backends import explain_failure, reading
 from hpo.storage.claims import FINISHED, Claim, id_of, in_utc
 from hpo.storage.frozen_trials import UNREADABLE, parse_distribution, read_attributes, read_param
-from hpo.storage.kept import believed, is_whole
-from hpo.storage.retry import persistent
+from hpo.storage.retry import retried
+from hpo.storage.trial_attributes import believed, is_claim, is_whole
 from hpo.study.space import Configuration
-from hpo.workers.liveness import is_claim
+from hpo.text.secrets import show_url
 
 REQUIRED = {name for name, field in Configuration.model_fields.items() if field.is_required()}
 """The parameters that every trial of ours has, at the latest when it is measured to the end."""
@@ -63,7 +63,7 @@ def read_fault(storage: RDBStorage) -> str | None:
     return None
 
 
-@persistent
+@retried
 def study_names(storage: RDBStorage) -> list[str]:
     """Returns the names of the studies in a storage, in order of their creation."""
     with reading(storage) as connection:
@@ -72,7 +72,7 @@ def study_names(storage: RDBStorage) -> list[str]:
         return [name for (name,) in rows]
 
 
-@persistent
+@retried
 def finished_slots(storage: RDBStorage) -> dict[str, int]:
     """Returns how many slots of each study have a finished trial; without studies that have none."""
     study, trial, claim = models.StudyModel, models.TrialModel, Claim()
@@ -112,7 +112,7 @@ def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], bool]]:
     return _read_studies(storage)
 
 
-@persistent
+@retried
 def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], bool]]:
     study, attribute = models.StudyModel, models.StudyUserAttributeModel
     query = (
@@ -161,7 +161,7 @@ def _unknown(storage: RDBStorage, study: str) -> UnknownName:
     return UnknownName("study", study, study_names(storage), where=f"storage {show_url(storage.url)}: ")
 
 
-@persistent
+@retried
 def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     """Returns how many trials of a study are in each state, whoever has started them."""
     state = sa.cast(models.TrialModel.state, sa.Text)
@@ -171,7 +171,7 @@ def count_trials(storage: RDBStorage, name: str) -> dict[TrialState, int]:
     return {state: counted.get(state.name, 0) for state in TrialState}
 
 
-@persistent
+@retried
 def count_trials_of(storage: RDBStorage, study_id: int) -> int:
     """Returns how many trials a study has, whatever their states; 0 where the storage has no study of that id."""
     query = sa.select(sa.func.count()).where(models.TrialModel.study_id == study_id)
@@ -179,7 +179,7 @@ def count_trials_of(storage: RDBStorage, study_id: int) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-@persistent
+@retried
 def read_trials(
     storage: RDBStorage,
     name: str,
@@ -250,7 +250,7 @@ def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[Stor
         )
 
 
-@persistent
+@retried
 def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
     """Returns when the last so many trials of ours finished, the latest first."""
     trial, claim = models.TrialModel, Claim()

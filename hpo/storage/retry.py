@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from hpo.storage.fast_rdb import FrugalStorage
+from hpo.signals import uninterrupted
+from hpo.storage.fast_rdb import FastRDBStorage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,13 +76,13 @@ REPEATED = (
 )
 
 
-class OutageProofStorage(FrugalStorage):
+class RetryingStorage(FastRDBStorage):
     """A storage whose operations outlast an outage of up to `OUTAGE_SECONDS`."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url, **settings)
         for name in REPEATED:
-            setattr(self, name, persistent(getattr(self, name)))
+            setattr(self, name, retried(whole(getattr(self, name))))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Sets a trial's state; that it was already set, by an attempt whose answer got lost, counts as done."""
@@ -91,27 +92,28 @@ class OutageProofStorage(FrugalStorage):
             nonlocal attempts
             attempts += 1
             try:
-                return super(OutageProofStorage, self).set_trial_state_values(trial_id, state, values)
+                with uninterrupted():
+                    return super(RetryingStorage, self).set_trial_state_values(trial_id, state, values)
             except UpdateFinishedTrialError:
                 if attempts > 1 and self._stands(trial_id, state, values):
                     return True
                 raise
 
-        return persistent(attempt)()
+        return retried(attempt)()
 
     def _stands(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
         trial = self.get_trial(trial_id)
         return trial.state == state and (values is None or list(trial.values or ()) == list(values))
 
 
-def persistent(operation: Callable[P, R]) -> Callable[P, R]:
+def retried(operation: Callable[P, R]) -> Callable[P, R]:
     """Returns the operation, repeated with growing pauses while the database is away.
 
     Operations within operations share one clock.
     """
 
     @functools.wraps(operation)
-    def persevere(*args: P.args, **kwargs: P.kwargs) -> R:
+    def repeat(*args: P.args, **kwargs: P.kwargs) -> R:
         pause = 0.1
         with _clock.running():
             while True:
@@ -126,7 +128,18 @@ def persistent(operation: Callable[P, R]) -> Callable[P, R]:
                     _clock.stop()
                     return result
 
-    return persevere
+    return repeat
+
+
+def whole(operation: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation, which an interruption waits for; not for its repetitions, between which it may come."""
+
+    @functools.wraps(operation)
+    def uninterruptedly(*args: P.args, **kwargs: P.kwargs) -> R:
+        with uninterrupted():
+            return operation(*args, **kwargs)
+
+    return uninterruptedly
 
 
 class _Clock(threading.local):
@@ -136,7 +149,7 @@ class _Clock(threading.local):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within, an outage may be met; the clock stops with the outermost operation."""
+        """Context manager in which an outage may be met; the clock stops with the outermost operation."""
         self.depth += 1
         try:
             yield

@@ -10,33 +10,27 @@ found out at the next statement, and what it held is saved.
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
 import re
 import shutil
 import sqlite3
-import stat
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
-from hpo.errors import NoStorage, StorageError, StorageGone
+from hpo.errors import NoStorage, StorageError
 from hpo.storage.locks import TIMEOUT_SECONDS, FileLock
-from hpo.storage.retry import OutageProofStorage
-from hpo.text.address import show_url
+from hpo.storage.retry import RetryingStorage
+from hpo.storage.watched_file import BUSY_SECONDS, WatchedFile, files_beside, open_file
+from hpo.text.secrets import show_url
 
 OLDEST = (3, 35)  # the first with RETURNING
 DRIVERS = ("sqlite", "sqlite+pysqlite")
-BUSY_SECONDS = 60
 READING: dict[str, Any] = {"reads_only": True}
 WRITING: dict[str, Any] = {}
 LOST_LOCK = (
@@ -90,15 +84,7 @@ def check_url(url: sa.URL, given: str, *, create: bool, write: bool) -> str:
 def _needed_to_write(file: Path) -> Iterator[Path]:
     """Yields what must be writable: the folder, in which SQLite makes files beside the database's own, and those."""
     yield file.parent
-    yield from (path for path in (file, *_beside(file)) if path.exists())
-
-
-def _beside(file: Path) -> tuple[Path, Path, Path]:
-    """Returns the files that SQLite keeps beside a database that is open.
-
-    They are its log, the log's index, and the journal of one that is not in WAL mode.
-    """
-    return Path(f"{file}-wal"), Path(f"{file}-shm"), Path(f"{file}-journal")
+    yield from (path for path in (file, *files_beside(file)) if path.exists())
 
 
 def file_system(folder: Path) -> str:
@@ -124,119 +110,9 @@ def engine_settings(url: sa.URL, *, write: bool) -> dict[str, Any]:
     """Returns how SQLAlchemy is to open the database."""
     file = Path(str(url.database)).absolute()
     if write:
-        return {"creator": _WatchedFile(file)}
+        return {"creator": WatchedFile(file)}
     # Each reading opens the file anew, because how it can be opened changes when somebody begins to write.
     return {"creator": partial(_open_for_reading, file), "poolclass": sa.NullPool}
-
-
-class _WatchedFile:
-    """A database's file, opened for writing, that may be removed or replaced meanwhile.
-
-    The kernel keeps a file that was removed for as long as it is open: everything would go on, and be lost at the end.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._opened: os.stat_result | None = None
-        self._opened_at = time.time()
-        self._size = 0
-
-    def __call__(self) -> sqlite3.Connection:
-        """Opens it; where there is none it is made, but only the first time."""
-        if self._opened is not None and not self._is_there():
-            raise self._gone(None)
-        connection = _open_file(self._file, "rwc" if self._opened is None else "rw")
-        self._opened = self._opened or self._file.stat()
-        return connection
-
-    def check(self, connection: sqlite3.Connection, record: Any, *rest: Any) -> None:
-        """Makes sure, before a connection is used, that the file and its log are still those that were opened.
-
-        Raises:
-            StorageGone: where they are not.
-        """
-        if not self._is_there():
-            raise self._gone(connection)
-        size = self._file.stat().st_size
-        if size < self._size:  # SQLite makes a file smaller only where it is told to
-            raise StorageGone(
-                f"storage sqlite:///{self._file}: its file was overwritten meanwhile, or cut short; "
-                f"{self._rescue(connection)}"
-            )
-        self._size = size
-        # SQLite makes the log at a connection's first statement, and keeps it while one is open.
-        log = _found(_beside(self._file.resolve())[0])
-        known = record.info.get("log")
-        if known not in (None, log):
-            raise StorageGone(
-                f"storage sqlite:///{self._file}: its log, {self._file.name}-wal, was removed or replaced meanwhile; "
-                f"{self._rescue(connection)}"
-            )
-        record.info["log"] = log
-
-    def _is_there(self) -> bool:
-        return self._opened is not None and _found(self._file) == (self._opened.st_dev, self._opened.st_ino)
-
-    def _gone(self, connection: sqlite3.Connection | None) -> StorageGone:
-        what = "replaced by another" if self._file.exists() else "removed"
-        return StorageGone(f"storage sqlite:///{self._file}: its file was {what} meanwhile; {self._rescue(connection)}")
-
-    def _rescue(self, connection: sqlite3.Connection | None) -> str:
-        """Saves what is still held in a file beside, and says where that is."""
-        for folder in (self._file.parent, Path(tempfile.gettempdir())):
-            try:
-                return f"what it held is saved in {self._save(connection, folder)}"
-            except OSError:  # as where the folder is gone too
-                continue
-            except sqlite3.Error as error:
-                return f"what it held could not be saved: {error}"
-        return "what it held is lost, unless another process saves it"
-
-    def _save(self, connection: sqlite3.Connection | None, folder: Path) -> Path:
-        """Returns the file in a folder that has what is still held.
-
-        Every process that had the database open finds out that it went away; the first that can saves it for all.
-        """
-        inode = self._opened.st_ino if self._opened else 0
-        for number in itertools.count(1):
-            place = folder / f"{self._file.name}.rescued-{inode}{f'-{number}' if number > 1 else ''}"
-            if self._was_saved(place):
-                return place
-            if os.path.lexists(place):  # a file system gives the number of a file that is gone to another
-                continue
-            if connection is None:
-                break
-            with tempfile.TemporaryDirectory(prefix=".hpo-", dir=folder) as beside:
-                whole = Path(beside) / "whole"
-                with closing(sqlite3.connect(whole)) as target:
-                    connection.backup(target)
-                    is_sound = target.execute("pragma quick_check").fetchone() == ("ok",)
-                    if not is_sound or not target.execute("select 1 from sqlite_master limit 1").fetchone():
-                        raise sqlite3.DatabaseError("database disk image is malformed")
-                whole.chmod(0o600)
-                with suppress(FileExistsError):
-                    os.link(whole, place)
-                    return place
-            if self._was_saved(place):  # by another process in this very moment
-                return place
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-
-    def _was_saved(self, place: Path) -> bool:
-        """Says whether a file is this user's and was made since the database was opened."""
-        try:
-            found = place.lstat()
-        except FileNotFoundError:
-            return False
-        return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_mtime >= self._opened_at
-
-
-def _found(file: Path) -> tuple[int, int] | None:
-    """Returns what tells a file from all others of this machine; None where there is none."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _open_for_reading(file: Path) -> sqlite3.Connection:
@@ -247,12 +123,12 @@ def _open_for_reading(file: Path) -> sqlite3.Connection:
     everything, but for a log or a journal that a crash has left, which is read in a copy.
     """
     whole = file.resolve()  # SQLite's files lie beside the file itself, not beside a link to it
-    log, index, journal = _beside(whole)
+    log, index, journal = files_beside(whole)
     if all(os.access(path, os.W_OK) for path in _needed_to_write(whole)):
-        return _open_file(file, "rw")
+        return open_file(file, "rw")
     if journal.exists() or (log.exists() and not index.exists()):
         return _open_copy(whole, log, journal)
-    return _open_file(file, "ro" if log.exists() else "ro&immutable=1")
+    return open_file(file, "ro" if log.exists() else "ro&immutable=1")
 
 
 def _open_copy(file: Path, *beside: Path) -> sqlite3.Connection:
@@ -260,15 +136,8 @@ def _open_copy(file: Path, *beside: Path) -> sqlite3.Connection:
     with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
         for one in (file, *(path for path in beside if path.exists())):
             shutil.copyfile(one, Path(folder) / one.name)
-        connection = _open_file(Path(folder) / file.name, "rw")
+        connection = open_file(Path(folder) / file.name, "rw")
         connection.execute("select count(*) from sqlite_master")  # opens all that it needs, which the kernel then keeps
-    return connection
-
-
-def _open_file(file: Path, mode: str) -> sqlite3.Connection:
-    address = f"file:{quote(os.fsencode(file))}?mode={mode}"
-    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-    connection.text_factory = partial(str, encoding="utf-8", errors="replace")  # one bad text must not hide all others
     return connection
 
 
@@ -279,7 +148,7 @@ def check_server(engine: sa.Engine, *, write: bool) -> None:
 def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
     """Opens the database; to read takes no write lock."""
     settings = engine_settings(sa.make_url(url), write=write)
-    storage = OutageProofStorage(
+    storage = RetryingStorage(
         url, reading=READING, writing=WRITING, engine_kwargs=settings, skip_table_creation=not create_tables
     )
     if write:

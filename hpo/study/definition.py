@@ -32,8 +32,8 @@ from hpo.study.space import (
     check_space,
 )
 from hpo.tasks.datasets import DATASETS
+from hpo.text.files import NotUtf8, read_text
 from hpo.text.formatting import count
-from hpo.text.text_files import NotUtf8, read_text
 
 
 class Protocol(Table):
@@ -43,7 +43,7 @@ class Protocol(Table):
         first_round: the number of the first; other numbers are other weights, shuffles and pairs.
         train_pairs, test_pairs: pairs that each round draws for itself.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
-        main_weight, auxiliary_weight, precision: see `recipe.Recipe`.
+        main_weight, auxiliary_weight, precision: see `TrainingConfig` in hpo/training/optimizers.py.
         decision: which test error is the objective; a trial records both.
         evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
             is.

@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from hpo.text.address import show_url
 from hpo.text.escaping import is_printable
+from hpo.text.secrets import show_url
 
 
 def command(*words: str) -> str:

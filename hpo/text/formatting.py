@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from typing import Any
 
 LONGEST_SECONDS = 1000 * 365.25 * 86_400
 SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
@@ -98,3 +99,10 @@ def p_value(p: float | None) -> str:
     if p is None:
         return ""
     return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:.4f}"
+
+
+def text_of(value: Any) -> str:
+    """Returns a parameter's value as it stands in a study's file, floats to four digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

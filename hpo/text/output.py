@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 import click
 
-from hpo.text.address import without_secrets
 from hpo.text.escaping import printable, printable_lines
+from hpo.text.secrets import without_secrets
 
 
 class EscapingStream:

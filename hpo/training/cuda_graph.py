@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.tasks.digit_pairs.pairs import Pairs
-from hpo.training.optimizers import Recipe, make_optimizer
+from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.rounds import StackedRounds
 
 EAGER_STEPS = 3  # before a step is captured: libraries choose their kernels, optimizers make their state
@@ -61,7 +61,7 @@ class CudaRecorder(Recorder):
         return replay
 
 
-class CapturedRounds(StackedRounds):
+class CudaGraphRounds(StackedRounds):
     """Stacked rounds whose step is recorded after the first few and replayed from then on, by a single launch.
 
     A step of these networks is a hundred kernels of some microseconds each: to launch them one by one takes longer than
@@ -72,10 +72,10 @@ class CapturedRounds(StackedRounds):
     by an ordinary step.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, recorder: Recorder) -> None:
-        super().__init__(networks, recipe)
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, recorder: Recorder) -> None:
+        super().__init__(networks, config)
         parameters = list(self.parameters.values())
-        self.optimizers = [make_optimizer(recipe, parameters, capturable=parameters[0].is_cuda)]
+        self.optimizers = [make_optimizer(config, parameters, capturable=parameters[0].is_cuda)]
         self._recorder = recorder
         self._eager_steps = 0
         self._batch: Pairs | None = None
@@ -83,7 +83,7 @@ class CapturedRounds(StackedRounds):
 
     def step(self, batch: Pairs) -> Tensor:  # noqa: D102
         ordinary = super().step
-        if batch.targets.shape[1] != self.recipe.batch_size or self._eager_steps < EAGER_STEPS:
+        if batch.targets.shape[1] != self.config.batch_size or self._eager_steps < EAGER_STEPS:
             self._eager_steps += 1
             return self._recorder.run(lambda: ordinary(batch))
         if self._replay is None or self._batch is None:

@@ -3,7 +3,7 @@
 The rate is raised exponentially, batch after batch, and the loss of each batch recorded: Smith's range test ("Cyclical
 learning rates for training neural networks", 2017; he raised it linearly and watched the accuracy), as fastai's learner
 has it. Report A takes "the mean learning rate at which the loss reaches its
-minimum over 10 rounds" (section III.C, figure 2); that is `Sweep.optima` and their mean.
+minimum over 10 rounds" (section III.C, figure 2); that is `LRCurve.optima` and their mean.
 
 A curve is a sequence of rates and one of losses of the same length; losses from the step on at which a round diverged
 are not finite, and nothing is concluded from them.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Curve = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 LOW, HIGH, STEPS = 1e-4, 1.0, 100  # of the test that a listed trial leaves its rate to
 SMOOTHING = 0.9  # of the exponential mean that slopes are read from: a batch's loss is too noisy
@@ -29,7 +29,7 @@ LEAST_FALL = 2.0
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LRCurve:
     """The curves of R rounds over S rates.
 
     Attributes:
@@ -37,8 +37,8 @@ class Sweep:
         losses: (R, S), each batch's loss before its step; not finite from where a round diverged.
     """
 
-    rates: Curve
-    losses: Curve
+    rates: Floats
+    losses: Floats
 
     @property
     def optima(self) -> list[float]:
@@ -60,7 +60,7 @@ class Sweep:
         return [rate for rate in self.optima if math.isfinite(rate)]
 
     @property
-    def mean_losses(self) -> Curve:
+    def mean_losses(self) -> Floats:
         """The mean curve (S,), as far as no round has diverged."""
         return np.asarray(self.losses.mean(axis=0))
 
@@ -70,18 +70,18 @@ class Sweep:
         return int((~np.isfinite(self.losses)).any(axis=1).sum())
 
 
-def spaced_rates(low: float, high: float, steps: int) -> Curve:
+def spaced_rates(low: float, high: float, steps: int) -> Floats:
     """Returns `steps` rates from low to high, evenly spaced in their logarithm."""
     return np.geomspace(low, high, steps)
 
 
-def minimum(rates: Curve, losses: Curve) -> float:
+def minimum(rates: Floats, losses: Floats) -> float:
     """Returns the rate at the lowest loss, as it was measured; NaN where less than two are finite."""
     finite = np.isfinite(losses)
     return float(rates[np.argmin(np.where(finite, losses, np.inf))]) if finite.sum() > 1 else math.nan
 
 
-def steepest(rates: Curve, losses: Curve) -> float:
+def steepest(rates: Floats, losses: Floats) -> float:
     """Returns the rate at which the smoothed loss falls fastest, over the logarithm of the rate."""
     finite = _smooth(_cut(losses))
     if len(finite) < 2:
@@ -89,7 +89,7 @@ def steepest(rates: Curve, losses: Curve) -> float:
     return float(rates[int(np.argmin(np.gradient(finite, np.log(rates[: len(finite)]))))])
 
 
-def valley(rates: Curve, losses: Curve) -> float:
+def valley(rates: Floats, losses: Floats) -> float:
     """Returns the rate in the middle of the longest valley: the longest falling subsequence of the smoothed loss.
 
     After fastai's suggestion of that name.
@@ -105,7 +105,7 @@ def valley(rates: Curve, losses: Curve) -> float:
     return float(rates[(start[end] + end) // 2])
 
 
-def falls(losses: Curve) -> bool:
+def falls(losses: Floats) -> bool:
     """Says whether the smoothed loss falls by more than what batches differ by."""
     finite = _cut(losses)
     if len(finite) < 3:
@@ -117,7 +117,7 @@ def falls(losses: Curve) -> bool:
     return float(smoothed[0] - smoothed.min()) > LEAST_FALL * max(noise, 1e-6 * abs(float(finite[0])))  # float32's own
 
 
-def bounds(rates: Curve, losses: Curve) -> tuple[float, float]:
+def bounds(rates: Floats, losses: Floats) -> tuple[float, float]:
     """Returns the rates between which a search is worth its trials.
 
     From where the smoothed loss has fallen by a tenth of all that it falls, to where it is last below the half.
@@ -129,13 +129,13 @@ def bounds(rates: Curve, losses: Curve) -> tuple[float, float]:
     return float(rates[low]), float(rates[max(low, high)])
 
 
-def _cut(losses: Curve) -> Curve:
+def _cut(losses: Floats) -> Floats:
     """Returns a curve up to where it is not finite any more."""
     bad = np.flatnonzero(~np.isfinite(losses))
     return losses[: bad[0]] if len(bad) else losses
 
 
-def _smooth(losses: Curve) -> Curve:
+def _smooth(losses: Floats) -> Floats:
     """Returns the exponential mean, corrected for its beginning at zero."""
     mean, smoothed = 0.0, []
     for step, loss in enumerate(losses, start=1):
@@ -144,15 +144,15 @@ def _smooth(losses: Curve) -> Curve:
     return np.array(smoothed)
 
 
-def describe_sweep(sweep: Sweep, optimizer: str) -> dict[str, Any]:
-    """Returns a sweep as JSON has it, in studies and from `hpo lr-find --json`; what is not finite is null."""
+def describe_curve(curve: LRCurve, optimizer: str) -> dict[str, Any]:
+    """Returns a curve as JSON has it, in studies and from `hpo lr-find --json`; what is not finite is null."""
     return {
         "optimizer": optimizer,
-        "rates": sweep.rates.tolist(),
-        "losses": [_nulled(curve) for curve in sweep.losses.tolist()],
-        "optima": _nulled(sweep.optima),
-        "mean": sweep.mean if math.isfinite(sweep.mean) else None,
-        "std": sweep.std,
+        "rates": curve.rates.tolist(),
+        "losses": [_nulled(curve) for curve in curve.losses.tolist()],
+        "optima": _nulled(curve.optima),
+        "mean": curve.mean if math.isfinite(curve.mean) else None,
+        "std": curve.std,
     }
 
 
@@ -160,6 +160,6 @@ def _nulled(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def from_json(stored: Mapping[str, Any]) -> Sweep:
-    """Returns the sweep that `describe_sweep` has described."""
-    return Sweep(np.array(stored["rates"], dtype=float), np.array(stored["losses"], dtype=float))
+def from_json(stored: Mapping[str, Any]) -> LRCurve:
+    """Returns the curve that `describe_curve` has described."""
+    return LRCurve(np.array(stored["rates"], dtype=float), np.array(stored["losses"], dtype=float))

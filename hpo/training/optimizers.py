@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpo.kernels import fuse as fused
+from hpo.kernels.cross_entropy import cross_entropy
 from hpo.tasks.digit_pairs.pairs import Pairs
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingConfig:
     """How networks are trained.
 
     Attributes:
@@ -52,19 +52,19 @@ class Recipe:
 
 
 def make_optimizer(
-    recipe: Recipe, parameters: Collection[Tensor], *, capturable: bool = False
+    config: TrainingConfig, parameters: Collection[Tensor], *, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """Returns the recipe's optimizer over parameters, PyTorch's defaults but for the learning rate.
+    """Returns the config's optimizer over parameters, PyTorch's defaults but for the learning rate.
 
     Args:
         capturable: whether a CUDA graph is to hold its steps, so that it must count them on the GPU.
     """
     settings: dict[str, Any] = {}
-    if capturable and recipe.optimizer != "sgd":  # which counts nothing, and has no such setting
+    if capturable and config.optimizer != "sgd":  # which counts nothing, and has no such setting
         settings = {"capturable": True}
-    elif recipe.optimizer == "adam" and all(parameter.is_cpu for parameter in parameters):
+    elif config.optimizer == "adam" and all(parameter.is_cpu for parameter in parameters):
         settings = {"fused": True}  # in one loop, a third of the time
-    return OPTIMIZERS[recipe.optimizer](parameters, lr=recipe.learning_rate, **settings)  # type: ignore[call-arg]
+    return OPTIMIZERS[config.optimizer](parameters, lr=config.learning_rate, **settings)  # type: ignore[call-arg]
 
 
 def in_precision(
@@ -81,8 +81,5 @@ def in_precision(
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Maps (..., K) logits and (...) labels to (...) losses."""
     logits, flat = logits.flatten(0, -2), labels.flatten()
-    if logits.is_cpu:
-        losses = fused.cross_entropy(logits, flat)
-    else:
-        losses = functional.cross_entropy(logits, flat, reduction="none")
+    losses = cross_entropy(logits, flat) if logits.is_cpu else functional.cross_entropy(logits, flat, reduction="none")
     return losses.view(labels.shape)

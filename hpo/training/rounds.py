@@ -1,4 +1,4 @@
-"""R networks of one structure in training, in step: one batch for every round, then the next.
+"""R networks of one structure in training together: one batch for every round, then the next.
 
 There are two ways with equal results. *Stacked*: all at once, their parameters stacked along a leading dimension of R;
 on a GPU the forward pass runs under `torch.func.vmap`, and the step is captured in a CUDA graph. *Looped*: one after
@@ -6,9 +6,8 @@ another within each epoch. Every operation and every optimizer here works elemen
 stacked round computes what it would alone; a test holds all to a plain `torch.optim` loop.
 
 On two x86 cores the convolutional towers are faster looped (vmap turns them into grouped convolutions, which are slow
-on a CPU) and fused, the linear ones stacked, by loops of our own (`hpo/tasks/digit_pairs/mlp_rounds.py`);
-on a GPU stacking always wins.
-`training.make_rounds` chooses so by itself. docs/performance.md has the measurements.
+on a CPU) and fused, the linear ones stacked, by loops of our own (`hpo/tasks/digit_pairs/mlp_rounds.py`); on a GPU
+stacking always wins. `make_rounds` in trainer.py chooses. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from hpo.kernels.fuse import fuse
 from hpo.tasks.digit_pairs.pairs import Pairs
-from hpo.training.optimizers import Recipe, in_precision, make_optimizer
+from hpo.training.optimizers import TrainingConfig, in_precision, make_optimizer
 
 
 class GradientNorms:
@@ -56,7 +55,7 @@ class Rounds(Protocol):
 
     optimizers: list[torch.optim.Optimizer]
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None: ...
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig) -> None: ...
 
     @abstractmethod
     def step(self, batch: Pairs) -> Tensor:
@@ -78,11 +77,11 @@ class Rounds(Protocol):
 class LoopedRounds(Rounds):
     """R networks trained one after another within each epoch, their images with the channels last."""
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None:
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig) -> None:
         self.networks = [network.to(memory_format=torch.channels_last) for network in networks]
-        self.recipe = recipe
-        self.optimizers = [make_optimizer(recipe, list(network.parameters())) for network in self.networks]
-        fused = next(networks[0].parameters()).is_cpu and recipe.precision == "float32"
+        self.config = config
+        self.optimizers = [make_optimizer(config, list(network.parameters())) for network in self.networks]
+        fused = next(networks[0].parameters()).is_cpu and config.precision == "float32"
         self._fused = [fuse(network) for network in self.networks] if fused else self.networks
 
     def step(self, batch: Pairs) -> Tensor:  # noqa: D102
@@ -94,7 +93,7 @@ class LoopedRounds(Rounds):
         for r, network in enumerate(self.networks):
             total, gradients = pairs.images.new_zeros(()), []
             ours = Pairs(pairs.images[r : r + 1], pairs.classes[r : r + 1], pairs.targets[r : r + 1])
-            for batch, share in batches(ours, orders[r : r + 1], self.recipe.batch_size):
+            for batch, share in batches(ours, orders[r : r + 1], self.config.batch_size):
                 total += share * self._step(r, _of_round(batch, 0))
                 if norms is not None:
                     gradients.append(
@@ -111,7 +110,7 @@ class LoopedRounds(Rounds):
         network, optimizer = self._fused[r], self.optimizers[r]
         if not network.training:  # train() goes through all modules, which takes time
             network.train()
-        loss = self.recipe.loss(*self._forward(network, batch.images), batch)
+        loss = self.config.loss(*self._forward(network, batch.images), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -129,12 +128,12 @@ class LoopedRounds(Rounds):
         network = self._fused[r].eval()
         # In batches that stay in the cache: all 1 000 pairs at once took four times as long (cnn_bn, one core).
         comparisons, digits = zip(
-            *(self._forward(network, batch) for batch in torch.split(images, self.recipe.batch_size)), strict=True
+            *(self._forward(network, batch) for batch in torch.split(images, self.config.batch_size)), strict=True
         )
         return torch.cat(comparisons), torch.cat(digits)
 
     def _forward(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        return in_precision(self.recipe.precision, lambda: network(images), images.device)
+        return in_precision(self.config.precision, lambda: network(images), images.device)
 
 
 class StackedRounds(Rounds):
@@ -147,17 +146,17 @@ class StackedRounds(Rounds):
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe) -> None:
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig) -> None:
         self.rounds, self.structure = len(networks), networks[0]
         self.parameters, self.buffers = stack_module_state(list(networks))
-        self.recipe = recipe
-        self.optimizers = [make_optimizer(recipe, self.parameters.values())]
+        self.config = config
+        self.optimizers = [make_optimizer(config, self.parameters.values())]
 
     def step(self, batch: Pairs) -> Tensor:  # noqa: D102
         (optimizer,) = self.optimizers
         if not self.structure.training:
             self.structure.train()
-        losses = self.recipe.loss(*self._forward(batch.images), batch)  # (R,)
+        losses = self.config.loss(*self._forward(batch.images), batch)  # (R,)
         optimizer.zero_grad()
         # No parameter belongs to two rounds, so the sum gives each its own gradient.
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -166,7 +165,7 @@ class StackedRounds(Rounds):
 
     def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         total = pairs.images.new_zeros(len(pairs.targets))  # (R,)
-        for batch, share in batches(pairs, orders, self.recipe.batch_size):
+        for batch, share in batches(pairs, orders, self.config.batch_size):
             total += share * self.step(batch)
             if norms is not None:
                 norms.add({name: p.grad for name, p in self.parameters.items() if p.grad is not None})
@@ -188,7 +187,7 @@ class StackedRounds(Rounds):
 
         forward = vmap(one)
         return in_precision(
-            self.recipe.precision, lambda: forward(self.parameters, self.buffers, images), images.device
+            self.config.precision, lambda: forward(self.parameters, self.buffers, images), images.device
         )
 
 

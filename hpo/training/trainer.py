@@ -1,4 +1,4 @@
-"""Trains the rounds of one configuration in step, epoch by epoch, and measures their test errors."""
+"""Trains the rounds of one configuration together, epoch by epoch, and measures their test errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hpo.errors import RequestError
-from hpo.tasks.digit_pairs.mlp_rounds import LinearRounds, is_linear
+from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
 from hpo.tasks.digit_pairs.pairs import Pairs
-from hpo.training.cuda_graph import CapturedRounds, CudaRecorder
-from hpo.training.optimizers import CPU, Recipe
+from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
+from hpo.training.optimizers import CPU, TrainingConfig
 from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds, StackedRounds
 
 
@@ -64,7 +64,7 @@ def train(
     networks: Sequence[nn.Module],
     train_pairs: Pairs,
     test_pairs: Pairs,
-    recipe: Recipe,
+    config: TrainingConfig,
     *,
     shuffle_seeds: Sequence[int],
     evaluate_at: Collection[int] = (),
@@ -87,7 +87,7 @@ def train(
     """
     rounds = make_rounds(
         [network.to(device, dtype) for network in networks],
-        recipe,
+        config,
         device,
         stacked=stacked,
         captured=not gradient_norms,
@@ -96,7 +96,7 @@ def train(
         rounds,
         train_pairs.to(device, dtype),
         test_pairs.to(device, dtype),
-        epochs=recipe.epochs,
+        epochs=config.epochs,
         shuffle_seeds=shuffle_seeds,
         evaluate_at=evaluate_at,
         gradient_norms=gradient_norms,
@@ -126,7 +126,7 @@ def train_rounds(
 
 def make_rounds(
     networks: Sequence[nn.Module],
-    recipe: Recipe,
+    config: TrainingConfig,
     device: torch.device,
     *,
     stacked: bool | None = None,
@@ -139,17 +139,17 @@ def make_rounds(
         captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
             the gradients.
     """
-    linear = device.type == "cpu" and is_linear(networks[0])
+    linear = device.type == "cpu" and is_two_tower_mlp(networks[0])
     if stacked is None:
         stacked = device.type != "cpu" or linear
-    if stacked and linear and recipe.precision == "float32":
-        return LinearRounds(networks, recipe)
-    if stacked and recipe.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
+    if stacked and linear and config.precision == "float32":
+        return MLPRounds(networks, config)
+    if stacked and config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
-        raise RequestError(f"precision {recipe.precision!r} is not for stacked networks with batch norm, as on a GPU")
+        raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
     if stacked and captured and device.type == "cuda":
-        return CapturedRounds(networks, recipe, CudaRecorder(device))
-    return (StackedRounds if stacked else LoopedRounds)(networks, recipe)
+        return CudaGraphRounds(networks, config, CudaRecorder(device))
+    return (StackedRounds if stacked else LoopedRounds)(networks, config)
 
 
 def measure(comparison: Tensor, digits: Tensor, pairs: Pairs) -> Errors:

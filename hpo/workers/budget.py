@@ -2,7 +2,7 @@
 
 Whoever wants to start a trial holds the lock of its study, and starts one only while finished and living trials
 together are fewer than asked for. Dead workers' trials are failed first; FAIL is final in Optuna, so a trial once
-given up can never count, and its place is taken exactly once more.
+given up can never count, and its slot is taken exactly once more.
 
 A study has slots 0, 1, 2 …; a trial takes the lowest without a finished or living trial. Slots are counted, not trials,
 and only those of trials that carry a claim: what other programs add to a study neither counts nor is touched.
@@ -24,20 +24,22 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import WorkError
-from hpo.storage import backends as stored
-from hpo.storage import queries as records
+from hpo.storage.backends import lost_lock, start_lock
 from hpo.storage.claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
-from hpo.storage.fast_rdb import TrialGone
+from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import LockLost
-from hpo.storage.retry import persistent
+from hpo.storage.queries import read_trials
+from hpo.storage.retry import retried
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import ask, batch_writes, enqueued_params, speaking_for, trial_id_of
 from hpo.study.definition import StudyDefinition
 from hpo.study.repetition import identity_of
 from hpo.text.commands import command_here
 from hpo.text.formatting import count
-from hpo.workers.liveness import Worker, probe
-from hpo.workers.samplers import Place, enqueued_fault, make_sampler, suggest
+from hpo.workers.liveness import probe
+from hpo.workers.samplers import Slot, enqueued_fault, make_sampler, suggest
 
-MOST_LOST_LOCKS = 3  # one after the other, before the way to the server is blamed
+MOST_LOST_LOCKS = 3  # one after the other, before the connection is blamed
 
 
 class NoTrial(Enum):
@@ -46,7 +48,7 @@ class NoTrial(Enum):
     DONE = auto()
     """The study has all the trials asked for."""
     TAKEN = auto()
-    """All that are missing are running; should one of them fail, its place is free again."""
+    """All that are missing are running; should one of them fail, its slot is free again."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class Heartbeats:
         return age > grace_seconds
 
 
-@persistent
-def look_for_place(
+@retried
+def look_for_slot(
     storage: RDBStorage,
     study: str,
     definition: StudyDefinition,
@@ -79,17 +81,17 @@ def look_for_place(
     run_began_at: int,
     heartbeats: Heartbeats | None = None,
     stop: Callable[[], bool] = bool,
-) -> Place | NoTrial:
+) -> Slot | NoTrial:
     """Says whether a trial could be started now, for one who has costly things to prepare before.
 
     The arguments and errors are those of `start_trial`.
     """
-    with stored.start_lock(storage, study).hold(stop):
+    with start_lock(storage, study).hold(stop):
         fail_dead_trials(storage, study, grace_seconds=definition.run.grace_seconds, heartbeats=heartbeats)
-        return find_place(storage, study, definition, target=target, run_began_at=run_began_at)
+        return find_slot(storage, study, definition, target=target, run_began_at=run_began_at)
 
 
-@persistent
+@retried
 def start_trial(
     storage: RDBStorage,
     study: optuna.Study,
@@ -115,27 +117,25 @@ def start_trial(
         WorkError: where too many trials of this run failed, or the lock is lost each time that it is taken.
         Stopped: where `stop` said so.
     """
-    lock, name = stored.start_lock(storage, study.study_name), study.study_name
-    lost = 0
+    lock, name, lost = start_lock(storage, study.study_name), study.study_name, 0
+    grace_seconds = definition.run.grace_seconds
     while True:
         with suppress(LockLost), lock.hold(stop):
-            fail_dead_trials(
-                storage, name, grace_seconds=definition.run.grace_seconds, heartbeats=heartbeats, starting=worker
-            )
-            place = find_place(storage, name, definition, target=target, run_began_at=run_began_at)
-            if isinstance(place, NoTrial):
-                return place
-            study.sampler = make_sampler(definition, place)
+            fail_dead_trials(storage, name, grace_seconds=grace_seconds, heartbeats=heartbeats, starting=worker)
+            slot = find_slot(storage, name, definition, target=target, run_began_at=run_began_at)
+            if isinstance(slot, NoTrial):
+                return slot
+            study.sampler = make_sampler(definition, slot)
             claimed = replace(worker, claim=uuid.uuid4().hex)
-            trial = stored.ask(storage, study, {"slot": place.slot, "worker": claimed.as_json()})
+            trial = ask(storage, study, {"slot": slot.slot, "worker": claimed.as_json()})
             try:
                 fault = enqueued_fault(trial, definition) or _propose(storage, trial, definition)
                 lock.verify()
             except (LockLost, UpdateFinishedTrialError, TrialGone):  # it was given up meanwhile, as after a long pause
-                _fail(storage, stored.trial_id(trial))
+                _fail(storage, trial_id_of(trial))
                 lost += 1
                 if lost >= MOST_LOST_LOCKS:
-                    raise stored.lost_lock(storage, name) from None
+                    raise lost_lock(storage, name) from None
                 continue
             if fault:
                 _refuse(storage, trial, fault)
@@ -150,8 +150,8 @@ def _propose(storage: RDBStorage, trial: optuna.Trial, definition: StudyDefiniti
     """
     if not definition.avoids_repetition:
         return None
-    is_enqueued = bool(stored.enqueued_params(trial))
-    with stored.together(trial):
+    is_enqueued = bool(enqueued_params(trial))
+    with batch_writes(trial):
         suggest(trial, definition)
     if not is_enqueued:
         return None
@@ -168,7 +168,7 @@ def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) ->
 
 
 def _measured(storage: RDBStorage, study: str, states: Collection[TrialState], but: int | None = None) -> set[Hashable]:
-    trials = records.read_trials(storage, study, states=states)
+    trials = read_trials(storage, study, states=states)
     return {identity_of(trial.params) for trial in trials if trial.number != but}
 
 
@@ -186,7 +186,7 @@ def fail_dead_trials(
     worker that died alone is left to its parent, which knows the cause. A claim that cannot be read is nobody's.
 
     Args:
-        starting: who is about to start a trial, and so works on none; one in its name was born in an outage, and the
+        starting: who is about to start a trial, and so works on none; one in its name was created in an outage, and the
             answer got lost.
     """
     seen = heartbeats or Heartbeats()
@@ -216,7 +216,7 @@ def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent:
 
 def _fail(storage: RDBStorage, trial_id: int, error: str | None = None, claim: str | None = None) -> None:
     # It may have been told, given up, or deleted in this very moment.
-    with suppress(UpdateFinishedTrialError, TrialGone), stored.speaking_for(storage, trial_id, claim):
+    with suppress(UpdateFinishedTrialError, TrialGone), speaking_for(storage, trial_id, claim):
         if error is not None:
             storage.set_trial_user_attr(trial_id, "error", error)
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
@@ -226,13 +226,13 @@ def _refuse(storage: RDBStorage, trial: optuna.Trial, fault: str) -> None:
     """Fails a trial that somebody has enqueued and that cannot be measured; it is no failure of the run."""
     with suppress(UpdateFinishedTrialError, TrialGone):
         trial.set_user_attr("refused", f"enqueued, but {fault}")
-        storage.set_trial_state_values(stored.trial_id(trial), TrialState.FAIL)
+        storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
 
-def find_place(
+def find_slot(
     storage: RDBStorage, study: str, definition: StudyDefinition, *, target: int, run_began_at: int
-) -> Place | NoTrial:
-    """Returns the place of the next trial; needs the start lock for the answer to stay true.
+) -> Slot | NoTrial:
+    """Returns the slot of the next trial; needs the start lock for the answer to stay true.
 
     Raises:
         WorkError: where too many trials of this run failed.
@@ -257,4 +257,4 @@ def find_place(
             return NoTrial.DONE
         if len(measured | _measured(storage, study, (TrialState.RUNNING,))) >= different:
             return NoTrial.TAKEN
-    return Place(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))
+    return Slot(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))

@@ -2,128 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import joblib
 from optuna.storages import RDBStorage
 
-from hpo import limits
-from hpo.analysis.results import Status, own_attributes, own_studies, read_definition, read_status, read_statuses
-from hpo.errors import NoStorage, RequestError, StudyError, UnknownName, WorkError, suggestion
+from hpo.errors import UnknownName, WorkError, suggestion
 from hpo.provenance import versions
-from hpo.storage import backends as stored
-from hpo.storage import queries as records
-from hpo.study import catalog
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import set_study_attribute, study_attributes, study_names
+from hpo.storage.studies import create_study, not_ours, own_studies
 from hpo.study.definition import StudyDefinition
 from hpo.tasks.datasets import DATASETS, prepare
 from hpo.text.formatting import count
-from hpo.text.names import check_name
-from hpo.workers.budget import most_trials
-from hpo.workers.supervisor import Crew
-from hpo.workers.worker import Assignment, was_deleted
+from hpo.workers.messages import Assignment
+from hpo.workers.plan import Plan, check_same
+from hpo.workers.status import Status, read_status, read_statuses
+from hpo.workers.supervisor import Supervisor
+from hpo.workers.worker import was_deleted
 
 REFRESH_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `hpo optimize` is to do: bring the study `name` to `target` finished trials.
-
-    Attributes:
-        most: at how many finished trials every configuration is measured; None where they are countless.
-        lower: whether `target` is to be the study's, though more were asked for earlier.
-        notes: what to say beforehand.
-    """
-
-    name: str
-    definition: StudyDefinition
-    target: int
-    most: int | None = None
-    lower: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def make_plan(
-    url: str,
-    study: str,
-    *,
-    trials: int | None = None,
-    lower: bool = False,
-    dataset: str | None = None,
-    rounds: int | None = None,
-    name: str | None = None,
-) -> Plan:
-    """Finds out what is asked for; reads the storage, if there is one, and changes nothing.
-
-    A study's definition comes from its file; where there is none by that name, from the study in the storage, so that
-    joining needs no file.
-
-    Args:
-        study: a name or a file.
-        dataset, rounds: others than the file's make it a study of its own.
-        trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
-        lower: whether that number is to be the study's target, though more were asked for earlier.
-        name: the study's name in the storage; None takes the file's.
-
-    Raises:
-        RequestError: where there is no such study, its file or a new name breaks a rule or differs from the study that
-            is being joined, or no number of trials can be found.
-    """
-    try:
-        storage = stored.open_storage(url)
-    except NoStorage:
-        storage = None
-    known = records.study_names(storage) if storage else []
-    if storage and dataset is None and rounds is None and study in known and not catalog.has_study(study):
-        found, definition = study, read_definition(storage, study)
-    else:
-        found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
-    found = found if name is None else name
-    if found not in known:
-        check_name(catalog.name_of(study) if name is None else name)
-    attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
-    if storage and attributes:  # else it is new, its creator died half-way, or it is another program's
-        check_same(storage, found, definition)
-    before = stored.stored_target(attributes)
-    asked = _find_target(found, definition, trials, before)
-    most = most_trials(storage, found, definition) if storage and attributes else definition.configurations
-    target, before = (number if most is None else min(number, most) for number in (asked, before))
-    return Plan(found, definition, target, most, lower, _notes(found, asked, target, 0 if lower else before))
-
-
-def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, ...]:
-    if target < asked:
-        return (f"study {name!r} comes to {count(target, 'trial')}: then every configuration of its space is measured",)
-    if target < asked_before:
-        return (
-            f"study {name!r} is to come to {count(asked_before, 'trial')}, asked for earlier; "
-            f"--lower-target makes it {asked}",
-        )
-    return ()
-
-
-def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
-    """Makes sure that a study in the storage has this definition, and was made on the datasets of today.
-
-    Raises:
-        StudyError: that says what differs, and how to start a new study.
-    """
-    where = f"study {name!r} in {stored.show_url(storage.url)}"
-    differences = definition.differences(read_definition(storage, name))
-    if differences:
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise StudyError(
-            f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
-        )
-    if records.study_attributes(storage, name)["dataset_sha256"] != DATASETS[definition.protocol.dataset].sha256:
-        raise StudyError(f"{where} was created on another release of its dataset; --name NEW starts a new study")
 
 
 def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
@@ -132,20 +33,23 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
     Raises:
         RequestError: where the dataset cannot be had, or another has created the study differently meanwhile.
     """
-    dataset = plan.definition.protocol.dataset
-    prepare(dataset, data_folder)
-    storage = stored.open_storage(url, create=True)
-    described = plan.definition.model_dump(mode="json")
-    attributes = {
-        "definition": described,
-        "definition_sha256": plan.definition.sha256,
-        "dataset_sha256": DATASETS[dataset].sha256,
+    prepare(plan.definition.protocol.dataset, data_folder)
+    storage = open_storage(url, create=True)
+    attributes = first_attributes(plan.definition)
+    create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
+    check_same(storage, plan.name, plan.definition)
+    set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
+    return storage
+
+
+def first_attributes(definition: StudyDefinition) -> dict[str, Any]:
+    """Returns what a study is created with."""
+    return {
+        "definition": definition.model_dump(mode="json"),
+        "definition_sha256": definition.sha256,
+        "dataset_sha256": DATASETS[definition.protocol.dataset].sha256,
         "versions": versions(),
     }
-    stored.create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
-    check_same(storage, plan.name, plan.definition)
-    records.set_study_attribute(storage, plan.name, "definition", described)  # its title may be new
-    return storage
 
 
 def run_study(
@@ -155,6 +59,7 @@ def run_study(
     devices: Sequence[str],
     data_folder: Path,
     show: Callable[[Status], None],
+    meanwhile: Callable[[], None] = lambda: None,
     make_objective: str = Assignment.make_objective,
 ) -> None:
     """Works on a study until it has its trials; `show` is given its status meanwhile.
@@ -163,11 +68,12 @@ def run_study(
 
     Args:
         devices: that of each worker process.
+        meanwhile: is called once, while the workers start, which takes them seconds.
 
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
     """
-    identity = records.study_attributes(storage, plan.name)["identity"]
+    identity = study_attributes(storage, plan.name)["identity"]
     status = began = _status_of_ours(storage, plan.name, identity)
     show(status)
     if status.finished >= plan.target:
@@ -182,20 +88,21 @@ def run_study(
         data_folder=data_folder,
         make_objective=make_objective,
     )
-    with Crew(storage, assignment, devices[: plan.target - status.finished]) as crew:
-        from hpo.dashboard.note import (
-            note_study,  # imports the dashboard, a second that the workers need to start anyway
-        )
-
-        note_study(storage, plan.name)
-        while crew.is_working():
-            crew.wait(REFRESH_SECONDS)
+    with Supervisor(storage, assignment, devices[: plan.target - status.finished]) as supervisor:
+        meanwhile()
+        while supervisor.is_working():
+            supervisor.wait(REFRESH_SECONDS)
             status = _status_of_ours(storage, plan.name, identity)
-            show(_with_epochs(status, crew))
+            show(_with_epochs(status, supervisor))
             if _is_lowered(began, status) and status.finished >= (status.total or 0):
                 break
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
     show(status)
+    _check_finished(plan, began, status)
+
+
+def _check_finished(plan: Plan, began: Status, status: Status) -> None:
+    """Makes sure that a study has come to its trials, or to a target that was lowered meanwhile, which is said."""
     if _is_lowered(began, status):
         print(f"study {plan.name!r}: its target was lowered to {count(status.total or 0, 'trial')}", file=sys.stderr)
     elif status.finished < plan.target:
@@ -209,31 +116,18 @@ def _is_lowered(before: Status, now: Status) -> bool:
 def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
     try:
         status = read_status(storage, name)
-        if records.study_attributes(storage, name).get("identity") != identity:
+        if study_attributes(storage, name).get("identity") != identity:
             raise was_deleted(name)
     except UnknownName as error:
         raise was_deleted(name) from error
     return status
 
 
-def _with_epochs(status: Status, crew: Crew) -> Status:
+def _with_epochs(status: Status, supervisor: Supervisor) -> Status:
     """Returns a status that says of this command's own workers which epoch they have trained."""
-    known = crew.epochs()
+    known = supervisor.epochs()
     workers = [{**one, "epoch": known.get((status.study, one["trial"]))} for one in status.workers]
     return replace(status, workers=workers)
-
-
-def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:
-    if definition.trial:
-        if trials not in (None, len(definition.trial)):
-            raise RequestError(
-                f"study {name!r} lists {count(len(definition.trial), 'trial')}, so --trials cannot be {trials}; "
-                "leave it out"
-            )
-        return len(definition.trial)
-    if not trials and not asked_before:
-        raise RequestError(f"study {name!r} searches a space, so it needs a number of trials, as in --trials 200")
-    return trials or asked_before
 
 
 def serve(
@@ -244,6 +138,7 @@ def serve(
     data_folder: Path,
     exit_when_done: bool,
     show: Callable[[list[Status]], None],
+    meanwhile: Callable[[str], None] = lambda study: None,
     make_objective: str = Assignment.make_objective,
 ) -> None:
     """Works on every unfinished study of a storage, and on those to come; `show` is given the statuses meanwhile.
@@ -254,17 +149,13 @@ def serve(
         studies: only these, or None for all.
         devices: that of each worker process.
         exit_when_done: whether to end when every study has its trials; those that are waited for have none yet.
+        meanwhile: is called with each of `studies` that is there, while the workers start.
 
     Raises:
         StorageError: where one of them is another program's.
         WorkError: where a study had to be given up.
     """
-    known, there = records.study_names(storage), own_studies(storage)
-    for name in studies or ():
-        if name in known and name not in there:
-            raise stored.not_ours(storage, name)
-        if name not in there:
-            print(f"waiting for a study named {name!r}; {suggestion(name, there)}", file=sys.stderr)
+    there = _find_studies(storage, studies)
     before = {name: read_status(storage, name).trials for name in studies or there if name in there}
     assignment = Assignment(
         url=storage.url,
@@ -279,69 +170,27 @@ def serve(
     def look() -> None:
         show(read_statuses(storage, studies or own_studies(storage)))
 
-    with Crew(storage, assignment, devices) as crew:
-        from hpo.dashboard.note import note_study  # as in run_study
-
+    with Supervisor(storage, assignment, devices) as supervisor:
         for name in before if studies else ():
-            note_study(storage, name)
-        while crew.is_working():
-            crew.wait(REFRESH_SECONDS)
+            meanwhile(name)
+        while supervisor.is_working():
+            supervisor.wait(REFRESH_SECONDS)
             look()
     look()  # again: trials may have finished since
-    if crew.given_up:
-        raise WorkError(f"given up: {', '.join(sorted({str(said.study) for said in crew.given_up}))}")
+    if supervisor.given_up:
+        raise WorkError(f"given up: {', '.join(sorted({str(said.study) for said in supervisor.given_up}))}")
 
 
-def assign_devices(workers: str, device: str) -> list[str]:
-    """Returns the device of each worker process that `--workers` stands for.
-
-    `auto` is one process for each physical core on a CPU, and one for each GPU. Processes take the GPUs in turn.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` for any GPU, or `cuda:0`, `cuda:1` … for that one.
+def _find_studies(storage: RDBStorage, wanted: tuple[str, ...] | None) -> Collection[str]:
+    """Returns this program's studies, and says which of those that are wanted are not there yet.
 
     Raises:
-        RequestError: where the number is neither positive nor `auto`, or too large, or this machine has no such device.
+        StorageError: where one of these is another program's.
     """
-    known = re.fullmatch(r"auto|[1-9][0-9]{0,3}", workers)
-    if not known or (workers != "auto" and int(workers) > limits.WORKERS):
-        raise RequestError(f"--workers must be a number from 1 to {limits.WORKERS} or 'auto', but is {workers[:40]!r}")
-    devices = find_devices(device)
-    if workers != "auto":
-        processes = int(workers)
-    elif devices == ["cpu"]:
-        processes = min(int(joblib.cpu_count(only_physical_cores=True)), limits.WORKERS)
-    else:
-        processes = len(devices)
-    return [devices[i % len(devices)] for i in range(processes)]
-
-
-def find_devices(device: str) -> list[str]:
-    """Returns the devices to train on: `cpu`, or one or several of `cuda:0`, `cuda:1` …
-
-    Raises:
-        RequestError: where `device` is none of these, or this machine has no such GPU.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise RequestError(f"--device must be auto, cpu, cuda or cuda:0, cuda:1 …, but is {device!r}")
-    gpus = [f"cuda:{i}" for i in range(_count_gpus())] if device != "cpu" else []
-    if device == "cpu" or (device == "auto" and not gpus):
-        return ["cpu"]
-    chosen = [gpu for gpu in gpus if device in ("auto", "cuda", gpu)]
-    if not chosen:
-        raise RequestError(
-            f"--device {device} is not here: this machine shows {len(gpus)} NVIDIA GPUs; --device cpu works"
-        )
-    return chosen
-
-
-def _count_gpus() -> int:
-    # By NVIDIA's own tool: importing torch to ask would take seconds, and this process is to stay small.
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # torch counts these; the tool does not ask
-    if visible is not None:
-        return sum(name.strip() not in ("", "-1") for name in visible.split(","))
-    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    known, there = study_names(storage), own_studies(storage)
+    for name in wanted or ():
+        if name in known and name not in there:
+            raise not_ours(storage, name)
+        if name not in there:
+            print(f"waiting for a study named {name!r}; {suggestion(name, there)}", file=sys.stderr)
+    return there

@@ -13,58 +13,17 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from hpo.errors import RequestError
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # a free file tells that its worker is gone; after that only the grace period does
 
 
-@dataclass(frozen=True)
-class Worker:
-    """A worker process, as its claims name it.
-
-    Attributes:
-        file: the file whose lock it holds while it lives.
-        parent: the same of the process that looks after it; empty where there is none.
-        claim: tells this claim from all others, also from those of the same worker.
-    """
-
-    host: str
-    pid: int
-    device: str
-    file: str
-    parent: str = ""
-    claim: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the claim's form in the storage; `claims.CLAIM` tells it by its first keys."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, kept: Any) -> Worker | None:
-        """Reads what a storage holds for a claim; None where it is none. Keys that are not known are passed over."""
-        known = {field.name: field for field in fields(cls)}
-        given = {key: value for key, value in kept.items() if key in known} if isinstance(kept, dict) else {}
-        for key, value in given.items():
-            if type(value) is not (int if key == "pid" else str) or "\0" in str(value):
-                return None
-        missing = [name for name, field in known.items() if name not in given and field.default is MISSING]
-        return None if missing else cls(**given)
-
-
-def is_claim(attributes: Mapping[str, Any]) -> bool:
-    """Says whether a trial's attributes have a claim's slot and worker; `claims.Claim` is the same in SQL."""
-    slot = attributes.get("slot")
-    return type(slot) is int and 0 <= slot < 10**9 and Worker.from_json(attributes.get("worker")) is not None
-
-
-class Presence:
+class LivenessLock:
     """Holds a lock file for as long as it is entered.
 
     On leaving by an error the file stays, free: whoever reads a claim on it then knows that its worker is gone.
@@ -75,11 +34,11 @@ class Presence:
 
     def __init__(self) -> None:
         folder = _make_folder()
-        _sweep(folder)
+        _remove_old(folder)
         self.file = folder / f"{os.getpid()}-{uuid.uuid4().hex}.lock"
         self._descriptor = -1
 
-    def __enter__(self) -> Presence:
+    def __enter__(self) -> LivenessLock:
         self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         return self
@@ -95,7 +54,7 @@ class Presence:
 def probe(file: object) -> Literal["alive", "gone", "unknown"]:
     """Says how the holder of a lock file is, by what a claim calls the file; unknown where it is not of this user here.
 
-    Who may write the database can write any claim, so only a file is believed that `Presence` could have made.
+    Who may write the database can write any claim, so only a file is believed that `LivenessLock` could have made.
     """
     folder = _folder()
     if not isinstance(file, str) or os.path.dirname(file) != str(folder) or not _is_ours(folder):
@@ -158,11 +117,11 @@ def _is_free(descriptor: int) -> bool:
     return True
 
 
-def _sweep(folder: Path) -> None:
+def _remove_old(folder: Path) -> None:
     """Removes the files of workers that were killed long ago."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # somebody else sweeps too
+            with suppress(FileNotFoundError):  # another process removes them too
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime > KEPT_SECONDS:
                     _remove_if_free(entry.path)
 

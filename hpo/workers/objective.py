@@ -20,14 +20,14 @@ from hpo.analysis.results import is_range_test, range_test_key
 from hpo.errors import RequestError
 from hpo.provenance import cpu_name, versions
 from hpo.seeding import derive_seed
-from hpo.storage.backends import together
+from hpo.storage.trials import batch_writes
 from hpo.study import catalog
 from hpo.study.definition import Protocol, StudyDefinition
 from hpo.study.space import Configuration, Setup
 from hpo.tasks.digit_pairs.pairs import Pairs, draw_rounds
-from hpo.training.lr_curve import HIGH, LOW, STEPS, Curve, Sweep, describe_sweep, spaced_rates
-from hpo.training.lr_range_test import sweep_rates
-from hpo.training.optimizers import Recipe
+from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
+from hpo.training.lr_range_test import run_range_test
+from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import Rounds
 from hpo.training.trainer import Epoch, Errors, build_networks, make_rounds, train_rounds
 from hpo.workers.samplers import suggest
@@ -90,7 +90,7 @@ class MeanError:
         keep = self.definition.run.keep
         errors_by_epoch: dict[int, list[float]] = {}
         kept: dict[str, Any] = {}
-        with together(trial):
+        with batch_writes(trial):
             configuration = suggest(trial, self.definition, lambda setup: self._find_rate(trial, setup))
         for epoch in self.train(self.prepare(configuration)):
             epoch_done(epoch.number)
@@ -118,7 +118,7 @@ class MeanError:
         networks = build_networks(network_builder(configuration), self._seeds("weights"))
         return make_rounds(
             [network.to(self.place) for network in networks],
-            make_recipe(self.definition.protocol, configuration),
+            make_config(self.definition.protocol, configuration),
             self.place,
             captured=not self._keeps_norms,
         )
@@ -139,13 +139,13 @@ class MeanError:
     def _keeps_norms(self) -> bool:
         return "gradient_norms" in self.definition.run.keep
 
-    def sweep(self, setup: Setup, rates: Curve, watch: Callable[[Sequence[float]], Iterable[float]] = iter) -> Sweep:
+    def curve(self, setup: Setup, rates: Floats, watch: Callable[[Sequence[float]], Iterable[float]] = iter) -> LRCurve:
         """Makes a range test of a setup, on every round's training pairs with networks of its own."""
         configuration = Configuration(**{**setup.model_dump(), "learning_rate": float(rates[0])})
-        return sweep_rates(
+        return run_range_test(
             build_networks(network_builder(setup), self._seeds("range test weights")),
             self.train_pairs,
-            make_recipe(self.definition.protocol, configuration),
+            make_config(self.definition.protocol, configuration),
             rates,
             shuffle_seeds=self._seeds("range test shuffle"),
             device=self.place,
@@ -162,11 +162,11 @@ class MeanError:
         """
         key, study = range_test_key(setup), trial.study
         if not is_range_test(study.user_attrs.get(key)):
-            sweep = self.sweep(setup, spaced_rates(LOW, HIGH, STEPS))
-            if math.isnan(sweep.mean):
+            curve = self.curve(setup, spaced_rates(LOW, HIGH, STEPS))
+            if math.isnan(curve.mean):
                 raise ValueError(f"range test: every round diverged at its first rates, from {LOW:g}")
             if not is_range_test(study.user_attrs.get(key)):
-                study.set_user_attr(key, describe_sweep(sweep, setup.optimizer))
+                study.set_user_attr(key, describe_curve(curve, setup.optimizer))
         return float(study.user_attrs[key]["mean"])
 
     def _seeds(self, stream: str) -> list[int]:
@@ -176,7 +176,7 @@ class MeanError:
     def _keep(self, trial: optuna.Trial, **measured: Any) -> None:
         where = {"device": describe_device(self.place), "precision": self.definition.protocol.precision}
         kept = {**measured, **where, "versions": versions()}
-        with together(trial):
+        with batch_writes(trial):
             for key, value in kept.items():
                 trial.set_user_attr(key, value)
 
@@ -188,10 +188,10 @@ def network_builder(setup: Setup) -> Callable[[], nn.Module]:
     return lambda: architecture(activation, weight_sharing=setup.weight_sharing)
 
 
-def make_recipe(protocol: Protocol, configuration: Configuration) -> Recipe:
+def make_config(protocol: Protocol, configuration: Configuration) -> TrainingConfig:
     """Returns how a configuration is trained under a protocol."""
     share = configuration.auxiliary_share
-    return Recipe(
+    return TrainingConfig(
         epochs=protocol.epochs,
         batch_size=protocol.batch_size,
         optimizer=configuration.optimizer,

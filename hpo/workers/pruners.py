@@ -2,7 +2,7 @@
 
 Test errors of small networks fall roughly as a power of the epoch (T. Viering and M. Loog, "The Shape of Learning
 Curves: a Review", 2022), error = a * epoch**-b, a straight line between logarithms. What counts is where a curve will
-end, not where it is: a small learning rate is far behind at epoch 4 and may win, a coin-like network never moves.
+end, not where it is: a small learning rate is far behind at epoch 4 and may win, a network at chance level never moves.
 docs/results.md has this pruner beside Optuna's on recorded curves.
 """
 

@@ -1,4 +1,4 @@
-"""How a trial gets its configuration: a study's sampler, seeded for the trial's place, proposes it; its pruner ends it.
+"""How a trial gets its configuration: a study's sampler, seeded for the trial's slot, proposes it; its pruner ends it.
 
 What is proposed in a slot is seeded by the study's seed, the slot, and how many trials failed by an error there, but
 not by interruptions. So two workers never make the same proposal by accident. With one worker a study comes out the
@@ -27,8 +27,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import suggestion
 from hpo.seeding import derive_seed
-from hpo.storage.backends import enqueued_params, experimental
-from hpo.storage.kept import is_ours
+from hpo.storage.backends import experimental
+from hpo.storage.trial_attributes import is_ours
+from hpo.storage.trials import enqueued_params
 from hpo.study.definition import StudyDefinition
 from hpo.study.repetition import Space, identity_of, in_order, neighbours, size_of
 from hpo.study.space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
@@ -36,21 +37,21 @@ from hpo.workers.pruners import PowerLawPruner
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A free slot of a study, and how many trials failed in it by an error in training."""
 
     slot: int
     failures: int
 
 
-def make_sampler(definition: StudyDefinition, place: Place) -> BaseSampler:
+def make_sampler(definition: StudyDefinition, slot: Slot) -> BaseSampler:
     """Returns the sampler of one trial: the study's, seeded for the slot; or the listed configuration itself."""
     if definition.trial:
-        return _Listed(definition.trial[place.slot].params)
-    sampler = _make_search(definition, derive_seed(definition.protocol.seed, "sampler", place.slot, place.failures))
+        return _Listed(definition.trial[slot.slot].params)
+    sampler = _make_search(definition, derive_seed(definition.protocol.seed, "sampler", slot.slot, slot.failures))
     if not definition.avoids_repetition:
         return sampler
-    random = Random(derive_seed(definition.protocol.seed, "neighbours", place.slot, place.failures))
+    random = Random(derive_seed(definition.protocol.seed, "neighbours", slot.slot, slot.failures))
     return _Unmeasured(sampler, definition.space, random)
 
 

@@ -1,4 +1,4 @@
-"""A crew: several worker processes under a parent that looks after them.
+"""The supervisor of several worker processes: starts them, watches them, replaces those that die.
 
 Processes are spawned, never forked, and handed their objective as the import path of a function: the parent never
 imports torch. Only the parent answers the terminal: workers ignore SIGINT and SIGHUP and stop at SIGTERM, which the
@@ -27,30 +27,26 @@ from types import TracebackType
 from optuna.storages import RDBStorage
 
 from hpo.errors import HpoError, WorkError, explain_os_error
-from hpo.storage import backends as stored
-from hpo.storage import queries as records
-from hpo.text import streams
+from hpo.signals import INTERRUPTED, SIGNALS, check, deferred, end_on_signals, hush, stopping
+from hpo.storage.backends import FAILURES, explain_failure
+from hpo.storage.queries import study_names
 from hpo.text.formatting import count
 from hpo.text.output import guard_streams
+from hpo.text.secrets import show_url
+from hpo.text.streams import prepare
 from hpo.workers.budget import fail_trial_of
-from hpo.workers.liveness import Presence
-from hpo.workers.signals import INTERRUPTED, SIGNALS, check, deferred, end_on_signals, hush, stopping
-from hpo.workers.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.liveness import LivenessLock
+from hpo.workers.messages import Assignment, Began, Crashed, Ended, EpochDone, GaveUp
+from hpo.workers.worker import run_worker
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
 
 
-@dataclass(frozen=True)
-class Crashed:
-    """A worker process ends by an error that is a bug, here or in what it calls."""
-
-    message: str
-
-
 @dataclass
-class _Member:
+class _Process:
     """A worker process, and what its parent knows of it."""
 
     process: BaseProcess
@@ -68,7 +64,7 @@ class _Member:
         return limit is not None and time.monotonic() - self.began > limit
 
 
-class Crew:
+class Supervisor:
     """Several worker processes, one for each of the devices, while it is entered. A worker that dies is replaced.
 
     On leaving, every worker is asked to stop, and ended if it does not.
@@ -80,17 +76,17 @@ class Crew:
     def __init__(self, storage: RDBStorage, assignment: Assignment, devices: Sequence[str]) -> None:
         self._storage, self._assignment, self._devices = storage, assignment, devices
         self._spawn = multiprocessing.get_context("spawn")
-        self._presence = Presence()
-        self._members: list[_Member] = []
+        self._lock = LivenessLock()
+        self._processes: list[_Process] = []
         self._deaths = 0
         self.given_up: set[GaveUp] = set()
 
-    def __enter__(self) -> Crew:
-        self._presence.__enter__()
+    def __enter__(self) -> Supervisor:
+        self._lock.__enter__()
         try:
             with deferred():  # not in `_start`: it lets the signals through that are blocked there
                 multiprocessing.resource_tracker.ensure_running()
-            self._assignment = replace(self._assignment, parent=str(self._presence.file))
+            self._assignment = replace(self._assignment, parent=str(self._lock.file))
             for device in self._devices:
                 self._start(device)
         except BaseException:
@@ -102,15 +98,15 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with stopping() as is_hurried:
-            for member in self._members:
-                member.process.terminate()
+            for worker in self._processes:
+                worker.process.terminate()
             end = time.monotonic() + STOP_SECONDS
             while (alive := self._alive()) and time.monotonic() < end and not is_hurried():
                 multiprocessing.connection.wait([process.sentinel for process in alive], POLL_SECONDS)
-            for member in self._members:
-                member.process.kill()
-                member.process.join()
-            self._presence.__exit__(None, None, None)  # its file can go: that workers died, theirs tell
+            for worker in self._processes:
+                worker.process.kill()
+                worker.process.join()
+            self._lock.__exit__(None, None, None)  # its file can go: that workers died, theirs tell
         if kind is None:
             check()
 
@@ -122,38 +118,38 @@ class Crew:
             KeyboardInterrupt: where one was dropped.
         """
         check()
-        for member in list(self._members):
-            self._listen(member)
-            if member.is_overdue:
-                self._end_overdue(member)
-            elif not member.process.is_alive():
-                self._listen(member)  # to its last words
-                self._bury(member)
-        return bool(self._members)
+        for worker in list(self._processes):
+            self._listen(worker)
+            if worker.is_overdue:
+                self._end_overdue(worker)
+            elif not worker.process.is_alive():
+                self._listen(worker)  # to what it said before it died
+                self._handle_exit(worker)
+        return bool(self._processes)
 
     def epochs(self) -> dict[tuple[str, int], int]:
         """Returns how far running trials are: study, trial number -> the last epoch that a worker told of."""
-        return {(m.trial.study, m.trial.trial): m.epoch for m in self._members if m.trial and m.epoch}
+        return {(m.trial.study, m.trial.trial): m.epoch for m in self._processes if m.trial and m.epoch}
 
     def wait(self, seconds: float) -> None:
         """Sleeps until a worker ends, `seconds` at most; what workers say meanwhile waits, for there is much of it."""
-        multiprocessing.connection.wait([member.process.sentinel for member in self._members], seconds)
+        multiprocessing.connection.wait([worker.process.sentinel for worker in self._processes], seconds)
 
     def _alive(self) -> list[BaseProcess]:
-        return [member.process for member in self._members if member.process.is_alive()]
+        return [worker.process for worker in self._processes if worker.process.is_alive()]
 
-    def _listen(self, member: _Member) -> None:
+    def _listen(self, worker: _Process) -> None:
         with suppress(EOFError, ConnectionResetError):
-            while member.connection.poll():
-                said = member.connection.recv()
+            while worker.connection.poll():
+                said = worker.connection.recv()
                 if isinstance(said, Crashed):
-                    member.crashed = said
+                    worker.crashed = said
                     continue
                 if isinstance(said, EpochDone):
-                    member.epoch = said.number
+                    worker.epoch = said.number
                     continue
-                member.epoch = None
-                member.trial, member.began = (said if isinstance(said, Began) else None), time.monotonic()
+                worker.epoch = None
+                worker.trial, worker.began = (said if isinstance(said, Began) else None), time.monotonic()
                 if isinstance(said, Ended):
                     self._deaths = 0
                 elif isinstance(said, GaveUp):
@@ -166,36 +162,36 @@ class Crew:
             self.given_up.add(said)
             print(said.message, file=sys.stderr)
 
-    def _end_overdue(self, member: _Member) -> None:
-        limit = member.trial.limit_seconds if member.trial else None
-        member.process.kill()
-        self._replace(member, f"it took longer than {limit:g} s (run.trial_timeout_seconds)")
+    def _end_overdue(self, worker: _Process) -> None:
+        limit = worker.trial.limit_seconds if worker.trial else None
+        worker.process.kill()
+        self._replace(worker, f"it took longer than {limit:g} s (run.trial_timeout_seconds)")
 
-    def _bury(self, member: _Member) -> None:
-        member.process.join()
-        if member.process.exitcode in (0, INTERRUPTED):
-            self._remove(member)
+    def _handle_exit(self, worker: _Process) -> None:
+        worker.process.join()
+        if worker.process.exitcode in (0, INTERRUPTED):
+            self._remove(worker)
             return
-        cause = _cause(member)
+        cause = _cause(worker)
         self._deaths += 1
         if self._deaths > MAX_DEATHS:
             raise WorkError(f"{count(self._deaths, 'worker')} died; the last one {cause}")
-        print(f"worker {member.process.pid} {cause}; another takes its place", file=sys.stderr)
-        self._replace(member, f"its worker {cause}")
+        print(f"worker {worker.process.pid} {cause}; another takes its place", file=sys.stderr)
+        self._replace(worker, f"its worker {cause}")
 
-    def _replace(self, member: _Member, cause: str) -> None:
-        member.process.join()
-        self._remove(member)
-        self._fail_trial_of(member, cause)
-        self._start(member.device)
+    def _replace(self, worker: _Process, cause: str) -> None:
+        worker.process.join()
+        self._remove(worker)
+        self._fail_trial_of(worker, cause)
+        self._start(worker.device)
 
-    def _fail_trial_of(self, member: _Member, cause: str) -> None:
-        studies = self._assignment.studies or records.study_names(self._storage)
-        fail_trial_of(self._storage, studies, member.process.pid or 0, self._assignment.parent, cause)
+    def _fail_trial_of(self, worker: _Process, cause: str) -> None:
+        studies = self._assignment.studies or study_names(self._storage)
+        fail_trial_of(self._storage, studies, worker.process.pid or 0, self._assignment.parent, cause)
 
-    def _remove(self, member: _Member) -> None:
-        member.connection.close()
-        self._members.remove(member)
+    def _remove(self, worker: _Process) -> None:
+        worker.connection.close()
+        self._processes.remove(worker)
 
     def _start(self, device: str) -> None:
         ours, theirs = self._spawn.Pipe(duplex=False)
@@ -206,22 +202,22 @@ class Crew:
             try:
                 process.start()
                 theirs.close()
-                self._members.append(_Member(process, ours, device))
+                self._processes.append(_Process(process, ours, device))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _cause(member: _Member) -> str:
-    exit_code = member.process.exitcode
+def _cause(worker: _Process) -> str:
+    exit_code = worker.process.exitcode
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-    return f"ended with exit code {exit_code}" + (f" ({member.crashed.message})" if member.crashed else "")
+    return f"ended with exit code {exit_code}" + (f" ({worker.crashed.message})" if worker.crashed else "")
 
 
 def _main(assignment: Assignment, parent: Connection) -> None:
     """The life of a worker process; what ends it for good it says to its parent."""
-    streams.prepare()
+    prepare()
     guard_streams()
     hush()
     stop = Stop()
@@ -243,8 +239,8 @@ def _main(assignment: Assignment, parent: Connection) -> None:
         run_worker(assignment, make_objective, stop, tell)
     except HpoError as error:
         tell(GaveUp(None, str(error), error.exit_code))
-    except stored.FAILURES as error:
-        tell(GaveUp(None, f"storage {stored.show_url(assignment.url)} failed: {stored.explain_failure(error)}", 1))
+    except FAILURES as error:
+        tell(GaveUp(None, f"storage {show_url(assignment.url)} failed: {explain_failure(error)}", 1))
     except OSError as error:
         tell(GaveUp(None, explain_os_error(error), 1))
     except Exception as error:

@@ -11,36 +11,29 @@ from __future__ import annotations
 import math
 import os
 import platform
-import signal
-import sys
-import threading
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
-from hpo.analysis.results import UnfinishedStudy, own_studies, read_definition, unfinished_studies
 from hpo.errors import HpoError, StorageGone, UnknownName, WorkError
-from hpo.storage import backends as stored
-from hpo.storage import queries as records
-from hpo.storage.fast_rdb import TrialGone
+from hpo.storage.backends import open_storage
+from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import Stopped
+from hpo.storage.queries import study_attributes
+from hpo.storage.studies import UnfinishedStudy, own_studies, read_definition, unfinished_studies
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import show_only
 from hpo.study.definition import StudyDefinition
 from hpo.tasks.datasets import DATASETS, prepare
-from hpo.text.address import without_secrets
-from hpo.workers.budget import Heartbeats, NoTrial, look_for_place, start_trial
-from hpo.workers.liveness import Presence, Worker
+from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
+from hpo.workers.evaluate import Stop, run_trial
+from hpo.workers.liveness import LivenessLock
+from hpo.workers.messages import Assignment, Began, Ended, EpochDone, GaveUp
 from hpo.workers.samplers import concerns, make_pruner
 
 
@@ -55,7 +48,6 @@ class Objective(Protocol):
         """Evaluates the trial; `epoch_done` is given the number of each epoch that is trained."""
 
 
-Evaluate = Callable[[optuna.Trial], float]
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 
 MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
@@ -64,96 +56,7 @@ LONGEST_PAUSE_SECONDS = 2.0
 EPOCH_SECONDS = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a worker process is told at its start; it reads the rest from the storage.
-
-    Attributes:
-        studies: the studies to serve, or None for all that the storage has, and will have.
-        target: the number of finished trials at which a study has enough; None takes what was asked for last.
-        identity: of the one study to serve, where a target is given; see `results.UnfinishedStudy`.
-        began_at: study -> the number of the first trial that this run could have started there; 0 for others.
-        exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
-            for more.
-        device: for each process in turn.
-        make_objective: `module:function`, given the study's definition, the device and the data folder.
-        parent: the lock file of the process that looks after the worker.
-    """
-
-    url: str
-    studies: tuple[str, ...] | None
-    target: int | None = None
-    identity: str | None = None
-    began_at: Mapping[str, int] = field(default_factory=dict)
-    exit_when_done: bool = True
-    device: str
-    data_folder: Path
-    make_objective: str = "hpo.workers.objective:make_objective"
-    parent: str = ""
-
-
-@dataclass(frozen=True)
-class Began:
-    """A worker began a trial, which may take `limit_seconds`."""
-
-    study: str
-    trial: int
-    limit_seconds: float | None
-
-
-@dataclass(frozen=True)
-class EpochDone:
-    """A worker has trained another epoch of its trial."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A worker ended its trial, however."""
-
-
-@dataclass(frozen=True)
-class GaveUp:
-    """A worker cannot go on: with one study, or where `study` is None, at all."""
-
-    study: str | None
-    message: str
-    exit_code: int
-
-
 Tell = Callable[[Began | EpochDone | Ended | GaveUp], None]
-
-
-class Stop:
-    """The wish to stop. While a trial is evaluated it interrupts; elsewhere it waits to be asked for."""
-
-    def __init__(self) -> None:
-        self.asked = False  # a plain flag: whatever takes a lock could deadlock in a signal handler
-        self._in_trial = False
-
-    def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        """Takes a signal; a second one must not interrupt the first's work."""
-        if self.asked and number != signal.SIGALRM:
-            return
-        self.asked = True
-        if self._in_trial:
-            # Once more, in a second: Python drops an exception that a callback of the garbage collector meets.
-            signal.signal(signal.SIGALRM, self.ask)
-            signal.alarm(1)
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Within, a signal raises KeyboardInterrupt."""
-        self._in_trial = True
-        try:
-            if self.asked:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._in_trial = False
-            signal.alarm(0)
 
 
 def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop, tell: Tell) -> None:
@@ -162,10 +65,10 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
     A study that cannot be served here, for lack of its dataset or for too many failures, is given up, and the others
     are gone on with; `tell` is told so.
     """
-    storage = stored.open_storage(assignment.url, write=True, patient=True)
+    storage = open_storage(assignment.url, write=True, patient=True)
     try:
-        with Presence() as presence:
-            _work(_Server(storage, assignment, make_objective, str(presence.file), stop, tell), stop)
+        with LivenessLock() as lock:
+            _work(_Server(storage, assignment, make_objective, str(lock.file), stop, tell), stop)
     finally:
         storage.engine.dispose()
 
@@ -257,7 +160,7 @@ class _Server:
 
     def _is_there(self, wanted: UnfinishedStudy) -> bool:
         try:
-            identity = records.study_attributes(self._storage, wanted.name).get("identity")
+            identity = study_attributes(self._storage, wanted.name).get("identity")
         except UnknownName:
             return False
         return wanted.identity in (None, identity)
@@ -273,9 +176,9 @@ class _Server:
         }
         key = (name, wanted.identity)
         if key not in self._objectives:
-            place = look_for_place(self._storage, name, definition, **terms)
-            if isinstance(place, NoTrial):
-                return place
+            slot = look_for_slot(self._storage, name, definition, **terms)
+            if isinstance(slot, NoTrial):
+                return slot
             self._make_room()
             self._objectives[key] = self._make_objective(
                 definition, self.assignment.device, self.assignment.data_folder
@@ -311,89 +214,14 @@ class _Server:
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
         dataset = definition.protocol.dataset
-        if records.study_attributes(self._storage, name)["dataset_sha256"] != DATASETS[dataset].sha256:
+        if study_attributes(self._storage, name)["dataset_sha256"] != DATASETS[dataset].sha256:
             raise WorkError(f"study {name!r} was created on another release of its dataset, {dataset}")
         prepare(dataset, self.assignment.data_folder)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
-        stored.show_only(self._storage, study, partial(concerns, definition=definition))
+        show_only(self._storage, study, partial(concerns, definition=definition))
         return study, definition
 
 
 def was_deleted(study: str) -> WorkError:
     """Returns the error about a study that somebody deleted while it was worked on."""
     return WorkError(f"study {study!r} was deleted while it was worked on")
-
-
-def run_trial(
-    storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop, heartbeat_seconds: float
-) -> bool:
-    """Evaluates a trial and tells its result; whatever happens, the trial does not stay RUNNING.
-
-    A trial that was given up for dead meanwhile, or is not there any more, refuses whatever is told of it; its result
-    is dropped. Returns whether it was told.
-    """
-    with _heartbeat(storage, trial, heartbeat_seconds):
-        try:
-            _evaluate(storage, trial, objective, stop)
-        except UpdateFinishedTrialError:
-            print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
-            return False
-        except TrialGone:
-            print(f"trial {trial.number} was deleted meanwhile; its result is dropped", file=sys.stderr)
-            return False
-    return True
-
-
-def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop) -> None:
-    """The one place where an exception becomes a state.
-
-    An interruption gives the place back; an error in training is kept with its traceback.
-    """
-
-    def tell(state: TrialState, *values: float) -> None:
-        # Not study.tell, which would give a pruned trial its last intermediate value for an objective.
-        storage.set_trial_state_values(stored.trial_id(trial), state, values or None)
-
-    try:
-        with stop.interrupts():
-            value = objective(trial)
-    except optuna.TrialPruned:
-        tell(TrialState.PRUNED)
-    except KeyboardInterrupt:
-        tell(TrialState.FAIL)
-    except HpoError:
-        tell(TrialState.FAIL)
-        raise
-    except (UpdateFinishedTrialError, TrialGone):
-        raise
-    except Exception as error:
-        trial.set_user_attr("error", without_secrets(f"{type(error).__name__}: {error}"))
-        trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
-        tell(TrialState.FAIL)
-    else:
-        tell(TrialState.COMPLETE, value)
-
-
-@contextmanager
-def _heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: float) -> Iterator[None]:
-    """Records the trial's heartbeat in a thread of its own.
-
-    Optuna's own thread would die at the first database error.
-    """
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(seconds):
-            try:
-                storage.record_heartbeat(stored.trial_id(trial))
-            # The next beat may succeed; should none, the trial is given up after the grace period.
-            except Exception as error:
-                warnings.warn(f"trial {trial.number}: heartbeat not recorded: {error}", stacklevel=1)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

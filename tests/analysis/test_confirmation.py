@@ -13,9 +13,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from hpo.analysis.confirmation import CONFIRMS, define_confirmation, read_confirmation, read_confirmations, read_winner
-from hpo.cli.findings import confirmation_json
+from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
-from hpo.storage import queries as records
+from hpo.storage.queries import count_trials, set_study_attribute
 from hpo.study.definition import define_study
 from tests.conftest import SMALL_STUDY, claim, create
 
@@ -50,7 +50,7 @@ def add(
                 **{name: FloatDistribution(0.0, 1.0) for name in (*more, "learning_rate")},
             },
             user_attrs={
-                **claim(sum(records.count_trials(opened, study).values())),
+                **claim(sum(count_trials(opened, study).values())),
                 **{"errors": list(errors), "std": stdev(errors) if len(errors) > 1 else None},
                 **attributes,
             },
@@ -78,7 +78,7 @@ def confirm(opened: RDBStorage, study: str = "small", *, top: int = 3, measure: 
     """Defines a confirmation, and lets so many of its trials be measured."""
     name, definition, confirms = define_confirmation(opened, study, top=top, rounds=5)
     create(opened, name, definition, len(definition.trial))
-    records.set_study_attribute(opened, name, CONFIRMS, confirms)
+    set_study_attribute(opened, name, CONFIRMS, confirms)
     for slot in range(measure):
         add(opened, name, definition.trial[slot].params.learning_rate, FRESH[slot], slot=slot)  # type: ignore[arg-type]
     return name
@@ -110,7 +110,7 @@ def test_fresh_rounds_tell_the_optimism_and_who_can_be_told_apart(searched: RDBS
     assert [one.trial for one in found.confirmed] == [1, 3, 0]
     assert found.confirmed[0].optimism == pytest.approx(3.2 - 2.0)
     assert found.confirmed[0].mean.holds(3.2)
-    assert [(one.first, one.second, one.is_told_apart) for one in found.contrasts] == [(1, 3, False), (3, 0, True)]
+    assert [(one.first, one.second, one.is_significant) for one in found.contrasts] == [(1, 3, False), (3, 0, True)]
     assert found.contrasts[1].difference.estimate == pytest.approx(fmean(FRESH[2]) - fmean(FRESH[1]))
     assert set(confirmation_json(found)) == {
         *("study", "name", "rounds", "dataset", "decision", "confirmed", "contrasts"),

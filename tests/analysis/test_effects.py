@@ -8,6 +8,7 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.effects import FEWEST_TRIALS, read_effects, read_importances, related_lists
 from hpo.report.study_figures import effect_name, effects_figure
+from hpo.storage.backends import open_storage
 from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import add
 from tests.conftest import LISTED_STUDY, create
@@ -32,9 +33,8 @@ def listed(opened: RDBStorage, *trials: tuple[dict[str, Any], list[float]]) -> R
 
 @pytest.fixture
 def sqlite_storage(tmp_path: Any) -> RDBStorage:
-    from hpo.storage import backends as storage
 
-    return storage.open_storage(f"sqlite:///{tmp_path}/x.db", create=True)
+    return open_storage(f"sqlite:///{tmp_path}/x.db", create=True)
 
 
 def test_an_effect_is_the_mean_over_matched_pairs_round_by_round(sqlite_storage: RDBStorage) -> None:

@@ -5,11 +5,14 @@ import sys
 import pytest
 
 from hpo.analysis.hardware_drift import Drift, Measurement, Repetition
-from hpo.analysis.results import Best, Status
+from hpo.analysis.results import Best
 from hpo.analysis.statistics import Interval
-from hpo.cli.findings import best_table, drift_view, listed_view
-from hpo.cli.views import foreign_notes
+from hpo.cli.measure.drift import drift_view
+from hpo.cli.measure.optimize import listed_view
+from hpo.cli.read.best import best_table
+from hpo.cli.read.status import foreign_notes
 from hpo.study.definition import define_study
+from hpo.workers.status import Status
 from tests.conftest import LISTED_STUDY
 
 
@@ -30,6 +33,6 @@ def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     assert headline == "study x: 0 of 1 configuration measured (mean and deviation of 1 round, digits, by recognition)"
     one, other = (Measurement(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
-    assert "1 of 1 machine told apart" in drift_view(Drift("x", 0, {}, one, repetitions))[0]
+    assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, {}, one, repetitions))[0]
     status = Status("x", 1, 0, 0, 0, 0, 0, None, [], None, None, foreign=1)
     assert foreign_notes([status]) == ["study x: 1 trial of other programs in it, not counted"]

@@ -8,17 +8,27 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis import reproduction
-from hpo.analysis.reproduction import ITEMS, PUBLISHED_PARAMETERS, Cell, Reproduction, find_items, judge, studies_of
+from hpo.analysis.reproduction import (
+    ELSEWHERE,
+    ITEMS,
+    PUBLISHED_PARAMETERS,
+    PUBLISHED_RATES,
+    Cell,
+    Reproduction,
+    find_items,
+    judge,
+    read_reproduction,
+    studies_of,
+)
 from hpo.errors import UnknownName
-from hpo.report import reproduction as documents
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.report.reproduction import draw, fill, render, table_of, write_document
+from hpo.storage.queries import count_trials
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import trial_id_of
 from hpo.study import catalog
 from hpo.study.definition import define_study
 from hpo.training.network_summary import describe
 from hpo.workers.budget import start_trial
-from hpo.workers.liveness import Worker
 from hpo.workers.samplers import suggest
 from tests.conftest import create
 
@@ -39,7 +49,7 @@ def cell(
             "errors_head": [20.0, 22.0],
             "errors_recognition": [50.0, 54.0],
             "learning_rate": 0.1,
-            "is_coin": False,
+            "is_at_chance": False,
             **more,
         }
     )
@@ -129,9 +139,9 @@ def test_a_study_measures_what_its_table_prints(study: str) -> None:
 
 def test_what_stands_outside_the_studies_is_as_printed() -> None:
     assert set(PRINTED) == set(studies_of(ITEMS))
-    (relu,) = reproduction.ELSEWHERE  # the one row that another table's study measures
+    (relu,) = ELSEWHERE  # the one row that another table's study measures
     assert (relu.published.mean, relu.published.std) == (2.30, 0.26)
-    assert reproduction.PUBLISHED_RATES == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
+    assert PUBLISHED_RATES == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED_PARAMETERS))
@@ -168,19 +178,19 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
         "# Ours\n\n<!-- one -->\nold\n<!-- end -->\nA discussion.\n<!-- two -->\n<!-- end -->\n"
         "<!-- unknown -->\nkept\n<!-- end -->\n"
     )
-    filled = documents.fill(text, {"one": "new", "two": "| a |\n|---|"})
+    filled = fill(text, {"one": "new", "two": "| a |\n|---|"})
     assert filled == (
         "# Ours\n\n<!-- one -->\nnew\n<!-- end -->\nA discussion.\n<!-- two -->\n| a |\n|---|\n<!-- end -->\n"
         "<!-- unknown -->\nkept\n<!-- end -->\n"
     )
-    assert documents.fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
+    assert fill(filled, {"one": "new", "two": "| a |\n|---|"}) == filled
 
 
 def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
-    found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_coin=True)], [], counts, {})
+    found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_at_chance=True)], [], counts, {})
     found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
-    parts = documents.render(found, tmp_path)
+    parts = render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
     assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
     assert "| differs |" in parts["report_b_table_1"]
@@ -194,19 +204,19 @@ def test_a_row_printed_twice_is_measured_once(
     opened = create(fresh_storage, "ours", define_study(shipped.model_dump(mode="json"), name="ours"), 4)
     for _ in range(4):
         measure(opened, "ours")
-    found = reproduction.read_reproduction(opened, {"report_a_table_3": "ours", "report_a_table_1": "absent"}, networks)
+    found = read_reproduction(opened, {"report_a_table_3": "ours", "report_a_table_1": "absent"}, networks)
     third, fourth = ([c for c in found.cells if c.table == name] for name in ("report_a_table_3", "report_a_table_4"))
     assert [c.label for c in third] == ["CNN + BN", "CNN + BN + WS", "CNN + BN + AL", "CNN + BN + WS + AL"]
-    assert [c.is_coin for c in third] == [True, True, False, False]
+    assert [c.is_at_chance for c in third] == [True, True, False, False]
     assert (fourth[0].published_mean, fourth[0].errors) == (2.30, third[-1].errors)
-    document = documents.write_document(tmp_path, "-digits-2-rounds", found)
+    document = write_document(tmp_path, "-digits-2-rounds", found)
     assert document.read_text().startswith(
         "# A quick look at the two reports (digits 2 rounds), which is no reproduction"
     )
     assert Reproduction.read(document.with_suffix(".json")) == found
     names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
     batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
-    drawn = documents.draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
+    drawn = draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
     assert drawn is not None
     layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
     assert {trace.name for trace in drawn.data} == layers
@@ -228,21 +238,21 @@ def measure(opened: RDBStorage, name: str) -> None:
     }  # fmt: skip
     for key, value in attributes.items():
         trial.set_user_attr(key, value)
-    opened.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [sum(errors) / 2])
-    assert records.count_trials(opened, name)[TrialState.COMPLETE] == trial.number + 1
+    opened.set_trial_state_values(trial_id_of(trial), TrialState.COMPLETE, [sum(errors) / 2])
+    assert count_trials(opened, name)[TrialState.COMPLETE] == trial.number + 1
 
 
 def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
-    documents.write_document(tmp_path, "", first)
+    write_document(tmp_path, "", first)
     again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
-    document = documents.write_document(tmp_path, "", again)
+    document = write_document(tmp_path, "", again)
     kept = Reproduction.read(document.with_suffix(".json"))
     assert [(c.label, c.mean) for c in kept.cells] == [("FNN", 4.0), ("FNN + WS", 5.0)]
     assert kept.conditions["devices"] == ["cpu", "cuda"]
-    documents.write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
+    write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
     assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()
 
 
@@ -250,10 +260,10 @@ def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
     conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
-    assert documents.table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
-    assert documents.render(one, tmp_path)["summary"] == "Fewer than 3 rounds a cell: nothing to judge by."
-    coin = cell(50.0, 20.0, published=(50.0, 0.0), is_coin=True)
-    assert documents.table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == ["", "", ""]
+    assert table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
+    assert render(one, tmp_path)["summary"] == "Fewer than 3 rounds a cell: nothing to judge by."
+    coin = cell(50.0, 20.0, published=(50.0, 0.0), is_at_chance=True)
+    assert table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == ["", "", ""]
     elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
-    assert documents.table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
-    assert "no verdicts" in documents.render(elsewhere, tmp_path)["summary"]
+    assert table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
+    assert "no verdicts" in render(elsewhere, tmp_path)["summary"]

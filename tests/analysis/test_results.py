@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.results import read_best, read_status, trials_per_hour
+from hpo.analysis.results import read_best
 from hpo.errors import StorageError, UnknownName
+from hpo.workers.status import read_status, trials_per_hour
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,7 +41,7 @@ def test_a_fresh_study_has_a_status_but_no_best(created: RDBStorage) -> None:
 
 def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     from hpo.errors import RequestError
-    from hpo.workers.launch import make_plan
+    from hpo.workers.plan import make_plan
 
     assert make_plan(fresh_storage.url, "report_a_best").target == 1
     with pytest.raises(RequestError, match="lists 1 trial, so --trials cannot be 5"):

@@ -21,9 +21,10 @@ import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm
 
-from hpo.storage import backends as storage
+from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
 from hpo.workers import budget
+from hpo.workers.budget import NoTrial
 from hpo.workers.samplers import suggest
 
 INSIDE_LOCK = "inside the lock"
@@ -81,7 +82,7 @@ class Target:
 
     def __call__(self, trial: optuna.Trial, epoch_done: object = None) -> float:
         """Evaluates a trial."""
-        with storage.together(trial):
+        with batch_writes(trial):
             configuration = suggest(trial, self._definition)
         trial.report(50.0, step=1)
         self._strike(IN_TRIAL)
@@ -90,15 +91,15 @@ class Target:
         if self._random.random() < 0.3:
             raise optuna.TrialPruned
         value = 10 + abs(configuration.learning_rate - 0.1) * 30
-        with storage.together(trial):
+        with batch_writes(trial):
             trial.set_user_attr("errors", [value])
             trial.set_user_attr("std", None)
         return value
 
     def arm(self) -> None:
         """Puts a strike into each window of this process."""
-        self._wrap(budget, "find_place", after=INSIDE_LOCK)
-        self._wrap(storage, "ask", after=AFTER_BIRTH)
+        self._wrap(budget, "find_slot", after=INSIDE_LOCK)
+        self._wrap(budget, "ask", after=AFTER_BIRTH)
 
         @sa.event.listens_for(sa.Engine, "after_cursor_execute")
         def _executed(connection: sa.Connection, cursor: Any, statement: str, *rest: Any) -> None:
@@ -110,7 +111,7 @@ class Target:
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            if not isinstance(result, budget.NoTrial):
+            if not isinstance(result, NoTrial):
                 self._strike(after)
             return result
 

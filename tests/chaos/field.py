@@ -14,11 +14,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from hpo.analysis.results import Status, read_status
-from hpo.storage import queries as records
 from hpo.storage.claims import FINISHED
+from hpo.storage.queries import StoredTrial, count_trials, read_trials
 from hpo.study.definition import define_study
-from hpo.workers import launch as optimize
+from hpo.workers.launch import begin
+from hpo.workers.plan import Plan
+from hpo.workers.status import Status, read_status
 from tests.chaos.faults import Faults, read_strikes
 
 STUDY: dict[str, Any] = {
@@ -87,7 +88,7 @@ class Field:
         self.faults = faults or Faults()
         self.faults.write(folder)
         definition = define_study({**STUDY, "run": run}, name="chaos")
-        self.storage = optimize.begin(url, optimize.Plan("chaos", definition, budget), folder)
+        self.storage = begin(url, Plan("chaos", definition, budget), folder)
 
     def launch(
         self, *, machines: int = 2, workers: int = 4, prefix: Sequence[str] = (), url: str | None = None
@@ -119,9 +120,9 @@ class Field:
         """Returns what all machines wrote to standard error."""
         return "".join(machine.said() for machine in self.machines)
 
-    def failed(self) -> list[records.StoredTrial]:
+    def failed(self) -> list[StoredTrial]:
         """Returns the trials that failed."""
-        return records.read_trials(self.storage, "chaos", states=(TrialState.FAIL,))
+        return read_trials(self.storage, "chaos", states=(TrialState.FAIL,))
 
     def close(self) -> None:
         """Ends whatever still runs."""
@@ -145,8 +146,8 @@ class Field:
         check("Traceback" not in said and "ended with exit code" not in said, f"a worker crashed: {said[-3000:]}")
 
     def _check_exact(self) -> None:
-        counts = {state.name: count for state, count in records.count_trials(self.storage, "chaos").items() if count}
-        finished = [trial.attributes["slot"] for trial in records.read_trials(self.storage, "chaos", states=FINISHED)]
+        counts = {state.name: count for state, count in count_trials(self.storage, "chaos").items() if count}
+        finished = [trial.attributes["slot"] for trial in read_trials(self.storage, "chaos", states=FINISHED)]
         check(self.status().finished == self.budget, f"{counts} instead of {self.budget} finished")
         check(counts.get("RUNNING", 0) == 0, f"{counts} after the end")
         check(sorted(finished) == list(range(self.budget)), f"slots {sorted(finished)}")

@@ -8,20 +8,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hpo.analysis.results import read_definition
 from hpo.errors import HpoError
-from hpo.storage import backends as storage
-from hpo.workers import launch as optimize
-from hpo.workers.signals import stop_on_signals
+from hpo.signals import stop_on_signals
+from hpo.storage.backends import FAILURES, explain_failure, open_storage
+from hpo.storage.studies import read_definition
+from hpo.workers.launch import run_study
+from hpo.workers.plan import Plan
 
 
 def main(url: str, target: str, workers: str, folder: str) -> int:
     """Brings the study 'chaos' to its trials; returns the exit code of `hpo optimize`."""
     stop_on_signals()
     try:
-        opened = storage.open_storage(url, create=True)
-        plan = optimize.Plan("chaos", read_definition(opened, "chaos"), int(target))
-        optimize.run_study(
+        opened = open_storage(url, create=True)
+        plan = Plan("chaos", read_definition(opened, "chaos"), int(target))
+        run_study(
             opened,
             plan,
             devices=["cpu"] * int(workers),
@@ -32,8 +33,8 @@ def main(url: str, target: str, workers: str, folder: str) -> int:
     except HpoError as error:
         print(f"hpo: {error}", file=sys.stderr)
         return error.exit_code
-    except storage.FAILURES as error:
-        print(f"hpo: the storage failed: {storage.explain_failure(error)}", file=sys.stderr)
+    except FAILURES as error:
+        print(f"hpo: the storage failed: {explain_failure(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

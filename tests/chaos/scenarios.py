@@ -21,10 +21,10 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
-from hpo.storage import sqlite
+from hpo.storage.backends import open_storage
 from hpo.storage.claims import FINISHED, read_running, read_slots
+from hpo.storage.queries import count_trials, read_trials, study_names
+from hpo.storage.watched_file import BUSY_SECONDS
 from hpo.workers.liveness import probe
 from tests.chaos import faults, network
 from tests.chaos.faults import Faults
@@ -232,7 +232,7 @@ def paused_inside_a_transaction(arena: Arena) -> str:
         arena.launch(field)
         field.wait_until(lambda: len(field.strikes()) == 1)
         (strike,) = field.strikes()
-        pause = sqlite.BUSY_SECONDS + 15.0
+        pause = BUSY_SECONDS + 15.0
         if arena.kind == "postgresql":
             waited = _wait_for_the_next_start(field)
             check(25 < waited < 40, f"the others went on after {waited:.1f} s")
@@ -345,13 +345,13 @@ def _trials_of(field: Field, machine: Machine) -> list[int]:
     """
     return [
         trial.number
-        for trial in records.read_trials(field.storage, "chaos", states=(TrialState.RUNNING,))
+        for trial in read_trials(field.storage, "chaos", states=(TrialState.RUNNING,))
         if trial.params and Path(trial.attributes["worker"]["parent"]).name.startswith(f"{machine.pid}-")
     ]
 
 
 def _states(field: Field, numbers: list[int]) -> set[TrialState]:
-    return {trial.state for trial in records.read_trials(field.storage, "chaos") if trial.number in numbers}
+    return {trial.state for trial in read_trials(field.storage, "chaos") if trial.number in numbers}
 
 
 def server_restarted_twice(arena: Arena) -> str:
@@ -412,7 +412,7 @@ def brand_new_database(arena: Arena) -> str:
         processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
         said = [process.communicate()[1] for process in processes]
         check([process.returncode for process in processes] == [0] * 8, f"{said}")
-        check(records.study_names(storage.open_storage(command[3])) == [], "there are studies")
+        check(study_names(open_storage(command[3])) == [], "there are studies")
     return f"opened {count} times by 8"
 
 
@@ -490,7 +490,7 @@ def failures_beyond_the_cap(arena: Arena) -> str:
         code = field.machines[0].wait(60)
         said = field.said().splitlines()
         check(code == 1 and len(said) == 1 and "3 trials failed by an error" in said[0], f"{code}: {said}")
-        check(records.count_trials(field.storage, "chaos")[TrialState.RUNNING] == 0, "some are running")
+        check(count_trials(field.storage, "chaos")[TrialState.RUNNING] == 0, "some are running")
         check(read_slots(field.storage, "chaos").finished > 0, "none finished")
         return said[0]
 

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 
 from hpo import load_results
 from hpo.cli.main import main
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import set_study_attribute
 from hpo.tasks.datasets import mnist_files
 from tests.conftest import wait_for
-from tests.program import free_port, hpo, hpo_in_one_process, start_hpo
+from tests.program import commands, free_port, hpo, hpo_in_one_process, start_hpo
 
 TINY = """
 title = "A tiny search"
@@ -241,7 +241,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *par
         (["optimize", "--study", "wrong.toml", "--trials", "5"], "no architecture named 'fn'; did you mean 'fnn'"),
         (["optimize", "--study", "many.toml", "--trials", "5"], "train_pairs must be at most 1434006"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--device", "cuda:7"], "this machine shows"),
-        (["optimise"], "No such command 'optimise'"),
+        (["optimise"], "no command named 'optimise'; did you mean 'optimize'?"),
         (["status"], "sqlite:///hpo.db does not exist; hpo optimize creates it"),
         (["best", "--study", "cnn"], "does not exist"),
         (["dashboard"], "does not exist"),
@@ -283,8 +283,8 @@ def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Pa
 def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_path: Path) -> None:
     for file in worked.iterdir():
         shutil.copy(file, tmp_path)
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    records.set_study_attribute(opened, "tiny", "target", 5)
+    opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    set_study_attribute(opened, "tiny", "target", 5)
     opened.engine.dispose()
     done = hpo("worker", "--exit-when-done", "--workers", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -387,7 +387,7 @@ def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) ->
 
 
 def test_help_is_there_for_every_command() -> None:
-    for name, command in main.commands.items():
+    for name, command in commands().items():
         shown = CliRunner().invoke(command, ["--help"])
         assert shown.exit_code == 0, name
         assert command.help
@@ -400,7 +400,7 @@ def test_help_is_there_for_every_command() -> None:
 def test_help_fits_80_columns_and_cuts_no_sentence() -> None:
     whole = CliRunner().invoke(main, ["--help"], terminal_width=80).output
     assert "..." not in whole.replace("[ARGS]...", "")
-    for name, command in [("", main), *main.commands.items()]:
+    for name, command in [("", main), *commands().items()]:
         shown = CliRunner().invoke(command, ["--help"], terminal_width=80).output
         assert max(map(len, shown.splitlines())) <= 80, name
         assert not re.search(r"\b(INTEGER|FLOAT|TEXT|PATH|DIRECTORY)\b", shown), f"{name}: click's own metavar"

@@ -11,8 +11,8 @@ import pytest
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from hpo.analysis.results import range_test_key
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import read_trials, study_attributes
 from hpo.study.space import Setup
 from tests.program import hpo, hpo_in_one_process
 
@@ -124,10 +124,10 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     assert best.startswith(("study rates: SGD (trial 0) has", "study rates: SGD at 0.1 (trial 1) has"))
     assert "selection bias" not in said + best  # nothing was searched
     url = f"sqlite:///{tmp_path}/hpo.db"
-    opened = storage.open_storage(url)
-    first, second = records.read_trials(opened, "rates")
+    opened = open_storage(url)
+    first, second = read_trials(opened, "rates")
     rated = Setup(architecture="fnn", weight_sharing=True, auxiliary_loss=True, activation="relu", optimizer="sgd")
-    kept = records.study_attributes(opened, "rates")[range_test_key(rated)]
+    kept = study_attributes(opened, "rates")[range_test_key(rated)]
     assert first.params["learning_rate"] == kept["mean"]
     assert second.params["learning_rate"] == 0.1
     assert [len(epoch) for epoch in first.attributes["losses_by_epoch"]] == [2, 2]
@@ -162,8 +162,8 @@ def test_a_quick_look_resumes_and_writes_a_document_of_its_own(tmp_path: Path) -
     assert text.count("| FNN") == 8
     assert "| residual | 44,386 | 44,386 | 22,424 | 22,424 | equal |" in text
     assert "not measured yet: `hpo reproduce report_a_table_2`" in text
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db")
-    assert len(records.read_trials(opened, "report_a_table_1-digits-2-rounds")) == 4
+    opened = open_storage(f"sqlite:///{tmp_path}/hpo.db")
+    assert len(read_trials(opened, "report_a_table_1-digits-2-rounds")) == 4
 
 
 def test_an_unknown_table_is_one_line(tmp_path: Path) -> None:

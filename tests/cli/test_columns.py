@@ -15,13 +15,24 @@ from rich.console import Console
 
 from hpo.analysis.confirmation import Confirmation, Confirmed, Contrast
 from hpo.analysis.hardware_drift import Drift, Measurement, Repetition
-from hpo.analysis.results import Best, Status, TrialRow
+from hpo.analysis.results import Best, TrialRow
 from hpo.analysis.statistics import mean_of, paired_difference
-from hpo.cli import findings, views
+from hpo.cli.measure.confirm import confirmation_view
+from hpo.cli.measure.drift import drift_view
+from hpo.cli.measure.export import export_view
+from hpo.cli.measure.lr_curve import curve_view
+from hpo.cli.measure.optimize import listed_view
+from hpo.cli.measure.reproduce import rows_table
+from hpo.cli.read.best import best_table
+from hpo.cli.read.list import names_table
+from hpo.cli.read.show import layers_table
+from hpo.cli.read.status import status_table, statuses_view
+from hpo.cli.read.trials import trials_table
 from hpo.study import catalog
 from hpo.study.definition import define_study
-from hpo.training.lr_curve import Sweep
+from hpo.training.lr_curve import LRCurve
 from hpo.training.network_summary import describe
+from hpo.workers.status import Status
 from tests.conftest import LISTED_STUDY
 
 PARAMS = {
@@ -68,24 +79,24 @@ def trial(number: int, **changed: Any) -> TrialRow:
 
 
 def statuses() -> list[Any]:
-    return [views.statuses_view([status("quickstart"), status("report_a_table_1-digits")])]
+    return [statuses_view([status("quickstart"), status("report_a_table_1-digits")])]
 
 
 def trials() -> list[Any]:
     failed = trial(1041, state="FAIL", value=None, std=None, error="ValueError: not in [/data/of/the/batch]")
     pruned = trial(1042, state="PRUNED", value=None, std=None)
-    return [views.trials_table([trial(8), failed, pruned])]
+    return [trials_table([trial(8), failed, pruned])]
 
 
 def best() -> list[Any]:
     confirmed = {"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16}
     found = Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", confirmed)
-    return findings.best_table(found, "recognition")
+    return best_table(found, "recognition")
 
 
 def listed() -> list[Any]:
     rows = [trial(i, label=label) for i, label in enumerate(("FNN", "FNN + WS"))]
-    return findings.listed_view("listed", rows, define_study(LISTED_STUDY, name="listed"))
+    return listed_view("listed", rows, define_study(LISTED_STUDY, name="listed"))
 
 
 def confirmed() -> list[Any]:
@@ -94,14 +105,14 @@ def confirmed() -> list[Any]:
     ]
     by = paired_difference(FRESH[1], FRESH[0])
     contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
-    return findings.confirmation_view(Confirmation("q", "q-confirm", 5, "digits", "recognition", found, contrasts))
+    return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", "recognition", found, contrasts))
 
 
 def drift() -> list[Any]:
     own = Measurement("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
     by = paired_difference(FRESH[1], FRESH[0])
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
-    return findings.drift_view(Drift("quickstart", 8, PARAMS, own, repetitions))
+    return drift_view(Drift("quickstart", 8, PARAMS, own, repetitions))
 
 
 def exported() -> list[Any]:
@@ -110,28 +121,28 @@ def exported() -> list[Any]:
         "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
         "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
     }  # fmt: skip
-    return findings.export_view(described, Path("winner.safetensors"))
+    return export_view(described, Path("winner.safetensors"))
 
 
 def names() -> list[Any]:
     found = catalog.architectures().values()
-    return [views.names_table("architectures", [{"name": one.name, "title": one.summary} for one in found])]
+    return [names_table("architectures", [{"name": one.name, "title": one.summary} for one in found])]
 
 
 def layers() -> list[Any]:
     build, relu = catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu")
-    return views.layers_table("cnn_bn", {"summary": "a network", **describe(build, relu)})
+    return layers_table("cnn_bn", {"summary": "a network", **describe(build, relu)})
 
 
 def swept() -> list[Any]:
     rates = np.geomspace(1e-4, 1.0, 30)
     losses = np.abs(np.log10(rates) + 1.5)[None].repeat(2, axis=0) + 1
-    return views.sweep_view("fnn+ws+al relu sgd", Sweep(rates, losses), "digits")
+    return curve_view("fnn+ws+al relu sgd", LRCurve(rates, losses), "digits")
 
 
 def published() -> list[Any]:
     rows = [["", "published", "measured", "verdict"], ["FNN + WS + AL", "6.44 ± 0.71", "12.34 ± 10.52", "consistent"]]
-    return views.rows_table(["Report A, table I: the linear network"], rows)
+    return rows_table(["Report A, table I: the linear network"], rows)
 
 
 TABLES: dict[Callable[[], list[Any]], list[str]] = {  # what each shows at any width
@@ -160,7 +171,7 @@ def test_every_table_fits_and_names_what_it_is_about(table: Callable[[], list[An
 
 
 def test_a_narrow_terminal_loses_the_least_important_columns_first() -> None:
-    heads = {width: shown([views.status_table([status("quickstart")])], width)[0].split() for width in (80, 60, 50, 40)}
+    heads = {width: shown([status_table([status("quickstart")])], width)[0].split() for width in (80, 60, 50, 40)}
     assert heads[80] == ["study", "finished", "pruned", "running", "failed", "/h", "left", "best", "error"]
     assert heads[60] == ["study", "finished", "running", "failed", "left", "best", "error"]
     assert heads[50] == ["study", "finished", "left", "best", "error"]
@@ -168,7 +179,7 @@ def test_a_narrow_terminal_loses_the_least_important_columns_first() -> None:
 
 
 def test_in_the_narrowest_terminal_a_row_is_a_block() -> None:
-    assert shown([views.status_table([status("quickstart")])], 30)[:3] == [
+    assert shown([status_table([status("quickstart")])], 30)[:3] == [
         "quickstart",
         "  finished: 1552/2000",
         "  pruned: 512",
@@ -176,7 +187,7 @@ def test_in_the_narrowest_terminal_a_row_is_a_block() -> None:
 
 
 def test_a_word_longer_than_the_terminal_is_broken_and_nothing_else_is() -> None:
-    lines = shown([views.status_table([status("x" * 70), status("short")])], 30)
+    lines = shown([status_table([status("x" * 70), status("short")])], 30)
     assert max(map(len, lines)) <= 30
     assert "".join(lines[:3]) == "x" * 70
     assert "short" in lines

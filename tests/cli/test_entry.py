@@ -17,7 +17,8 @@ import pytest
 
 import hpo as package
 from hpo import provenance
-from hpo.cli import main as cli
+from hpo.cli.main import _Program
+from hpo.provenance import versions
 from tests.cli.test_cli import TINY, assert_one_line, running_trials
 from tests.conftest import wait_for
 from tests.program import clean_environment, hpo, python_m_hpo, start_hpo
@@ -106,7 +107,7 @@ def test_an_interruption_that_became_another_error_is_one(capsys: pytest.Capture
     def broken() -> None:
         raise RuntimeError("a bug")
 
-    program = cli._Program(commands={"interrupted": interrupted, "broken": broken})
+    program = _Program(commands={"interrupted": interrupted, "broken": broken})
     with pytest.raises(SystemExit) as ended:
         program.main(["interrupted"])
     assert ended.value.code == 130
@@ -182,7 +183,7 @@ def test_the_version_is_known_where_the_program_is_not_installed(monkeypatch: py
         return "1"
 
     monkeypatch.setattr(provenance, "version", version)
-    assert provenance.versions.__wrapped__()["hpo"] == package.__version__
+    assert versions.__wrapped__()["hpo"] == package.__version__
 
 
 def adrift(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

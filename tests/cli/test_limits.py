@@ -19,6 +19,7 @@ from hpo.cli.main import main
 from hpo.errors import StudyError
 from hpo.study.definition import StudyDefinition, define_study, read_study
 from tests.conftest import LISTED_STUDY, SMALL_STUDY
+from tests.program import commands
 
 NUMBERS: tuple[Any, ...] = (
     0,
@@ -162,7 +163,7 @@ def test_a_listed_rate_has_the_limits_of_a_space() -> None:
 
 OPTIONS = [
     (command.name, option)
-    for command in main.commands.values()
+    for command in commands().values()
     for option in command.params
     if isinstance(option.type, WholeNumber | Number) or option.name == "workers"
 ]
@@ -198,7 +199,7 @@ def can_be(option: click.Parameter, typed: str) -> bool:
 
 
 def test_every_command_with_a_number_was_tried() -> None:
-    for command in main.commands.values():
+    for command in commands().values():
         for option in command.params:
             assert not isinstance(option.type, click.types.IntParamType | click.types.FloatParamType), option.name
     assert {command for command, _ in OPTIONS} >= {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from hpo.analysis.results import Status
 from hpo.cli.progress import TimeLeft, bar, progress_line
+from hpo.workers.status import Status
 
 EMPTY = Status(
     study="cnn", total=200, complete=0, pruned=0, running=0, failed=0, interrupted=0, best=None, workers=[],

@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.cli.views import _toml, study_text
+from hpo.cli.read.show import _toml, study_text
 from hpo.study.definition import define_study, parse
-from hpo.text import address
-from hpo.text.address import remember_secrets, show_url, without_secrets
+from hpo.text import secrets
+from hpo.text.secrets import remember_secrets, show_url, without_secrets
 from tests.conftest import thorough
 
 rates = st.floats(1e-6, 10.0)
@@ -101,7 +101,7 @@ def test_no_spelling_of_a_url_shows_its_password(password: str, user: str, data:
         )
     )
     assert "Zq7" not in show_url(url), (url, show_url(url))
-    with patch.object(address, "_remembered", set()):
+    with patch.object(secrets, "_remembered", set()):
         remember_secrets(url)
         for text in (url, unquote(url), repr(url), f'no such user: "{user}" with {password}'):
             said = without_secrets(f"could not reach {text}: timed out")

@@ -7,9 +7,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from hpo.analysis.results import Status
-from hpo.cli import terminal, views
-from hpo.text import formatting
+from hpo.cli.terminal import StudyProgress
+from hpo.text.formatting import spread, text_of
+from hpo.workers.status import Status
 
 
 def status(finished: int, *, epoch: int | None = None, best: float | None = None) -> Status:
@@ -38,7 +38,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_without_a_terminal_progress_is_now_and_then_a_plain_line(now: list[float]) -> None:
     written = io.StringIO()
-    with terminal.StudyProgress(Console(file=written, width=80), 10, 25) as progress:
+    with StudyProgress(Console(file=written, width=80), 10, 25) as progress:
         for second, finished in ((0, 0), (1, 1), (11, 2), (12, 3), (13, 10)):
             now[0] = second
             progress.show(status(finished, best=2.04))
@@ -50,7 +50,7 @@ def test_without_a_terminal_progress_is_now_and_then_a_plain_line(now: list[floa
 
 def test_a_log_shows_every_minute_that_a_long_trial_goes_on(now: list[float]) -> None:
     written = io.StringIO()
-    with terminal.StudyProgress(Console(file=written, width=80), 10, 250) as progress:
+    with StudyProgress(Console(file=written, width=80), 10, 250) as progress:
         for second in range(200):
             now[0] = second
             progress.show(status(0, epoch=second + 1))
@@ -62,7 +62,7 @@ def test_a_log_shows_every_minute_that_a_long_trial_goes_on(now: list[float]) ->
 def test_the_line_in_a_terminal_moves_with_every_epoch_and_never_wraps(width: int, now: list[float]) -> None:
     written = io.StringIO()
     console = Console(file=written, width=width, force_terminal=True, color_system=None)
-    with terminal.StudyProgress(console, 10, 25) as progress:
+    with StudyProgress(console, 10, 25) as progress:
         for second in range(60):
             now[0] = second
             progress.show(status(second // 20, epoch=second % 20 + 1, best=2.04))
@@ -77,7 +77,7 @@ def test_the_line_in_a_terminal_moves_with_every_epoch_and_never_wraps(width: in
 
 def test_the_last_line_is_printed_when_the_work_ends_early() -> None:
     written = io.StringIO()
-    with terminal.StudyProgress(Console(file=written, width=80), 10, 25) as progress:
+    with StudyProgress(Console(file=written, width=80), 10, 25) as progress:
         progress.show(status(0))
         progress.show(status(4))
     assert written.getvalue().splitlines()[-1].startswith("cnn: 4/10 trials")
@@ -88,9 +88,9 @@ def test_the_last_line_is_printed_when_the_work_ends_early() -> None:
     [(True, "true"), (0.1382999, "0.1383"), (1e-4, "0.0001"), ("cnn_bn", "cnn_bn"), (3, "3")],
 )
 def test_values_are_written_as_in_a_study_file(value: object, text: str) -> None:
-    assert views.text_of(value) == text
+    assert text_of(value) == text
 
 
 def test_a_mean_has_its_spread_beside_it() -> None:
-    assert formatting.spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
-    assert formatting.spread(2.0449, None) == "2.04 %"
+    assert spread(2.0449, 0.2701) == "2.04 ± 0.27 %"
+    assert spread(2.0449, None) == "2.04 %"

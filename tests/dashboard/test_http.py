@@ -18,7 +18,8 @@ from waitress import wasyncore
 
 from hpo.dashboard import http as server
 from hpo.dashboard.access import Guard, Policy
-from hpo.storage import backends as storage
+from hpo.dashboard.http import LIMITS, MAX_BODY_BYTES, make_server
+from hpo.storage.backends import open_storage
 from tests.program import free_port, start_hpo
 
 SECRET = "a-secret-of-24-characters"
@@ -38,7 +39,7 @@ def serving(writable: bool = False) -> Iterator[int]:
     port = free_port()
     policy = Policy(token=SECRET, cookie="hpo", hosts=frozenset([f"127.0.0.1:{port}"]), writable=writable)
     guard = Guard(count_body, policy, lambda _: 0)
-    made = server.make_server(guard, guard.knows, host="127.0.0.1", port=port, uploads=writable)
+    made = make_server(guard, guard.knows, host="127.0.0.1", port=port, uploads=writable)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
@@ -118,8 +119,8 @@ def test_a_strangers_large_body_is_refused_and_kept_in_no_file(writable: bool, f
         for answer in (
             send(port, post(port, "Content-Length: 900000000")),
             send(port, post(port, "Content-Length: 900000000", "Authorization: Bearer wrong")),
-            send(port, post(port, "Content-Length: 900000000", "Expect: 100-continue"), b"x" * server.MAX_BODY_BYTES),
-            *(send(port, post(port, "Transfer-Encoding: chunked"), body[: server.MAX_BODY_BYTES]) for body in bodies),
+            send(port, post(port, "Content-Length: 900000000", "Expect: 100-continue"), b"x" * MAX_BODY_BYTES),
+            *(send(port, post(port, "Transfer-Encoding: chunked"), body[:MAX_BODY_BYTES]) for body in bodies),
         ):
             assert b"HTTP/1.1 413 " in answer
         large = b"GET /x HTTP/1.1\r\nX-Large: " + b"x" * 0x8000
@@ -172,7 +173,7 @@ def test_a_kept_connection_stays_while_it_is_idle_and_gives_each_request_no_more
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
 def test_many_half_requests_keep_no_reader_out(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    find, limit = socket.getaddrinfo, server.LIMITS["connection_limit"]
+    find, limit = socket.getaddrinfo, LIMITS["connection_limit"]
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda _, *rest: [each for name in addresses for each in find(name, *rest)]
     )
@@ -217,7 +218,7 @@ def test_a_malformed_request_is_answered_and_nothing_is_printed(
 @pytest.fixture
 def dashboard(tmp_path: Path) -> Iterator[int]:
     """The port of a real `hpo dashboard`, whose temporary files would lie in the test's folder."""
-    storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     port = free_port()
     environment = {"HPO_DASHBOARD_TOKEN": SECRET, "TMPDIR": str(tmp_path)}
     with start_hpo("dashboard", "--port", str(port), folder=tmp_path, environment=environment, stderr=None) as process:

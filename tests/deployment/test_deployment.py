@@ -21,11 +21,10 @@ import sqlalchemy as sa
 import yaml
 
 from hpo import __version__
-from hpo.cli.main import main
 from hpo.storage.backends import open_storage
 from tests.conftest import wait_for
 from tests.postgres import TemporaryPostgres, find_binaries
-from tests.program import free_port, start_hpo
+from tests.program import commands, free_port, start_hpo
 
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -44,7 +43,7 @@ def compose() -> list[str] | None:
 
 def parses(arguments: list[str]) -> bool:
     """Says whether `hpo` has this command with these options."""
-    command: click.Command = main.commands[arguments[0]]
+    command: click.Command = commands()[arguments[0]]
     command.make_context(arguments[0], arguments[1:])
     return True
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import count_trials, read_trials
 from hpo.study.definition import StudyDefinition, define_study
 from tests.conftest import SMALL_STUDY, create, wait_for
 from tests.postgres import TemporaryPostgres
@@ -109,27 +109,27 @@ def test_an_array_of_workers_brings_a_study_to_its_trials(
     slurm: Run, tmp_path: Path, postgres: TemporaryPostgres, small_study: StudyDefinition
 ) -> None:
     url = postgres.create_database("slurm")
-    opened = create(storage.open_storage(url, create=True), "small", small_study, TRIALS)
+    opened = create(open_storage(url, create=True), "small", small_study, TRIALS)
     tasks = min(2, os.cpu_count() or 1)
     submit = ["sbatch", f"--array=0-{tasks - 1}", "--cpus-per-task=1", "--mem-per-cpu=0", str(SCRIPT)]
     slurm(*submit, HPO_STORAGE_FILE=secret(tmp_path, url))
     wait_until(lambda: not slurm("squeue", "--noheader"), 120)
     said = "".join(log.read_text() for log in tmp_path.glob("hpo-*.log"))
-    counts = records.count_trials(opened, "small")
+    counts = count_trials(opened, "small")
     assert counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] == sum(counts.values()) == TRIALS, said
-    workers = {trial.attributes["worker"]["pid"] for trial in records.read_trials(opened, "small")}
+    workers = {trial.attributes["worker"]["pid"] for trial in read_trials(opened, "small")}
     assert len(workers) == tasks, said
 
 
 def test_a_worker_that_slurm_ends_gives_its_trial_back(slurm: Run, tmp_path: Path, postgres: TemporaryPostgres) -> None:
     long = define_study({**SMALL_STUDY, "protocol": {**SMALL_STUDY["protocol"], "epochs": 100_000}}, name="long")
     url = postgres.create_database("slurm_ends")
-    opened = create(storage.open_storage(url, create=True), "long", long, 1)
+    opened = create(open_storage(url, create=True), "long", long, 1)
     submit = ["sbatch", "--parsable", "--array=0", "--cpus-per-task=1", "--mem-per-cpu=0", str(SCRIPT)]
     job = slurm(*submit, HPO_STORAGE_FILE=secret(tmp_path, url)).strip()
-    wait_until(lambda: records.count_trials(opened, "long")[TrialState.RUNNING], 60)
+    wait_until(lambda: count_trials(opened, "long")[TrialState.RUNNING], 60)
     slurm("scancel", "--signal=TERM", job)
-    wait_until(lambda: records.count_trials(opened, "long")[TrialState.FAIL], 20)
-    (trial,) = records.read_trials(opened, "long")
+    wait_until(lambda: count_trials(opened, "long")[TrialState.FAIL], 20)
+    (trial,) = read_trials(opened, "long")
     assert "error" not in trial.attributes, "an interruption counts as an error"
     wait_until(lambda: not slurm("squeue", "--noheader"), 30)

@@ -4,7 +4,8 @@
     python -m tests.golden quickstart       # only some
     python -m tests.golden --record         # those that have no record yet; a record is never made again
 
-`NAME.toml` is a study that never changes, whatever becomes of the shipped ones; `NAME.json` is what it measured. Equal
+`NAME.toml` is a study that never changes, whatever becomes of the shipped ones; `recorded/NAME.json` is what it
+measured. Equal
 means to the last digit where processor and versions are the recorded ones. Elsewhere sums round differently: there the
 configurations and states of listed trials and of a search's random start must be the same, and the errors of trials
 with the same configuration at most three standard errors apart, round by round. Cases on MNIST need `HPO_DATA`.
@@ -33,6 +34,7 @@ import optuna
 import torch
 
 HERE = Path(__file__).parent
+RECORDED = HERE / "recorded"
 ROOT = HERE.parent.parent
 PACKAGES = ("torch", "numpy", "scipy", "numba", "optuna", "scikit-learn")
 RANDOM_START = 10  # the sampler's n_startup_trials
@@ -165,11 +167,11 @@ def _nearly(name: str, recorded: Record, now: Record) -> Iterator[str]:
             elif trial["errors"] is not None:
                 yield from _apart(where, trial["errors"], other["errors"])
     for sweeps, others in zip(recorded["printed"], now["printed"], strict=True):
-        for sweep, other in zip(sweeps, others, strict=True):
-            where = f"range test of {sweep['optimizer']}"
-            yield from _exactly(sweep["rates"], other["rates"], f"{where}: rates")
-            if not math.isclose(sweep["mean"], other["mean"], rel_tol=0.5):
-                yield f"{where}: the optimum was {sweep['mean']:.3g} and is {other['mean']:.3g}"
+        for curve, other in zip(sweeps, others, strict=True):
+            where = f"range test of {curve['optimizer']}"
+            yield from _exactly(curve["rates"], other["rates"], f"{where}: rates")
+            if not math.isclose(curve["mean"], other["mean"], rel_tol=0.5):
+                yield f"{where}: the optimum was {curve['mean']:.3g} and is {other['mean']:.3g}"
 
 
 def _same_params(params: Record, others: Record) -> bool:
@@ -189,7 +191,7 @@ def _apart(where: str, errors: list[float], others: list[float]) -> Iterator[str
 
 def check(name: str, *, record: bool = False) -> list[str]:
     """Measures a case again; returns what differs from its record, or with `record` makes the first."""
-    file = HERE / f"{name}.json"
+    file = RECORDED / f"{name}.json"
     if not file.exists() and not record:
         return ["there is no record"]
     now = measure(name)
@@ -207,13 +209,13 @@ def main() -> int:
     asked = parser.parse_args()
     chosen = [name for name in names() if not asked.names or name in asked.names]
     if asked.record:
-        chosen = [name for name in chosen if not (HERE / f"{name}.json").exists()]
+        chosen = [name for name in chosen if not (RECORDED / f"{name}.json").exists()]
     if any(map(is_on_mnist, chosen)) and not os.environ.get("HPO_DATA"):
         parser.error("cases on MNIST need HPO_DATA, the folder above MNIST")
     failed = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, found in zip(chosen, pool.map(lambda name: check(name, record=asked.record), chosen), strict=True):
-            file = HERE / f"{name}.json"
+            file = RECORDED / f"{name}.json"
             same = (
                 json.loads(file.read_text(encoding="utf-8"))["conditions"] == conditions() if file.exists() else False
             )

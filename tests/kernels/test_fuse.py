@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo.kernels import maps as kernels
-from hpo.kernels import winograd
-from hpo.kernels.fuse import Convolution, ConvolutionAndPool, Norm, cross_entropy, fuse
+from hpo.kernels.batch_norm import Norm
+from hpo.kernels.conv_pool import ConvolutionAndPool
+from hpo.kernels.cross_entropy import cross_entropy
+from hpo.kernels.fuse import fuse
+from hpo.kernels.jit import Array, compiled
+from hpo.kernels.winograd import Convolution, convolve
 from hpo.study import catalog
 
 
@@ -141,14 +144,14 @@ def test_what_is_not_finite_stays_so(architecture: str, bad: float) -> None:
 def test_winograds_convolution_has_the_gradients_of_its_result() -> None:
     maps, weight, bias = images(2, 3, 6, 6), images(4, 3, 3, 3), images(4)
     inputs = tuple(tensor.requires_grad_() for tensor in (maps, weight, bias))
-    assert torch.autograd.gradcheck(winograd.convolve, inputs)
-    torch.testing.assert_close(winograd.convolve(maps, weight, bias), functional.conv2d(maps, weight, bias))
+    assert torch.autograd.gradcheck(convolve, inputs)
+    torch.testing.assert_close(convolve(maps, weight, bias), functional.conv2d(maps, weight, bias))
 
 
 def test_winograds_convolution_rounds_little_in_float32() -> None:
     maps, weight, bias = images(200, 32, 6, 6), 0.1 * images(64, 32, 3, 3), images(64)
     exact = functional.conv2d(maps, weight, bias)
-    found = winograd.convolve(maps.float(), weight.float(), bias.float())
+    found = convolve(maps.float(), weight.float(), bias.float())
     assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
@@ -171,10 +174,10 @@ def test_where_no_folder_takes_what_was_compiled_it_is_compiled_all_the_same(mon
     def nowhere(*_: object) -> None:
         raise RuntimeError("cannot cache function 'doubled': no locator available")
 
-    def doubled(numbers: kernels.Array) -> None:
+    def doubled(numbers: Array) -> None:
         numbers *= 2
 
     monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", nowhere)
     numbers = np.ones(3)
-    kernels.compiled(doubled)(numbers)
+    compiled(doubled)(numbers)
     assert numbers.tolist() == [2, 2, 2]

@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from hpo.dashboard.note import note_study, study_note
 from hpo.report.html import as_html
-from hpo.report.sections import read_report
-from hpo.storage import backends as storage
+from hpo.report.report import read_report
 from hpo.storage.artifacts import attach
+from hpo.storage.backends import open_storage
 from hpo.study.definition import StudyDefinition, define_study
 from tests.analysis.test_confirmation import add, confirm
 from tests.conftest import LISTED_STUDY, create
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
     """The small study with 21 finished trials and a pruned one, its note, and a file."""
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     create(opened, "small", small_study, 30)
     for i in range(21):
         add(opened, "small", 0.01 * (i + 1), [2 + i / 10, 3 + i / 10, 2.5 + i / 10], seconds=1.0)
@@ -118,7 +118,7 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
 
 
 def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browser, tmp_path: Path) -> None:
-    opened, label = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True), f"FNN {EVIL}"
+    opened, label = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True), f"FNN {EVIL}"
     table = {**LISTED_STUDY, "trial": [{**LISTED_STUDY["trial"][0], "label": label}, LISTED_STUDY["trial"][1]]}
     create(opened, EVIL, define_study({**table, "title": EVIL}, name="listed"), 2)
     for slot in range(2):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.report.figures import Bar, bars_figure, losses_figure, range_test_figure
-from hpo.training.lr_curve import Sweep
+from hpo.training.lr_curve import LRCurve
 
 
 def test_bars_stand_published_beside_measured_with_their_own_deviations() -> None:
@@ -37,7 +37,7 @@ def test_losses_are_drawn_for_each_round_and_their_mean() -> None:
 
 def test_a_range_test_shows_every_round_the_mean_and_the_optimum() -> None:
     rates, losses = np.array([0.01, 0.1, 1.0]), np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.0]])
-    figure = range_test_figure("test", Sweep(rates, losses))
+    figure = range_test_figure("test", LRCurve(rates, losses))
     curves = {trace.name: list(trace.y) for trace in figure.data if trace.mode == "lines"}
     assert curves == {"each round": [3.0, 2.0, 1.0], "mean": [3.0, 1.5, 1.5]}
     (line,) = figure.layout.shapes

@@ -11,9 +11,10 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.errors import StorageError
 from hpo.report.html import as_html, as_markdown, write_report
-from hpo.report.sections import Report, Section, read_report
+from hpo.report.report import Report, read_report
+from hpo.report.sections import Section
 from hpo.report.study_figures import rates_figure
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
 from hpo.storage.queries import StoredTrial
 from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import FRESH, add, confirm
@@ -85,7 +86,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     report = read_report(searched, "small")
     assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
     assert "the study reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
-    assert "cannot tell apart trials 1 and 2 " in report.headline[2]
+    assert "trials 1 and 2 do not differ significantly" in report.headline[2]
     fresh = [row[3] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
     assert fresh[1].startswith("3.20 ± ")
@@ -183,7 +184,7 @@ def test_an_optimizer_whose_trials_were_all_pruned_is_in_the_legend() -> None:
 
 
 def test_a_fixed_parameter_has_no_axis_and_no_importance(tmp_path: Path) -> None:
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/fixed.db", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path}/fixed.db", create=True)
     table = {**SMALL_STUDY, "space": {**SMALL_STUDY["space"], "auxiliary_loss": True, "weight_sharing": [True, False]}}
     create(opened, "small", define_study(table, name="small"), 30)
     params = {"architecture": "fnn", "auxiliary_loss": True, "activation": "relu", "optimizer": "sgd"}

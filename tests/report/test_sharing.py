@@ -15,10 +15,10 @@ from hpo import load_network
 from hpo.analysis.confirmation import CONFIRMS
 from hpo.cli.main import main
 from hpo.report.html import write_report
-from hpo.report.sections import read_report
+from hpo.report.report import read_report
 from hpo.report.sharing import cleaner, known_hosts
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import set_study_attribute, study_names
 from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import add
 from tests.cli.test_cli import TINY
@@ -104,7 +104,7 @@ def test_an_export_can_be_loaded_whatever_hosts_and_users_are_called(
 ) -> None:
     for name in ("USER", "LOGNAME"):
         monkeypatch.setenv(name, "sgd")
-    monkeypatch.setattr("hpo.cli.cli_write.begin_work", lambda: None)  # pytest has signals of its own
+    monkeypatch.setattr("hpo.cli.measure.export.begin_work", lambda: None)  # pytest has signals of its own
     add(created, "small", 0.1, [1.0, 2.0, 3.0], worker=claim(0, "fnn")["worker"])
     words = ["export", "--study", "small", "-o", str(tmp_path / "x"), "--share", "--storage", created.url]
     done = CliRunner().invoke(main, [*words, "--device", "cpu"])
@@ -139,7 +139,7 @@ def test_a_home_is_one_only_as_a_whole_part_of_a_path(monkeypatch: pytest.Monkey
 def test_hosts_are_those_that_worked_and_those_that_studies_are_named_by(created: RDBStorage) -> None:
     for rate, host in ((0.1, "one"), (0.2, "two")):
         add(created, "small", rate, [1.0, 2.0, 3.0], worker=claim(0, host)["worker"])
-    records.set_study_attribute(created, "small", "repeats", {"host": "three"})
+    set_study_attribute(created, "small", "repeats", {"host": "three"})
     assert known_hosts(created, "small") == ["one", "two", "three"]
     report = read_report(created, "small")
     shared = read_report(created, "small", cleaner(known_hosts(created, "small")))
@@ -155,7 +155,7 @@ def test_what_is_written_for_sharing_tells_of_nobody(tmp_path: Path) -> None:
         ["drift", "--study", "tiny", "--device", "cpu"],
     ):
         assert hpo_in_one_process(*words, folder=tmp_path).returncode == 0
-    names = records.study_names(storage.open_storage(f"sqlite:///{tmp_path}/hpo.db"))
+    names = study_names(open_storage(f"sqlite:///{tmp_path}/hpo.db"))
     assert any(platform.node() in name for name in names)
     for i, name in enumerate(names):
         for words in (["report", "-o", f"report{i}"], ["export", "-o", f"export{i}/x"]):
@@ -183,7 +183,7 @@ def test_the_report_of_a_study_with_hosts_in_its_texts_tells_of_none(
     create(fresh_storage, study, define_study(table, name=study), 1)
     errors = [1.0, 2.0, 3.0]
     add(fresh_storage, study, 0.1, errors, errors_recognition=errors, errors_head=errors, seconds=1.0, device="cpu")
-    records.set_study_attribute(fresh_storage, study, CONFIRMS, {
+    set_study_attribute(fresh_storage, study, CONFIRMS, {
         "study": study, "identity": "", "trials": [0], "searched": [1.0],
     })  # fmt: skip
     assert "node17" in repr(read_report(fresh_storage, study))

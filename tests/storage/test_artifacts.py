@@ -10,8 +10,7 @@ from optuna.artifacts import download_artifact, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 
-from hpo.storage.artifacts import DatabaseArtifacts, attach
-from hpo.storage.backends import artifact_ids
+from hpo.storage.artifacts import DatabaseArtifacts, artifact_ids, attach
 
 
 def test_bytes_come_back_as_they_were_written_and_the_last_ones_count(fresh_storage: RDBStorage) -> None:

@@ -20,19 +20,24 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import read_definition, read_status
 from hpo.errors import RequestError, StorageError, StorageGone, WorkError
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
-from hpo.storage.fast_rdb import TrialGone
+from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import LockLost
 from hpo.storage.postgresql import AdvisoryLock
+from hpo.storage.queries import count_trials, read_trials, set_study_attribute
+from hpo.storage.studies import read_definition
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import trial_id_of
 from hpo.study.definition import StudyDefinition
-from hpo.workers import launch as optimize
 from hpo.workers.budget import start_trial
-from hpo.workers.liveness import Worker
-from hpo.workers.worker import Assignment, Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.launch import run_study
+from hpo.workers.messages import Assignment
+from hpo.workers.plan import Plan
+from hpo.workers.status import read_status
+from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.cli.test_cli import TINY
 from tests.conftest import create, wait_for, work
@@ -59,7 +64,7 @@ def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
     change: str, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    opened = create(open_storage(url, create=True), "small", small_study, 10)
     work(opened, tmp_path, target=3)
     place = tmp_path / f"studies.db.rescued-{(tmp_path / 'studies.db').stat().st_ino}"
     place.write_text("saved before, of another file with this number")
@@ -73,7 +78,7 @@ def test_a_file_that_goes_away_is_found_out_and_what_it_held_is_saved(
         read_status(opened, "small")
     saved = str(raised.value).rpartition(" ")[2]
     assert saved == f"{place}-2"
-    assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 5
+    assert read_status(open_storage(f"sqlite:///{saved}"), "small").finished == 5
     with pytest.raises(StorageGone, match=re.escape(saved)):  # whoever finds out later says the same
         opened.get_study_id_from_name("small")
 
@@ -82,19 +87,19 @@ def test_a_log_that_goes_away_is_found_out_and_what_was_held_is_saved(
     tmp_path: Path, small_study: StudyDefinition
 ) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    opened = create(open_storage(url, create=True), "small", small_study, 10)
     work(opened, tmp_path, target=3)
     for name in ("studies.db-wal", "studies.db-shm"):
         (tmp_path / name).unlink()
     with pytest.raises(StorageGone, match=r"its log, studies.db-wal, was removed or replaced meanwhile") as raised:
         read_status(opened, "small")
     saved = str(raised.value).rpartition(" ")[2]
-    assert read_status(storage.open_storage(f"sqlite:///{saved}"), "small").finished == 3
+    assert read_status(open_storage(f"sqlite:///{saved}"), "small").finished == 3
 
 
 def test_a_file_that_is_overwritten_is_found_out(tmp_path: Path, small_study: StudyDefinition) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    opened = create(open_storage(url, create=True), "small", small_study, 10)
     work(opened, tmp_path, target=3)
     with (tmp_path / "studies.db").open("wb"):
         pass  # cut short, as by `> studies.db`, or by `cp` of a smaller one
@@ -127,7 +132,7 @@ def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(
 
 def finished(folder: Path, name: str = "studies.db") -> int:
     try:
-        return read_status(storage.open_storage(f"sqlite:///{folder}/{name}"), "tiny").finished
+        return read_status(open_storage(f"sqlite:///{folder}/{name}"), "tiny").finished
     except (RequestError, sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError):
         return 0
 
@@ -145,20 +150,20 @@ def forget_trials(opened: RDBStorage) -> None:
 def test_a_result_goes_to_no_trial_that_has_only_its_id(created: RDBStorage) -> None:
     first = start(created, "a")
     forget_trials(created)
-    other = storage.open_storage(created.engine.url.render_as_string(False), write=True)
+    other = open_storage(created.engine.url.render_as_string(False), write=True)
     second = start(other, "b")
-    assert storage.trial_id(first) == storage.trial_id(second)
+    assert trial_id_of(first) == trial_id_of(second)
     writes: list[Any] = [
         lambda: first.report(1.0, step=1),
         lambda: first.set_user_attr("errors", [1.0]),
         lambda: first.suggest_float("learning_rate", 0.1, 0.2),
-        lambda: created.set_trial_state_values(storage.trial_id(first), TrialState.COMPLETE, [1.0]),
-        lambda: created.set_trial_state_values(storage.trial_id(first), TrialState.FAIL),
+        lambda: created.set_trial_state_values(trial_id_of(first), TrialState.COMPLETE, [1.0]),
+        lambda: created.set_trial_state_values(trial_id_of(first), TrialState.FAIL),
     ]
     for write in writes:
         with pytest.raises(UpdateFinishedTrialError):
             write()
-    (kept,) = records.read_trials(created, "small")
+    (kept,) = read_trials(created, "small")
     assert (kept.state, kept.params, set(kept.attributes)) == (TrialState.RUNNING, {}, {"slot", "worker"})
     assert kept.attributes["worker"]["host"] == "b"
 
@@ -179,7 +184,7 @@ def test_a_trial_that_is_gone_is_one_line_and_the_worker_goes_on(
     told = Assignment(url=created.url, studies=("small",), target=3, device="cpu", data_folder=tmp_path)
     run_worker(told, forget_the_first, Stop(), lambda said: None)
     assert capsys.readouterr().err.strip() == "trial 0 was deleted meanwhile; its result is dropped"
-    assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2]
+    assert [trial.attributes["slot"] for trial in read_trials(created, "small")] == [0, 1, 2]
     with pytest.raises(TrialGone):
         created.set_trial_user_attr(10**6, "x", 1)
 
@@ -197,7 +202,7 @@ def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
     server: TemporaryPostgres, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
     """By the command of docs/deployment.md; what was measured since the backup is measured again."""
-    opened = create(storage.open_storage(server.create_database("studies"), create=True), "small", small_study, 30)
+    opened = create(open_storage(server.create_database("studies"), create=True), "small", small_study, 30)
     place = ["--host", "127.0.0.1", "--port", str(server.port), "--username", "postgres"]
     dump = tmp_path / "studies.dump"
     errors: list[BaseException] = []
@@ -216,8 +221,8 @@ def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
 
     restoring = threading.Thread(target=restore)
     restoring.start()
-    plan = optimize.Plan("small", small_study, 30)
-    optimize.run_study(
+    plan = Plan("small", small_study, 30)
+    run_study(
         opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
         make_objective="tests.stubs:takes_a_moment",
     )  # fmt: skip
@@ -272,9 +277,9 @@ def test_a_pooler_in_transaction_mode_is_named_and_one_in_session_mode_is_worked
             with pgbouncer(server, folder, "transaction", more) as url:
                 for _ in range(3):  # with more and more sessions at hand
                     with pytest.raises(StorageError, match=r"a pooler in transaction mode .* pool_mode = session"):
-                        storage.open_storage(url, create=True)
+                        open_storage(url, create=True)
         with pgbouncer(server, folder, "session") as url:
-            opened = create(storage.open_storage(url, create=True), "small", small_study, 3)
+            opened = create(open_storage(url, create=True), "small", small_study, 3)
             work(opened, folder, target=3)
             assert read_status(opened, "small").finished == 3
             opened.engine.dispose()
@@ -284,7 +289,7 @@ def test_a_pooler_in_transaction_mode_is_named_and_one_in_session_mode_is_worked
 
 def test_a_lock_that_another_client_of_the_same_session_takes_is_lost(postgres: TemporaryPostgres) -> None:
     """As behind a pooler in transaction mode, whose clients share sessions: there the lock can be taken twice."""
-    engine = storage.open_storage(postgres.url("template")).engine
+    engine = open_storage(postgres.url("template")).engine
     lock, other = AdvisoryLock(engine, "x"), AdvisoryLock(engine, "x")
     with lock.hold():
         lock.verify()
@@ -302,7 +307,7 @@ def test_a_lock_that_is_lost_each_time_is_one_line(created: RDBStorage, monkeypa
         monkeypatch.setattr(kind, lose)
     with pytest.raises(WorkError, match="each time that it"):
         start(created, "a")
-    assert records.count_trials(created, "small")[TrialState.RUNNING] == 0
+    assert count_trials(created, "small")[TrialState.RUNNING] == 0
 
 
 LIMITS = [
@@ -330,9 +335,9 @@ def test_limits_and_settings_of_an_administrator_are_worked_with(
             connection.execute(f"alter role postgres in database studies set {limit}")
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("create schema studies")
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 6)
-    plan = optimize.Plan("small", small_study, 6)
-    optimize.run_study(
+    opened = create(open_storage(url, create=True), "small", small_study, 6)
+    plan = Plan("small", small_study, 6)
+    run_study(
         opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
         make_objective="tests.stubs:takes_a_moment",
     )  # fmt: skip
@@ -352,18 +357,18 @@ def test_a_server_that_is_read_only_for_a_while_is_waited_for(
 ) -> None:
     """As after a fail-over, until the standby takes over."""
     url = server.create_database("studies")
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 10)
+    opened = create(open_storage(url, create=True), "small", small_study, 10)
     opened.engine.dispose()
     with server.connect() as connection:
         connection.execute("alter database studies set default_transaction_read_only = on")
         with pytest.raises(StorageError, match="read-only"):
-            storage.open_storage(url, write=True)
-        assert read_status(storage.open_storage(url), "small").finished == 0
+            open_storage(url, write=True)
+        assert read_status(open_storage(url), "small").finished == 0
         later = threading.Timer(
             1.0, connection.execute, ["alter database studies set default_transaction_read_only = off"]
         )
         later.start()
-        records.set_study_attribute(opened, "small", "target", 11)
+        set_study_attribute(opened, "small", "target", 11)
         later.join()
     assert read_status(opened, "small").total == 11
 
@@ -372,7 +377,7 @@ def test_settings_in_the_url_hold(server: TemporaryPostgres) -> None:
     url = server.create_database("studies")
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("create schema mine")
-    opened = storage.open_storage(
+    opened = open_storage(
         f"{url}?options=-csearch_path%3Dmine%20-cstatement_timeout%3D90s&connect_timeout=3&application_name=me",
         create=True,
     )
@@ -384,7 +389,7 @@ def test_settings_in_the_url_hold(server: TemporaryPostgres) -> None:
         where = connection.execute(sa.text("select schemaname from pg_tables where tablename = 'trials'")).scalar()
     assert (shown, where) == (["mine", "90s", "me", "UTC"], "mine")
     with pytest.raises(StorageError, match="client_encoding in a storage's URL must be utf8, but is 'latin1'"):
-        storage.open_storage(f"{url}?client_encoding=latin1")
+        open_storage(f"{url}?client_encoding=latin1")
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
@@ -393,7 +398,7 @@ def test_a_database_of_any_encoding_is_worked_with_as_far_as_it_can_hold_the_tex
 ) -> None:
     with server.connect() as connection:
         connection.execute(f"create database odd encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0")
-    opened = create(storage.open_storage(server.url("odd"), create=True), "caf\u00e9", small_study, 2)
+    opened = create(open_storage(server.url("odd"), create=True), "caf\u00e9", small_study, 2)
     assert read_status(opened, "caf\u00e9").total == 2
     (tmp_path / "привет.toml").write_text(TINY, encoding="utf-8")
     command = ("optimize", "--study", "привет.toml", "--trials", "1", "--storage", server.url("odd"))

@@ -16,14 +16,16 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from hpo.analysis.results import read_definition
-from hpo.storage import backends as storage
-from hpo.storage.fast_rdb import FrugalStorage
+from hpo.storage.backends import open_storage
+from hpo.storage.fast_rdb import FastRDBStorage
+from hpo.storage.studies import read_definition
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import ask, batch_writes, trial_id_of
 from hpo.study.definition import StudyDefinition
 from hpo.workers.budget import start_trial
-from hpo.workers.liveness import Presence, Worker
+from hpo.workers.evaluate import Stop, run_trial
+from hpo.workers.liveness import LivenessLock
 from hpo.workers.objective import make_objective
-from hpo.workers.worker import Stop, run_trial
 from tests.conftest import claim, create
 from tests.postgres import TemporaryPostgres
 
@@ -36,8 +38,8 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[RDBStorage, RD
     else:
         server: TemporaryPostgres = request.getfixturevalue("postgres")
         urls = [server.create_database(f"{name}_{tmp_path.name}".replace("-", "_").lower()) for name in ("o", "p")]
-    ours = storage.open_storage(urls[0], create=True)
-    assert isinstance(ours, FrugalStorage)
+    ours = open_storage(urls[0], create=True)
+    assert isinstance(ours, FastRDBStorage)
     url = sa.make_url(urls[1])
     return ours, RDBStorage(
         str(url) if url.drivername == "sqlite" else url.set(drivername="postgresql+psycopg").render_as_string(False)
@@ -97,7 +99,7 @@ def test_it_writes_what_optuna_writes(both: tuple[RDBStorage, RDBStorage]) -> No
 def test_it_reads_what_optuna_reads(both: tuple[RDBStorage, RDBStorage]) -> None:
     _, optunas = both
     ids = play(optunas)
-    ours = storage.open_storage(optunas.engine.url.render_as_string(False))
+    ours = open_storage(optunas.engine.url.render_as_string(False))
     key = ours.get_study_id_from_name("s")
     everything: list[Callable[[RDBStorage], Any]] = [
         lambda it: [it.get_trial(trial_id) for trial_id in ids],
@@ -145,7 +147,7 @@ def test_a_finished_trial_takes_nothing_more(both: tuple[RDBStorage, RDBStorage]
 def test_what_is_written_together_is_written_at_the_end(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
     trial = study.ask()
-    with storage.together(trial):
+    with batch_writes(trial):
         trial.set_user_attr("a", 1)
         trial.set_user_attr("b", 2)
         trial.set_user_attr("a", 3)
@@ -158,7 +160,7 @@ def test_after_an_error_nothing_that_was_collected_is_written(fresh_storage: RDB
     trial = study.ask()
 
     def write_and_break() -> None:
-        with storage.together(trial):
+        with batch_writes(trial):
             trial.set_user_attr("a", 1)
             raise ZeroDivisionError
 
@@ -169,7 +171,7 @@ def test_after_an_error_nothing_that_was_collected_is_written(fresh_storage: RDB
 
 def test_a_trial_is_born_with_its_claim(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
-    trial = storage.ask(fresh_storage, study, {"slot": 4, "worker": {"pid": 1}})
+    trial = ask(fresh_storage, study, {"slot": 4, "worker": {"pid": 1}})
     assert trial.user_attrs == {"slot": 4, "worker": {"pid": 1}} == study.trials[0].user_attrs
     assert study.ask().user_attrs == {}
 
@@ -177,18 +179,18 @@ def test_a_trial_is_born_with_its_claim(fresh_storage: RDBStorage) -> None:
 def test_a_trial_that_was_enqueued_is_claimed_when_it_is_started(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
     study.enqueue_trial({"rate": 0.5})
-    trial = storage.ask(fresh_storage, study, claim(slot=4))
+    trial = ask(fresh_storage, study, claim(slot=4))
     assert (trial.number, trial.user_attrs, study.trials[0].user_attrs) == (0, claim(slot=4), claim(slot=4))
-    assert heartbeats(fresh_storage) == [storage.trial_id(trial)]
+    assert heartbeats(fresh_storage) == [trial_id_of(trial)]
 
 
 def test_a_heartbeat_of_a_deleted_trial_is_none(fresh_storage: RDBStorage) -> None:
     study = optuna.create_study(study_name="s", storage=fresh_storage)
-    gone = storage.trial_id(storage.ask(fresh_storage, study, claim(slot=0)))
+    gone = trial_id_of(ask(fresh_storage, study, claim(slot=0)))
     optuna.delete_study(study_name="s", storage=fresh_storage)
     fresh_storage.record_heartbeat(gone)
     assert heartbeats(fresh_storage) == []
-    storage.ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), claim(slot=0))
+    ask(fresh_storage, optuna.create_study(study_name="t", storage=fresh_storage), claim(slot=0))
 
 
 def heartbeats(opened: RDBStorage) -> list[int]:
@@ -197,7 +199,7 @@ def heartbeats(opened: RDBStorage) -> list[int]:
 
 
 def test_a_trial_takes_few_ways_to_the_server(postgres: TemporaryPostgres, small_study: StudyDefinition) -> None:
-    opened = create(storage.open_storage(postgres.create_database("ways"), create=True), "small", small_study, 9)
+    opened = create(open_storage(postgres.create_database("ways"), create=True), "small", small_study, 9)
     study, definition = optuna.load_study(study_name="small", storage=opened), read_definition(opened, "small")
     ways: list[str] = []
 
@@ -213,7 +215,7 @@ def test_a_trial_takes_few_ways_to_the_server(postgres: TemporaryPostgres, small
                 ways.append(name)
 
     objective = make_objective(definition, "cpu", Path())
-    with Presence() as presence:
+    with LivenessLock() as presence:
         worker = Worker("h", 1, "cpu", str(presence.file))
         for _ in range(3):
             ways.clear()

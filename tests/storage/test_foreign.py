@@ -22,16 +22,21 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
-from hpo.analysis.results import own_attributes, read_best, read_rows, read_status, unfinished_studies
+from hpo.analysis.results import read_best, read_rows
 from hpo.cli.main import main
 from hpo.errors import HpoError, StorageError
-from hpo.report.sections import read_report
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.report.report import read_report
+from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
+from hpo.storage.queries import count_trials, read_trials, study_names
+from hpo.storage.studies import own_attributes, unfinished_studies
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.workers import launch as optimize
-from hpo.workers.worker import Assignment, Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.launch import begin, serve
+from hpo.workers.messages import Assignment
+from hpo.workers.plan import make_plan
+from hpo.workers.status import read_status
+from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, thorough, work
 from tests.program import Alone
@@ -40,7 +45,7 @@ from tests.program import Alone
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes, and the Chromium that draws a report's pictures, take seconds to start."""
-    monkeypatch.setattr("hpo.workers.launch.Crew", Alone)
+    monkeypatch.setattr("hpo.workers.launch.Supervisor", Alone)
     monkeypatch.setattr("hpo.report.html.draw_pngs", lambda figures: ({}, ""))
 
 
@@ -121,7 +126,7 @@ def test_whatever_another_study_has_by_our_names_no_command_dies_of_it(created: 
             assert (refused.exit_code, "was not made by hpo" in refused.stderr) == (2, True), (command, odd)
         work(created, tmp_path, target=None, studies=None)  # serves ours alone, and ends
     assert "not made by hpo" in hpo(created, "status").stdout
-    assert records.count_trials(created, "theirs")[TrialState.COMPLETE] == 1
+    assert count_trials(created, "theirs")[TrialState.COMPLETE] == 1
 
 
 def test_whatever_stands_in_an_attribute_of_our_own_study_no_command_dies_of_it(
@@ -172,7 +177,7 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
 ) -> None:
     runs = []
     for name, claim in (("alone", {}), ("beside another", {}), ("another with a claim", {"slot": "x", "worker": "me"})):
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 12)
         study = optuna.load_study(study_name="small", storage=opened)
         for _ in range(6 if name != "alone" else 0):
@@ -186,7 +191,7 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
                 )
             )
         work(opened, tmp_path, target=12)
-        ours = records.read_trials(opened, "small")
+        ours = read_trials(opened, "small")
         runs.append([(trial.state, trial.params, trial.value) for trial in ours])
     assert runs[0] == runs[1] == runs[2]
 
@@ -217,7 +222,7 @@ def test_an_enqueued_configuration_outside_the_space_is_refused(created: RDBStor
 def test_an_enqueued_configuration_of_the_space_is_measured(created: RDBStorage, tmp_path: Path) -> None:
     optuna.load_study(study_name="small", storage=created).enqueue_trial({"learning_rate": 0.25})
     work(created, tmp_path, target=2)
-    assert [trial.params["learning_rate"] == 0.25 for trial in records.read_trials(created, "small")] == [True, False]
+    assert [trial.params["learning_rate"] == 0.25 for trial in read_trials(created, "small")] == [True, False]
 
 
 def test_an_enqueued_trial_brings_nothing_but_its_configuration(created: RDBStorage, tmp_path: Path) -> None:
@@ -325,7 +330,7 @@ ODD_CELLS: list[Any] = [
 def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with trials that are complete, pruned, running, enqueued, and another program's."""
     folder, small_study = tmp_path_factory.mktemp("cells"), define_study(SMALL_STUDY, name="small")
-    opened = storage.open_storage(f"sqlite:///{folder}/studies.db", create=True)
+    opened = open_storage(f"sqlite:///{folder}/studies.db", create=True)
     create(opened, "small", small_study, 6)
     work(opened, folder, target=5)
     study = foreign(opened)
@@ -359,7 +364,7 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(measured_database, folder / "studies.db")
-        opened = storage.open_storage(f"sqlite:///{folder}/studies.db", write=True)
+        opened = open_storage(f"sqlite:///{folder}/studies.db", write=True)
         try:
             with opened.engine.begin() as connection:
                 where = "" if everywhere else f" where rowid = (select max(rowid) / 2 + 1 from {table})"
@@ -370,7 +375,7 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
             reject()
         is_there = _is_ours(opened, "small")
         for command in (["status"], ["status", "--json"], *([one, "--study", "small"] for one in READING)):
-            more = ["-o", str(folder / "report")] if command[0] == "report" else []
+            more = ["-o", str(folder / command[0])] if command[0] in ("report", "export") else []
             done = hpo(opened, *command, *more)
             assert done.exit_code in (0, 2), (command, done.stderr)
             assert len(done.stderr.splitlines()) <= 2, (command, done.stderr)
@@ -382,7 +387,7 @@ def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
         opened.engine.dispose()
 
 
-READING = ("trials", "best", "report")
+READING = ("trials", "best", "report", "export")
 
 
 def _is_ours(opened: RDBStorage, name: str) -> bool:
@@ -417,7 +422,7 @@ def test_whatever_is_changed_in_a_list_no_reading_command_dies_of_it(
 def test_whatever_a_confirmation_says_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=3)
     assert hpo(created, "confirm", "--study", "small", "--top", "2", "--rounds", "5", "--workers", "1").exit_code == 0
-    name = next(name for name in records.study_names(created) if name != "small")
+    name = next(name for name in study_names(created) if name != "small")
     kept = attributes_of(created, name)[0]["confirms"]
     confirmation = optuna.load_study(study_name=name, storage=created)
     for changed in ({"trials": [0, 1, 2]}, {"searched": [1.0]}, {"trials": [0], "searched": [1.0]}, {"trials": "x"}):
@@ -434,7 +439,7 @@ def test_a_study_with_some_of_our_attributes_is_served_by_nobody(created: RDBSto
         with_attribute(optuna.load_study(study_name="theirs", storage=created), key, value)
         assert [study.name for study in unfinished_studies(created)] == ["small"]
     with pytest.raises(StorageError, match=r"'theirs' in .* was not made by hpo"):
-        optimize.serve(
+        serve(
             created,
             ("theirs",),
             devices=["cpu"],
@@ -454,7 +459,7 @@ def test_a_worker_told_of_a_study_of_another_program_serves_the_others(created: 
 
 def test_joining_names_a_study_that_is_not_ours_before_anything_is_written(fresh_storage: RDBStorage) -> None:
     study = foreign(fresh_storage, "quickstart", direction="maximize")
-    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
     with pytest.raises(StorageError, match="was not made by hpo"):
-        optimize.begin(fresh_storage.url, plan, Path())
+        begin(fresh_storage.url, plan, Path())
     assert study.user_attrs == {}

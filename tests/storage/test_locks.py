@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from hpo.storage import locks, postgresql, sqlite
-from hpo.storage.locks import FileLock, Lock, LockLost, Stopped
+from hpo.storage.locks import FileLock, Lock, LockLost, Stopped, hold_lock
 from tests.postgres import TemporaryPostgres
 
 MakeLock = Callable[[], Lock]
@@ -187,7 +187,7 @@ def test_what_another_has_put_in_a_lock_files_place_is_not_written_to(
         place.symlink_to(victim)
     else:
         place.hardlink_to(victim)
-    for lock in (FileLock(place).hold(), locks.hold_lock(place)):
+    for lock in (FileLock(place).hold(), hold_lock(place)):
         with pytest.raises(OSError, match=complaint) as raised, lock:
             pass
         assert raised.value.filename == str(place)

@@ -11,10 +11,12 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import UnknownName
-from hpo.storage import backends as storage
 from hpo.storage import queries as records
 from hpo.storage.claims import Slots, read_slots
-from hpo.workers.liveness import Worker
+from hpo.storage.queries import count_trials, last_finishes, read_trials, study_attributes
+from hpo.storage.studies import create_study
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import ask, trial_id_of
 
 
 def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
@@ -37,20 +39,20 @@ def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
 
 
 def test_an_unknown_study_is_named_with_the_nearest(fresh_storage: RDBStorage) -> None:
-    storage.create_study(fresh_storage, "cnn", {"definition": {}}, 1)
+    create_study(fresh_storage, "cnn", {"definition": {}}, 1)
     with pytest.raises(UnknownName, match="no study named 'cn'; did you mean 'cnn'"):
-        records.study_attributes(fresh_storage, "cn")
+        study_attributes(fresh_storage, "cn")
 
 
 @pytest.fixture
 def five_trials(fresh_storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> RDBStorage:
     """Values 3, 1, 1; a pruned and a running trial; parameters of every kind."""
     monkeypatch.setattr(records, "REQUIRED", {"flag", "rate"})
-    storage.create_study(fresh_storage, "five", {"definition": {}}, 5)
+    create_study(fresh_storage, "five", {"definition": {}}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
     worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock").as_json()
     for number, value in enumerate([3.0, 1.0, 1.0, None, None]):
-        trial = storage.ask(fresh_storage, study, {"slot": number, "worker": worker})
+        trial = ask(fresh_storage, study, {"slot": number, "worker": worker})
         trial.suggest_categorical("flag", [True, False])
         trial.suggest_float("rate", 1e-3, 1.0, log=True)
         if value is not None:
@@ -58,12 +60,12 @@ def five_trials(fresh_storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> R
             trial.set_user_attr("std", None)
         if number < 4:
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-            fresh_storage.set_trial_state_values(storage.trial_id(trial), state, None if value is None else [value])
+            fresh_storage.set_trial_state_values(trial_id_of(trial), state, None if value is None else [value])
     return fresh_storage
 
 
 def test_sql_reads_what_optuna_reads(five_trials: RDBStorage) -> None:
-    ours = records.read_trials(five_trials, "five")
+    ours = read_trials(five_trials, "five")
     theirs = optuna.load_study(study_name="five", storage=five_trials).trials
     assert [t.number for t in ours] == [t.number for t in theirs] == [0, 1, 2, 3, 4]
     for mine, other in zip(ours, theirs, strict=True):
@@ -78,12 +80,12 @@ def test_sql_reads_what_optuna_reads(five_trials: RDBStorage) -> None:
 
 
 def test_the_best_come_first_and_earlier_ones_before_their_equals(five_trials: RDBStorage) -> None:
-    best = records.read_trials(five_trials, "five", states=(TrialState.COMPLETE,), best=2)
+    best = read_trials(five_trials, "five", states=(TrialState.COMPLETE,), best=2)
     assert [trial.number for trial in best] == [1, 2]
 
 
 def test_trials_are_counted_by_state(five_trials: RDBStorage) -> None:
-    counts = records.count_trials(five_trials, "five")
+    counts = count_trials(five_trials, "five")
     assert (counts[TrialState.COMPLETE], counts[TrialState.PRUNED], counts[TrialState.RUNNING]) == (3, 1, 1)
     assert counts[TrialState.FAIL] == 0
 
@@ -93,7 +95,7 @@ def test_slots_are_counted_by_what_their_trials_have_come_to(five_trials: RDBSto
 
 
 def test_the_last_finishes_come_latest_first(five_trials: RDBStorage) -> None:
-    finishes = records.last_finishes(five_trials, "five", 3)
+    finishes = last_finishes(five_trials, "five", 3)
     assert len(finishes) == 3
     assert finishes == sorted(finishes, reverse=True)
     assert abs(datetime.now(UTC) - finishes[0]) < timedelta(minutes=1)

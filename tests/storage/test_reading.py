@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from hpo.analysis.results import read_status
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
 from hpo.study.definition import StudyDefinition
+from hpo.workers.status import read_status
 from tests.cli.test_cli import TINY
 from tests.conftest import create, work
 from tests.postgres import TemporaryPostgres
@@ -44,7 +44,7 @@ def studies(tmp_path: Path, small_study: StudyDefinition) -> Iterator[Path]:
     """A folder with a finished study in `hpo.db`, which nobody works on."""
     folder = tmp_path / "studies"
     folder.mkdir()
-    opened = create(storage.open_storage(f"sqlite:///{folder}/hpo.db", create=True), "small", small_study, 2)
+    opened = create(open_storage(f"sqlite:///{folder}/hpo.db", create=True), "small", small_study, 2)
     work(opened, tmp_path, target=2)
     opened.engine.dispose()
     (folder / "hpo.db.lock").unlink()
@@ -77,7 +77,7 @@ def test_a_finished_study_is_read_where_file_or_folder_cannot_be_written(
 def test_a_study_is_read_in_a_folder_that_cannot_be_written_while_somebody_writes_to_it(
     studies: Path, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
-    opened = create(storage.open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
+    opened = create(open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
     assert (studies / "hpo.db-wal").exists()
     studies.chmod(0o555)
     (studies / "hpo.db").chmod(0o444)
@@ -92,7 +92,7 @@ def test_a_study_that_was_left_in_the_middle_is_read_in_a_folder_that_cannot_be_
     left: list[str], studies: Path, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
     """As after a crash of the machine: what was written last is in the log beside the file."""
-    opened = create(storage.open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
+    opened = create(open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
     crashed = tmp_path / "crashed"
     crashed.mkdir()
     for name in left:
@@ -134,7 +134,7 @@ def test_a_transaction_that_a_crash_has_cut_off_is_not_read_in_a_folder_that_can
 def test_a_database_is_read_by_a_link_from_elsewhere(
     studies: Path, tmp_path: Path, small_study: StudyDefinition
 ) -> None:
-    opened = create(storage.open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
+    opened = create(open_storage(f"sqlite:///{studies}/hpo.db", write=True), "later", small_study, 7)
     folder = tmp_path / "links"
     folder.mkdir()
     (folder / "hpo.db").symlink_to(studies / "hpo.db")
@@ -220,7 +220,7 @@ def test_a_role_that_may_only_read_reads_everything(
 ) -> None:
     name = f"read_{os.getpid()}"
     url = postgres.create_database(name, template="template")
-    opened = create(storage.open_storage(url, create=True), "small", small_study, 2)
+    opened = create(open_storage(url, create=True), "small", small_study, 2)
     work(opened, tmp_path, target=2)
     opened.engine.dispose()
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
@@ -235,13 +235,13 @@ def test_a_role_that_may_only_read_reads_everything(
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert "permission denied" in line
-    assert read_status(storage.open_storage(url), "small").finished == 2
+    assert read_status(open_storage(url), "small").finished == 2
 
 
 def test_a_reader_sees_what_is_written_while_it_is_open(tmp_path: Path, small_study: StudyDefinition) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    writing = create(storage.open_storage(url, create=True), "small", small_study, 2)
-    reading = storage.open_storage(url)
+    writing = create(open_storage(url, create=True), "small", small_study, 2)
+    reading = open_storage(url)
     assert read_status(reading, "small").finished == 0
     work(writing, tmp_path, target=2)
     writing.engine.dispose()

@@ -15,11 +15,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
-from hpo.storage import backends as storage
 from hpo.storage import queries as records
 from hpo.storage import retry as outages
-from hpo.storage.fast_rdb import FrugalStorage
-from hpo.storage.retry import OutageProofStorage, is_outage, persistent
+from hpo.storage import trials
+from hpo.storage.backends import FAILURES, open_storage
+from hpo.storage.fast_rdb import FastRDBStorage
+from hpo.storage.queries import count_trials, read_trials, study_names
+from hpo.storage.retry import REPEATED, RetryingStorage, is_outage, retried
+from hpo.storage.trials import trial_id_of
 from hpo.study.definition import StudyDefinition
 from tests.conftest import claim, create
 from tests.postgres import TemporaryPostgres
@@ -35,13 +38,13 @@ def server() -> Iterator[TemporaryPostgres]:
 
 @pytest.fixture
 def away(server: TemporaryPostgres, small_study: StudyDefinition) -> RDBStorage:
-    opened = storage.open_storage(server.url(), create=True)
+    opened = open_storage(server.url(), create=True)
     return create(opened, "small", small_study, 10)
 
 
 def test_every_repeated_operation_is_optunas() -> None:
-    for name in outages.REPEATED:
-        assert callable(getattr(RDBStorage if name != "_write_rows" else FrugalStorage, name)), name
+    for name in REPEATED:
+        assert callable(getattr(RDBStorage if name != "_write_rows" else FastRDBStorage, name)), name
 
 
 def test_an_operation_outlasts_a_restart(
@@ -49,7 +52,7 @@ def test_an_operation_outlasts_a_restart(
 ) -> None:
     monkeypatch.setattr(records, "REQUIRED", {"rate"})
     study = optuna.load_study(study_name="small", storage=away)
-    trial = storage.ask(away, study, claim(0))
+    trial = trials.ask(away, study, claim(0))
     server.restart(signal.SIGQUIT)
     trial.suggest_float("rate", 0.0, 1.0)
     server.restart(signal.SIGQUIT)
@@ -57,19 +60,19 @@ def test_an_operation_outlasts_a_restart(
     trial.set_user_attr("errors", [2.0])
     trial.set_user_attr("std", None)
     server.restart(signal.SIGQUIT)
-    assert records.count_trials(away, "small")[TrialState.RUNNING] == 1
+    assert count_trials(away, "small")[TrialState.RUNNING] == 1
     server.restart(signal.SIGQUIT)
-    away.record_heartbeat(storage.trial_id(trial))
+    away.record_heartbeat(trial_id_of(trial))
     server.restart(signal.SIGQUIT)
-    away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
-    (kept,) = records.read_trials(away, "small")
+    away.set_trial_state_values(trial_id_of(trial), TrialState.COMPLETE, [2.0])
+    (kept,) = read_trials(away, "small")
     assert (kept.state, kept.value) == (TrialState.COMPLETE, 2.0)
 
 
 def test_an_operation_waits_for_a_database_that_is_away(away: RDBStorage, server: TemporaryPostgres) -> None:
     server.stop(signal.SIGQUIT)
     with ThreadPoolExecutor(1) as pool:
-        names = pool.submit(records.study_names, away)
+        names = pool.submit(study_names, away)
         time.sleep(1.0)
         assert not names.done()
         server.start()
@@ -81,13 +84,13 @@ def test_a_worker_that_starts_during_an_outage_waits_and_a_command_does_not(
 ) -> None:
     server.stop(signal.SIGQUIT)
     with pytest.raises(StorageError, match=r"(?i)connection refused"):
-        storage.open_storage(server.url(), create=True)
+        open_storage(server.url(), create=True)
     with ThreadPoolExecutor(1) as pool:
-        opened = pool.submit(storage.open_storage, server.url(), create=True, patient=True)
+        opened = pool.submit(open_storage, server.url(), create=True, patient=True)
         time.sleep(1.0)
         assert not opened.done()
         server.start()
-        assert records.study_names(opened.result(timeout=10)) == ["small"]
+        assert study_names(opened.result(timeout=10)) == ["small"]
 
 
 def test_a_database_that_stays_away_is_an_error_in_the_end(
@@ -95,15 +98,15 @@ def test_a_database_that_stays_away_is_an_error_in_the_end(
 ) -> None:
     monkeypatch.setattr(outages, "OUTAGE_SECONDS", 1.0)
     server.stop(signal.SIGQUIT)
-    with pytest.raises(storage.FAILURES):
-        records.study_names(away)
+    with pytest.raises(FAILURES):
+        study_names(away)
 
 
 def test_a_process_that_was_paused_in_an_operation_still_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outages, "OUTAGE_SECONDS", 0.5)
     tries = []
 
-    @persistent
+    @retried
     def ask() -> str:
         tries.append(1)
         if len(tries) == 1:
@@ -115,24 +118,24 @@ def test_a_process_that_was_paused_in_an_operation_still_repeats_it(monkeypatch:
 
 
 def test_a_result_whose_answer_got_lost_is_not_told_twice(away: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = storage.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
-    really = FrugalStorage.set_trial_state_values
+    trial = trials.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
+    really = FastRDBStorage.set_trial_state_values
 
-    def land_and_break(self: FrugalStorage, *told: object) -> bool:
-        monkeypatch.setattr(FrugalStorage, "set_trial_state_values", really)
+    def land_and_break(self: FastRDBStorage, *told: object) -> bool:
+        monkeypatch.setattr(FastRDBStorage, "set_trial_state_values", really)
         really(self, *told)  # type: ignore[arg-type]
         raise StorageInternalError from sa.exc.PendingRollbackError("the connection broke")
 
-    monkeypatch.setattr(FrugalStorage, "set_trial_state_values", land_and_break)
-    assert isinstance(away, OutageProofStorage)
-    assert away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
+    monkeypatch.setattr(FastRDBStorage, "set_trial_state_values", land_and_break)
+    assert isinstance(away, RetryingStorage)
+    assert away.set_trial_state_values(trial_id_of(trial), TrialState.COMPLETE, [2.0])
 
 
 def test_a_trial_that_was_given_up_refuses_its_result(away: RDBStorage) -> None:
-    trial = storage.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
-    away.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+    trial = trials.ask(away, optuna.load_study(study_name="small", storage=away), claim(0))
+    away.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        away.set_trial_state_values(storage.trial_id(trial), TrialState.COMPLETE, [2.0])
+        away.set_trial_state_values(trial_id_of(trial), TrialState.COMPLETE, [2.0])
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -140,7 +143,7 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
     engine = sa.create_engine("sqlite://" if kind == "sqlite" else postgres.url())
     tries = []
 
-    @persistent
+    @retried
     def ask() -> None:
         tries.append(1)
         with engine.connect() as connection:
@@ -156,8 +159,8 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
 def test_an_operation_outlasts_a_writer_of_sqlite_that_is_paused(
     tmp_path: Path, small_study: StudyDefinition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.storage.sqlite.BUSY_SECONDS", 0.2)
-    opened = create(storage.open_storage(f"sqlite:///{tmp_path}/studies.db", create=True), "small", small_study, 10)
+    monkeypatch.setattr("hpo.storage.watched_file.BUSY_SECONDS", 0.2)
+    opened = create(open_storage(f"sqlite:///{tmp_path}/studies.db", create=True), "small", small_study, 10)
     study = optuna.load_study(study_name="small", storage=opened)
     other = sqlite3.connect(f"{tmp_path}/studies.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -177,9 +180,9 @@ def test_operations_within_operations_give_up_together(monkeypatch: pytest.Monke
     monkeypatch.setattr("hpo.storage.retry.LONGEST_PAUSE_SECONDS", 0.1)
     attempts = 0
 
-    @persistent
-    @persistent
-    @persistent
+    @retried
+    @retried
+    @retried
     def operation() -> None:
         nonlocal attempts
         attempts += 1

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import StorageError
-from hpo.storage import backends as storage
 from hpo.storage import sqlite
+from hpo.storage.backends import open_storage
+from hpo.storage.sqlite import file_system
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -34,7 +35,7 @@ def test_a_folder_lies_on_the_file_system_mounted_nearest_above(
 ) -> None:
     (tmp_path / "mountinfo").write_bytes(MOUNTS.encode("latin-1"))
     monkeypatch.setattr(sqlite, "MOUNTS", tmp_path / "mountinfo")
-    assert sqlite.file_system(Path(folder)) == kind
+    assert file_system(Path(folder)) == kind
 
 
 def test_a_network_file_system_is_refused_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +43,10 @@ def test_a_network_file_system_is_refused_with_the_way_out(tmp_path: Path, monke
     monkeypatch.setattr(sqlite, "MOUNTS", tmp_path / "mountinfo")
     for create in (True, False):
         with pytest.raises(StorageError, match=r"network file system \(nfs4\).*postgresql://USER@HOST/DATABASE"):
-            storage.open_storage(f"sqlite:///{tmp_path}/studies.db", create=create)
+            open_storage(f"sqlite:///{tmp_path}/studies.db", create=create)
     assert not (tmp_path / "studies.db").exists()
 
 
 def test_this_machine_tells_its_file_systems(tmp_path: Path) -> None:
-    assert sqlite.file_system(tmp_path)
-    assert sqlite.file_system(Path("/proc")) == "proc"
+    assert file_system(tmp_path)
+    assert file_system(Path("/proc")) == "proc"

@@ -30,19 +30,22 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
-from hpo.analysis.results import read_definition, read_status
-from hpo.storage import backends as storage
-from hpo.storage import postgresql
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage, start_lock
 from hpo.storage.claims import FINISHED, read_failures, read_slots
-from hpo.storage.fast_rdb import TrialGone
+from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import FileLock
+from hpo.storage.postgresql import OUR_LOCKS
+from hpo.storage.queries import count_trials, read_trials, study_attributes
+from hpo.storage.studies import create_study, read_definition
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import show_only, trial_id_of
 from hpo.study.definition import define_study
 from hpo.study.repetition import identity_of
 from hpo.workers import budget
-from hpo.workers.budget import Heartbeats, NoTrial, start_trial
-from hpo.workers.liveness import Presence, Worker
+from hpo.workers.budget import Heartbeats, NoTrial, find_slot, start_trial
+from hpo.workers.liveness import LivenessLock
 from hpo.workers.samplers import concerns
+from hpo.workers.status import read_status
 from tests.conftest import SMALL_STUDY, create, thorough
 from tests.postgres import TemporaryPostgres
 
@@ -92,20 +95,20 @@ class Workers(RuleBasedStateMachine):
     @initialize(asked_for=st.integers(2, 6))
     def begin(self, asked_for: int) -> None:
         url = self.new_url()
-        self.storage = create(storage.open_storage(url, create=True), "small", STUDY, asked_for)
-        self.processes = [storage.open_storage(url, write=True) for _ in range(PROCESSES)]
-        self.attributes = records.study_attributes(self.storage, "small")
+        self.storage = create(open_storage(url, create=True), "small", STUDY, asked_for)
+        self.processes = [open_storage(url, write=True) for _ in range(PROCESSES)]
+        self.attributes = study_attributes(self.storage, "small")
         self.target, self.hosts, self.kept = asked_for, 0, (self._read_all(), asked_for)
         self.before = self.kept
         self.heartbeats = Heartbeats()
-        self.alive: list[Presence] = []
+        self.alive: list[LivenessLock] = []
         self.working: dict[int, Started] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "storage"):
             self._finish()
-            for presence in self.alive:
-                presence.__exit__(None, None, None)
+            for lock in self.alive:
+                lock.__exit__(None, None, None)
             for opened in (self.storage, *self.processes):
                 opened.engine.dispose()
 
@@ -122,7 +125,7 @@ class Workers(RuleBasedStateMachine):
     def start_while_the_lock_is_lost(self) -> Any:
         """The lock of one who is starting a trial is taken away, and another starts one meanwhile."""
         others: list[Any] = []
-        find = budget.find_place
+        find = find_slot
 
         def lose(*given: Any, **named: Any) -> Any:
             place = find(*given, **named)
@@ -132,7 +135,7 @@ class Workers(RuleBasedStateMachine):
                 others.append(self._start(here=False))
             return place
 
-        with patch.object(budget, "find_place", lose):
+        with patch.object(budget, "find_slot", lose):
             others.append(self._start(here=False))
         return multiple(*(trial for trial in others if isinstance(trial, Started)))
 
@@ -154,15 +157,15 @@ class Workers(RuleBasedStateMachine):
             elif state is TrialState.FAIL and by_error:
                 trial.started.set_user_attr("error", "training broke")
             values = [value] if state is TrialState.COMPLETE else None
-            trial.started.storage.set_trial_state_values(storage.trial_id(trial.started), state, values)
+            trial.started.storage.set_trial_state_values(trial_id_of(trial.started), state, values)
 
     @rule(event=st.sampled_from(EVENTS))
     def something_happens(self, event: str) -> None:
         getattr(self, event)()
 
     def workers_here_are_killed(self) -> None:
-        for presence in self.alive:
-            presence.__exit__(SystemExit, None, None)  # as the kernel does: the file stays, and is free
+        for lock in self.alive:
+            lock.__exit__(SystemExit, None, None)  # as the kernel does: the file stays, and is free
         self.alive.clear()
 
     def workers_fall_silent(self) -> None:
@@ -197,14 +200,14 @@ class Workers(RuleBasedStateMachine):
     def no_slot_is_taken_twice(self) -> None:
         if not hasattr(self, "storage"):
             return
-        taken = records.read_trials(self.storage, "small", states=(*FINISHED, TrialState.RUNNING))
+        taken = read_trials(self.storage, "small", states=(*FINISHED, TrialState.RUNNING))
         slots = Counter(trial.attributes["slot"] for trial in taken)
         assert all(count == 1 for count in slots.values()), slots
         assert all(slot < MOST_TRIALS for slot in slots)
         assert len({identity_of(trial.params) for trial in taken}) == len(taken), "measured twice"
         complete = [trial for trial in taken if trial.state is TrialState.COMPLETE]
         assert all(trial.value == trial.attributes["worker"]["pid"] for trial in complete), "another's result"
-        status, counts = read_status(self.storage, "small"), records.count_trials(self.storage, "small")
+        status, counts = read_status(self.storage, "small"), count_trials(self.storage, "small")
         assert status.trials == sum(counts.values())
         failed = len(read_failures(self.storage, "small"))
         assert len(taken) + failed + status.foreign == status.trials - counts[TrialState.WAITING]
@@ -229,12 +232,12 @@ class Workers(RuleBasedStateMachine):
         pid = self.hosts
         worker = Worker(f"host{pid}", pid, "cpu", f"/nowhere/{pid}.lock")
         if here:
-            presence = Presence().__enter__()
-            self.alive.append(presence)
-            worker = replace(worker, file=str(presence.file))
+            lock = LivenessLock().__enter__()
+            self.alive.append(lock)
+            worker = replace(worker, file=str(lock.file))
         process = self.processes[pid % PROCESSES]
         study = optuna.load_study(study_name="small", storage=process)
-        storage.show_only(process, study, partial(concerns, definition=STUDY))
+        show_only(process, study, partial(concerns, definition=STUDY))
         started = start_trial(
             process,
             study,
@@ -261,10 +264,10 @@ class Workers(RuleBasedStateMachine):
 
     def _ask_for(self, target: int) -> None:
         self.target = target
-        storage.create_study(self.storage, "small", self.attributes, target, lower=True)
+        create_study(self.storage, "small", self.attributes, target, lower=True)
 
     def _take_the_lock_away(self) -> None:
-        lock = storage.start_lock(self.storage, "small")
+        lock = start_lock(self.storage, "small")
         if isinstance(lock, FileLock):
             lock._path.unlink()
         else:
@@ -275,7 +278,7 @@ class Workers(RuleBasedStateMachine):
                         "and classid = :ours and database = "
                         "(select oid from pg_database where datname = current_database())"
                     ),
-                    {"ours": postgresql.OUR_LOCKS},
+                    {"ours": OUR_LOCKS},
                 )
 
     def _study(self) -> optuna.Study:

@@ -14,10 +14,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import count_trials, set_study_attribute, study_attributes, study_names
+from hpo.storage.studies import create_study
 from hpo.study.definition import StudyDefinition
-from hpo.workers import launch as optimize
+from hpo.text.secrets import show_url
+from hpo.workers.launch import begin
+from hpo.workers.plan import Plan, make_plan
 from tests.postgres import TemporaryPostgres
 
 
@@ -39,18 +42,18 @@ from tests.postgres import TemporaryPostgres
 )
 def test_a_url_that_cannot_be_used_is_one_line(url: str, complaint: str) -> None:
     with pytest.raises(StorageError, match=f"(?i){complaint}") as raised:
-        storage.open_storage(url, create=True)
+        open_storage(url, create=True)
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)
 
 
 def test_passwords_are_never_shown() -> None:
-    assert storage.show_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert show_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
 
 def test_reading_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
-        storage.open_storage(f"sqlite:///{tmp_path}/absent.db")
+        open_storage(f"sqlite:///{tmp_path}/absent.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,7 +62,7 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     file.write_text("these are my notes, not a database")
     for create in (True, False):
         with pytest.raises(StorageError, match="cannot be opened: file is not a database"):
-            storage.open_storage(f"sqlite:///{file}", create=create)
+            open_storage(f"sqlite:///{file}", create=create)
     assert file.read_text() == "these are my notes, not a database"
 
 
@@ -73,20 +76,20 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path, tables: lis
     content = file.read_bytes()
     for create in (True, False):
         with pytest.raises(StorageError, match=r"the database of another program \(it has songs\)"):
-            storage.open_storage(f"sqlite:///{file}", create=create)
+            open_storage(f"sqlite:///{file}", create=create)
     assert file.read_bytes() == content
 
 
 def test_a_schema_that_is_being_created_is_not_there_yet(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/half.db"
-    storage.open_storage(url, create=True).engine.dispose()
+    open_storage(url, create=True).engine.dispose()
     with sqlite3.connect(tmp_path / "half.db") as connection:
         connection.execute("delete from alembic_version")
     connection.close()
     with pytest.raises(StorageError, match="holds no studies"):
-        storage.open_storage(url)
-    storage.open_storage(url, create=True)
-    storage.open_storage(url)
+        open_storage(url)
+    open_storage(url, create=True)
+    open_storage(url)
 
 
 def test_a_storage_stays_current_when_others_open_and_leave_it(created: RDBStorage) -> None:
@@ -97,10 +100,10 @@ def test_a_storage_stays_current_when_others_open_and_leave_it(created: RDBStora
         "study.add_trial(optuna.trial.create_trial(value=1.0))\n"
     )
     for count in (1, 2):
-        storage.open_storage(created.url)
-        storage.open_storage(created.url, create=True)
+        open_storage(created.url)
+        open_storage(created.url, create=True)
         subprocess.run([sys.executable, "-c", script, created.url], check=True)
-        assert records.count_trials(created, "small")[TrialState.COMPLETE] == count
+        assert count_trials(created, "small")[TrialState.COMPLETE] == count
 
 
 @pytest.mark.slow
@@ -112,7 +115,7 @@ def test_many_processes_may_meet_at_a_brand_new_database(
     script = (
         "import sys, time, random\n"
         "from pathlib import Path\n"
-        "from hpo.workers.launch import begin, make_plan\n"
+        "from hpo.workers.launch import begin; from hpo.workers.plan import make_plan\n"
         "time.sleep(random.random() / 2)\n"
         "begin(sys.argv[1], make_plan(sys.argv[1], 'quickstart', trials=5), Path())\n"
     )
@@ -127,7 +130,7 @@ def test_many_processes_may_meet_at_a_brand_new_database(
 def test_an_empty_database_holds_no_studies(tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     with pytest.raises(StorageError, match="holds no studies"):
-        storage.open_storage(f"sqlite:///{tmp_path}/empty.db")
+        open_storage(f"sqlite:///{tmp_path}/empty.db")
 
 
 @pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
@@ -144,17 +147,17 @@ def test_writers_use_wal_and_begin_immediately(fresh_storage: RDBStorage) -> Non
 def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDBStorage) -> None:
     rest = {"definition_sha256": "", "dataset_sha256": "", "versions": {}}
     for mark, target in ((1, 5), (2, 9), (3, 7)):
-        storage.create_study(fresh_storage, "a", {"definition": {"mark": mark}, **rest}, target)
-    assert records.study_names(fresh_storage) == ["a"]
-    attributes = records.study_attributes(fresh_storage, "a")
+        create_study(fresh_storage, "a", {"definition": {"mark": mark}, **rest}, target)
+    assert study_names(fresh_storage) == ["a"]
+    attributes = study_attributes(fresh_storage, "a")
     assert attributes.pop("identity")
     assert attributes == {"definition": {"mark": 1}, "target": 9, **rest}
 
 
 def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, small_study: StudyDefinition) -> None:
     def target(asked: int, **how: Any) -> int:
-        optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, asked, **how), Path())
-        return int(records.study_attributes(fresh_storage, "a")["target"])
+        begin(fresh_storage.url, Plan("a", small_study, asked, **how), Path())
+        return int(study_attributes(fresh_storage, "a")["target"])
 
     assert [target(2000), target(20), target(20, lower=True), target(30), target(30, most=12)] == [
         *(2000, 2000, 20, 30, 12)
@@ -165,10 +168,10 @@ def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, 
 def test_a_target_that_is_no_number_of_trials_is_none(
     fresh_storage: RDBStorage, small_study: StudyDefinition, stored: Any
 ) -> None:
-    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 3), Path())
-    records.set_study_attribute(fresh_storage, "a", "target", stored)
-    optimize.begin(fresh_storage.url, optimize.Plan("a", small_study, 2), Path())
-    assert records.study_attributes(fresh_storage, "a")["target"] == 2
+    begin(fresh_storage.url, Plan("a", small_study, 3), Path())
+    set_study_attribute(fresh_storage, "a", "target", stored)
+    begin(fresh_storage.url, Plan("a", small_study, 2), Path())
+    assert study_attributes(fresh_storage, "a")["target"] == 2
 
 
 @pytest.mark.parametrize("kept", [[], ["definition"]])
@@ -176,19 +179,19 @@ def test_a_half_created_study_is_completed(
     fresh_storage: RDBStorage, small_study: StudyDefinition, kept: list[str]
 ) -> None:
     study = optuna.create_study(study_name="quickstart", storage=fresh_storage)
-    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
     for key in kept:
         study.set_user_attr(key, plan.definition.model_dump(mode="json"))
-    optimize.begin(fresh_storage.url, plan, Path())
-    assert records.study_attributes(fresh_storage, "quickstart")["definition"]["title"] == plan.definition.title
+    begin(fresh_storage.url, plan, Path())
+    assert study_attributes(fresh_storage, "quickstart")["definition"]["title"] == plan.definition.title
 
 
 def test_a_foreign_study_is_not_touched(fresh_storage: RDBStorage) -> None:
     foreign = optuna.create_study(study_name="quickstart", storage=fresh_storage)
     foreign.add_trial(optuna.trial.create_trial(value=1.0))
-    plan = optimize.make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
     with pytest.raises(StorageError, match=r"'quickstart' in .* was not made by hpo"):
-        optimize.begin(fresh_storage.url, plan, Path())
+        begin(fresh_storage.url, plan, Path())
     assert foreign.user_attrs == {}
 
 
@@ -196,9 +199,9 @@ def test_a_schema_of_two_versions_is_one_line(fresh_storage: RDBStorage) -> None
     with fresh_storage.engine.begin() as connection:
         connection.execute(sa.text("insert into alembic_version values ('another')"))
     with pytest.raises(StorageError, match="is damaged: alembic_version says 2 versions of its schema"):
-        storage.open_storage(fresh_storage.url)
+        open_storage(fresh_storage.url)
     with fresh_storage.engine.begin() as connection:
         connection.execute(sa.text("delete from alembic_version where version_num <> 'another'"))
     with pytest.raises(StorageError) as raised:
-        storage.open_storage(fresh_storage.url)
+        open_storage(fresh_storage.url)
     assert "\n" not in str(raised.value)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hpo.study import catalog
-from hpo.tasks.digit_pairs.mlp_rounds import LinearRounds, is_linear
+from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
 from hpo.tasks.digit_pairs.pairs import Pairs
-from hpo.training.optimizers import CPU, Recipe
+from hpo.training.optimizers import CPU, TrainingConfig
 from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds
 from hpo.training.trainer import build_networks, make_rounds
 
@@ -23,9 +23,9 @@ def make_networks(architecture: str = "fnn", activation: str = "leaky_relu", *, 
     return build_networks(lambda: build(make, weight_sharing=shared), SEEDS)
 
 
-def recipe(**changes: object) -> Recipe:
+def config(**changes: object) -> TrainingConfig:
     settings = {"epochs": 3, "batch_size": 30, "optimizer": "adam", "learning_rate": 0.003, "auxiliary_loss": True}
-    return Recipe(**{**settings, "main_weight": 0.7, "auxiliary_weight": 0.3, **changes})  # type: ignore[arg-type]
+    return TrainingConfig(**{**settings, "main_weight": 0.7, "auxiliary_weight": 0.3, **changes})  # type: ignore[arg-type]
 
 
 def outcome(
@@ -49,17 +49,17 @@ def test_linear_rounds_are_what_pytorch_makes_of_them(
     """In float64: losses, logits, every parameter, and the norms of the gradients, by layer."""
     pairs = [part.to(CPU, torch.float64) for part in digit_pairs]
     ours, theirs = (
-        outcome(way([n.double() for n in make_networks(architecture, activation, shared=shared)], recipe()), *pairs)
-        for way in (LinearRounds, LoopedRounds)
+        outcome(way([n.double() for n in make_networks(architecture, activation, shared=shared)], config()), *pairs)
+        for way in (MLPRounds, LoopedRounds)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def test_without_the_auxiliary_loss_the_weights_do_not_count(digit_pairs: tuple[Pairs, Pairs]) -> None:
     pairs = [part.to(CPU, torch.float64) for part in digit_pairs]
-    how = recipe(auxiliary_loss=False, optimizer="sgd", learning_rate=0.05)
+    how = config(auxiliary_loss=False, optimizer="sgd", learning_rate=0.05)
     ours, theirs = (
-        outcome(way([n.double() for n in make_networks()], how), *pairs) for way in (LinearRounds, LoopedRounds)
+        outcome(way([n.double() for n in make_networks()], how), *pairs) for way in (MLPRounds, LoopedRounds)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
@@ -68,8 +68,8 @@ def test_a_round_that_diverges_leaves_the_others_as_they_are(digit_pairs: tuple[
     networks = make_networks()
     with torch.no_grad():
         networks[1].get_parameter("head.0.weight").fill_(float("inf"))
-    hurt = outcome(LinearRounds(networks, recipe()), *digit_pairs)
-    well = outcome(LinearRounds(make_networks(), recipe()), *digit_pairs)
+    hurt = outcome(MLPRounds(networks, config()), *digit_pairs)
+    well = outcome(MLPRounds(make_networks(), config()), *digit_pairs)
     assert hurt[0][-1][1].isnan()
     assert not hurt[1][0][1].isfinite().any()
     for r in (0, 2):
@@ -80,7 +80,7 @@ def test_a_round_that_diverges_leaves_the_others_as_they_are(digit_pairs: tuple[
 def test_as_many_rounds_as_networks_or_none_are_trained(digit_pairs: tuple[Pairs, Pairs]) -> None:
     """Nothing else looks where the loops read."""
     train_pairs, test_pairs = digit_pairs
-    rounds, order = LinearRounds(make_networks()[:2], recipe()), torch.arange(200)
+    rounds, order = MLPRounds(make_networks()[:2], config()), torch.arange(200)
     before = rounds.states()
     with pytest.raises(ValueError, match=r"2 networks, but pairs or orders of \[3, 3\] rounds"):
         rounds.train_epoch(train_pairs, order.repeat(3, 1), None)
@@ -93,7 +93,7 @@ def test_as_many_rounds_as_networks_or_none_are_trained(digit_pairs: tuple[Pairs
 
 def test_layers_come_in_the_order_of_the_network(digit_pairs: tuple[Pairs, Pairs]) -> None:
     (_, _, ours, our_norms), (_, _, theirs, their_norms) = (
-        outcome(way(make_networks(), recipe()), *digit_pairs) for way in (LinearRounds, LoopedRounds)
+        outcome(way(make_networks(), config()), *digit_pairs) for way in (MLPRounds, LoopedRounds)
     )
     assert list(ours[0]) == list(theirs[0])
     assert list(our_norms) == list(their_norms)
@@ -107,22 +107,22 @@ def test_a_network_that_joins_the_same_parts_otherwise_is_not_linear() -> None:
             comparison, digits = super().forward(pairs)
             return comparison.flip(1), digits
 
-    assert is_linear(network)
+    assert is_two_tower_mlp(network)
     network.__class__ = Reversed
-    assert not is_linear(network)
-    assert not isinstance(make_rounds([network], recipe(), CPU), LinearRounds)
+    assert not is_two_tower_mlp(network)
+    assert not isinstance(make_rounds([network], config(), CPU), MLPRounds)
 
 
 def test_a_network_that_is_not_trained_whole_is_not_linear() -> None:
     network = make_networks()[0]
     network.get_parameter("towers.0.1.weight").requires_grad_(False)
-    assert not is_linear(network)
+    assert not is_two_tower_mlp(network)
 
 
 def test_a_network_whose_towers_differ_is_not_linear() -> None:
     network, other = make_networks(shared=False)[0], make_networks(activation="selu", shared=False)[0]
     network.set_submodule("towers.1", other.get_submodule("towers.1"))
-    assert not is_linear(network)
+    assert not is_two_tower_mlp(network)
 
 
 def test_a_worker_keeps_every_blas_to_one_thread() -> None:
@@ -130,9 +130,9 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
     program = """
         from pathlib import Path
         from threadpoolctl import threadpool_info
-        from hpo import catalog
-        from hpo.objective import make_objective
-        from hpo.space import Configuration
+        from hpo.study import catalog
+        from hpo.study.space import Configuration
+        from hpo.workers.objective import make_objective
 
         objective = make_objective(catalog.load_study("cnn", dataset="digits", rounds=1)[1], "cpu", Path())
         params = {"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"}
@@ -147,5 +147,7 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "selu"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_only_linear_architectures_are(activation: str, shared: bool) -> None:
-    found = {name: is_linear(make_networks(name, activation, shared=shared)[0]) for name in catalog.architectures()}
+    found = {
+        name: is_two_tower_mlp(make_networks(name, activation, shared=shared)[0]) for name in catalog.architectures()
+    }
     assert {name for name, linear in found.items() if linear} == {"fnn", "fully_connected"}

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from hpo.errors import DatasetError
-from hpo.tasks import datasets
-from hpo.tasks.datasets import DATASETS, data_folder, mnist_files, prepare
+from hpo.tasks.datasets import DATASETS, Dataset, data_folder, mnist_files, prepare
 from hpo.tasks.digit_pairs.pairs import Images, Pairs, _draw_ordered, draw_rounds, read_images
 
 
@@ -125,8 +124,8 @@ def test_missing_mnist_that_cannot_be_downloaded_names_folder_and_way_out(
 
 
 def test_digits_whose_checksum_differs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = datasets.Dataset(name="digits", checksums={"digits": "0" * 64}, train_pairs=1, test_pairs=1)
-    monkeypatch.setitem(datasets.DATASETS, "digits", other)
+    other = Dataset(name="digits", checksums={"digits": "0" * 64}, train_pairs=1, test_pairs=1)
+    monkeypatch.setitem(DATASETS, "digits", other)
     read_images.cache_clear()
     with pytest.raises(DatasetError, match="has changed"):
         read_images("digits", Path())

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import RequestError
-from hpo.text.address import DEFAULT, FILE, URL, find_url, without_secrets
+from hpo.storage.url import DEFAULT, FILE, URL, find_url
+from hpo.text.secrets import without_secrets
 
 
 def test_a_url_comes_from_what_was_given_before_what_the_environment_names(tmp_path: Path) -> None:

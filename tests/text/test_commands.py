@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hpo.text import commands
+from hpo.text.commands import command, command_here, this_command
 
 NAMES = [
     "cnn",
@@ -24,7 +24,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_suggested_command_is_taken_by_a_shell_as_it_was_meant(name: str) -> None:
-    suggested = commands.command("best", "--study", name)
+    suggested = command("best", "--study", name)
     assert suggested.isprintable()
     assert "`" not in suggested  # it stands between two in reports
     printed = subprocess.run(
@@ -47,8 +47,8 @@ def test_a_suggested_command_names_the_storage_that_this_one_was_given(
     given: list[str], options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/hpo", "optimize", "--study", "x", *given])
-    assert commands.command_here("best", "--study", "a b") == f"hpo best --study 'a b' {options}".strip()
-    assert "secret" not in commands.this_command()
-    assert shlex.split(commands.this_command("--trial", "3"))[-2:] == ["--trial", "3"]
+    assert command_here("best", "--study", "a b") == f"hpo best --study 'a b' {options}".strip()
+    assert "secret" not in this_command()
+    assert shlex.split(this_command("--trial", "3"))[-2:] == ["--trial", "3"]
     monkeypatch.setattr(sys, "argv", ["notebook.py", *given])
-    assert commands.command_here("best", "--study", "a b") == "hpo best --study 'a b'"
+    assert command_here("best", "--study", "a b") == "hpo best --study 'a b'"

@@ -18,11 +18,11 @@ from optuna.storages import RDBStorage
 from rich.live import Live
 
 from hpo.cli.console import Console
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
-from hpo.text import address
-from hpo.text.address import remember_secrets, show_url, without_secrets
-from hpo.workers.worker import Stop, run_trial
+from hpo.storage.queries import read_trials
+from hpo.storage.trials import ask
+from hpo.text import secrets
+from hpo.text.secrets import remember_secrets, show_url, without_secrets
+from hpo.workers.evaluate import Stop, run_trial
 from tests.cli.test_cli import TINY
 from tests.conftest import claim, wait_for
 from tests.postgres import TemporaryPostgres
@@ -102,7 +102,7 @@ def clean(text: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "_remembered", set())
+    monkeypatch.setattr(secrets, "_remembered", set())
 
 
 @pytest.mark.parametrize("url", [*OPENING, *FAILING])
@@ -255,7 +255,7 @@ def _count(engine: sa.Engine, query: str) -> int:
 def test_a_traceback_and_a_warning_lose_the_password(tmp_path: Path) -> None:
     script = (
         "import sys, warnings; from hpo.text.output import guard_streams\n"
-        "from hpo.text.address import remember_secrets\n"
+        "from hpo.text.secrets import remember_secrets\n"
         f"remember_secrets({OPENING[0]!r}); guard_streams()\n"
         "warnings.warn('hunter2ter2secret'); raise ValueError('hunter2ter2secret')"
     )
@@ -290,8 +290,8 @@ def test_a_trial_that_fails_keeps_its_error_without_the_password(created: RDBSto
         raise ConnectionError("no host 'hunter2ter2secret@h'")
 
     study = optuna.load_study(study_name="small", storage=created)
-    run_trial(created, storage.ask(created, study, claim(0)), objective, Stop(), 30.0)
-    (trial,) = records.read_trials(created, "small")
+    run_trial(created, ask(created, study, claim(0)), objective, Stop(), 30.0)
+    (trial,) = read_trials(created, "small")
     assert trial.attributes["error"] == "ConnectionError: no host '***@h'"
     assert "ConnectionError" in trial.attributes["traceback"]
     assert clean(trial.attributes["traceback"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hpo.analysis.results import read_status
-from hpo.storage import backends as storage
+from hpo.storage.backends import open_storage
 from hpo.study.definition import define_study
+from hpo.workers.status import read_status
 from tests.cli.test_cli import TINY, running_trials
 from tests.conftest import SMALL_STUDY, create, wait_for, work
 from tests.program import hpo, python_m_hpo, start_hpo
@@ -24,7 +24,7 @@ STUDY = "größe"
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the storage of a small study, whose three trials were made without training."""
     folder = tmp_path_factory.mktemp("searched")
-    opened = storage.open_storage(f"sqlite:///{folder}/hpo.db", create=True)
+    opened = open_storage(f"sqlite:///{folder}/hpo.db", create=True)
     create(opened, STUDY, define_study(SMALL_STUDY, name=STUDY), 3)
     work(opened, folder, target=3, studies=(STUDY,))
     opened.engine.dispose()
@@ -137,4 +137,4 @@ def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> 
 
 
 def finished(folder: Path) -> int:
-    return read_status(storage.open_storage(f"sqlite:///{folder}/hpo.db"), "tiny").finished
+    return read_status(open_storage(f"sqlite:///{folder}/hpo.db"), "tiny").finished

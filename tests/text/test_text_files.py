@@ -6,9 +6,10 @@ import pytest
 
 from hpo.dashboard.server import choose_token
 from hpo.errors import RequestError, StudyError
+from hpo.storage.url import find_url
 from hpo.study.definition import read_study
-from hpo.text.address import find_url, without_secrets
-from hpo.text.text_files import is_utf8, read_text
+from hpo.text.files import is_utf8, read_text
+from hpo.text.secrets import without_secrets
 from tests.cli.test_cli import TINY, assert_one_line
 from tests.program import hpo
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hpo.training.lr_curve import (
-    Sweep,
+    LRCurve,
     bounds,
-    describe_sweep,
+    describe_curve,
     falls,
     from_json,
     minimum,
@@ -84,32 +84,32 @@ def test_suggestions_change_nothing() -> None:
 
 
 def test_a_sweep_has_report_as_optimum_and_its_deviation() -> None:
-    sweep = Sweep(RATES, np.stack([cliff(0.05), cliff(0.15)]))
-    assert sweep.optima == [minimum(RATES, curve) for curve in sweep.losses]
-    assert sweep.mean == pytest.approx(sum(sweep.optima) / 2)
-    assert sweep.std == pytest.approx(abs(sweep.optima[0] - sweep.optima[1]) / 2**0.5)
-    assert Sweep(RATES, cliff(0.1)[None]).std is None
+    curve = LRCurve(RATES, np.stack([cliff(0.05), cliff(0.15)]))
+    assert curve.optima == [minimum(RATES, curve) for curve in curve.losses]
+    assert curve.mean == pytest.approx(sum(curve.optima) / 2)
+    assert curve.std == pytest.approx(abs(curve.optima[0] - curve.optima[1]) / 2**0.5)
+    assert LRCurve(RATES, cliff(0.1)[None]).std is None
 
 
 def test_a_sweep_survives_json_with_its_holes() -> None:
     losses = np.stack([cliff(0.05), cliff(0.15)])
     losses[0, 90:] = np.nan
-    sweep = Sweep(RATES, losses)
-    described = json.loads(json.dumps(describe_sweep(sweep, "sgd"), allow_nan=False))
+    curve = LRCurve(RATES, losses)
+    described = json.loads(json.dumps(describe_curve(curve, "sgd"), allow_nan=False))
     assert set(described) == {"optimizer", "rates", "losses", "optima", "mean", "std"}
     again = from_json(described)
     assert np.array_equal(again.losses, losses, equal_nan=True)
-    assert (again.mean, again.ended) == (sweep.mean, 1)
+    assert (again.mean, again.ended) == (curve.mean, 1)
 
 
 def test_a_round_that_diverged_at_once_has_no_optimum() -> None:
     losses = np.stack([cliff(0.05), cliff(0.15), cliff(0.15)])
     losses[0, 1:] = np.nan
     losses[1, :] = np.nan
-    sweep = Sweep(RATES, losses)
-    assert np.isnan(sweep.optima[:2]).all()
-    assert (sweep.mean, sweep.std) == (minimum(RATES, losses[2]), None)
-    described = json.loads(json.dumps(describe_sweep(sweep, "sgd"), allow_nan=False))
-    assert described["optima"] == [None, None, sweep.mean]
-    hopeless = describe_sweep(Sweep(RATES, losses[:2]), "sgd")
+    curve = LRCurve(RATES, losses)
+    assert np.isnan(curve.optima[:2]).all()
+    assert (curve.mean, curve.std) == (minimum(RATES, losses[2]), None)
+    described = json.loads(json.dumps(describe_curve(curve, "sgd"), allow_nan=False))
+    assert described["optima"] == [None, None, curve.mean]
+    hopeless = describe_curve(LRCurve(RATES, losses[:2]), "sgd")
     assert hopeless["mean"] is None

@@ -8,9 +8,9 @@ import torch
 
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.training.lr_curve import spaced_rates
-from hpo.training.lr_range_test import DIVERGED, sweep_rates
+from hpo.training.lr_range_test import DIVERGED, run_range_test
 from hpo.training.trainer import build_networks
-from tests.training.test_trainer import SEEDS, make_networks, recipe
+from tests.training.test_trainer import SEEDS, config, make_networks
 
 
 @pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])
@@ -20,8 +20,8 @@ def test_stacked_and_looped_rounds_give_the_same_curves(
 ) -> None:
     rates = spaced_rates(1e-4, 0.01, 12)
     stacked, looped = (
-        sweep_rates(
-            make_networks(architecture), digit_pairs[0], recipe(optimizer=optimizer), rates,
+        run_range_test(
+            make_networks(architecture), digit_pairs[0], config(optimizer=optimizer), rates,
             shuffle_seeds=SEEDS, stacked=way,
         )
         for way in (True, False)
@@ -31,7 +31,7 @@ def test_stacked_and_looped_rounds_give_the_same_curves(
 
 
 def test_a_curve_is_a_plain_loop_whose_rate_rises(digit_pairs: tuple[Pairs, Pairs]) -> None:
-    how, rates = recipe(), spaced_rates(1e-3, 0.1, 15)
+    how, rates = config(), spaced_rates(1e-3, 0.1, 15)
     (network,), r = make_networks("fnn", seeds=SEEDS[:1]), 0
     pairs, generator, expected = digit_pairs[0], torch.Generator().manual_seed(7), []
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
@@ -50,7 +50,7 @@ def test_a_curve_is_a_plain_loop_whose_rate_rises(digit_pairs: tuple[Pairs, Pair
         expected.append(loss.item())
     one = Pairs(*(getattr(pairs, name)[:1] for name in ("images", "classes", "targets")))
     fresh = make_networks("fnn", seeds=SEEDS[:1])
-    found = sweep_rates(fresh, one, how, rates, shuffle_seeds=[7])
+    found = run_range_test(fresh, one, how, rates, shuffle_seeds=[7])
     assert np.allclose(found.losses[0], expected, rtol=1e-4)
 
 
@@ -58,7 +58,7 @@ def test_a_round_that_diverges_ends_and_the_others_go_on(digit_pairs: tuple[Pair
     networks = make_networks("fnn")
     with torch.no_grad():
         next(iter(networks[1].parameters())).mul_(1e4)  # explodes at the first real step
-    found = sweep_rates(networks, digit_pairs[0], recipe(), spaced_rates(1e-2, 1e4, 20), shuffle_seeds=SEEDS)
+    found = run_range_test(networks, digit_pairs[0], config(), spaced_rates(1e-2, 1e4, 20), shuffle_seeds=SEEDS)
     lengths = [int(np.isfinite(curve).sum()) for curve in found.losses]
     assert found.ended == 3
     assert 0 < min(lengths) < max(lengths) < 20
@@ -73,6 +73,6 @@ def test_nothing_outside_is_touched(digit_pairs: tuple[Pairs, Pairs]) -> None:
     torch.manual_seed(5)
     state, images = torch.get_rng_state(), digit_pairs[0].images.clone()
     networks = build_networks(lambda: make_networks("fnn")[0], SEEDS)
-    sweep_rates(networks, digit_pairs[0], recipe(), spaced_rates(1e-3, 1e-2, 8), shuffle_seeds=SEEDS)
+    run_range_test(networks, digit_pairs[0], config(), spaced_rates(1e-3, 1e-2, 8), shuffle_seeds=SEEDS)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(digit_pairs[0].images, images)

@@ -11,10 +11,10 @@ from torch.nn import functional
 from hpo.analysis.statistics import paired_difference
 from hpo.errors import RequestError
 from hpo.study import catalog
-from hpo.tasks.digit_pairs.mlp_rounds import LinearRounds
+from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.tasks.digit_pairs.pairs import Pairs, draw_rounds
-from hpo.training.cuda_graph import EAGER_STEPS, CapturedRounds, Recorder
-from hpo.training.optimizers import OPTIMIZERS, Recipe
+from hpo.training.cuda_graph import EAGER_STEPS, CudaGraphRounds, Recorder
+from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
 from hpo.training.rounds import LoopedRounds, Rounds, StackedRounds
 from hpo.training.trainer import Epoch, build_networks, make_rounds, measure, train
 
@@ -28,12 +28,12 @@ def make_networks(architecture: str, *, weight_sharing: bool = True, seeds: Sequ
     return build_networks(lambda: build(activation, weight_sharing=weight_sharing), seeds)
 
 
-def recipe(**changes: object) -> Recipe:
+def config(**changes: object) -> TrainingConfig:
     settings = {"optimizer": "sgd", "learning_rate": 0.05, "auxiliary_loss": True, **PROTOCOL, **changes}
-    return Recipe(**settings)  # type: ignore[arg-type]
+    return TrainingConfig(**settings)  # type: ignore[arg-type]
 
 
-def plain_loop(network: nn.Module, pairs: Pairs, r: int, how: Recipe, order_seed: int) -> list[float]:
+def plain_loop(network: nn.Module, pairs: Pairs, r: int, how: TrainingConfig, order_seed: int) -> list[float]:
     """One round as a textbook has it: `torch.optim`, one network, the reports' losses written out."""
     optimizer = getattr(torch.optim, {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam"}[how.optimizer])(
         network.parameters(), lr=how.learning_rate
@@ -68,7 +68,7 @@ def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
 ) -> None:
     """In float64, to 1e-6, over 30 steps: losses after every epoch, and the logits of the test pairs at the end."""
     train_pairs, test_pairs = (pairs.to(torch.device("cpu"), torch.float64) for pairs in digit_pairs)
-    how = recipe(
+    how = config(
         epochs=3,
         optimizer=optimizer,
         learning_rate=0.05 if optimizer == "sgd" else 0.003,
@@ -80,7 +80,7 @@ def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
     orders = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     shuffles = [torch.stack([torch.randperm(200, generator=g) for g in orders]) for _ in range(how.epochs)]
     results = []
-    ways: list[type[Rounds]] = [StackedRounds, LoopedRounds, *([LinearRounds] if architecture == "fnn" else [])]
+    ways: list[type[Rounds]] = [StackedRounds, LoopedRounds, *([MLPRounds] if architecture == "fnn" else [])]
     for way in ways:
         networks = [n.double() for n in make_networks(architecture, weight_sharing=weight_sharing)]
         rounds = way(networks, how)
@@ -100,16 +100,16 @@ def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
             torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6)
 
 
-def run(architecture: str, pairs: tuple[Pairs, Pairs], how: Recipe, **settings: object) -> list[Epoch]:
+def run(architecture: str, pairs: tuple[Pairs, Pairs], how: TrainingConfig, **settings: object) -> list[Epoch]:
     networks = make_networks(architecture)
     return list(train(networks, *pairs, how, shuffle_seeds=SEEDS, **settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_round_does_not_depend_on_the_others(digit_pairs: tuple[Pairs, Pairs], stacked: bool) -> None:
-    together = run("fnn", digit_pairs, recipe(), stacked=stacked)[-1]
+    together = run("fnn", digit_pairs, config(), stacked=stacked)[-1]
     one, one_test = (Pairs(p.images[1:2], p.classes[1:2], p.targets[1:2]) for p in digit_pairs)
-    *_, alone = train(make_networks("fnn", seeds=[2]), one, one_test, recipe(), shuffle_seeds=[2], stacked=stacked)
+    *_, alone = train(make_networks("fnn", seeds=[2]), one, one_test, config(), shuffle_seeds=[2], stacked=stacked)
     torch.testing.assert_close(together.losses[1:2], alone.losses)
     assert together.errors is not None
     assert alone.errors is not None
@@ -118,25 +118,25 @@ def test_a_round_does_not_depend_on_the_others(digit_pairs: tuple[Pairs, Pairs],
 
 def test_the_same_seeds_give_the_same_numbers_to_the_last_digit(digit_pairs: tuple[Pairs, Pairs]) -> None:
     for architecture in ("fnn", "cnn_bn"):
-        first, second = (run(architecture, digit_pairs, recipe(epochs=2)) for _ in range(2))
+        first, second = (run(architecture, digit_pairs, config(epochs=2)) for _ in range(2))
         assert [epoch.losses.tolist() for epoch in first] == [epoch.losses.tolist() for epoch in second]
 
 
 def test_errors_are_measured_at_the_chosen_epochs_and_at_the_last(digit_pairs: tuple[Pairs, Pairs]) -> None:
-    epochs = run("fnn", digit_pairs, recipe(), evaluate_at=(2, 3))
+    epochs = run("fnn", digit_pairs, config(), evaluate_at=(2, 3))
     assert [epoch.number for epoch in epochs if epoch.errors is not None] == [2, 3, 5]
 
 
 def test_evaluating_in_between_changes_nothing(digit_pairs: tuple[Pairs, Pairs]) -> None:
-    often = run("cnn_bn", digit_pairs, recipe(epochs=3), evaluate_at=(1, 2))[-1]
-    once = run("cnn_bn", digit_pairs, recipe(epochs=3))[-1]
+    often = run("cnn_bn", digit_pairs, config(epochs=3), evaluate_at=(1, 2))[-1]
+    once = run("cnn_bn", digit_pairs, config(epochs=3))[-1]
     assert often.losses.tolist() == once.losses.tolist()
 
 
 def test_training_leaves_the_global_random_state_alone(digit_pairs: tuple[Pairs, Pairs]) -> None:
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    run("fnn", digit_pairs, recipe(epochs=1))
+    run("fnn", digit_pairs, config(epochs=1))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -147,8 +147,8 @@ def test_a_diverged_round_counts_every_pair_as_wrong_and_disturbs_no_other(
     networks = make_networks(architecture)
     with torch.no_grad():
         next(networks[1].parameters()).fill_(torch.inf)
-    *_, last = train(networks, *digit_pairs, recipe(epochs=2), shuffle_seeds=SEEDS)
-    healthy = run(architecture, digit_pairs, recipe(epochs=2))[-1]
+    *_, last = train(networks, *digit_pairs, config(epochs=2), shuffle_seeds=SEEDS)
+    healthy = run(architecture, digit_pairs, config(epochs=2))[-1]
     assert last.errors is not None
     assert healthy.errors is not None
     assert last.errors.diverged.tolist() == [False, True, False]
@@ -160,7 +160,7 @@ def test_a_diverged_round_counts_every_pair_as_wrong_and_disturbs_no_other(
 def test_rmsprop_at_learning_rate_one_never_yields_nan_errors(
     architecture: str, digit_pairs: tuple[Pairs, Pairs]
 ) -> None:
-    for epoch in run(architecture, digit_pairs, recipe(optimizer="rmsprop", learning_rate=1.0), evaluate_at=range(6)):
+    for epoch in run(architecture, digit_pairs, config(optimizer="rmsprop", learning_rate=1.0), evaluate_at=range(6)):
         assert epoch.errors is not None
         assert ((epoch.errors.head >= 0) & (epoch.errors.head <= 100)).all()
         assert ((epoch.errors.recognition >= 0) & (epoch.errors.recognition <= 100)).all()
@@ -180,7 +180,7 @@ def test_both_decisions_are_read_off_the_same_logits() -> None:
 
 def test_gradient_norms_are_those_of_every_layer_in_both_ways(digit_pairs: tuple[Pairs, Pairs]) -> None:
     stacked, looped = (
-        run("fnn", digit_pairs, recipe(epochs=1), stacked=way, gradient_norms=True, dtype=torch.float64)[0]
+        run("fnn", digit_pairs, config(epochs=1), stacked=way, gradient_norms=True, dtype=torch.float64)[0]
         for way in (True, False)
     )
     assert list(looped.gradient_norms) == ["towers.0.1", "towers.0.3", "towers.0.5", "head.0", "head.2"]
@@ -193,12 +193,12 @@ def test_gradient_norm_of_the_first_step_is_the_norm_of_autograds_gradient(digit
     train_pairs, test_pairs = (Pairs(p.images[:1, :20], p.classes[:1, :20], p.targets[:1, :20]) for p in digit_pairs)
     networks = make_networks("fnn", seeds=[1])
     (epoch,) = train(
-        networks, train_pairs, test_pairs, recipe(epochs=1), shuffle_seeds=[1], gradient_norms=True, stacked=True
+        networks, train_pairs, test_pairs, config(epochs=1), shuffle_seeds=[1], gradient_norms=True, stacked=True
     )
     (network,) = make_networks("fnn", seeds=[1])
     comparison, digits = network(train_pairs.images[0])
     batch = Pairs(train_pairs.images[0], train_pairs.classes[0], train_pairs.targets[0])
-    torch.autograd.backward(recipe().loss(comparison, digits, batch))
+    torch.autograd.backward(config().loss(comparison, digits, batch))
     layer = network.get_submodule("head.2")
     expected = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(epoch.gradient_norms["head.2"][0], expected)
@@ -212,7 +212,7 @@ def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> Non
     errors = []
     for stacked in (True, False):
         *_, last = train(
-            make_networks("fnn", seeds=seeds), *pairs, recipe(epochs=8), shuffle_seeds=seeds, stacked=stacked
+            make_networks("fnn", seeds=seeds), *pairs, config(epochs=8), shuffle_seeds=seeds, stacked=stacked
         )
         assert last.errors is not None
         errors.append(last.errors.recognition)
@@ -232,7 +232,7 @@ def test_fused_layers_agree_in_float32_within_what_rounding_makes(
     for fused in (True, False):
         if not fused:
             monkeypatch.setattr("hpo.training.rounds.fuse", lambda network: network)
-        *_, last = train(make_networks(architecture, seeds=seeds), *pairs, recipe(epochs=5), shuffle_seeds=seeds)
+        *_, last = train(make_networks(architecture, seeds=seeds), *pairs, config(epochs=5), shuffle_seeds=seeds)
         assert last.errors is not None
         errors.append(last.errors.recognition.tolist())
     assert errors[0] != errors[1]  # or the plain networks were not plain
@@ -263,9 +263,9 @@ class Tape(Recorder):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_recorded_step_trains_as_an_ordinary_one(optimizer: str, digit_pairs: tuple[Pairs, Pairs]) -> None:
-    how, tape = recipe(optimizer=optimizer, learning_rate=0.003, batch_size=30), Tape()  # 200 pairs: six and a third
+    how, tape = config(optimizer=optimizer, learning_rate=0.003, batch_size=30), Tape()  # 200 pairs: six and a third
     ordinary = StackedRounds(make_networks("cnn_bn"), how)
-    captured = CapturedRounds(make_networks("cnn_bn"), how, tape)
+    captured = CudaGraphRounds(make_networks("cnn_bn"), how, tape)
     orders = torch.stack([torch.randperm(200) for _ in SEEDS])
     for _ in range(3):
         ours, theirs = (rounds.train_epoch(digit_pairs[0], orders, None) for rounds in (captured, ordinary))
@@ -279,7 +279,7 @@ def test_a_recorded_step_trains_as_an_ordinary_one(optimizer: str, digit_pairs: 
 
 @pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])
 def test_bfloat16_computes_nearly_the_same(architecture: str, digit_pairs: tuple[Pairs, Pairs]) -> None:
-    exact, rough = (run(architecture, digit_pairs, recipe(precision=name)) for name in ("float32", "bfloat16"))
+    exact, rough = (run(architecture, digit_pairs, config(precision=name)) for name in ("float32", "bfloat16"))
     for one, other in zip(exact, rough, strict=True):
         assert not torch.equal(one.losses, other.losses)
         torch.testing.assert_close(one.losses, other.losses, rtol=0.05, atol=0.02)
@@ -288,7 +288,7 @@ def test_bfloat16_computes_nearly_the_same(architecture: str, digit_pairs: tuple
 
 def test_bfloat16_is_refused_where_vmap_cannot_have_it(digit_pairs: tuple[Pairs, Pairs]) -> None:
     with pytest.raises(RequestError, match="precision 'bfloat16' is not for stacked networks with batch norm"):
-        run("cnn_bn", digit_pairs, recipe(precision="bfloat16"), stacked=True)
+        run("cnn_bn", digit_pairs, config(precision="bfloat16"), stacked=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -296,12 +296,12 @@ def test_bfloat16_is_refused_where_vmap_cannot_have_it(digit_pairs: tuple[Pairs,
 def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tuple[Pairs, Pairs]) -> None:
     """On the last GPU, where a stream of the first would leave the graph empty; an epoch's last batch is short."""
     device = torch.device("cuda", torch.cuda.device_count() - 1)
-    how = recipe(optimizer=optimizer, learning_rate=0.003, batch_size=30)
+    how = config(optimizer=optimizer, learning_rate=0.003, batch_size=30)
     pairs, test = (part.to(device, torch.float32) for part in digit_pairs)
     captured, ordinary = (
         make_rounds([n.to(device) for n in make_networks("cnn_bn")], how, device, captured=way) for way in (True, False)
     )
-    assert isinstance(captured, CapturedRounds)
+    assert isinstance(captured, CudaGraphRounds)
     orders = torch.stack([torch.randperm(200) for _ in SEEDS]).to(device)
     for _ in range(3):
         torch.testing.assert_close(*(rounds.train_epoch(pairs, orders, None) for rounds in (captured, ordinary)))
@@ -310,12 +310,12 @@ def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tupl
 
 
 @pytest.mark.parametrize(
-    ("architecture", "way"), [("fnn", LinearRounds), ("cnn", LoopedRounds), ("residual", LoopedRounds)]
+    ("architecture", "way"), [("fnn", MLPRounds), ("cnn", LoopedRounds), ("residual", LoopedRounds)]
 )
 def test_a_cpu_trains_linear_networks_stacked_and_others_looped(architecture: str, way: type[Rounds]) -> None:
     for weight_sharing in (True, False):
         networks = make_networks(architecture, weight_sharing=weight_sharing)
         before = [parameter.clone() for network in networks for parameter in network.parameters()]
-        assert type(make_rounds(networks, recipe(), torch.device("cpu"))) is way
+        assert type(make_rounds(networks, config(), torch.device("cpu"))) is way
         after = [parameter for network in networks for parameter in network.parameters()]
         assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

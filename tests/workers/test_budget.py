@@ -14,17 +14,19 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import read_definition, read_status
 from hpo.errors import WorkError
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
 from hpo.storage.claims import Slots, read_running, read_slots
+from hpo.storage.queries import read_trials
+from hpo.storage.studies import read_definition
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import ask, trial_id_of
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.space import Configuration
 from hpo.workers.budget import Heartbeats, NoTrial, fail_trial_of, start_trial
-from hpo.workers.liveness import Presence, Worker, probe
+from hpo.workers.liveness import LivenessLock, probe
 from hpo.workers.pruners import PowerLawPruner
-from hpo.workers.samplers import Place, make_pruner, make_sampler, suggest
+from hpo.workers.samplers import Slot, make_pruner, make_sampler, suggest
+from hpo.workers.status import read_status
 from tests.conftest import SMALL_STUDY, create
 
 PIDS = count(1)
@@ -59,7 +61,7 @@ def finish(
         trial.set_user_attr("error", error)
     if state is TrialState.COMPLETE:
         trial.set_user_attr("errors", [1.0])
-    opened.set_trial_state_values(storage.trial_id(trial), state, [1.0] if state == TrialState.COMPLETE else None)
+    opened.set_trial_state_values(trial_id_of(trial), state, [1.0] if state == TrialState.COMPLETE else None)
 
 
 def test_no_more_trials_are_started_than_asked_for(created: RDBStorage) -> None:
@@ -78,7 +80,7 @@ def test_a_failed_trial_gives_its_slot_back(created: RDBStorage) -> None:
     finish(created, trials[1], TrialState.FAIL)
     again = started(created)
     assert again.number == 3
-    assert [trial.attributes["slot"] for trial in records.read_trials(created, "small")] == [0, 1, 2, 1]
+    assert [trial.attributes["slot"] for trial in read_trials(created, "small")] == [0, 1, 2, 1]
 
 
 def test_a_slot_that_two_trials_have_counts_once(created: RDBStorage) -> None:
@@ -86,7 +88,7 @@ def test_a_slot_that_two_trials_have_counts_once(created: RDBStorage) -> None:
     trials = [started(created, target=10) for _ in range(2)]
     study = optuna.load_study(study_name="small", storage=created)
     claim = {"slot": 1, "worker": Worker("elsewhere", 1, "cpu", "/nowhere/x.lock").as_json()}
-    trials.append(storage.ask(created, study, claim))
+    trials.append(ask(created, study, claim))
     assert read_slots(created, "small") == Slots(complete=0, pruned=0, running=2, lowest_free=2, trials=3)
     for trial in trials[1:]:
         finish(created, trial)
@@ -126,19 +128,19 @@ def test_a_listed_study_measures_each_entry_once(
 def test_a_trial_of_a_dead_worker_on_this_host_is_failed_at_once(created: RDBStorage) -> None:
     started(created, target=1, worker=Worker(host="here", pid=1, device="cpu", file=file_of_a_dead_process()))
     assert started(created, target=1).number == 1
-    assert "error" not in records.read_trials(created, "small")[0].attributes
+    assert "error" not in read_trials(created, "small")[0].attributes
 
 
 def file_of_a_dead_process() -> str:
     script = (
-        "from hpo.workers.liveness import Presence; import os\n"
-        "with Presence() as presence: print(presence.file, flush=True); os._exit(9)"
+        "from hpo.workers.liveness import LivenessLock; import os\n"
+        "with LivenessLock() as lock: print(lock.file, flush=True); os._exit(9)"
     )
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def test_a_worker_that_died_alone_is_left_to_its_parent_which_knows_the_cause(created: RDBStorage) -> None:
-    with Presence() as parent:
+    with LivenessLock() as parent:
         worker = Worker(host="here", pid=1, device="cpu", file=file_of_a_dead_process(), parent=str(parent.file))
         started(created, target=1, worker=worker)
         assert start(created, target=1) is NoTrial.TAKEN
@@ -146,23 +148,23 @@ def test_a_worker_that_died_alone_is_left_to_its_parent_which_knows_the_cause(cr
         assert start(created, target=1) is NoTrial.TAKEN
         fail_trial_of(created, ["small"], 1, str(parent.file), "its worker was killed")
         assert started(created, target=1).number == 1
-    assert records.read_trials(created, "small")[0].attributes["error"] == "its worker was killed"
+    assert read_trials(created, "small")[0].attributes["error"] == "its worker was killed"
 
 
 def test_a_living_worker_and_one_elsewhere_keep_their_trials(created: RDBStorage) -> None:
-    with Presence() as presence:
-        started(created, target=2, worker=Worker("here", 1, "cpu", str(presence.file)))
+    with LivenessLock() as lock:
+        started(created, target=2, worker=Worker("here", 1, "cpu", str(lock.file)))
         started(created, target=2)
         assert start(created, target=2) is NoTrial.TAKEN
 
 
 def test_a_trial_whose_birth_got_no_answer_is_failed_when_its_worker_starts_another(created: RDBStorage) -> None:
-    with Presence() as presence:
-        worker = Worker("here", 1, "cpu", str(presence.file))
+    with LivenessLock() as lock:
+        worker = Worker("here", 1, "cpu", str(lock.file))
         started(created, target=1, worker=worker)
         assert start(created, target=1) is NoTrial.TAKEN
         assert started(created, target=1, worker=worker).number == 1
-    assert [trial.state for trial in records.read_trials(created, "small")] == [TrialState.FAIL, TrialState.RUNNING]
+    assert [trial.state for trial in read_trials(created, "small")] == [TrialState.FAIL, TrialState.RUNNING]
 
 
 def test_a_worker_elsewhere_is_given_up_after_the_grace_period(created: RDBStorage) -> None:
@@ -230,12 +232,12 @@ def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: R
 
 
 def test_presence_is_alive_until_it_leaves() -> None:
-    with Presence() as presence:
-        assert probe(str(presence.file)) == "alive"
-    assert probe(str(presence.file)) == "unknown"  # it left nothing behind
-    with pytest.raises(ArithmeticError), Presence() as presence:
+    with LivenessLock() as lock:
+        assert probe(str(lock.file)) == "alive"
+    assert probe(str(lock.file)) == "unknown"  # it left nothing behind
+    with pytest.raises(ArithmeticError), LivenessLock() as lock:
         raise ArithmeticError
-    assert probe(str(presence.file)) == "gone"
+    assert probe(str(lock.file)) == "gone"
 
 
 def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +255,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest
     ]
     for pruner in pruners:
         definition = define_study({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
-        make_sampler(definition, Place(0, failures=0))
+        make_sampler(definition, Slot(0, failures=0))
         make_pruner(definition)
     seed = given["TPESampler"].pop("seed")
     assert isinstance(seed, int)

@@ -4,6 +4,7 @@ import pytest
 
 from hpo.errors import RequestError
 from hpo.workers import launch as optimize
+from hpo.workers.devices import _count_gpus, assign_devices
 
 
 @pytest.fixture
@@ -29,13 +30,13 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_process_is_pinned_to_a_device(workers: str, device: str, expected: list[str]) -> None:
-    assert optimize.assign_devices(workers, device) == expected
+    assert assign_devices(workers, device) == expected
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_auto_is_one_process_for_each_physical_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda only_physical_cores: 3 if only_physical_cores else 6)
-    assert optimize.assign_devices("auto", "auto") == ["cpu"] * 3
+    assert assign_devices("auto", "auto") == ["cpu"] * 3
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -54,7 +55,7 @@ def test_without_a_gpu_auto_is_one_process_for_each_physical_core(monkeypatch: p
 )
 def test_a_device_or_number_that_cannot_be_is_refused(workers: str, device: str, complaint: str) -> None:
     with pytest.raises(RequestError) as raised:
-        optimize.assign_devices(workers, device)
+        assign_devices(workers, device)
     assert str(raised.value).startswith(complaint)
 
 
@@ -62,5 +63,5 @@ def test_a_device_or_number_that_cannot_be_is_refused(workers: str, device: str,
 def test_gpus_that_are_hidden_do_not_count(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert optimize.assign_devices("auto", "auto")[:1] == (["cuda:0"] if count else ["cpu"])
-    assert optimize._count_gpus() == count
+    assert assign_devices("auto", "auto")[:1] == (["cuda:0"] if count else ["cpu"])
+    assert _count_gpus() == count

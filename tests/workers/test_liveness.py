@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import RequestError
-from hpo.workers.liveness import KEPT_SECONDS, Presence, probe
+from hpo.workers.liveness import KEPT_SECONDS, LivenessLock, probe
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 
@@ -24,12 +24,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_folder_of_lock_files_is_the_users_own(folder: Path) -> None:
-    with Presence() as presence:
-        assert presence.file.parent == folder
+    with LivenessLock() as lock:
+        assert lock.file.parent == folder
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert probe(str(presence.file)) == "alive"
-    with Presence() as presence:
-        assert presence.file.parent == folder
+        assert probe(str(lock.file)) == "alive"
+    with LivenessLock() as lock:
+        assert lock.file.parent == folder
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to others", "open to the group"])
@@ -45,7 +45,7 @@ def test_a_folder_that_others_could_have_made_is_refused_and_left_as_it_is(folde
         folder.chmod(0o777 if kind == "open to others" else 0o770)
     before = folder.lstat().st_mode
     with pytest.raises(RequestError, match="must be a folder of this user's that nobody else can write to"):
-        Presence()
+        LivenessLock()
     assert (folder.lstat().st_mode, victim.stat().st_mode & 0o777) == (before, 0o700)
     assert list(victim.iterdir()) == []
 
@@ -55,21 +55,21 @@ def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, 65534)
     with pytest.raises(RequestError, match="must be a folder of this user's"):
-        Presence()
+        LivenessLock()
 
 
 def test_no_folder_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nowhere"])
     with pytest.raises(RequestError, match=r"No usable temporary directory found .*; TMPDIR names one"):
-        Presence()
+        LivenessLock()
 
 
 def dead_worker(folder: Path) -> str:
     """Returns the file of a worker that was killed."""
     script = (
-        "from hpo.workers.liveness import Presence; import os\n"
-        "with Presence() as presence: print(presence.file, flush=True); os._exit(9)"
+        "from hpo.workers.liveness import LivenessLock; import os\n"
+        "with LivenessLock() as lock: print(lock.file, flush=True); os._exit(9)"
     )
     environment = {**os.environ, "TMPDIR": str(folder.parent)}
     command = [sys.executable, "-c", script]
@@ -103,10 +103,10 @@ def test_a_file_that_another_user_has_put_there_is_not_believed(folder: Path) ->
 def test_files_of_workers_that_were_killed_long_ago_are_removed(folder: Path) -> None:
     long_ago, lately = Path(dead_worker(folder)), Path(dead_worker(folder))
     then = time.time() - KEPT_SECONDS - 60
-    with Presence() as alive:
+    with LivenessLock() as alive:
         for file in (long_ago, alive.file):
             os.utime(file, (then, then))
-        with Presence():
+        with LivenessLock():
             pass
         assert probe(str(alive.file)) == "alive"
     assert not long_ago.exists()

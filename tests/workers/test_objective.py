@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 
 from hpo.analysis.results import read_best, read_rows
 from hpo.errors import RequestError
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import read_trials
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.space import Configuration
-from hpo.workers.objective import find_device, make_objective, make_recipe
+from hpo.workers.objective import find_device, make_config, make_objective
 from hpo.workers.samplers import suggest
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, work
 
@@ -28,14 +28,11 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
 ) -> None:
     runs = []
     for name in ("first", "second"):
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 6)
         train(opened, "small", 6, tmp_path)
         runs.append(
-            [
-                (t.state, t.value, t.params, t.attributes["errors_by_epoch"])
-                for t in records.read_trials(opened, "small")
-            ]
+            [(t.state, t.value, t.params, t.attributes["errors_by_epoch"]) for t in read_trials(opened, "small")]
         )
     assert runs[0] == runs[1]
     assert len(runs[0]) == 6
@@ -43,7 +40,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
 
 def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_path: Path) -> None:
     train(created, "small", 1, tmp_path)
-    (trial,) = records.read_trials(created, "small")
+    (trial,) = read_trials(created, "small")
     kept = trial.attributes
     assert trial.state == TrialState.COMPLETE
     assert kept["errors"] == kept["errors_recognition"] == kept["errors_by_epoch"]["2"]
@@ -62,7 +59,7 @@ def test_the_decision_chooses_the_objective_and_nothing_else(tmp_path: Path) -> 
     values = {}
     for decision in ("head", "recognition"):
         table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "decision": decision}}
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{decision}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{decision}.db", create=True)
         create(opened, "listed", define_study(table, name="listed"), 2)
         train(opened, "listed", 2, tmp_path)
         values[decision] = read_rows(opened, "listed")
@@ -78,20 +75,20 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
         "pruner": {"name": "none"},
         "space": {**SMALL_STUDY["space"], "optimizer": ["sgd"], "learning_rate": {"low": 1e6, "high": 1e8}},
     }
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
     create(opened, "small", define_study(table, name="small"), 3)
     train(opened, "small", 3, tmp_path)
-    trials = records.read_trials(opened, "small")
+    trials = read_trials(opened, "small")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     assert all(trial.value == 100.0 and trial.attributes["diverged_rounds"] == [0, 1, 2] for trial in trials)
 
 
 def test_a_pruned_trial_keeps_what_it_showed_and_is_never_the_best(tmp_path: Path) -> None:
     table = {**SMALL_STUDY, "pruner": {"name": "percentile", "percentile": 1.0, "n_startup_trials": 1}}
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
     create(opened, "small", define_study(table, name="small"), 8)
     train(opened, "small", 8, tmp_path)
-    pruned = records.read_trials(opened, "small", states=(TrialState.PRUNED,))
+    pruned = read_trials(opened, "small", states=(TrialState.PRUNED,))
     assert pruned
     assert all(trial.value is None and list(trial.attributes["errors_by_epoch"]) == ["1"] for trial in pruned)
     assert all("errors" not in trial.attributes for trial in pruned)
@@ -136,7 +133,7 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
             }
         ],
     }
-    opened = storage.open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
+    opened = open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
     create(opened, "best", define_study(table, name="best"), 1, mnist_folder)
     train(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5
@@ -150,6 +147,6 @@ def test_the_auxiliary_share_is_report_bs_alpha(small_study: StudyDefinition) ->
     shared = plain.model_copy(update={"auxiliary_share": 0.2})
     weights = [
         (how.main_weight, how.auxiliary_weight)
-        for how in (make_recipe(small_study.protocol, configuration) for configuration in (plain, shared))
+        for how in (make_config(small_study.protocol, configuration) for configuration in (plain, shared))
     ]
     assert weights == [(1.0, 1.0), (0.8, 0.2)]

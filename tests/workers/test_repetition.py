@@ -12,17 +12,19 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import read_definition
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
 from hpo.storage.claims import FINISHED
+from hpo.storage.queries import read_trials, study_attributes
+from hpo.storage.studies import read_definition
+from hpo.storage.trials import trial_id_of
 from hpo.study import catalog
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.repetition import count_configurations, identity_of, neighbours, what_matters
 from hpo.study.space import Configuration
 from hpo.workers import budget
-from hpo.workers import launch as optimize
 from hpo.workers.budget import NoTrial
+from hpo.workers.launch import begin
+from hpo.workers.plan import make_plan
 from hpo.workers.samplers import suggest
 from tests.conftest import SMALL_STUDY, create
 from tests.workers.test_budget import finish, start, started
@@ -43,7 +45,7 @@ def define(space: dict[str, Any], **tables: Any) -> StudyDefinition:
 
 
 def measured(opened: RDBStorage) -> list[dict[str, Any]]:
-    return [trial.params for trial in records.read_trials(opened, "small", states=FINISHED)]
+    return [trial.params for trial in read_trials(opened, "small", states=FINISHED)]
 
 
 def different(configurations: list[dict[str, Any]]) -> int:
@@ -121,7 +123,7 @@ def test_three_workers_measure_no_configuration_twice(fresh_storage: RDBStorage,
     create(fresh_storage, "small", define(TWELVE, sampler=RANDOM), 12)
     run_small(fresh_storage, tmp_path, target=12, workers=3, stub="waits_for_three", show=lambda status: None)
     assert len(measured(fresh_storage)) == different(measured(fresh_storage)) == 12
-    workers = {trial.attributes["worker"]["pid"] for trial in records.read_trials(fresh_storage, "small")}
+    workers = {trial.attributes["worker"]["pid"] for trial in read_trials(fresh_storage, "small")}
     assert len(workers) == 3
 
 
@@ -143,13 +145,13 @@ def test_what_runs_elsewhere_is_proposed_to_nobody_until_it_fails(fresh_storage:
 def test_a_finite_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, sampler: dict[str, Any]) -> None:
     runs = []
     for name in ("whole", "interrupted"):
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", define(TWELVE, sampler=sampler), 12)
         if name == "interrupted":
             work(opened, tmp_path, target=5)
             finish(opened, started(opened, target=12), TrialState.FAIL)
         work(opened, tmp_path, target=12)
-        finished = records.read_trials(opened, "small", states=(TrialState.COMPLETE,))
+        finished = read_trials(opened, "small", states=(TrialState.COMPLETE,))
         runs.append([(trial.attributes["slot"], trial.params, trial.value) for trial in finished])
     assert runs[0] == runs[1]
 
@@ -176,12 +178,12 @@ def test_who_asks_for_repetitions_gets_them(fresh_storage: RDBStorage, tmp_path:
 def test_the_target_is_what_the_space_has(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = define({**FIXED, "learning_rate": RATES})
     create(fresh_storage, "small", definition, 200)  # as a version did that did not count them
-    plan = optimize.make_plan(fresh_storage.url, "small", trials=200)
+    plan = make_plan(fresh_storage.url, "small", trials=200)
     assert (plan.target, plan.most) == (4, 4)
     assert plan.notes == ("study 'small' comes to 4 trials: then every configuration of its space is measured",)
-    optimize.begin(fresh_storage.url, plan, tmp_path)
-    assert records.study_attributes(fresh_storage, "small")["target"] == 4
-    assert optimize.make_plan(fresh_storage.url, "small", trials=3).notes == (
+    begin(fresh_storage.url, plan, tmp_path)
+    assert study_attributes(fresh_storage, "small")["target"] == 4
+    assert make_plan(fresh_storage.url, "small", trials=3).notes == (
         "study 'small' is to come to 4 trials, asked for earlier; --lower-target makes it 3",
     )
 
@@ -196,7 +198,7 @@ def test_a_study_that_has_repetitions_ends_when_the_others_are_measured_too(
     assert before < 4  # by this seed
     definition = define({**FIXED, "learning_rate": RATES}, sampler=RANDOM)
     create(fresh_storage, "small", definition, 200)
-    plan = optimize.make_plan(fresh_storage.url, "small")
+    plan = make_plan(fresh_storage.url, "small")
     assert plan.most == 5 + 4 - before
     work(fresh_storage, tmp_path, target=200)
     assert len(measured(fresh_storage)) == plan.most
@@ -221,7 +223,7 @@ def test_an_enqueued_trial_is_measured_as_it_is_and_a_wrong_one_is_its_own_failu
     work(fresh_storage, tmp_path, target=4)
     assert measured(fresh_storage)[0]["learning_rate"] == 0.3
     assert different(measured(fresh_storage)) == 4
-    (failed,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    (failed,) = read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
     assert "7.0" in str(failed.attributes)
 
 
@@ -236,7 +238,7 @@ def test_what_is_measured_is_refused_when_it_is_enqueued_and_what_is_left_open_i
     name = next(name for name in first if len(define(TWELVE).space[name].values) > 1)
     study.enqueue_trial({name: first[name]})
     work(fresh_storage, tmp_path, target=3)
-    (refused,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    (refused,) = read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
     assert refused.attributes["refused"] == "enqueued, but it is measured already, or running"
     assert different(measured(fresh_storage)) == 3
     assert measured(fresh_storage)[1][name] == first[name]
@@ -249,7 +251,7 @@ def test_a_trial_that_is_given_up_while_it_is_proposed_is_begun_anew(
 
     def give_up_first(trial: optuna.Trial, definition: Any) -> Configuration:
         if trial.number == 0:  # as another does where this process was paused for the grace period
-            fresh_storage.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+            fresh_storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
         return suggest(trial, definition)
 
     monkeypatch.setattr(budget, "suggest", give_up_first)
@@ -262,5 +264,5 @@ def test_a_trial_of_a_finite_space_has_its_parameters_before_the_lock_is_release
     create(fresh_storage, "small", define(TWELVE, sampler=RANDOM), 12)
     definition = read_definition(fresh_storage, "small")
     trial = started(fresh_storage, target=12)
-    (stored,) = records.read_trials(fresh_storage, "small")
+    (stored,) = read_trials(fresh_storage, "small")
     assert Configuration(**stored.params) == suggest(trial, definition)

@@ -12,12 +12,13 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.results import Status
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import read_trials, study_names
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.workers import worker
-from hpo.workers.worker import Stop, run_worker
+from hpo.workers.evaluate import Stop
+from hpo.workers.status import Status
+from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create
 from tests.program import start_hpo
@@ -47,7 +48,7 @@ def test_a_worker_that_ends_when_all_is_done_waits_for_a_study_first(
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=studies, target=None)
     run_worker(told, stubs.quick, Stop(), raise_what_is_given_up)
     assert naps == 3
-    assert len(records.read_trials(fresh_storage, "later")) == 2
+    assert len(read_trials(fresh_storage, "later")) == 2
 
 
 def test_a_worker_ends_at_once_where_all_is_done_and_does_not_wait_for_what_was_deleted(
@@ -65,8 +66,8 @@ def test_a_worker_ends_at_once_where_all_is_done_and_does_not_wait_for_what_was_
 
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=("small", "other"), target=None)
     run_worker(told, make, Stop(), lambda said: None)
-    assert records.study_names(fresh_storage) == ["other"]
-    assert len(records.read_trials(fresh_storage, "other")) == 1
+    assert study_names(fresh_storage) == ["other"]
+    assert len(read_trials(fresh_storage, "other")) == 1
     monkeypatch.setattr(worker, "time", None)  # nothing waits
     run_worker(replace(told, studies=None), stubs.quick, Stop(), raise_what_is_given_up)
 
@@ -78,18 +79,18 @@ def test_what_is_waited_for_is_said_and_served_when_it_comes(
     optuna.create_study(study_name="of another program", storage=fresh_storage)
 
     def show(statuses: list[Status]) -> None:
-        if "later" not in records.study_names(fresh_storage):
+        if "later" not in study_names(fresh_storage):
             create(fresh_storage, "later", small_study, 2)
 
     serve(fresh_storage, tmp_path, studies=("earlier", "later"), show=show)
-    assert [len(records.read_trials(fresh_storage, name)) for name in ("earlier", "later")] == [1, 2]
+    assert [len(read_trials(fresh_storage, name)) for name in ("earlier", "later")] == [1, 2]
     assert "waiting for a study named 'later'; there are: earlier\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_mistyped_name_is_waited_for_and_the_nearest_is_said(exists: bool, tmp_path: Path) -> None:
     if exists:
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
         create(opened, "small", define_study(SMALL_STUDY, name="small"), 1)
     waiting = start_hpo("worker", "--workers", "1", "--study", "smal", "--exit-when-done", folder=tmp_path)
     assert waiting.stderr is not None

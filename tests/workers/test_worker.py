@@ -7,25 +7,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import Status, read_definition, unfinished_studies
 from hpo.errors import RequestError, WorkError
-from hpo.storage import backends as storage
-from hpo.storage import queries as records
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import count_trials, last_finishes, read_trials, set_study_attribute
+from hpo.storage.studies import read_definition, unfinished_studies
+from hpo.storage.trial_attributes import Worker
+from hpo.storage.trials import ask, trial_id_of
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.workers import launch as optimize
-from hpo.workers import supervisor as crew
-from hpo.workers.budget import NoTrial
-from hpo.workers.liveness import Presence, Worker
-from hpo.workers.supervisor import Crew
-from hpo.workers.worker import Assignment, Began, Ended, EpochDone, GaveUp, Stop, _Server, run_worker
+from hpo.workers import supervisor as supervisor
+from hpo.workers.budget import NoTrial, start_trial
+from hpo.workers.evaluate import Stop, run_trial
+from hpo.workers.launch import begin, run_study
+from hpo.workers.liveness import LivenessLock
+from hpo.workers.messages import Assignment, Began, Ended, EpochDone, GaveUp
+from hpo.workers.plan import Plan, make_plan
+from hpo.workers.status import Status
+from hpo.workers.supervisor import Supervisor
+from hpo.workers.worker import _Server, run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, wait_for
 
@@ -53,21 +64,21 @@ def raise_what_is_given_up(said: Began | EpochDone | Ended | GaveUp) -> None:
 
 
 def counts(opened: RDBStorage) -> dict[str, int]:
-    return {state.name: count for state, count in records.count_trials(opened, "small").items() if count}
+    return {state.name: count for state, count in count_trials(opened, "small").items() if count}
 
 
-def wait_for_crew(opened: RDBStorage, told: Assignment) -> None:
-    with Crew(opened, told, [told.device]) as crew:
-        while crew.is_working():
-            crew.wait(0.1)
+def wait_for_supervisor(opened: RDBStorage, told: Assignment) -> None:
+    with Supervisor(opened, told, [told.device]) as supervisor:
+        while supervisor.is_working():
+            supervisor.wait(0.1)
 
 
 def run_small(
     opened: RDBStorage, folder: Path, *, target: int, workers: int, stub: str, show: Callable[[Status], None]
 ) -> None:
-    plan = optimize.Plan("small", read_definition(opened, "small"), target)
+    plan = Plan("small", read_definition(opened, "small"), target)
     make = f"tests.stubs:{stub}"
-    optimize.run_study(opened, plan, devices=["cpu"] * workers, data_folder=folder, show=show, make_objective=make)
+    run_study(opened, plan, devices=["cpu"] * workers, data_folder=folder, show=show, make_objective=make)
 
 
 def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorage, tmp_path: Path) -> None:
@@ -82,24 +93,24 @@ def test_a_worker_brings_a_study_to_its_trials_and_no_further(created: RDBStorag
 def test_a_pruned_trial_counts_and_has_no_value(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=6, stub="pruned_every_third")
     assert counts(created) == {"COMPLETE": 4, "PRUNED": 2}
-    pruned = records.read_trials(created, "small", states=(TrialState.PRUNED,))
+    pruned = read_trials(created, "small", states=(TrialState.PRUNED,))
     assert [trial.value for trial in pruned] == [None, None]
 
 
 def test_one_worker_gives_the_same_study_twice(tmp_path: Path, small_study: StudyDefinition) -> None:
     runs = []
     for name in ("first", "second"):
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 8)
         work(opened, tmp_path, target=8)
-        runs.append([(trial.params, trial.value) for trial in records.read_trials(opened, "small")])
+        runs.append([(trial.params, trial.value) for trial in read_trials(opened, "small")])
     assert runs[0] == runs[1]
 
 
 def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, small_study: StudyDefinition) -> None:
     runs = []
     for name in ("whole", "interrupted"):
-        opened = storage.open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        opened = open_storage(f"sqlite:///{tmp_path}/{name}.db", create=True)
         create(opened, "small", small_study, 12)
         if name == "interrupted":
             work(opened, tmp_path, target=5)
@@ -107,7 +118,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
             for _ in range(3):  # workers that died at once
                 study.ask()
         work(opened, tmp_path, target=12)
-        finished = records.read_trials(opened, "small", states=(TrialState.COMPLETE,))
+        finished = read_trials(opened, "small", states=(TrialState.COMPLETE,))
         runs.append([(trial.attributes["slot"], trial.params, trial.value) for trial in finished])
     assert runs[0] == runs[1]
 
@@ -115,7 +126,7 @@ def test_a_study_comes_out_the_same_when_it_was_interrupted(tmp_path: Path, smal
 def test_an_error_in_training_is_kept_and_the_study_goes_on(created: RDBStorage, tmp_path: Path) -> None:
     work(created, tmp_path, target=3, stub="fails_twice")
     assert counts(created) == {"COMPLETE": 3, "FAIL": 2}
-    failed = records.read_trials(created, "small", states=(TrialState.FAIL,))
+    failed = read_trials(created, "small", states=(TrialState.FAIL,))
     assert failed[0].attributes["error"] == "ArithmeticError: the numbers ran out"
     assert "in act" in failed[0].attributes["traceback"]
 
@@ -138,9 +149,38 @@ def test_a_wish_to_stop_gives_the_running_trial_back(created: RDBStorage, tmp_pa
 
     run_worker(assignment(created, tmp_path, target=5), make, stop, raise_what_is_given_up)
     assert counts(created) == {"COMPLETE": 2, "FAIL": 1}
-    assert "error" not in records.read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
+    assert "error" not in read_trials(created, "small", states=(TrialState.FAIL,))[0].attributes
     work(created, tmp_path, target=5)
     assert counts(created) == {"COMPLETE": 5, "FAIL": 1}
+
+
+def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_usable(
+    created: RDBStorage, tmp_path: Path, small_study: StudyDefinition
+) -> None:
+    """Also in the middle of a statement, where it would leave a transaction open."""
+
+    def report_for_ever(trial: optuna.Trial) -> float:
+        for step in count(1):
+            trial.report(50.0, step)
+        raise AssertionError
+
+    study, random = optuna.load_study(study_name="small", storage=created), Random(0)
+    terms: dict[str, Any] = {"target": 10**6, "run_began_at": 0}
+    handler = signal.getsignal(signal.SIGPROF)
+    with ExitStack() as stack:
+        lock = stack.enter_context(LivenessLock())
+        stack.callback(signal.signal, signal.SIGPROF, handler)
+        stack.callback(signal.setitimer, signal.ITIMER_PROF, 0)
+        worker = Worker("here", os.getpid(), "cpu", str(lock.file))
+        for _ in range(100):
+            trial, stop = start_trial(created, study, small_study, worker, **terms), Stop()
+            assert isinstance(trial, optuna.Trial)
+            signal.signal(signal.SIGPROF, stop.ask)
+            signal.setitimer(signal.ITIMER_PROF, random.uniform(0.0001, 0.02))
+            began = time.monotonic()
+            assert run_trial(created, trial, report_for_ever, stop, 30.0)
+            assert time.monotonic() - began < 10
+    assert counts(created) == {"FAIL": 100}
 
 
 @pytest.mark.parametrize("moment", ["before it tells", "before it reports"])
@@ -152,7 +192,7 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
 
         def __call__(self, trial: optuna.Trial, epoch_done: object) -> float:
             if trial.number == 0:
-                created.set_trial_state_values(storage.trial_id(trial), TrialState.FAIL)
+                created.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
                 if moment == "before it reports":
                     trial.report(1.0, step=1)
             return 1.0
@@ -180,7 +220,7 @@ def test_the_parent_is_told_of_epochs_while_a_trial_runs(created: RDBStorage, tm
 def test_no_training_waits_for_a_parent_that_does_not_listen() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     sent = 0
-    while crew._has_room(theirs):
+    while supervisor._has_room(theirs):
         theirs.send(EpochDone(sent))
         sent += 1
     for _ in range(10):  # what must be said still goes through
@@ -194,17 +234,17 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     run_small(created, tmp_path, target=20, workers=3, stub="waits_for_three", show=shown.append)
     assert counts(created) == {"COMPLETE": 20}
     assert shown[-1].finished == 20
-    trials = records.read_trials(created, "small")
+    trials = read_trials(created, "small")
     assert len({trial.attributes["worker"]["pid"] for trial in trials}) == 3
     assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBStorage, tmp_path: Path) -> None:
-    wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_once"))
+    wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_once"))
     assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
-    (killed,) = records.read_trials(created, "small", states=(TrialState.FAIL,))
+    (killed,) = read_trials(created, "small", states=(TrialState.FAIL,))
     assert killed.attributes["error"] == "its worker was killed by SIGKILL, perhaps for lack of memory"
-    again = next(t for t in records.read_trials(created, "small") if t.number > 0 and t.attributes["slot"] == 0)
+    again = next(t for t in read_trials(created, "small") if t.number > 0 and t.attributes["slot"] == 0)
     assert again.params != killed.params  # what killed one worker is not proposed to the next
 
 
@@ -214,24 +254,24 @@ def test_workers_that_always_die_end_the_run(
     monkeypatch.setattr("hpo.workers.supervisor.MAX_DEATHS", 1)
     complaint = "2 workers died; the last one was killed by SIGKILL, perhaps for lack of memory"
     with pytest.raises(WorkError, match=complaint):
-        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="killed_always"))
+        wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
-def test_the_last_words_of_workers_that_always_die_are_said(
+def test_the_errors_of_workers_that_always_die_are_said(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpo.workers.supervisor.MAX_DEATHS", 1)
     complaint = r"2 workers died; the last one ended with exit code 1 \(ArithmeticError: the numbers ran out\)$"
     with pytest.raises(WorkError, match=complaint):
-        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="cannot_be_made"))
+        wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="cannot_be_made"))
 
 
 def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = define_study({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
     create(fresh_storage, "small", definition, 3)
-    wait_for_crew(fresh_storage, assignment(fresh_storage, tmp_path, target=3, stub="hangs_once"))
+    wait_for_supervisor(fresh_storage, assignment(fresh_storage, tmp_path, target=3, stub="hangs_once"))
     assert counts(fresh_storage) == {"COMPLETE": 3, "FAIL": 1}
-    (hung,) = records.read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    (hung,) = read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
     assert hung.attributes["error"] == "it took longer than 1 s (run.trial_timeout_seconds)"
 
 
@@ -243,7 +283,7 @@ def test_a_worker_serves_every_unfinished_study_the_oldest_first(
     seen: list[list[Status]] = []
     serve(fresh_storage, tmp_path, show=seen.append)
     assert [(status.study, status.finished) for status in seen[-1]] == [("first", 3), ("second", 2), ("third", 1)]
-    ends = [records.last_finishes(fresh_storage, name, 1)[0] for name in ("first", "second", "third")]
+    ends = [last_finishes(fresh_storage, name, 1)[0] for name in ("first", "second", "third")]
     assert ends == sorted(ends)
 
 
@@ -254,9 +294,9 @@ def test_a_target_that_is_lowered_ends_who_serves_the_study(
 
     def lower(statuses: list[Status]) -> None:
         if statuses[0].finished >= 3 and statuses[0].total == 2000:
-            plan = optimize.make_plan(fresh_storage.url, "small", trials=3, lower=True)
+            plan = make_plan(fresh_storage.url, "small", trials=3, lower=True)
             assert plan.notes == ()
-            optimize.begin(fresh_storage.url, plan, tmp_path)
+            begin(fresh_storage.url, plan, tmp_path)
 
     serve(fresh_storage, tmp_path, show=lower)
     assert 3 <= counts(fresh_storage)["COMPLETE"] < 2000
@@ -268,7 +308,7 @@ def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
 ) -> None:
     def lower(status: Status) -> None:
         if status.finished and status.total == 10:
-            records.set_study_attribute(created, "small", "target", 1)
+            set_study_attribute(created, "small", "target", 1)
 
     run_small(created, tmp_path, target=100, workers=1, stub="takes_a_moment", show=lower)
     assert 1 <= counts(created)["COMPLETE"] < 100
@@ -278,12 +318,12 @@ def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
 def test_who_asks_for_fewer_trials_than_before_is_told_how_to_lower_the_target(
     created: RDBStorage, tmp_path: Path
 ) -> None:
-    plan = optimize.make_plan(created.url, "small", trials=3)
+    plan = make_plan(created.url, "small", trials=3)
     assert (plan.target, plan.lower) == (3, False)
     assert plan.notes == ("study 'small' is to come to 10 trials, asked for earlier; --lower-target makes it 3",)
-    assert optimize.make_plan(created.url, "small", trials=10).notes == ()
-    records.set_study_attribute(created, "small", "target", 10**30)  # by a version that had no limit
-    assert optimize.make_plan(created.url, "small", trials=3).notes[0].endswith("--lower-target makes it 3")
+    assert make_plan(created.url, "small", trials=10).notes == ()
+    set_study_attribute(created, "small", "target", 10**30)  # by a version that had no limit
+    assert make_plan(created.url, "small", trials=3).notes[0].endswith("--lower-target makes it 3")
 
 
 def test_a_worker_picks_up_a_study_that_comes_later(
@@ -369,11 +409,11 @@ def test_an_objective_is_made_only_where_there_is_something_to_do(
         made += 1
         return stubs.Stub(definition, folder, lambda trial, folder: None)
 
-    with Presence() as other:
+    with LivenessLock() as other:
         for name in names:
             create(fresh_storage, name, small_study, 1)
             claim = {"worker": Worker("host", 1, "cpu", str(other.file)).as_json(), "slot": 0}
-            storage.ask(fresh_storage, optuna.load_study(study_name=name, storage=fresh_storage), claim)
+            ask(fresh_storage, optuna.load_study(study_name=name, storage=fresh_storage), claim)
         told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
         server = _Server(fresh_storage, told, make, "", stop, raise_what_is_given_up)
         assert [server.work() for _ in range(3)] == [NoTrial.TAKEN] * 3
@@ -402,23 +442,23 @@ def serve(
 
 
 def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
-    with Crew(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"), ["cpu"]) as crew:
+    with Supervisor(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"), ["cpu"]) as supervisor:
         wait_for(lambda: (tmp_path / "STARTED-0").exists())
         began = time.monotonic()
     assert time.monotonic() - began < 5
-    assert not crew.is_working()
+    assert not supervisor.is_working()
     assert counts(created) == {"FAIL": 1}
 
 
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
     created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Crew(created, assignment(created, tmp_path, target=2), ["cpu"]) as crew:
+    with Supervisor(created, assignment(created, tmp_path, target=2), ["cpu"]) as supervisor:
         for child in multiprocessing.active_children():
             for number in (signal.SIGINT, signal.SIGHUP):
                 os.kill(child.pid or 0, number)
-        while crew.is_working():
-            crew.wait(0.1)
+        while supervisor.is_working():
+            supervisor.wait(0.1)
     assert counts(created) == {"COMPLETE": 2}
     assert capfd.readouterr().err == ""
 
@@ -436,15 +476,15 @@ def start_parent(told: Assignment, folder: Path) -> subprocess.Popen[bytes]:
     script = (
         "import signal, sys\n"
         "from pathlib import Path\n"
-        "from hpo.storage import backends as storage; from hpo.workers.supervisor import Crew\n"
-        "from hpo.workers.worker import Assignment\n"
+        "from hpo.storage import backends as storage; from hpo.workers.supervisor import Supervisor\n"
+        "from hpo.workers.messages import Assignment\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"    told = Assignment(url={told.url!r}, studies=('small',), target=3, device='cpu',\n"
         f"        data_folder=Path({str(folder)!r}), make_objective={told.make_objective!r})\n"
         "    try:\n"
-        "        with Crew(storage.open_storage(told.url), told, ['cpu']) as crew:\n"
-        "            while crew.is_working(): crew.wait(1)\n"
+        "        with Supervisor(storage.open_storage(told.url), told, ['cpu']) as supervisor:\n"
+        "            while supervisor.is_working(): supervisor.wait(1)\n"
         "    except KeyboardInterrupt: sys.exit(130)\n"
     )
     file = folder / "parent.py"
@@ -480,14 +520,14 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
 def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Path) -> None:
     told = replace(assignment(created, tmp_path, target=3), device="cuda:99", make_objective=Assignment.make_objective)
     with pytest.raises(WorkError, match="device 'cuda:99' is not here") as raised:
-        wait_for_crew(created, told)
+        wait_for_supervisor(created, told)
     assert raised.value.exit_code == 2
 
 
 def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
     (tmp_path / "URL").write_text(created.url)
     with pytest.raises(WorkError, match=r"failed: .*trial_heartbeats") as raised:
-        wait_for_crew(created, assignment(created, tmp_path, target=3, stub="drops_a_table"))
+        wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="drops_a_table"))
     assert raised.value.exit_code == 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,21 @@ class _Signals:
         return True
 
 
+@dataclass
+class _Held(threading.local):
+    """What a thread holds back.
+
+    Attributes:
+        depth: how many `uninterrupted` it is in.
+        waits: whether an interruption waits for their end.
+    """
+
+    depth: int = 0
+    waits: bool = False
+
+
 _signals = _Signals()
+_held = _Held()
 
 
 def end_on_signals() -> None:
@@ -97,6 +112,34 @@ def checked(items: Iterable[Item]) -> Iterator[Item]:
     for item in items:
         check()
         yield item
+
+
+def interrupt() -> None:
+    """Raises KeyboardInterrupt, from a signal's handler: at once, or at the end of what must not be interrupted.
+
+    Raises:
+        KeyboardInterrupt: where nothing holds it back.
+    """
+    if not _held.depth:
+        raise KeyboardInterrupt
+    _held.waits = True
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context manager in which `interrupt` raises nothing, and after which it does; costs no system call.
+
+    A statement of a database is such a thing: interrupted between its parts it leaves a transaction open, which nobody
+    ends, and which keeps out whoever comes next.
+    """
+    _held.depth += 1
+    try:
+        yield
+    finally:
+        _held.depth -= 1
+        if _held.waits and not _held.depth:
+            _held.waits = False
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -153,7 +196,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if _signals.add(number):
-        raise KeyboardInterrupt
+        interrupt()
 
 
 def _note(number: int, frame: FrameType | None) -> None:

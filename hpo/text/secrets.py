@@ -1,4 +1,4 @@
-"""Where a storage's URL comes from: an option, a file, the environment; and texts without what is secret in one.
+"""Secrets: read from files, remembered, and kept out of every text.
 
 Passwords stand in many places of what libpq and SQLAlchemy take: `USER:PASSWORD@`, often with an `@` or a `/` that
 should be written `%40` or `%2F`; the query, under several keys; libpq's own `password=…`. Too much is hidden rather
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote_plus
 
 from hpo.errors import RequestError
-from hpo.text.text_files import NotUtf8, read_text
+from hpo.text.files import NotUtf8, read_text
 
-DEFAULT = "sqlite:///hpo.db"
-URL, FILE = "HPO_STORAGE", "HPO_STORAGE_FILE"
 HIDDEN = "***"
 SECRET_VARIABLES = ("PGPASSWORD", "HPO_DASHBOARD_TOKEN")
 SECRET_KEY = re.compile(r"(pass(word|wd|phrase|code)?|pwd|secret|scram_(client|server)_key)$", re.IGNORECASE)
@@ -42,26 +40,6 @@ _URL_IN_TEXT = re.compile(r"(?<!\w)(?!sqlite:///)(\w[\w+.-]*://[^\s:]*:)\S*@", r
 _KEY_IN_TEXT = re.compile(r"""([\w%+-]+)["']?\s*[=:]\s*""")
 _VALUE_IN_TEXT = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s&]*[^\s&'"]""", re.DOTALL)
 _remembered: set[str] = set()
-
-
-def find_url(url: str | None = None, file: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Returns a storage's URL: the one given, or what a file holds; else those that the environment names.
-
-    A file keeps a URL with a password out of command lines and process lists.
-
-    Raises:
-        RequestError: where both are given, one is empty, the file cannot be read, or a URL is not one printable line.
-    """
-    if "" in (url, file):  # as where a shell's variable is not set
-        raise RequestError(f"the storage's URL, or its file's name, is empty; without any it is {DEFAULT}")
-    if url is None and file is None:
-        url, file = environ.get(URL) or None, environ.get(FILE) or None
-    if url is not None and file is not None:
-        raise RequestError(f"a storage is named by --storage or by --storage-file ({URL} or {FILE}), not by both")
-    found = (DEFAULT if url is None else url) if file is None else read_secret(file, "the storage's URL")
-    if not found.isprintable():  # the rest may be another secret, and is not said
-        raise RequestError("the storage's URL must be one line of printable characters")
-    return found
 
 
 def read_secret(file: str | Path, what: str) -> str:

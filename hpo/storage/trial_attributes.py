@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Annotated, Any
 
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-
-from hpo.workers.liveness import is_claim
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Errors = Annotated[list[Number], Field(min_length=1)]
@@ -74,3 +73,42 @@ def _is_as_written(key: str, value: Any) -> bool:
     except ValidationError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process, as its claims name it.
+
+    Attributes:
+        file: the file whose lock it holds while it lives.
+        parent: the same of the process that looks after it; empty where there is none.
+        claim: tells this claim from all others, also from those of the same worker.
+    """
+
+    host: str
+    pid: int
+    device: str
+    file: str
+    parent: str = ""
+    claim: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the claim's form in the storage; `claims.CLAIM` tells it by its first keys."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Any) -> Worker | None:
+        """Reads what a storage holds for a claim; None where it is none. Keys that are not known are passed over."""
+        known = {field.name: field for field in fields(cls)}
+        given = {key: value for key, value in kept.items() if key in known} if isinstance(kept, dict) else {}
+        for key, value in given.items():
+            if type(value) is not (int if key == "pid" else str) or "\0" in str(value):
+                return None
+        missing = [name for name, field in known.items() if name not in given and field.default is MISSING]
+        return None if missing else cls(**given)
+
+
+def is_claim(attributes: Mapping[str, Any]) -> bool:
+    """Says whether a trial's attributes have a claim's slot and worker; `claims.Claim` is the same in SQL."""
+    slot = attributes.get("slot")
+    return type(slot) is int and 0 <= slot < 10**9 and Worker.from_json(attributes.get("worker")) is not None

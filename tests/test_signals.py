@@ -8,7 +8,7 @@ import sys
 DROPPED = """
 import os, signal, sys, time, weakref
 from hpo import signals
-from hpo.worker import Stop
+from hpo.workers.evaluate import Stop
 
 class Thing:
     pass
@@ -54,6 +54,21 @@ def test_a_dropped_interrupt_is_raised_by_the_next_check() -> None:
         "print('once')\n"
     )
     assert done.stdout.split() == ["dropped", "raised", "once"]
+    assert done.stderr == ""
+
+
+def test_what_must_not_be_interrupted_is_so_at_its_end_and_once() -> None:
+    done = run_struck(
+        "try:\n"
+        "    with signals.uninterrupted():\n"
+        "        with signals.uninterrupted():\n"
+        "            strike()\n"
+        "            print('inner')\n"
+        "        print('outer')\n"
+        "except KeyboardInterrupt:\n    print('raised')\n"
+        "with signals.uninterrupted():\n    print('again')\n"
+    )
+    assert done.stdout.split() == ["inner", "outer", "raised", "again"]
     assert done.stderr == ""
 
 

@@ -14,18 +14,15 @@ from hpo import limits
 from hpo.cli.arguments import Folder, Number, WholeNumber
 from hpo.cli.options import (
     ROUNDS,
-    begin_work,
     data_option,
-    dataset_option,
     device_option,
     json_option,
     print_json,
     print_parts,
-    serve_studies,
     storage_option,
-    workers_option,
     written_by_request,
 )
+from hpo.cli.run import begin_work
 from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
@@ -89,17 +86,14 @@ def lr_find(
     It raises the rate batch by batch, and watches the loss. The optimum is report A's: the mean, over the rounds, of
     the rate at which a round's loss is lowest.
     """
-    from hpo.cli.views import sweep_view
-    from hpo.errors import RequestError
+    from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
     from hpo.tasks.datasets import data_folder, prepare
-    from hpo.text.files import check_writable
-    from hpo.training.lr_curve import describe_sweep, spaced_rates
-    from hpo.workers.launch import find_devices
+    from hpo.training.lr_curve import describe_curve, spaced_rates
+    from hpo.workers.devices import find_devices
 
     begin_work()
-    if not high >= NARROWEST * low:  # nor where one is no number
-        raise RequestError(f"--high must be at least {NARROWEST:g} times --low, but they are {high:g} and {low:g}")
+    _check_rates(low, high)
     chosen = _parse(settings)
     opened, protocol, unsaved = _find_protocol(study, storage)
     for key, value in (("rounds", rounds), ("dataset", dataset)):
@@ -109,37 +103,56 @@ def lr_find(
     protocol["evaluate_at"] = []
     place, where = find_devices(device)[0], data_folder(data)
     if folder is not None:
-        with written_by_request():
-            folder.mkdir(parents=True, exist_ok=True)
-            check_writable(folder / "range_test.json")
+        _check_writable(folder)
     prepare(protocol["dataset"], where)
     found = []
     for optimizer in optimizers or ("sgd",):
         params = {**FINAL, **chosen, "optimizer": optimizer}
-        name, sweep = _make_sweep(protocol, params, spaced_rates(low, high, steps), place, where)
-        described = {**describe_sweep(sweep, optimizer), "params": params, "dataset": protocol["dataset"]}
+        name, curve = _run_range_test(protocol, params, spaced_rates(low, high, steps), place, where)
+        described = {**describe_curve(curve, optimizer), "params": params, "dataset": protocol["dataset"]}
         found.append(described)
         if not as_json:
-            print_parts(*sweep_view(name, sweep, protocol["dataset"]))
-        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", sweep)
+            print_parts(*curve_view(name, curve, protocol["dataset"]))
+        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", curve)
         key = f"range_test_{safe_file_name(name.replace('+', '-').replace(' ', '-'))}"
         if folder is not None:
             _write(figure, described, folder / key)
-        if study is not None and unsaved:
-            say(f"not saved: {unsaved}", err=True)
-        elif study is not None:
-            from hpo.dashboard.server import save_figure
-
-            save_figure(opened, study, key, figure)
-            say(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+        if study is not None:
+            _save(figure, key, opened, study, unsaved)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
 
 
-def _make_sweep(
+def _save(figure: Any, key: str, opened: Any, study: str, unsaved: str) -> None:
+    """Saves a figure into a study, or says why it cannot be."""
+    if unsaved:
+        say(f"not saved: {unsaved}", err=True)
+        return
+    from hpo.dashboard.server import save_figure
+
+    save_figure(opened, study, key, figure)
+    say(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+
+
+def _check_rates(low: float, high: float) -> None:
+    from hpo.errors import RequestError
+
+    if not high >= NARROWEST * low:  # nor where one is no number
+        raise RequestError(f"--high must be at least {NARROWEST:g} times --low, but they are {high:g} and {low:g}")
+
+
+def _check_writable(folder: Path) -> None:
+    from hpo.text.files import check_writable
+
+    with written_by_request():
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "range_test.json")
+
+
+def _run_range_test(
     protocol: dict[str, Any], params: dict[str, Any], rates: Any, device: str, folder: Path
 ) -> tuple[str, Any]:
-    """Returns the short name of what is tested, and its sweep."""
+    """Returns the short name of what is tested, and its curve."""
     from rich.progress import Progress
 
     from hpo.cli.console import Console
@@ -160,26 +173,26 @@ def _make_sweep(
     objective = make_objective(definition, device, folder)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        sweep = objective.sweep(setup, rates, progress.track)
-    if math.isnan(sweep.mean):
+        curve = objective.curve(setup, rates, progress.track)
+    if math.isnan(curve.mean):
         raise WorkError(f"every round diverged at its first rates, from {rates[0]:g}; try a lower --low")
-    return name, sweep
+    return name, curve
 
 
 def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
     """Returns the storage, where it has the study, the protocol to go by, and why nothing can be saved, if so."""
-    from hpo.analysis.results import read_definition
     from hpo.errors import NoStorage
-    from hpo.storage import queries as records
     from hpo.storage.backends import open_storage
+    from hpo.storage.queries import study_names
+    from hpo.storage.studies import read_definition
     from hpo.study import catalog
-    from hpo.text.address import show_url
+    from hpo.text.secrets import show_url
 
     if study is None:
         return None, {"dataset": "mnist", "rounds": 10}, ""
     try:
         opened = open_storage(storage)
-        known = study in records.study_names(opened)
+        known = study in study_names(opened)
     except NoStorage:
         known = False
     if known:
@@ -221,98 +234,3 @@ def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:
         write_html(figure, Path(f"{stem}.html"))
         missing = write_png(figure, Path(f"{stem}.png"))
     say(f"wrote {stem}.html, .json" + (f"; {missing}" if missing else " and .png"), err=True)
-
-
-@click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--rounds", type=ROUNDS, metavar="N", help="A quick look with this many rounds, marked as such.")
-@click.option(
-    "-o", "folder", type=Folder(), default=Path("reproduction"), show_default=True,
-    metavar="DIR", help="Write the document and its figures here.",
-)  # fmt: skip
-@workers_option
-@storage_option
-@device_option
-@dataset_option
-@data_option
-def reproduce(
-    names: tuple[str, ...],
-    rounds: int | None,
-    folder: Path,
-    workers: str,
-    storage: str,
-    device: str,
-    dataset: str | None,
-    data: Path | None,
-) -> None:
-    """Measure the two reports' tables and figures again.
-
-    All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
-    figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
-    """
-    from hpo.analysis.reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
-    from hpo.cli.views import rows_table
-    from hpo.errors import WorkError
-    from hpo.report.reproduction import looked_at, table_of
-    from hpo.study import catalog
-    from hpo.tasks.datasets import data_folder
-    from hpo.workers.launch import assign_devices, begin, make_plan
-
-    begin_work()
-    items = find_items(names)
-    devices = assign_devices(workers, device)
-    plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
-    where, opened, given_up = data_folder(data), None, None
-    for plan in plans.values():
-        opened = begin(storage, plan, where)
-    if opened is not None:
-        try:
-            names = tuple(plan.name for plan in plans.values())
-            serve_studies(opened, names, devices=devices, data_folder=where, exit_when_done=True)
-        except WorkError as error:  # what the other studies have measured is written all the same
-            given_up = error
-    stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
-    networks = {name: _describe(name) for name in architectures_of(items)}
-    found = read_reproduction(opened, stored, networks)
-    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
-    mark = [f"a quick look ({looked_at(suffix)}), no reproduction"] if suffix else []
-    for item in items:
-        rows = table_of(item, found)
-        if rows:
-            print_parts(*rows_table([ITEMS[item].title, *mark], rows))
-    _write_reproduction(items, found, opened, stored, networks, folder, suffix)
-    if given_up is not None:
-        raise given_up
-
-
-def _write_reproduction(
-    items: Sequence[str],
-    found: Any,
-    opened: Any,
-    stored: dict[str, str],
-    networks: dict[str, Any],
-    folder: Path,
-    suffix: str,
-) -> None:
-    from hpo.analysis.reproduction import studies_of
-    from hpo.dashboard.server import save_figure
-    from hpo.report.figures import write_pngs
-    from hpo.report.reproduction import draw, draw_range_tests, picture_of, write_document
-
-    if opened is not None and "report_a_table_5" in studies_of(items):
-        for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():
-            save_figure(opened, stored["report_a_table_5"], f"range_test_{optimizer}", figure)
-    figures = {item: draw(item, opened, stored, found, networks) for item in items}
-    with written_by_request():
-        (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
-        drawn = {folder / picture_of(item, suffix): figure for item, figure in figures.items() if figure is not None}
-        missing = write_pngs(drawn)
-        document = write_document(folder, suffix, found)
-    say(f"wrote {document}" + (f"; {missing}" if missing else ""), err=True)
-
-
-def _describe(name: str) -> dict[str, Any]:
-    from hpo.study import catalog
-    from hpo.training.network_summary import describe
-
-    return describe(catalog.load_architecture(name), catalog.load_activations()("relu"))

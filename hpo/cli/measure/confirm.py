@@ -1,0 +1,131 @@
+"""`hpo confirm`: a study's best again, on fresh rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo import limits
+from hpo.analysis.caveats import NEW_SELECTION, beside_search
+from hpo.cli.arguments import WholeNumber
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    data_option,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    storage_option,
+    workers_option,
+)
+from hpo.cli.run import begin_work, run_trials
+from hpo.study.space import short_name
+from hpo.text.formatting import count, interval, p_value, spread
+
+if TYPE_CHECKING:
+    from hpo.analysis.confirmation import Confirmation
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option(
+    "--top", default=3, show_default=True, type=WholeNumber(1, limits.TOP), metavar="K", help="Measure the best K."
+)
+@click.option(
+    "--rounds",
+    default=30,
+    show_default=True,
+    type=WholeNumber(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
+    metavar="N",
+    help="Fresh rounds for each.",
+)
+@workers_option
+@storage_option
+@device_option
+@data_option
+@json_option
+def confirm(
+    study: str, top: int, rounds: int, workers: str, storage: str, device: str, data: Path | None, as_json: bool
+) -> None:
+    """Measure a study's best again, on fresh rounds.
+
+    The best of many noisy results looks better than it is (selection bias); rounds that the study never used say by how
+    much. Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only
+    reads.
+    """
+    from hpo.analysis.confirmation import CONFIRMS, define_confirmation, read_confirmation
+    from hpo.errors import WorkError
+    from hpo.storage.backends import open_storage
+    from hpo.storage.queries import set_study_attribute
+    from hpo.tasks.datasets import data_folder
+    from hpo.workers.devices import assign_devices
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import Plan
+
+    begin_work()
+    devices = assign_devices(workers, device)
+    name, definition, confirms = define_confirmation(open_storage(storage), study, top=top, rounds=rounds)
+    plan, folder = Plan(name, definition, len(definition.trial)), data_folder(data)
+    opened = begin(storage, plan, folder)
+    set_study_attribute(opened, name, CONFIRMS, confirms)
+    run_trials(opened, plan, devices, folder)
+    found = read_confirmation(opened, name)
+    if found is None:
+        raise WorkError(f"study {name!r} is not finished")
+    if as_json:
+        print_json(confirmation_json(found))
+    else:
+        print_parts(*confirmation_view(found))
+
+
+def confirmation_view(found: Confirmation) -> list[Any]:
+    """Returns what fresh rounds say of a study's best: the headline, all of them, and which differ significantly."""
+    first = found.confirmed[0]
+    headline = (
+        f"study {found.study}: best trial {first.trial}: {first.mean.estimate:.2f} % "
+        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {count(found.rounds, 'fresh round')} "
+        f"({found.dataset}, by {found.decision}); {beside_search(first.mean.estimate, first.optimism)}"
+    )
+    table = FittedTable()
+    for heading, rank in {"trial": 0, "search %": 1, "fresh %": 0, "95 %": 2}.items():
+        table.add_column(heading, justify="left" if heading == "95 %" else "right", rank=rank)
+    table.add_column("configuration", wraps=True)
+    for one in found.confirmed:
+        reach = interval(one.mean.low, one.mean.high)
+        fresh = spread(one.mean.estimate, one.std, unit="")
+        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, reach, short_name(one.params))
+    lines = []
+    for contrast in found.contrasts:
+        by = contrast.difference
+        apart = (
+            f"{contrast.second} is {'worse' if by.estimate > 0 else 'better'} than {contrast.first}"
+            if contrast.is_significant
+            else f"{contrast.first} and {contrast.second} do not differ significantly"
+        )
+        reach = f"95 %: {interval(by.low, by.high, '+')}"
+        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {p_value(contrast.p_value)})")
+    if not lines:
+        return [headline, table]
+    how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
+    return [headline, table, lines, how]
+
+
+def confirmation_json(found: Confirmation) -> dict[str, Any]:
+    """Returns a confirmation as `hpo confirm --json` has it."""
+    from hpo.analysis.confirmation import describe
+
+    return {
+        **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset", "decision")},
+        "confirmed": [
+            {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}
+            | describe(one, found.rounds)
+            for one in found.confirmed
+        ],
+        "contrasts": [
+            {"first": one.first, "second": one.second, "difference": one.difference.estimate}
+            | {"low": one.difference.low, "high": one.difference.high, "p_value": one.p_value}
+            for one in found.contrasts
+        ],
+    }

@@ -1,0 +1,135 @@
+"""`hpo drift`: a trial again on this machine, compared with other machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.analysis.statistics import LEVEL, Interval
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    TRIAL,
+    data_option,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    storage_option,
+)
+from hpo.cli.run import begin_work, run_trials
+from hpo.limits import FEWEST_ROUNDS
+from hpo.study.space import short_name
+from hpo.text.commands import command_here
+from hpo.text.formatting import count, interval
+from hpo.text.output import say
+
+if TYPE_CHECKING:
+    from hpo.analysis.hardware_drift import Drift, Measurement
+
+
+@click.command("drift")
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option("--trial", type=TRIAL, metavar="N", help="Measure this trial instead of the best.")
+@click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
+@storage_option
+@device_option
+@data_option
+@json_option
+def drift_(
+    study: str, trial: int | None, only_show: bool, storage: str, device: str, data: Path | None, as_json: bool
+) -> None:
+    """Measure a trial again on this machine, and compare.
+
+    Run it on a machine of each kind that works on the study: the rounds are the trial's own, so what differs is what
+    processors, GPUs and versions make of the same sums.
+    """
+    import platform
+
+    from hpo.analysis.hardware_drift import REPEATS, define_repetition, read_drift
+    from hpo.analysis.results import read_trial
+    from hpo.storage.backends import open_storage
+    from hpo.storage.queries import set_study_attribute
+    from hpo.tasks.datasets import data_folder
+    from hpo.workers.devices import assign_devices
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import Plan
+
+    begin_work()
+    opened = open_storage(storage)
+    found = read_trial(opened, study, trial)
+    if not only_show:
+        devices, folder = assign_devices("1", device), data_folder(data)
+        name, definition, repeats = define_repetition(opened, study, found, host=platform.node(), device=devices[0])
+        opened = begin(storage, Plan(name, definition, 0), folder)  # of no target, so that no other worker takes it
+        set_study_attribute(opened, name, REPEATS, repeats)
+        more = () if trial is not None else ("--trial", str(found.number))
+        run_trials(opened, Plan(name, definition, 1), devices, folder, *more)
+        set_study_attribute(opened, name, "target", 1)
+    drift = read_drift(opened, study, found.number)
+    if as_json:
+        print_json(drift_json(drift))
+    else:
+        print_parts(*drift_view(drift))
+        again = command_here("drift", "--study", study, "--trial", str(found.number))
+        say("", "on a machine of another kind:", f"  {again}")
+
+
+def drift_view(found: Drift) -> list[Any]:
+    """Returns what machines make of one trial: each repetition beside the first, and the study's own."""
+    first = found.repetitions[0].measurement if found.repetitions else found.own
+    others = len(found.repetitions) - 1
+    table = FittedTable()
+    beside_the_first = ("less the first", "95 %") if others > 0 else ()
+    for heading in ("error %", *beside_the_first, "rounds that differ"):
+        table.add_column(heading, justify="right", rank={"95 %": 1, "rounds that differ": 2}.get(heading, 0))
+    table.add_column("measured on", wraps=True)
+
+    def add(one: Measurement, by: Interval | None, what: str) -> None:
+        differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
+        beside = "" if one is first else f"{differ} of {len(one.errors)}"
+        reach = (f"{by.estimate:+.2f}", interval(by.low, by.high, "+")) if by else ("", "")
+        table.add_row(f"{one.mean:.2f}", *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
+
+    add(found.own, None, "in the study: ")
+    for one in found.repetitions:
+        add(one.measurement, one.difference, "")
+    apart = sum(one.is_significant for one in found.repetitions)
+    if others < 1:
+        said = "a repetition on a machine of another kind is to be compared with the first"
+    elif len(first.errors) < FEWEST_ROUNDS:
+        said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
+    elif apart:
+        differ = "differs" if apart == 1 else "differ"
+        said = f"{apart} of {count(others, 'machine')} {differ} significantly from the first"
+    else:
+        said = f"no significant difference between {others + 1} repetitions"
+    how = f"compared with the first, round by round; significant: p < {LEVEL:g}, corrected for their number"
+    headline = f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}"
+    return [headline, table, how] if others > 0 else [headline, table]
+
+
+def place(one: Measurement) -> str:
+    """Returns where a trial was measured, and by what."""
+    return f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
+
+
+def drift_json(found: Drift) -> dict[str, Any]:
+    """Returns what machines make of one trial as `hpo drift --json` has it."""
+
+    def described(one: Measurement) -> dict[str, Any]:
+        return {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
+
+    return {
+        **{key: getattr(found, key) for key in ("study", "trial", "params")},
+        "own": described(found.own),
+        "repetitions": [
+            {
+                **described(one.measurement),
+                "difference": one.difference
+                and {key: getattr(one.difference, key) for key in ("estimate", "low", "high", "p_value")},
+            }
+            for one in found.repetitions
+        ],
+    }

@@ -1,0 +1,145 @@
+"""`hpo export`: a study's best trained again, and saved as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpo.cli.arguments import File
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    ROUNDS,
+    TRIAL,
+    data_option,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    share_option,
+    storage_option,
+    written_by_request,
+)
+from hpo.cli.run import begin_work
+from hpo.signals import checked
+from hpo.study.space import short_name
+from hpo.text.formatting import count, spread
+
+ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@click.option(
+    "-o", "file", required=True, type=File(), metavar="FILE",
+    help="Write FILE.safetensors, and FILE.json beside it.",
+)  # fmt: skip
+@click.option(
+    "--rounds", default=1, show_default=True, type=ROUNDS, metavar="N",
+    help="How many rounds to train; each makes one network.",
+)  # fmt: skip
+@click.option("--trial", type=TRIAL, metavar="N", help="Train this trial instead of the best.")
+@storage_option
+@device_option
+@data_option
+@share_option
+@json_option
+def export(
+    study: str,
+    file: Path,
+    rounds: int,
+    trial: int | None,
+    storage: str,
+    device: str,
+    data: Path | None,
+    share: bool,
+    as_json: bool,
+) -> None:
+    """Train a study's best again, and save it as a file.
+
+    It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows
+    them. hpo.load_network(FILE) loads a network again.
+    """
+    from hpo.analysis.confirmation import read_confirmed
+    from hpo.analysis.results import read_trial
+    from hpo.report.sharing import cleaner, known_hosts
+    from hpo.storage.artifacts import attach
+    from hpo.storage.backends import open_storage
+    from hpo.storage.studies import read_definition
+    from hpo.tasks.datasets import data_folder, prepare
+    from hpo.workers.devices import find_devices
+
+    begin_work()
+    from hpo.training.export import train_winner, write  # torch needs a working folder that is there
+
+    files = _files(file)
+    place, folder = find_devices(device)[0], data_folder(data)
+    definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
+    opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
+    _check_writable(files)
+    prepare(definition.protocol.dataset, folder)
+    trained, weights = train_winner(
+        definition, chosen, rounds=rounds, device=place, data_folder=folder, watch=_show_epochs
+    )
+    shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
+    described = {"study": shown, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
+    with written_by_request():
+        write(files[0], described, weights)
+    for written in files:
+        attach(opened, study, written)
+    if as_json:
+        print_json(described)
+    else:
+        print_parts(*export_view(described, files[0]))
+
+
+def _files(given: Path) -> tuple[Path, Path]:
+    """Returns the files that are to be written, of weights and of their description."""
+    from hpo.errors import RequestError
+
+    if given.name in ("", *ENDINGS) or (given.exists() and not given.is_file()):
+        raise RequestError(f"-o must name a file, but is {str(given)!r}")
+    stem = given.with_suffix("") if given.suffix in ENDINGS else given
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+
+
+def _check_writable(files: Sequence[Path]) -> None:
+    from hpo.text.files import check_writable
+
+    with written_by_request():
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(file)
+
+
+def _show_epochs(epochs: Iterable[Any], total: int) -> Iterable[Any]:
+    """Goes through epochs, of so many in all, and shows on a terminal how far that is."""
+    from rich.progress import track
+
+    from hpo.cli.console import Console
+
+    console = Console(stderr=True)
+    return track(
+        checked(epochs), "training", total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
+    """Returns what was exported: the configuration, and each network's error beside the search's."""
+    searched, rounds = described["search"], len(described["rounds"])
+    table = FittedTable()
+    for heading in ("round", "error %", "in the search %"):
+        table.add_column(heading, justify="right", rank=int(heading == "in the search %"))
+    first = described["protocol"]["first_round"]
+    for one in described["rounds"]:
+        place = one["round"] - first
+        before = f"{searched['errors'][place]:.2f}" if place < len(searched["errors"]) else "fresh"
+        table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
+    headline = (
+        f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
+        f"{spread(described['error']['mean'], described['error']['std'])} over {count(rounds, 'round')}; "
+        f"{spread(searched['mean'], searched['std'])} in the search"
+    )
+    return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]

@@ -1,0 +1,136 @@
+"""`hpo optimize`: creates or joins a study, and brings it to its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo import limits
+from hpo.cli.arguments import WholeNumber
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    data_option,
+    dataset_option,
+    device_option,
+    print_parts,
+    storage_option,
+    workers_option,
+)
+from hpo.cli.run import begin_work, run_trials
+from hpo.text.commands import command_here
+from hpo.text.formatting import count, spread
+from hpo.text.output import say
+
+if TYPE_CHECKING:
+    from hpo.analysis.results import TrialRow
+    from hpo.study.definition import StudyDefinition
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
+@click.option(
+    "--trials",
+    type=WholeNumber(1, limits.TRIALS),
+    metavar="N",
+    help="Bring the study to N finished trials, over all workers and restarts.",
+)
+@click.option(
+    "--lower-target", "lower", is_flag=True, help="Let N count for hpo worker too, though more were asked for earlier."
+)
+@workers_option
+@storage_option
+@device_option
+@dataset_option
+@click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
+@data_option
+def optimize(
+    study: str,
+    trials: int | None,
+    lower: bool,
+    workers: str,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    name: str | None,
+    data: Path | None,
+) -> None:
+    """Create or join a study, and bring it to N trials.
+
+    Run it again to resume, or from another terminal to join: N is the study's total. With one worker a study comes out
+    the same every time.
+    """
+    from hpo.cli.read.status import foreign_notes
+    from hpo.tasks.datasets import data_folder
+    from hpo.workers.devices import assign_devices
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import make_plan
+    from hpo.workers.status import read_status
+
+    if lower and trials is None:
+        raise click.UsageError("--lower-target needs the new number, as in --trials 20")
+    begin_work()
+    devices = assign_devices(workers, device)
+    plan = make_plan(storage, study, trials=trials, lower=lower, dataset=dataset, name=name)
+    for note in plan.notes:
+        say(note, err=True)
+    folder = data_folder(data)
+    opened = begin(storage, plan, folder)
+    run_trials(opened, plan, devices, folder)
+    status = read_status(opened, plan.name)
+    say(*foreign_notes([status]), err=True)
+    if status.complete:
+        _print_outcome(opened, plan, whole=plan.most is not None and status.finished >= plan.most)
+
+
+def _print_outcome(opened: Any, plan: Any, *, whole: bool) -> None:
+    """Prints what a study has found, and what to do next.
+
+    Args:
+        whole: whether every configuration of its space is measured.
+    """
+    from hpo.analysis.confirmation import read_winner
+    from hpo.analysis.results import read_rows
+    from hpo.cli.read.best import best_table
+
+    next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
+    if plan.definition.space:
+        winner = read_winner(opened, plan.name)
+        said = [all_measured(plan.definition.configurations or 0)] if whole else []
+        print_parts(*best_table(winner, plan.definition.protocol.decision), *said)
+        if winner.confirmed is None:
+            next_ones[0] = ["confirm", "--study", plan.name]
+    else:
+        print_parts(*listed_view(plan.name, read_rows(opened, plan.name), plan.definition))
+    say("", "next:", *(f"  {command_here(*words)}" for words in next_ones))
+
+
+def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinition) -> list[Any]:
+    """Returns what a list has measured, in the list's order, by its labels."""
+    measured = {row.label: row for row in rows if row.state == "COMPLETE" and row.value is not None}
+    published = any(entry.published for entry in definition.trial)
+    table = FittedTable()
+    table.add_column("configuration", wraps=True)
+    for heading in ("error %", *(["published %"] if published else [])):
+        table.add_column(heading, justify="right", rank=int(heading == "published %"))
+    for entry in definition.trial:
+        row = measured.get(entry.label)
+        error = "" if row is None or row.value is None else spread(row.value, row.std, unit="")
+        beside = spread(entry.published.mean, entry.published.std, unit="") if entry.published else ""
+        table.add_row(entry.label, error, *([beside] if published else []))
+    protocol = definition.protocol
+    headline = (
+        f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured "
+        f"(mean and deviation of {count(protocol.rounds, 'round')}, {protocol.dataset}, by {protocol.decision})"
+    )
+    return [headline, table]
+
+
+def all_measured(configurations: int) -> str:
+    """Returns what to say of a space that has been measured whole."""
+    return (
+        f"the space has {count(configurations, 'configuration')}; all are measured, and more trials would repeat their "
+        "numbers (run.repeat_configurations = true in the study's file allows it)"
+    )

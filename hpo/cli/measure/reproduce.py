@@ -1,0 +1,130 @@
+"""`hpo reproduce`: the two reports' tables and figures, measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpo.cli.arguments import Folder
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    ROUNDS,
+    data_option,
+    dataset_option,
+    device_option,
+    print_parts,
+    storage_option,
+    workers_option,
+    written_by_request,
+)
+from hpo.cli.run import begin_work, serve_studies
+from hpo.text.output import say
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--rounds", type=ROUNDS, metavar="N", help="A quick look with this many rounds, marked as such.")
+@click.option(
+    "-o", "folder", type=Folder(), default=Path("reproduction"), show_default=True,
+    metavar="DIR", help="Write the document and its figures here.",
+)  # fmt: skip
+@workers_option
+@storage_option
+@device_option
+@dataset_option
+@data_option
+def reproduce(
+    names: tuple[str, ...],
+    rounds: int | None,
+    folder: Path,
+    workers: str,
+    storage: str,
+    device: str,
+    dataset: str | None,
+    data: Path | None,
+) -> None:
+    """Measure the two reports' tables and figures again.
+
+    All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
+    figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
+    """
+    from hpo.analysis.reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
+    from hpo.errors import WorkError
+    from hpo.report.reproduction import looked_at, table_of
+    from hpo.study import catalog
+    from hpo.tasks.datasets import data_folder
+    from hpo.workers.devices import assign_devices
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import make_plan
+
+    begin_work()
+    items = find_items(names)
+    devices = assign_devices(workers, device)
+    plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
+    where, opened, given_up = data_folder(data), None, None
+    for plan in plans.values():
+        opened = begin(storage, plan, where)
+    if opened is not None:
+        try:
+            names = tuple(plan.name for plan in plans.values())
+            serve_studies(opened, names, devices=devices, data_folder=where, exit_when_done=True)
+        except WorkError as error:  # what the other studies have measured is written all the same
+            given_up = error
+    stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
+    networks = {name: _describe(name) for name in architectures_of(items)}
+    found = read_reproduction(opened, stored, networks)
+    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
+    mark = [f"a quick look ({looked_at(suffix)}), no reproduction"] if suffix else []
+    for item in items:
+        rows = table_of(item, found)
+        if rows:
+            print_parts(*rows_table([ITEMS[item].title, *mark], rows))
+    _write_reproduction(items, found, opened, stored, networks, folder, suffix)
+    if given_up is not None:
+        raise given_up
+
+
+def _write_reproduction(
+    items: Sequence[str],
+    found: Any,
+    opened: Any,
+    stored: dict[str, str],
+    networks: dict[str, Any],
+    folder: Path,
+    suffix: str,
+) -> None:
+    from hpo.analysis.reproduction import studies_of
+    from hpo.dashboard.server import save_figure
+    from hpo.report.figures import write_pngs
+    from hpo.report.reproduction import draw, draw_range_tests, picture_of, write_document
+
+    if opened is not None and "report_a_table_5" in studies_of(items):
+        for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():
+            save_figure(opened, stored["report_a_table_5"], f"range_test_{optimizer}", figure)
+    figures = {item: draw(item, opened, stored, found, networks) for item in items}
+    with written_by_request():
+        (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
+        drawn = {folder / picture_of(item, suffix): figure for item, figure in figures.items() if figure is not None}
+        missing = write_pngs(drawn)
+        document = write_document(folder, suffix, found)
+    say(f"wrote {document}" + (f"; {missing}" if missing else ""), err=True)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from hpo.study import catalog
+    from hpo.training.network_summary import describe
+
+    return describe(catalog.load_architecture(name), catalog.load_activations()("relu"))
+
+
+def rows_table(title: list[str], rows: Sequence[Sequence[str]]) -> list[Any]:
+    """Returns rows, their headings the first, as a table under its title's lines."""
+    table = FittedTable()
+    for i, heading in enumerate(rows[0]):
+        table.add_column(heading, wraps=i == 0)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return [title, table, ""]

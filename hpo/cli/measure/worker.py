@@ -1,0 +1,40 @@
+"""`hpo worker`: serves every unfinished study in a storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpo.cli.options import data_option, device_option, storage_option, workers_option
+from hpo.cli.run import begin_work, serve_studies
+
+
+@click.command()
+@storage_option
+@click.option("--study", "studies", metavar="NAME", multiple=True, help="Serve this study only. Can be repeated.")
+@workers_option
+@device_option
+@click.option(
+    "--exit-when-done",
+    is_flag=True,
+    help="End when every study has its trials, those too that are still to come.",
+)
+@data_option
+def worker(
+    storage: str, studies: tuple[str, ...], workers: str, device: str, exit_when_done: bool, data: Path | None
+) -> None:
+    """Serve every unfinished study in a storage, and wait for more.
+
+    Start it on as many machines as there are. A study enters the storage with `hpo optimize`, which says how many
+    trials it shall have; a worker that was started before waits for it.
+    """
+    from hpo.storage.backends import open_storage
+    from hpo.tasks.datasets import data_folder
+    from hpo.workers.devices import assign_devices
+
+    begin_work()
+    devices = assign_devices(workers, device)
+    opened = open_storage(storage, create=True)
+    folder = data_folder(data)
+    serve_studies(opened, studies or None, devices=devices, data_folder=folder, exit_when_done=exit_when_done)

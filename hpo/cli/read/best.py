@@ -1,0 +1,68 @@
+"""`hpo best`: a study's best trial, and what fresh rounds say of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.analysis.caveats import SELECTION_BIAS, beside_search
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import json_option, print_json, print_parts, storage_option
+from hpo.text.commands import command_here
+from hpo.text.formatting import count, interval, spread, text_of
+
+if TYPE_CHECKING:
+    from hpo.analysis.results import Best
+
+
+@click.command()
+@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@storage_option
+@json_option
+def best(study: str, storage: str, as_json: bool) -> None:
+    """Show a study's best trial, and what fresh rounds say of it.
+
+    The best is the trial with the lowest mean error among those measured to the end.
+    """
+    from hpo.analysis.confirmation import read_winner
+    from hpo.storage.backends import open_storage
+    from hpo.storage.studies import read_definition
+
+    opened = open_storage(storage)
+    winner = read_winner(opened, study)
+    if as_json:
+        print_json(asdict(winner))
+        return
+    print_parts(*best_table(winner, read_definition(opened, study).protocol.decision))
+
+
+def best_table(best: Best, decision: str) -> list[Any]:
+    """Returns the winner as lines and a table."""
+    table = FittedTable()
+    table.add_column()
+    table.add_column(wraps=True)
+    for name, value in best.params.items():
+        table.add_row(f"  {name}", f" {text_of(value)}")
+    which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
+    headline = (
+        f"study {best.study}: {which} has the lowest test error, {spread(best.value, best.std)} "
+        f"(mean and deviation of {count(best.rounds, 'round')}, {best.dataset}, by {decision})"
+    )
+    return [headline, table, _verdict(best)]
+
+
+def _verdict(best: Best) -> str:
+    """Returns how far a winner's figure can be believed."""
+    if best.confirmed is not None:
+        confirmed = best.confirmed
+        return (
+            f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {confirmed['mean']:.2f} % "
+            f"(95 %: {interval(confirmed['low'], confirmed['high'])}); "
+            f"{beside_search(confirmed['mean'], confirmed['optimism'])}"
+        )
+    if best.label is not None:
+        compare = command_here("report", "--study", best.study, "-o", "report")
+        return f"{compare} compares the list's configurations round by round"
+    return f"{SELECTION_BIAS}; it is not confirmed yet"

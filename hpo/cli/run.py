@@ -1,0 +1,90 @@
+"""What the commands that measure share: workers run, and how far they are is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpo.signals import stop_on_signals
+from hpo.text.commands import this_command
+from hpo.text.formatting import count
+from hpo.text.output import say
+
+
+def run_trials(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: str) -> None:
+    """Brings a study to its trials, showing how far it is.
+
+    Args:
+        more: what this command needs besides, to go on after an interruption.
+    """
+    from hpo.cli.console import Console
+    from hpo.cli.terminal import StudyProgress
+    from hpo.workers.launch import run_study
+
+    progress = StudyProgress(Console(stderr=True), plan.target, plan.definition.protocol.epochs)
+    try:
+        with progress:
+            run_study(
+                opened,
+                plan,
+                devices=devices,
+                data_folder=data_folder,
+                show=progress.show,
+                meanwhile=lambda: _note(opened, plan.name),
+            )
+    except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
+        say(
+            f"interrupted; {progress.finished} of {count(plan.target, 'trial')} finished, and this goes on with them:",
+            f"  {this_command(*more)}",
+            err=True,
+        )
+        raise
+
+
+def begin_work() -> None:
+    """Begins a command that works: signals interrupt it from here on, rather than end it.
+
+    Raises:
+        RequestError: where the working folder is gone, without which neither worker processes nor torch can start.
+    """
+    from hpo.errors import RequestError, is_adrift
+
+    stop_on_signals()
+    if is_adrift():
+        raise RequestError("the working folder is gone, so change to another")
+
+
+def serve_studies(
+    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], data_folder: Path, exit_when_done: bool
+) -> None:
+    """Lets workers serve studies, all or those of these names, and shows how far they are.
+
+    Args:
+        opened: the storage.
+    """
+    from hpo.cli.console import Console
+    from hpo.cli.read.status import statuses_view
+    from hpo.cli.terminal import Watch
+    from hpo.workers.launch import serve
+
+    try:
+        with Watch(Console(stderr=True)) as watch:
+            serve(
+                opened,
+                studies,
+                devices=devices,
+                data_folder=data_folder,
+                exit_when_done=exit_when_done,
+                show=lambda statuses: watch.show(statuses_view(statuses)),
+                meanwhile=lambda study: _note(opened, study),
+            )
+    except KeyboardInterrupt:
+        say("interrupted; this goes on:", f"  {this_command()}", err=True)
+        raise
+
+
+def _note(opened: Any, study: str) -> None:
+    """Gives a study its note; imports the dashboard, for which the workers that start leave a second."""
+    from hpo.dashboard.note import note_study
+
+    note_study(opened, study)

@@ -1,0 +1,53 @@
+"""Cross-entropy of few classes, on a CPU.
+
+PyTorch's takes four times as long for ten classes: its log-softmax wants rows as wide as a vector.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpo.kernels.jit import Array, as_array, compiled
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns each example's cross-entropy (N,), of logits (N, K) and labels (N,), on a CPU."""
+    losses: Tensor = _CrossEntropy.apply(logits, labels)
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.contiguous()
+        losses, gradient = logits.new_empty(len(labels)), torch.empty_like(logits)
+        _losses_and_gradient(as_array(logits), as_array(labels.contiguous()), as_array(losses), as_array(gradient))
+        context.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (grad_logits,) = context.saved_tensors
+        return grad_logits * gradient.unsqueeze(1), None
+
+
+@compiled
+def _losses_and_gradient(logits: Array, labels: Array, losses: Array, gradient: Array) -> None:
+    """Writes each example's cross-entropy (N,) and its gradient (N, K), given logits (N, K) and labels (N,)."""
+    for n in range(len(labels)):
+        largest = logits[n, 0]
+        for k in range(1, logits.shape[1]):
+            if logits[n, k] > largest:
+                largest = logits[n, k]
+        total = logits.dtype.type(0)
+        for k in range(logits.shape[1]):
+            gradient[n, k] = np.exp(logits[n, k] - largest)
+            total += gradient[n, k]
+        losses[n] = np.log(total) + largest - logits[n, labels[n]]
+        for k in range(logits.shape[1]):
+            gradient[n, k] /= total
+        gradient[n, labels[n]] -= 1

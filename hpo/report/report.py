@@ -1,0 +1,111 @@
+"""A study's report: its headline, and its sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search
+from hpo.analysis.confirmation import Confirmation, Confirms, read_confirmations, read_confirms
+from hpo.analysis.results import read_best
+from hpo.report.sections import Section, _best, _environment, _error, _name, _of_list, _of_search, _ranked, _time
+from hpo.storage.queries import StoredTrial, read_trials, study_attributes
+from hpo.storage.studies import read_definition
+from hpo.study.definition import StudyDefinition
+from hpo.study.space import short_name
+from hpo.text.commands import command
+from hpo.text.formatting import count, interval
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's report.
+
+    Attributes:
+        headline: what its winner errs, and how sure that is.
+    """
+
+    study: str
+    title: str
+    headline: list[str]
+    sections: list[Section]
+
+
+def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = str) -> Report:
+    """Returns what a study says so far.
+
+    Args:
+        clean: is given every text that people have written or that names a machine, and returns what stands in the
+            report for it: studies' names, the title, labels, hosts.
+
+    Raises:
+        StorageError: where no trial has been measured to the end.
+    """
+    definition = _cleaned(read_definition(storage, study), clean)
+    attributes, name = study_attributes(storage, study), clean(study)
+    read_best(storage, study)  # says so where there is none
+    trials = read_trials(storage, study)
+    confirmation = next(read_confirmations(storage, study), None)
+    if definition.space:
+        parts = _of_search(storage, study, trials, definition)
+    else:
+        parts = _of_list(storage, study, trials, definition, clean)
+    sections = [
+        _best(trials, definition, confirmation),
+        *parts,
+        _time(trials, clean),
+        _environment(trials, definition, attributes),
+    ]
+    if confirms := read_confirms(attributes):
+        confirms = confirms.model_copy(update={"study": clean(confirms.study)})
+        headline = _headline_of_confirmation(trials, confirms)
+    else:
+        headline = _headline(name, trials, definition, confirmation)
+    return Report(name, definition.title, headline, sections)
+
+
+def _cleaned(definition: StudyDefinition, clean: Callable[[str], str]) -> StudyDefinition:
+    """Returns a study with its texts cleaned: the title and the labels; its configurations stay as they are."""
+    listed = tuple(entry.model_copy(update={"label": clean(entry.label)}) for entry in definition.trial)
+    return definition.model_copy(update={"title": clean(definition.title), "trial": listed})
+
+
+def _headline(
+    study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None
+) -> list[str]:
+    best, protocol = _ranked(trials)[0], definition.protocol
+    lowest = (
+        f"Lowest error: {_error(best)} over {count(protocol.rounds, 'round')} ({protocol.dataset}, by "
+        f"{protocol.decision}), trial {best.number}: {_name(best, definition)}."
+    )
+    fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
+    if confirmation is None or best.number not in fresh:
+        if not definition.space:
+            return [lowest]
+        unsure = f"Not confirmed: {SELECTION_BIAS}."
+        return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
+    confirmed = fresh[best.number]
+    sure = (
+        f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {confirmed.mean.estimate:.2f} % "
+        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high)}); "
+        f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
+    )
+    alike = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_significant]
+    said = [f"On fresh rounds trials {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
+    return [lowest, sure, *said]
+
+
+def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms) -> list[str]:
+    """Never the lowest of the fresh figures: to choose by them is to select again."""
+    first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
+    which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
+    if first is None:
+        return [f"{which}, is not measured yet."]
+    over = count(len(first.attributes["errors"]), "fresh round")
+    return [
+        f"{which}: {_error(first)} on {over}, {short_name(first.params)}.",
+        f"{NEW_SELECTION.capitalize()}.",
+    ]

@@ -1,0 +1,151 @@
+"""Studies in a storage: created or joined, found again, and their definitions read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+
+from hpo.errors import StorageError
+from hpo.storage.backends import experimental, start_lock
+from hpo.storage.queries import (
+    finished_slots,
+    read_studies,
+    read_study,
+)
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.text.secrets import show_url
+
+STUDY_ATTRIBUTES: dict[str, type] = {  # of a study that is wholly created
+    "definition": dict,
+    "definition_sha256": str,
+    "dataset_sha256": str,
+    "versions": dict,
+    "identity": str,
+}
+
+
+def are_ours(attributes: Mapping[str, Any]) -> bool:
+    """Says whether a study's attributes are those of one that this program has made."""
+    return all(isinstance(attributes.get(key), kind) for key, kind in STUDY_ATTRIBUTES.items())
+
+
+def create_study(
+    storage: RDBStorage,
+    name: str,
+    attributes: dict[str, Any],
+    target: int,
+    *,
+    most: int | None = None,
+    lower: bool = False,
+) -> None:
+    """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
+
+    A study without trials that lacks attributes, and has no others, is one whose creator died half-way, or an empty
+    one; it is completed. Nothing is written to any other that is not ours.
+
+    Args:
+        most: the largest target that can be reached.
+        lower: whether `target` counts though a larger one was asked before.
+
+    Raises:
+        StorageError: where there is a study of that name that this program has not made.
+    """
+    with start_lock(storage, name).hold():
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        known = study.user_attrs
+        if study.directions != [StudyDirection.MINIMIZE] or not (are_ours(known) or _is_empty(study, attributes)):
+            raise not_ours(storage, name)
+        if not are_ours(known):
+            for key, value in {**attributes, "identity": uuid.uuid4().hex}.items():
+                study.set_user_attr(key, value)
+            with experimental():
+                study.set_metric_names(["test error (%)"])
+        largest = target if lower else max(target, stored_target(known))
+        study.set_user_attr("target", largest if most is None else min(largest, most))
+
+
+def stored_target(attributes: Mapping[str, Any]) -> int:
+    """Returns the number of trials that was asked of a study, by its attributes; 0 where none was."""
+    target = attributes.get("target")
+    return target if isinstance(target, int) and not isinstance(target, bool) and target > 0 else 0
+
+
+def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:
+    """Says whether a study has no trials, and no attributes but some that it is about to be given."""
+    ours = {**attributes, "versions": study.user_attrs.get("versions")}  # the creator that died may have had others
+    return study.user_attrs.items() <= ours.items() and not study.get_trials(deepcopy=False)
+
+
+def not_ours(storage: RDBStorage, name: str) -> StorageError:
+    """Returns the error about a study that another program made."""
+    return StorageError(
+        f"study {name!r} in {show_url(storage.url)} was not made by hpo; --name NAME starts one beside it"
+    )
+
+
+@dataclass(frozen=True)
+class UnfinishedStudy:
+    """A study with fewer finished trials than were asked for.
+
+    Attributes:
+        target: the number of finished trials that was asked for.
+        identity: tells it from a study of the same name that is made after this one was deleted.
+    """
+
+    name: str
+    target: int
+    identity: str | None
+
+
+def own_attributes(storage: RDBStorage, study: str) -> dict[str, Any] | None:
+    """Returns the attributes of a study that this program has made; None for another program's.
+
+    Ours minimises one objective, and has all that a study is created with.
+
+    Raises:
+        UnknownName: where the storage has no such study.
+    """
+    attributes, is_minimised = read_study(storage, study)
+    return attributes if is_minimised and are_ours(attributes) else None
+
+
+def own_studies(storage: RDBStorage) -> dict[str, dict[str, Any]]:
+    """Returns the studies of a storage that this program has made, name -> attributes, in order of their creation."""
+    return {
+        name: attributes
+        for name, (attributes, is_minimised) in read_studies(storage).items()
+        if is_minimised and are_ours(attributes)
+    }
+
+
+def unfinished_studies(storage: RDBStorage) -> list[UnfinishedStudy]:
+    """Returns the studies of this program's with fewer finished slots than were asked for, the oldest first."""
+    finished = finished_slots(storage)
+    return [
+        UnfinishedStudy(name, target, attributes["identity"])
+        for name, attributes in own_studies(storage).items()
+        if (target := stored_target(attributes)) > finished.get(name, 0)
+    ]
+
+
+def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
+    """Returns the definition that a study was created with.
+
+    Raises:
+        StorageError: where the study was not made by this program.
+    """
+    attributes = own_attributes(storage, study)
+    if attributes is None:
+        raise not_ours(storage, study)
+    return define_study(attributes["definition"], name=study)
+
+
+def read_target(attributes: Mapping[str, Any]) -> int | None:
+    """Returns the number of trials that a study was asked for; None where it says none, or no number."""
+    return stored_target(attributes) or None

@@ -1,0 +1,72 @@
+"""What a supervisor tells a worker at its start, and what a worker tells its supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker process is told at its start; it reads the rest from the storage.
+
+    Attributes:
+        studies: the studies to serve, or None for all that the storage has, and will have.
+        target: the number of finished trials at which a study has enough; None takes what was asked for last.
+        identity: of the one study to serve, where a target is given; see `UnfinishedStudy`.
+        began_at: study -> the number of the first trial that this run could have started there; 0 for others.
+        exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
+            for more.
+        device: for each process in turn.
+        make_objective: `module:function`, given the study's definition, the device and the data folder.
+        parent: the lock file of the process that looks after the worker.
+    """
+
+    url: str
+    studies: tuple[str, ...] | None
+    target: int | None = None
+    identity: str | None = None
+    began_at: Mapping[str, int] = field(default_factory=dict)
+    exit_when_done: bool = True
+    device: str
+    data_folder: Path
+    make_objective: str = "hpo.workers.objective:make_objective"
+    parent: str = ""
+
+
+@dataclass(frozen=True)
+class Began:
+    """A worker began a trial, which may take `limit_seconds`."""
+
+    study: str
+    trial: int
+    limit_seconds: float | None
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A worker has trained another epoch of its trial."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker ended its trial, however."""
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """A worker cannot go on: with one study, or where `study` is None, at all."""
+
+    study: str | None
+    message: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A worker process ends by an error that is a bug, here or in what it calls."""
+
+    message: str
