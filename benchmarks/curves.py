@@ -58,7 +58,7 @@ def export(url: str) -> None:
     trials.sort(key=lambda trial: trial.attributes["slot"])
     curves = []
     for trial in trials:
-        by_epoch = trial.attributes["errors_by_epoch"]
+        by_epoch = trial.attributes["errors_by_step"]
         errors = [[round(error, 4) for error in by_epoch[str(epoch)]] for epoch in range(1, EPOCHS + 1)]
         curves.append(asdict(Curve(trial.params, errors, trial.attributes["seconds"])))
     with gzip.GzipFile(FILE, "wb", mtime=0) as file:

@@ -77,7 +77,7 @@ def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
     _, definition = load_study("cnn")
     first = server.create_database(f"ours{number}")
     opened = open_storage(first, create=True)
-    create_study(opened, "cnn", first_attributes(definition), 10**9)
+    create_study(opened, "cnn", first_attributes("cnn", definition), 10**9)
     fill(opened, "cnn", definition, FINISHED)
     opened.engine.dispose()
     return first, server.create_database(f"plain{number}", template=f"ours{number}")

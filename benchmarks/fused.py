@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from statistics import fmean
 from unittest import mock
 
 import numpy as np
@@ -23,59 +24,48 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.report_a import cnn_rounds, cnn_task, final_params
 from hpo.analysis.statistics import paired_difference
 from hpo.kernels.jit import Array, compiled
 from hpo.provenance import cpu_name, versions
-from hpo.study import catalog
-from hpo.study.definition import define_study
-from hpo.study.space import Configuration
-from hpo.tasks.datasets import data_folder
+from hpo.study.task import Round
 from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.training.rounds import Rounds
-from hpo.workers.objective import MeanError, decided, make_objective
+from hpo.training.trainer import Trainer, open_trainer
 
-ROUNDS, FIRST = 30, 10  # fresh ones: the study's own are the first ten
-PROFILED = 10  # rounds
+ROUNDS = cnn_rounds(range(10, 40))  # fresh ones: the study's own are the first ten
+PROFILED = ROUNDS[:10]
 SHOWN = 12  # operations
 SECONDS = 3.0  # for each rate
 
 
-def make(rounds: int) -> MeanError:
-    """Returns the objective of the cnn study's protocol, over so many rounds from `FIRST`, tested at the end alone."""
-    table = catalog.load_study("cnn")[1].model_dump(mode="json")
-    table["protocol"] |= {"rounds": rounds, "first_round": FIRST, "evaluate_at": []}
-    table["pruner"] = {"name": "none"}
-    return make_objective(define_study(table, name="fused"), "cpu", data_folder())
+def make() -> Trainer:
+    """Returns what trains as the cnn study does, tested at the end alone."""
+    task, training = cnn_task()
+    return open_trainer(task, training.model_copy(update={"evaluate_at": ()}), "cpu")
 
 
-def prepare(objective: MeanError, architecture: str, *, fused: bool) -> Rounds:
-    """Returns fresh rounds of report A's final configuration, or of another architecture."""
-    configuration = Configuration(
-        architecture=architecture, weight_sharing=True, auxiliary_loss=True,
-        activation="leaky_relu", optimizer="sgd", learning_rate=0.1,
-    )  # fmt: skip
+def prepare(trainer: Trainer, architecture: str, rounds: Sequence[Round], *, fused: bool) -> Rounds:
+    """Returns fresh networks of report A's final configuration, or of another architecture."""
+    params = final_params(architecture)
     if fused:
-        return objective.prepare(configuration)
-    with (
-        mock.patch("hpo.training.rounds.fuse", lambda network: network),
-        mock.patch("hpo.training.trainer.is_two_tower_mlp", return_value=False),
-    ):
-        return objective.prepare(configuration)
+        return trainer.prepare(params, rounds)
+    with mock.patch("hpo.training.rounds.fuse", lambda network: network):
+        return Trainer(trainer.task, trainer.training, stacked=False).prepare(params, rounds)
 
 
-def measure(objective: MeanError, architecture: str, *, fused: bool) -> tuple[list[float], float]:
+def measure(trainer: Trainer, architecture: str, *, fused: bool) -> tuple[Sequence[float], float]:
     """Returns the rounds' errors in percent, and the seconds."""
-    rounds, began = prepare(objective, architecture, fused=fused), time.perf_counter()
-    *_, last = objective.train(rounds)
-    if last.errors is None:
-        raise RuntimeError("the last epoch was not evaluated")
-    return decided(last.errors, "recognition").tolist(), time.perf_counter() - began
+    trainer.data(ROUNDS)  # drawn before the clock runs
+    networks, began = prepare(trainer, architecture, ROUNDS, fused=fused), time.perf_counter()
+    *_, last = trainer.train(networks, ROUNDS)
+    return last.errors["recognition"], time.perf_counter() - began
 
 
 def shares(architecture: str) -> list[tuple[str, float]]:
     """Returns the operations that take most of an epoch's time, each with its share."""
-    objective = make(PROFILED)
-    epochs = objective.train(prepare(objective, architecture, fused=True))
+    trainer = make()
+    epochs = trainer.train(prepare(trainer, architecture, PROFILED, fused=True), PROFILED)
     next(epochs)  # warm-up
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         next(epochs)
@@ -86,16 +76,16 @@ def shares(architecture: str) -> list[tuple[str, float]]:
 
 def share_of_products(architecture: str) -> float:
     """Returns what part of an epoch of a linear architecture its products of matrices take alone, in the cache."""
-    objective = make(PROFILED)
-    rounds, order = prepare(objective, architecture, fused=True), torch.arange(objective.train_pairs.targets.shape[1])
-    orders = order.repeat(PROFILED, 1)
-    protocol = objective.definition.protocol
-    epoch = 1 / _per_second(lambda: rounds.train_epoch(objective.train_pairs, orders, None))
-    network = catalog.load_architecture(architecture)(catalog.load_activations()("leaky_relu"), weight_sharing=True)
+    trainer = make()
+    networks, data = prepare(trainer, architecture, PROFILED, fused=True), trainer.data(PROFILED).train
+    count, batch_size = data[0].shape[1], trainer.training.batch_size
+    orders = torch.arange(count).repeat(len(PROFILED), 1)
+    epoch = 1 / _per_second(lambda: networks.train_epoch(data, orders, None))
+    network = trainer.task.network(architecture, "leaky_relu", weight_sharing=True)
     alone, first = 0.0, True
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear):
-            examples = protocol.batch_size * (1 if name.startswith("head") else 2)
+            examples = batch_size * (1 if name.startswith("head") else 2)
             shapes = (
                 (examples, layer.in_features),
                 (layer.out_features, layer.in_features),
@@ -104,7 +94,7 @@ def share_of_products(architecture: str) -> float:
             x, weight, result = (np.zeros(shape, "f") for shape in shapes)
             alone += 1 / _per_second(partial(_products, x, weight, result, first))
             first = False
-    return alone * PROFILED * protocol.train_pairs / protocol.batch_size / epoch
+    return alone * len(PROFILED) * count / batch_size / epoch
 
 
 @compiled
@@ -140,13 +130,13 @@ def _per_second(work: Callable[[], object]) -> float:
 def main(architecture: str) -> None:
     """Prints all of it."""
     print(f"{cpu_name()}, {', '.join(f'{name} {version}' for name, version in versions().items())}\n")
-    objective = make(ROUNDS)
-    (ours, fast), (plain, slow) = (measure(objective, architecture, fused=fused) for fused in (True, False))
+    trainer = make()
+    (ours, fast), (plain, slow) = (measure(trainer, architecture, fused=fused) for fused in (True, False))
     by = paired_difference(ours, plain)
-    print(f"{architecture}, {ROUNDS} rounds: fused {sum(ours) / ROUNDS:.2f} %, plain {sum(plain) / ROUNDS:.2f} %")
+    print(f"{architecture}, {len(ROUNDS)} rounds: fused {fmean(ours):.2f} %, plain {fmean(plain):.2f} %")
     print(f"fused less plain {by.estimate:+.2f} points (95 %: {by.low:+.2f} to {by.high:+.2f})")
     print(f"plain takes {slow / fast:.2f} times as long\n")
-    if isinstance(prepare(objective, architecture, fused=True), MLPRounds):
+    if isinstance(prepare(trainer, architecture, PROFILED, fused=True), MLPRounds):
         print(f"of an epoch its products alone, in the cache, take {100 * share_of_products(architecture):.0f} %")
     else:
         for operation, share in shares(architecture):

@@ -14,7 +14,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.study.definition import StudyDefinition
-from hpo.study.space import Choices
+from hpo.study.space import Choices, in_order, is_there
 
 
 def fill(storage: RDBStorage, name: str, definition: StudyDefinition, count: int) -> None:
@@ -78,8 +78,8 @@ def _propose(definition: StudyDefinition, random: np.random.Generator) -> list[d
     """Returns a random configuration as Optuna stores it: choices by their index."""
     proposed: dict[str, Any] = {}
     rows = []
-    for name, parameter in sorted(definition.search_space.items(), key=lambda item: bool(item[1].when)):
-        if any(proposed[key] != value for key, value in parameter.when.items()):
+    for name, parameter in in_order(definition.search_space):
+        if not is_there(parameter, proposed):
             continue
         if isinstance(parameter, Choices):
             index = int(random.integers(len(parameter.choices)))

@@ -76,7 +76,7 @@ def main() -> None:
     url = server.create_database("ours")
     with tempfile.TemporaryDirectory() as folder:
         opened = open_storage(url, create=True)
-        create_study(opened, "cnn", first_attributes(definition), count)
+        create_study(opened, "cnn", first_attributes("cnn", definition), count)
         run_study(
             opened,
             Plan("cnn", definition, count),

@@ -28,7 +28,7 @@ from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
-from hpo.study.definition import StudyDefinition
+from hpo.study.definition import StudyDefinition, Training
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import first_attributes
@@ -54,23 +54,23 @@ class Objective:
     ) -> None:
         self._definition, self._together = definition, together
 
-    def __call__(self, trial: optuna.Trial, epoch_done: object = None) -> float:
+    def __call__(self, trial: optuna.Trial, step_done: object = None) -> float:
         """Returns the proposed learning rate."""
-        protocol = self._definition.protocol
+        training = self._definition.training or Training()
         with self._together(trial):
-            configuration = suggest(trial, self._definition)
-        for epoch in (*protocol.evaluate_at, protocol.epochs):
+            rate = float(suggest(trial, self._definition)["learning_rate"])
+        for epoch in (*training.evaluate_at, training.epochs):
             trial.report(50.0, step=epoch)
-            if epoch < protocol.epochs:
+            if epoch < training.epochs:
                 trial.should_prune()  # whatever it says
-        errors = [configuration.learning_rate] * protocol.rounds
+        errors = [rate] * self._definition.protocol.rounds
         with self._together(trial):
             for key in ("errors", "errors_head", "errors_recognition"):
                 trial.set_user_attr(key, errors)
-            trial.set_user_attr("errors_by_epoch", {epoch: errors for epoch in protocol.evaluate_at})
+            trial.set_user_attr("errors_by_step", {epoch: errors for epoch in training.evaluate_at})
             for key in ("seconds", "std", "diverged_rounds", "device", "versions"):
                 trial.set_user_attr(key, 0.0)
-        return configuration.learning_rate
+        return rate
 
 
 def plainly(trial: optuna.Trial) -> AbstractContextManager[None]:
@@ -127,7 +127,7 @@ def main() -> None:
             for kind in ("SQLite", "PostgreSQL"):
                 url = f"sqlite:///{folder}/{count}.db" if kind == "SQLite" else server.create_database(f"n{count}")
                 opened = open_storage(url, create=True)
-                create_study(opened, "cnn", first_attributes(definition), 10**9)
+                create_study(opened, "cnn", first_attributes("cnn", definition), 10**9)
                 fill(opened, "cnn", definition, count)
                 opened.engine.dispose()
                 if kind == "SQLite":

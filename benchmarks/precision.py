@@ -13,30 +13,21 @@ from collections.abc import Sequence
 
 from scipy import stats
 
-from hpo.study import catalog
-from hpo.study.definition import define_study
-from hpo.study.space import Configuration
-from hpo.tasks.datasets import data_folder
-from hpo.workers.objective import decided, make_objective
+from benchmarks.report_a import cnn_rounds, cnn_task, final_params
+from hpo.training.trainer import open_trainer
 
 ROUNDS = 30
 
 
 def measure(architecture: str, precision: str) -> tuple[Sequence[float], float]:
     """Returns the last errors of the rounds in percent, and the seconds that it took."""
-    table = catalog.load_study("cnn")[1].model_dump(mode="json")
-    table["protocol"] |= {"rounds": ROUNDS, "precision": precision, "evaluate_at": []}
-    table["pruner"] = {"name": "none"}
-    objective = make_objective(define_study(table, name="precision"), "cpu", data_folder())
-    configuration = Configuration(
-        architecture=architecture, weight_sharing=True, auxiliary_loss=True,
-        activation="leaky_relu", optimizer="sgd", learning_rate=0.1,
-    )  # fmt: skip
+    task, training = cnn_task()
+    training = training.model_copy(update={"precision": precision, "evaluate_at": ()})
+    trainer, rounds = open_trainer(task, training, "cpu"), cnn_rounds(range(ROUNDS))
+    trainer.data(rounds)  # drawn before the clock runs
     began = time.perf_counter()
-    *_, last = objective.train(objective.prepare(configuration))
-    if last.errors is None:
-        raise RuntimeError("the last epoch was not evaluated")
-    return decided(last.errors, "recognition").tolist(), time.perf_counter() - began
+    *_, last = trainer.measure(final_params(architecture), rounds)
+    return last.errors["recognition"], time.perf_counter() - began
 
 
 def main(architectures: Sequence[str]) -> None:

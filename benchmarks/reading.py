@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, url in (("SQLite", f"sqlite:///{folder}/many.db"), ("PostgreSQL", server.create_database("many"))):
             opened = open_storage(url, create=True)
-            create_study(opened, "cnn", first_attributes(definition), 2 * TRIALS)
+            create_study(opened, "cnn", first_attributes("cnn", definition), 2 * TRIALS)
             fill(opened, "cnn", definition, TRIALS)
             plain = RDBStorage(opened.engine.url.render_as_string(hide_password=False))
             every = [f"{reading_seconds(one):.2f}" for one in (opened, plain)]

@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 
-from hpo.study import catalog
-from hpo.tasks.datasets import data_folder
-from hpo.tasks.digit_pairs.pairs import draw_rounds
+from benchmarks.report_a import cnn_rounds, cnn_task
+from hpo.training.batch import stack
 
 RATE, SLOPE, EPSILON, MOMENTUM = 0.1, 0.01, 1e-5, 0.1
 Tree = Any
@@ -119,14 +118,11 @@ def entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def main(how: str, architecture: str, device: str = "cpu", first: str = "0", count: str = "10") -> None:
     """Measures one architecture over `count` rounds from `first`; JAX_PLATFORMS chooses the device."""
-    rounds = range(int(first), int(first) + int(count))
-    protocol = catalog.load_study("cnn")[1].protocol.model_copy(update={"rounds": len(rounds)})
-    tower, batch = TOWERS[architecture], protocol.batch_size
-    counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
-    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=rounds, **counts)
-    train, test = (
-        tuple(jnp.asarray(tensor.numpy()) for tensor in (pairs.images, pairs.classes, pairs.targets)) for pairs in drawn
-    )
+    numbers = range(int(first), int(first) + int(count))
+    task, training = cnn_task()
+    tower, batch = TOWERS[architecture], training.batch_size
+    drawn = [(split.train, split.test) for split in map(task.data, cnn_rounds(numbers))]
+    train, test = (tuple(jnp.asarray(tensor.numpy()) for tensor in stack(part)) for part in zip(*drawn, strict=True))
 
     def loss(p: Tree, s: Tree, images: jax.Array, classes: jax.Array, targets: jax.Array) -> tuple[jax.Array, Tree]:
         comparison, digits, after = forward(tower, p, s, images, training=True)
@@ -162,7 +158,7 @@ def main(how: str, architecture: str, device: str = "cpu", first: str = "0", cou
     else:  # a list of them
         one_begin, one_step, one_error = jax.jit(begin), jax.jit(step), jax.jit(error)
         train_parts, test_parts = (
-            [jax.tree.map(itemgetter(r), data) for r in range(protocol.rounds)] for data in (train, test)
+            [jax.tree.map(itemgetter(r), data) for r in range(len(numbers))] for data in (train, test)
         )
 
         def begin_rounds(keys: Tree) -> Tree:
@@ -180,18 +176,18 @@ def main(how: str, architecture: str, device: str = "cpu", first: str = "0", cou
             return jnp.stack([one_error(*state, ours) for state, ours in zip(states, test_parts, strict=True)])
 
     def trial(epochs: int) -> np.ndarray:
-        key, errors = random.key(rounds.start), np.empty(0)
-        states = begin_rounds(random.split(key, protocol.rounds))
+        key, errors = random.key(numbers.start), np.empty(0)
+        states = begin_rounds(random.split(key, len(numbers)))
         for number in range(1, epochs + 1):
-            states = train_rounds(states, random.split(random.fold_in(key, number), protocol.rounds))
-            if number in (*protocol.evaluate_at, protocol.epochs):
+            states = train_rounds(states, random.split(random.fold_in(key, number), len(numbers)))
+            if number in (*training.evaluate_at, training.epochs):
                 errors = np.asarray(test_rounds(states))
         return errors
 
     began = time.perf_counter()
     trial(epochs=1)
     warmed_up = time.perf_counter()
-    errors = trial(protocol.epochs)
+    errors = trial(training.epochs)
     seconds = time.perf_counter() - warmed_up
     spent = {"seconds": seconds, "warm_up_seconds": warmed_up - began}
     print(json.dumps({**spent, "errors": errors.tolist()}))

@@ -27,16 +27,12 @@ from typing import Any
 
 import optuna
 import torch
-from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from hpo.study import catalog
-from hpo.study.definition import Protocol
-from hpo.tasks.datasets import data_folder
-from hpo.tasks.digit_pairs.pairs import draw_rounds
-
-Batch = tuple[Tensor, ...]
+from benchmarks.report_a import cnn_rounds, cnn_task
+from hpo.study.definition import Training
+from hpo.training.batch import Batch, to_device
 
 
 def by_loader(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
@@ -56,11 +52,11 @@ def by_slices(data: Batch, size: int) -> Callable[[], Iterator[Batch]]:
     return epoch
 
 
-def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, protocol: Protocol) -> float:
+def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, training: Training) -> float:
     """Trains one network and returns its last test error in percent."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     error = 100.0
-    for epoch in range(1, protocol.epochs + 1):
+    for epoch in range(1, training.epochs + 1):
         network.train()
         for images, classes, targets in epoch_of():
             comparison, digits = network(images)
@@ -70,7 +66,7 @@ def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, pr
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if epoch in (*protocol.evaluate_at, protocol.epochs):
+        if epoch in (*training.evaluate_at, training.epochs):
             network.eval()
             with torch.no_grad():
                 images, _, targets = test
@@ -81,28 +77,28 @@ def train(network: Any, epoch_of: Callable[[], Iterator[Batch]], test: Batch, pr
 
 def main(rival: str, architecture: str, device: str = "cpu", first: str = "0", count: str = "10") -> None:
     """Measures one rival on one architecture, over `count` rounds from `first`."""
-    rounds = range(int(first), int(first) + int(count))
-    protocol = catalog.load_study("cnn")[1].protocol.model_copy(update={"rounds": len(rounds)})
-    build, activation = catalog.load_architecture(architecture), catalog.load_activations()("leaky_relu")
-    counts = {"train_pairs": protocol.train_pairs, "test_pairs": protocol.test_pairs}
-    drawn = draw_rounds("mnist", data_folder(), study_seed=0, rounds=rounds, **counts)
-    train_pairs, test_pairs = (pairs.to(torch.device(device), torch.float32) for pairs in drawn)
+    numbers = range(int(first), int(first) + int(count))
+    task, training = cnn_task()
+    drawn = [
+        [to_device(batch, torch.device(device)) for batch in (split.train, split.test)]
+        for split in map(task.data, cnn_rounds(numbers))
+    ]
     batches = by_loader if rival == "loader" else by_slices
 
-    def run_round(r: int, protocol: Protocol = protocol) -> float:
-        torch.manual_seed(rounds[r])
-        network = build(activation, weight_sharing=True).to(device)
-        data, test = ((pairs.images[r], pairs.classes[r], pairs.targets[r]) for pairs in (train_pairs, test_pairs))
+    def run_round(r: int, training: Training = training) -> float:
+        torch.manual_seed(numbers[r])
+        network = task.network(architecture, "leaky_relu", weight_sharing=True).to(device)
         run = torch.compile(network) if rival == "compiled" else network
-        return train(run, batches(data, protocol.batch_size), test, protocol)
+        data, test = drawn[r]
+        return train(run, batches(data, training.batch_size), test, training)
 
     began = time.perf_counter()
-    run_round(0, protocol.model_copy(update={"epochs": 1}))
+    run_round(0, training.model_copy(update={"epochs": 1}))
     warmed_up = time.perf_counter()
     errors: list[float] = []
 
     def objective(trial: optuna.Trial) -> float:
-        errors[:] = [run_round(r) for r in range(protocol.rounds)]
+        errors[:] = [run_round(r) for r in range(len(numbers))]
         return statistics.fmean(errors)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

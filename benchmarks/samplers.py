@@ -58,7 +58,7 @@ def search(sampler: str, pruner: str, seed: int) -> tuple[float, float]:
     spent = 0
     for _ in range(TRIALS):
         trial = study.ask()
-        curve = surrogate.curve(suggest(trial, definition).model_dump(exclude_none=True))
+        curve = surrogate.curve(suggest(trial, definition))
         for epoch in LOOKS:
             trial.report(float(curve[epoch - 1]), epoch)
             if trial.should_prune():

@@ -40,10 +40,12 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.report_a import cnn_task, final_params
 from hpo.provenance import cpu_name, versions
 from hpo.storage.queries import read_trials
-from hpo.study import catalog
+from hpo.study.catalog import load_study
 from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.loading import resolve
 from hpo.tasks.datasets import data_folder
 from hpo.workers.devices import assign_devices
 from hpo.workers.launch import begin, run_study
@@ -78,24 +80,20 @@ class Timing:
     errors: list[float]
 
 
-def study_of(architecture: str, trials: int, changes: dict[str, Any]) -> StudyDefinition:
-    """Returns a study that measures report A's final configuration so many times; `changes` are to its protocol."""
-    protocol = catalog.load_study("cnn")[1].protocol.model_dump(mode="json")
-    params = {
-        **{"architecture": architecture, "weight_sharing": True, "auxiliary_loss": True},
-        **{"activation": "leaky_relu", "optimizer": "sgd", "learning_rate": 0.1},
-    }
-    listed = [{"label": str(i), "params": params} for i in range(trials)]
-    table = {"title": "speed", "protocol": {**protocol, **changes}, "trial": listed}
-    return define_study(table, name="speed")
+def study_of(architecture: str, trials: int, rounds: range, changes: dict[str, Any]) -> StudyDefinition:
+    """Returns a study that measures report A's final configuration so many times; `changes` are to its training."""
+    table = load_study("cnn")[1].model_dump(mode="json", include={"task", "training", "protocol"})
+    table["training"] |= changes
+    table["protocol"] |= {"first_round": rounds.start, "rounds": len(rounds)}
+    listed = [{"label": str(i), "params": final_params(architecture)} for i in range(trials)]
+    return resolve(define_study({**table, "title": "speed", "trial": listed}, name="speed"), study="speed")
 
 
 def time_ours(architecture: str, devices: list[str], rounds: range, **changes: Any) -> Timing:
     """Runs a study with a worker on each device, and clocks it while all of them train."""
     each = TRIALS.get(architecture, 2)
     trials = (each + 1) * len(devices)
-    changes |= {"first_round": rounds.start, "rounds": len(rounds)}
-    plan = Plan("speed", study_of(architecture, trials, changes), trials)
+    plan = Plan("speed", study_of(architecture, trials, rounds, changes), trials)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
         storage = begin(f"sqlite:///{folder}/speed.db", plan, data_folder())
@@ -167,17 +165,17 @@ def time_rival(module: str, how: str, architecture: str, device: str, rounds: ra
 
 def multiply_adds(architecture: str) -> float:
     """Returns the multiply-adds of a round: its training steps and its evaluations."""
-    protocol = catalog.load_study("cnn")[1].protocol
-    network = catalog.load_architecture(architecture)(catalog.load_activations()("leaky_relu"), weight_sharing=True)
-    images = torch.zeros(protocol.batch_size, 2, 14, 14)
+    task, training = cnn_task()
+    network = task.network(architecture, "leaky_relu", weight_sharing=True)
+    images = torch.zeros(training.batch_size, 2, 14, 14)
     with FlopCounterMode(display=False) as step:
         comparison, digits = network(images)
-        loss = functional.cross_entropy(comparison, torch.zeros(protocol.batch_size, dtype=torch.long)) + digits.sum()
+        loss = functional.cross_entropy(comparison, torch.zeros(training.batch_size, dtype=torch.long)) + digits.sum()
         loss.backward()
     with FlopCounterMode(display=False) as look, torch.no_grad():
         network(images)
-    steps = protocol.epochs * protocol.train_pairs // protocol.batch_size
-    looks = (len(protocol.evaluate_at) + 1) * protocol.test_pairs // protocol.batch_size
+    steps = training.epochs * task.train_pairs // training.batch_size
+    looks = (len(training.evaluate_at) + 1) * task.test_pairs // training.batch_size
     return float(steps * step.get_total_flops() + looks * look.get_total_flops()) / 2
 
 

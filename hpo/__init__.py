@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]:
     """Returns a study's trials, one flat dictionary each, as `pandas.DataFrame` takes them.
 
-    Keys: number, state, value and std (percent; None for what was not measured to the end), `round N` for the error of
-    each round, the parameters by their names, label, published_mean and published_std of listed trials, seconds,
-    device, and error for what failed.
+    Keys: number, state, value and std (in the metric's unit; None for what was not measured to the end), `round N` for
+    the error of each round, the parameters by their names, label, published_mean and published_std of listed trials,
+    seconds, device, and error for what failed.
 
     Args:
         study: its name in the storage.
@@ -39,8 +39,9 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
 def load_network(file: str | Path, number: int | None = None) -> nn.Module:
     """Returns a network that `hpo export` has written, in evaluation mode, on the CPU.
 
-    It maps pairs of images (B, 2, 14, 14), pixels as the dataset has them (MNIST: 0 to 255, means of 2x2), to the
-    logits (B, 2) of "the first digit is at most the second" and the logits (B, 2, 10) of the two digits.
+    It takes inputs as the data has them. That of the digit pairs maps pairs of images (B, 2, 14, 14), pixels as the
+    dataset has them (MNIST: 0 to 255, means of 2x2), to the logits (B, 2) of "the first digit is at most the second"
+    and the logits (B, 2, 10) of the two digits.
 
     Args:
         file: the `.safetensors` file.

@@ -18,8 +18,12 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
+from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.tasks.digit_pairs.pairs import Pairs, draw_rounds
+from hpo.study.loading import make_card, resolve
+from hpo.study.task import Round
+from hpo.tasks.digit_pairs.pairs import Pairs, draw_round
+from hpo.training.batch import stack
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin
 from hpo.workers.messages import Assignment
@@ -30,15 +34,9 @@ from tests.postgres import TemporaryPostgres
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",
-    "protocol": {
-        "dataset": "digits",
-        "rounds": 3,
-        "epochs": 2,
-        "batch_size": 50,
-        "train_pairs": 200,
-        "test_pairs": 200,
-        "evaluate_at": [1],
-    },
+    "task": {"name": "digit_pairs", "dataset": "digits", "train_pairs": 200, "test_pairs": 200},
+    "training": {"epochs": 2, "batch_size": 50, "evaluate_at": [1]},
+    "protocol": {"rounds": 3},
     "sampler": {"name": "tpe", "n_startup_trials": 3},
     "pruner": {"name": "percentile", "percentile": 50.0, "n_startup_trials": 2},
     "space": {
@@ -54,7 +52,7 @@ SMALL_STUDY: dict[str, Any] = {
 
 LISTED_STUDY: dict[str, Any] = {
     "title": "A list of two",
-    "protocol": SMALL_STUDY["protocol"],
+    **{table: SMALL_STUDY[table] for table in ("task", "training", "protocol")},
     "trial": [
         {
             "label": label,
@@ -85,14 +83,19 @@ def thorough(examples: int) -> settings:
     )
 
 
+def defined(table: dict[str, Any], name: str) -> StudyDefinition:
+    """Returns the study of a table, as its task understands it."""
+    return resolve(define_study(table, name=name), study=name)
+
+
 @pytest.fixture
 def small_study() -> StudyDefinition:
-    return define_study(SMALL_STUDY, name="small")
+    return defined(SMALL_STUDY, "small")
 
 
 @pytest.fixture
 def listed_study() -> StudyDefinition:
-    return define_study(LISTED_STUDY, name="listed")
+    return defined(LISTED_STUDY, "listed")
 
 
 @pytest.fixture(scope="session")
@@ -168,15 +171,34 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0, pause_secon
         time.sleep(pause_seconds)
 
 
+def card_of(definition: StudyDefinition) -> Card:
+    """Returns the card of a study."""
+    return make_card(definition, study="x")
+
+
+CARD = card_of(defined(SMALL_STUDY, "small"))
+RECOGNITION = CARD.metric
+
+
 def claim(slot: int, host: str = "here") -> dict[str, Any]:
     """Returns the attributes by which a trial is one of ours."""
     return {"slot": slot, "worker": Worker(host, 1, "cpu", "/nowhere/1.lock").as_json()}
 
 
+def draw_pairs(
+    rounds: range, *, train_pairs: int, test_pairs: int, seed: int = 0, dataset: str = "digits", folder: Path = Path()
+) -> tuple[Pairs, Pairs]:
+    """Draws the training and test pairs of R rounds, (R, N, ...) each."""
+    drawn = [
+        draw_round(dataset, folder, Round(r, seed), train_pairs=train_pairs, test_pairs=test_pairs) for r in rounds
+    ]
+    return stack([train for train, _ in drawn]), stack([test for _, test in drawn])
+
+
 @pytest.fixture(scope="session")
 def digit_pairs() -> tuple[Pairs, Pairs]:
     """Three rounds of 200 training and 150 test pairs of the embedded digits."""
-    return draw_rounds("digits", Path(), study_seed=0, rounds=range(3), train_pairs=200, test_pairs=150)
+    return draw_pairs(range(3), train_pairs=200, test_pairs=150)
 
 
 @pytest.fixture

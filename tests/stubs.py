@@ -25,12 +25,12 @@ class Stub:
     act: Callable[[optuna.Trial, Path], None]
     device: str = "stub"
 
-    def __call__(self, trial: optuna.Trial, epoch_done: Callable[[int], None]) -> float:
-        configuration = suggest(trial, self.definition)
+    def __call__(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> float:
+        params = suggest(trial, self.definition)
         trial.report(50.0, step=1)
-        epoch_done(1)
+        step_done(1)
         self.act(trial, self.folder)
-        value = 10 + abs(configuration.learning_rate - 0.1) * 30
+        value = 10 + abs(float(params["learning_rate"]) - 0.1) * 30
         trial.set_user_attr("errors", [value, value])
         trial.set_user_attr("std", 0.0)
         return value

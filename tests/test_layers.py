@@ -40,28 +40,16 @@ HOMES = {
     "optuna_dashboard": {"dashboard"},
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
-    "scipy": {"analysis", "tasks"},
+    "scipy": {"analysis", "training", "tasks"},
+    "filelock": {"tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
-    "pydantic": {"study", "storage", "training", "analysis"},
+    "pydantic": {"study", "storage", "training", "tasks", "analysis"},
 }
-NOT_YET: dict[str, set[str]] = {  # what imports downwards until the digit pairs are a task among others
-    "hpo.study.definition": {"hpo.tasks.datasets"},
-    "hpo.training.cuda_graph": {"hpo.tasks.digit_pairs.pairs"},
-    "hpo.training.export": {"hpo.tasks.digit_pairs.pairs"},
-    "hpo.training.lr_range_test": {"hpo.tasks.digit_pairs.pairs"},
-    "hpo.training.optimizers": {"hpo.tasks.digit_pairs.pairs"},
-    "hpo.training.rounds": {"hpo.tasks.digit_pairs.pairs"},
-    "hpo.training.trainer": {"hpo.tasks.digit_pairs.mlp_rounds", "hpo.tasks.digit_pairs.pairs"},
-    "hpo.workers.launch": {"hpo.tasks.datasets"},
-    "hpo.workers.objective": {
-        *("hpo.training.rounds", "hpo.training.trainer", "hpo.training.optimizers", "hpo.training.lr_range_test"),
-        *("hpo.training.lr_curve", "hpo.tasks.digit_pairs.pairs", "hpo.analysis.results"),
-    },
-    "hpo.workers.plan": {"hpo.tasks.datasets"},
-    "hpo.workers.worker": {"hpo.tasks.datasets"},
-}
-NOT_AT_HOME = {"hpo", "hpo.workers.objective"}  # of torch
+BY_TORCH = {"kernels", "training", "tasks"}  # folders that know torch and not optuna
+BY_OPTUNA = {"storage", "workers", "analysis", "report", "dashboard"}  # and the other way round
+EVERYBODYS = {"hpo.training.lr_curve"}  # NumPy alone
+LAZY = {"hpo"}  # imports torch for the type of what it returns
 FILES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in sorted(ROOT.rglob("*.py"))}
 
 
@@ -98,7 +86,7 @@ def test_a_file_imports_only_from_its_folder_and_those_above(module: str) -> Non
         return
     above = FOLDERS[: FOLDERS.index(folder_of(module)) + 1]
     below = {one for one in imports(FILES[module])[0] - {"hpo"} if one in TOP or folder_of(one) not in above}
-    assert below == NOT_YET.get(module, set())
+    assert below == set()
 
 
 def test_no_import_goes_in_a_circle() -> None:
@@ -108,12 +96,18 @@ def test_no_import_goes_in_a_circle() -> None:
 @pytest.mark.parametrize("library", HOMES)
 def test_a_library_is_imported_only_at_home(library: str) -> None:
     users = {module for module, file in FILES.items() if library in imports(file)[1]}
-    assert {folder_of(module) for module in users - NOT_AT_HOME} == HOMES[library]
+    assert {folder_of(module) for module in users - LAZY} == HOMES[library]
 
 
-def test_optuna_and_torch_meet_nowhere() -> None:
-    both = {module for module, file in FILES.items() if {"optuna", "torch"} <= imports(file)[1]}
-    assert both == NOT_AT_HOME & {"hpo.workers.objective"}
+def test_no_file_imports_both_optuna_and_torch() -> None:
+    assert {module for module, file in FILES.items() if {"optuna", "torch"} <= imports(file)[1]} == set()
+
+
+def test_the_columns_of_optuna_and_torch_do_not_touch() -> None:
+    for module, file in FILES.items():
+        for imported in imports(file)[0] - EVERYBODYS:
+            folders = {folder_of(module), folder_of(imported)}
+            assert not (folders & BY_TORCH and folders & BY_OPTUNA), f"{module} imports {imported}"
 
 
 def test_networks_know_torch_alone() -> None:

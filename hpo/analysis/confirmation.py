@@ -25,8 +25,9 @@ from hpo.analysis.results import Best, read_best, read_entries
 from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
-from hpo.storage.studies import own_studies, read_definition
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.study.card import MetricCard
+from hpo.study.definition import StudyDefinition, define_study, derived_table
 from hpo.study.repetition import identity_of
 from hpo.study.schema import Table
 from hpo.text.names import free_name
@@ -35,7 +36,7 @@ CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confi
 
 
 class Confirms(Table):
-    """What a confirmation confirms: trials of a study, and their mean errors there, in percent."""
+    """What a confirmation confirms: trials of a study, and their mean errors there."""
 
     study: str
     identity: str
@@ -60,8 +61,8 @@ class Confirmed:
 
     Attributes:
         trial: its number in the search.
-        searched: its mean error there, in percent.
-        errors: of the fresh rounds, in percent.
+        searched: its mean error there.
+        errors: of the fresh rounds.
         mean: theirs, with its 95 % interval.
     """
 
@@ -78,7 +79,7 @@ class Confirmed:
 
     @property
     def optimism(self) -> float:
-        """By how much the search's figure was too low, in percentage points."""
+        """By how much the search's figure was too low."""
         return self.mean.estimate - self.searched
 
 
@@ -87,7 +88,7 @@ class Contrast:
     """Two of them, compared round by round.
 
     Attributes:
-        difference: the second less the first, in percentage points.
+        difference: the second less the first.
         p_value: corrected for the number of contrasts.
     """
 
@@ -108,6 +109,7 @@ class Confirmation:
 
     Attributes:
         name: the confirmation's own study.
+        metric: the objective, as the confirmation's card has it.
         contrasts: of neighbours in that order.
     """
 
@@ -115,7 +117,7 @@ class Confirmation:
     name: str
     rounds: int
     dataset: str
-    decision: str
+    metric: MetricCard
     confirmed: list[Confirmed]
     contrasts: list[Contrast]
 
@@ -141,10 +143,10 @@ def define_confirmation(
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
     longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
-        "title": f"The best of {study}, measured again on fresh rounds",
+        **derived_table(definition, f"The best of {study}, measured again on fresh rounds"),
         "protocol": {
             **protocol.model_dump(mode="json"),
-            **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "evaluate_at": []},
+            **{"rounds": rounds, "first_round": protocol.round_numbers.stop},
         },
         "trial": [{"label": f"trial {trial.number}", "params": trial.params} for trial in best],
         "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},
@@ -201,6 +203,8 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
         UnknownName: where there is no such study, or it confirms none.
     """
     definition, confirms = read_definition(storage, name), read_confirms(study_attributes(storage, name))
+    card = read_card(storage, name)
+    metric = card.metric
     if confirms is None:
         raise UnknownName("confirmation", name, [])
     measured = read_entries(storage, name)
@@ -209,17 +213,18 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     confirmed = []
     for (_, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
         errors = trial.attributes["errors"]
-        confirmed.append(Confirmed(number, trial.params, searched, errors, mean_of(errors).within(0, 100)))
-    pairs = list(pairwise(confirmed))
-    differences = [paired_difference(second.errors, first.errors).within(-100, 100) for first, second in pairs]
+        confirmed.append(
+            Confirmed(number, trial.params, searched, errors, mean_of(errors).within(metric.low, metric.high))
+        )
+    pairs, width = list(pairwise(confirmed)), metric.high - metric.low
+    differences = [paired_difference(second.errors, first.errors).within(-width, width) for first, second in pairs]
     corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
-    protocol = definition.protocol
     return Confirmation(
         study=confirms.study,
         name=name,
-        rounds=protocol.rounds,
-        dataset=protocol.dataset,
-        decision=protocol.decision,
+        rounds=definition.protocol.rounds,
+        dataset=card.dataset,
+        metric=metric,
         confirmed=confirmed,
         contrasts=[
             Contrast(first.trial, second.trial, difference, p_value)

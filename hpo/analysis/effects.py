@@ -9,7 +9,7 @@ there are only importances, which speak of the trials that survived its pruning,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,8 +28,11 @@ from hpo.analysis.statistics import Interval, holm, paired_difference
 from hpo.errors import RequestError
 from hpo.storage.backends import experimental
 from hpo.storage.queries import read_trials
-from hpo.storage.studies import own_studies, read_definition
-from hpo.study.repetition import what_matters
+from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.storage.trial_attributes import OF_METRIC
+from hpo.study.card import Card, MetricCard
+from hpo.study.definition import StudyDefinition
+from hpo.study.task import Params
 
 BEST_SHARE = 0.1  # of the finished trials: what PED-ANOVA calls good
 FEWEST_TRIALS = 20  # or that share is a trial or two
@@ -41,9 +44,9 @@ class Effect:
 
     Attributes:
         before, after: the parameter's values.
-        decision: by which the errors are read off.
+        metric: the errors' metric.
         pairs: of matched trials.
-        difference: after less before, in percentage points, over the rounds that they share.
+        difference: after less before, over the rounds that they share.
         p_value: corrected (Holm) for the number of effects that the lists hold, measured or not; None where there are
             too few rounds for one.
     """
@@ -51,7 +54,7 @@ class Effect:
     parameter: str
     before: Any
     after: Any
-    decision: str
+    metric: MetricCard
     pairs: int
     difference: Interval
     p_value: float | None
@@ -59,56 +62,79 @@ class Effect:
 
 @dataclass(frozen=True)
 class _Listed:
-    """A listed configuration, and what it measured, if it has."""
+    """A listed configuration, the metrics that no loss trains in it, and what it measured, if it has.
+
+    Attributes:
+        errors: metric -> (R,); empty where it is not measured yet.
+    """
 
     params: dict[str, Any]
-    attributes: Mapping[str, Any] | None
+    at_chance: Collection[str]
+    errors: Mapping[str, Sequence[float]]
 
-    def is_at_chance(self, decision: str) -> bool:
-        """Whether the decision is read off outputs that no loss trains."""
-        return decision == "recognition" and not self.params["auxiliary_loss"]
+
+_Change = tuple[str, Any, Any]  # a parameter, its value before, its value after
+_Pair = tuple[_Listed, _Listed]  # that differ by it, before and after
 
 
 def related_lists(storage: RDBStorage, study: str) -> list[str]:
-    """Returns the lists of a storage that measure by the same protocol as a study, itself first: they share rounds."""
-    protocol = read_definition(storage, study).protocol
+    """Returns the lists of a storage that measure as a study does, itself first: they share rounds."""
+    wanted = read_definition(storage, study)
     found = [study]
     for name, attributes in own_studies(storage).items():
         if name == study or {CONFIRMS, REPEATS} & attributes.keys():
             continue
         with suppress(RequestError):  # a later version's, whose definition says more than is known here
             other = read_definition(storage, name)
-            if other.trial and other.protocol == protocol:
+            if other.trial and _conditions(other) == _conditions(wanted):
                 found.append(name)
     return found
+
+
+def _conditions(definition: StudyDefinition) -> Any:
+    return definition.task, definition.training, definition.protocol
 
 
 def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
     """Returns the effects that the listed trials of studies of one protocol show; none where no two are matched.
 
-    Others are compared with the first value listed, and a flag that is set with one that is not. Coin-like trials,
-    which read a recognition off outputs that no loss trains, are left out: the effect of the auxiliary loss is that on
-    the head's decision.
+    Others are compared with the first value listed, and a flag that is set with one that is not. An effect is on the
+    first metric that some matched trials train on both sides: that of the auxiliary loss is on the head's error, for
+    without it no loss trains what is recognised.
     """
-    decision = read_definition(storage, studies[0]).protocol.decision
-    pairs = _matched([entry for study in studies for entry in _read_listed(storage, study)])
-    found, family = [], 0
-    for (key, base, value), matched in pairs.items():
-        decided = "head" if key == "auxiliary_loss" else decision
-        kept = [pair for pair in matched if not any(entry.is_at_chance(decided) for entry in pair)]
-        family += bool(kept)
-        both = [(one.attributes, other.attributes) for one, other in kept if one.attributes and other.attributes]
-        if both:
-            theirs, ours = (_mean_by_round([pair[i][f"errors_{decided}"] for pair in both]) for i in (0, 1))
-            found.append((key, base, value, decided, len(both), paired_difference(ours, theirs).within(-100, 100)))
+    metrics = read_card(storage, studies[0]).metrics
+    changes = _matched([entry for study in studies for entry in _read_listed(storage, study)])
+    trained = {change: _trained(pairs, metrics) for change, pairs in changes.items()}
+    family = sum(bool(pairs) for _, pairs in trained.values())
+    found = [
+        (*change, metric, len(measured), _difference(measured, metric))
+        for change, (metric, pairs) in trained.items()
+        if (measured := [pair for pair in pairs if all(entry.errors for entry in pair)])
+    ]
     # What is not measured yet belongs to the family all the same, or a verdict could change without new data.
     known = [difference.p_value for *_, difference in found if difference.p_value is not None]
     if len(known) < len(found):  # they share their rounds, so none has one
         return [Effect(*effect, None) for effect in found]
-    return [
-        Effect(*effect, p_value)
-        for effect, p_value in zip(found, holm(known + [1.0] * (family - len(found))), strict=False)
-    ]
+    corrected = holm(known + [1.0] * (family - len(found)))
+    return [Effect(*effect, p_value) for effect, p_value in zip(found, corrected, strict=False)]
+
+
+def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[MetricCard, list[_Pair]]:
+    """Returns the first metric that some pairs train on both sides, and these pairs; none where there is no such."""
+    for metric in metrics:
+        if kept := [pair for pair in pairs if not any(metric.name in entry.at_chance for entry in pair)]:
+            return metric, kept
+    return metrics[0], []
+
+
+def _difference(pairs: Sequence[_Pair], metric: MetricCard) -> Interval:
+    """Returns the difference after less before, round by round, each a mean over all pairs."""
+    before, after = (
+        [fmean(round_) for round_ in zip(*(entry.errors[metric.name] for entry in side), strict=True)]
+        for side in zip(*pairs, strict=True)
+    )
+    width = metric.high - metric.low
+    return paired_difference(after, before).within(-width, width)
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
@@ -134,40 +160,49 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
 
 
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
-    definition = read_definition(storage, study)
-    rounds = definition.protocol.rounds
-    measured = {
-        entry.label: trial.attributes
-        for entry, trial in read_entries(storage, study)
-        if all(len(trial.attributes.get(f"errors_{by}", ())) == rounds > 1 for by in ("head", "recognition"))
-    }
-    return [_Listed(_what_matters(one.params.model_dump()), measured.get(one.label)) for one in definition.trial]
+    definition, card = read_definition(storage, study), read_card(storage, study)
+    names, rounds = [metric.name for metric in card.metrics], definition.protocol.rounds
+    measured: dict[str, dict[str, Sequence[float]]] = {}
+    for entry, trial in read_entries(storage, study):
+        errors = {name: trial.attributes.get(f"{OF_METRIC}{name}", ()) for name in names}
+        if all(len(of_rounds) == rounds > 1 for of_rounds in errors.values()):
+            measured[entry.label] = errors
+    return [
+        _Listed(_folded(entry.params, card), card.at_chance.get(entry.label, ()), measured.get(entry.label, {}))
+        for entry in definition.trial
+    ]
 
 
-def _what_matters(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns a configuration without what has no effect in it; an ELU with another alpha is another activation."""
-    kept = {key: value for key, value in what_matters(params).items() if value is not None}
-    alpha = kept.pop("elu_alpha", None)
-    return kept if alpha is None else {**kept, "activation": f"elu({alpha:g})"}
+def _folded(params: Params, card: Card) -> dict[str, Any]:
+    """Returns a configuration in which an ELU with another alpha is another activation, `elu(0.5)`.
+
+    So is every parameter that is there only with one value, a text, of another.
+    """
+    folded = dict(params)
+    for name, when in card.conditions.items():
+        for key, value in when.items() if name in params else ():
+            if isinstance(value, str):
+                folded[key] = f"{folded[key]}({folded.pop(name):g})"
+    return folded
 
 
-def _matched(listed: Sequence[_Listed]) -> dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]]:
-    """Returns the pairs that differ in one parameter: its name, the value compared with, the other -> before, after.
+def _matched(listed: Sequence[_Listed]) -> dict[_Change, list[_Pair]]:
+    """Returns the pairs that differ in one parameter.
 
     A configuration that is listed twice counts once, the first time that it is measured.
     """
     different: dict[str, _Listed] = {}
-    for entry in sorted(listed, key=lambda entry: entry.attributes is None):
+    for entry in sorted(listed, key=lambda entry: not entry.errors):
         different.setdefault(repr(sorted(entry.params.items())), entry)
     chosen = [entry for entry in listed if any(entry is one for one in different.values())]
-    pairs: dict[tuple[str, Any, Any], list[tuple[_Listed, _Listed]]] = {}
+    pairs: dict[_Change, list[_Pair]] = {}
     first: dict[str, Any] = {}
     for one, other in combinations(chosen, 2):
         shared = one.params.keys() & other.params.keys()
         changed = [key for key in shared if one.params[key] != other.params[key]]
-        # A share of the loss is there only with the auxiliary loss, whose own change brings it along.
+        # A share of the loss is there only with the auxiliary loss: the change of a flag brings others along.
         alone = one.params.keys() ^ other.params.keys()
-        if len(changed) != 1 or (alone and changed != ["auxiliary_loss"]):
+        if len(changed) != 1 or (alone and not isinstance(one.params[changed[0]], bool)):
             continue
         (key,) = changed
         values = [entry.params[key] for entry in (one, other)]
@@ -176,7 +211,3 @@ def _matched(listed: Sequence[_Listed]) -> dict[tuple[str, Any, Any], list[tuple
             before, after = (one, other) if values[0] == base else (other, one)
             pairs.setdefault((key, base, after.params[key]), []).append((before, after))
     return pairs
-
-
-def _mean_by_round(errors: Sequence[Sequence[float]]) -> list[float]:
-    return [fmean(round_) for round_ in zip(*errors, strict=True)]

@@ -25,8 +25,8 @@ from hpo.analysis.statistics import LEVEL, Interval, holm, paired_difference
 from hpo.errors import RequestError
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
-from hpo.storage.studies import own_studies, read_definition
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.study.definition import StudyDefinition, define_study, derived_table
 from hpo.text.names import free_name
 
 REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
@@ -39,7 +39,7 @@ class Measurement:
     Attributes:
         device: with its model, as in `cuda:0 (NVIDIA H100)`.
         precision: of products and convolutions; None for a trial from before it was recorded.
-        errors: of the rounds, in percent.
+        errors: of the rounds.
     """
 
     host: str
@@ -50,7 +50,7 @@ class Measurement:
 
     @property
     def mean(self) -> float:
-        """The mean of the errors, in percent."""
+        """The mean of the errors."""
         return sum(self.errors) / len(self.errors)
 
 
@@ -79,10 +79,12 @@ class Drift:
 
     Attributes:
         own: the study's measurement; too low where the trial was chosen for it.
+        unit: of the errors.
     """
 
     study: str
     trial: int
+    unit: str
     params: dict[str, Any]
     own: Measurement
     repetitions: list[Repetition]
@@ -102,10 +104,8 @@ def define_repetition(
     if definition.protocol.rounds < 2:
         raise RequestError(f"study {study!r} has one round; to compare round by round takes two")
     table = {
-        "title": f"Trial {trial.number} of {study}, measured again",
-        "protocol": {**definition.protocol.model_dump(mode="json"), "evaluate_at": []},
+        **derived_table(definition, f"Trial {trial.number} of {study}, measured again"),
         "trial": [{"label": f"trial {trial.number}", "params": trial.params}],
-        "run": definition.run.model_dump(mode="json"),
     }
     repeats = {**_repeats(storage, study, trial.number), "host": host, "device": device}
     ours = own_studies(storage)
@@ -133,12 +133,14 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         for found in read_trials(storage, name, states=(TrialState.COMPLETE,))
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
-    differences = [paired_difference(other.errors, measured[0].errors).within(-100, 100) for other in measured[1:]]
+    metric = read_card(storage, study).metric
+    width = metric.high - metric.low
+    differences = [paired_difference(other.errors, measured[0].errors).within(-width, width) for other in measured[1:]]
     repetitions = [Repetition(first, None) for first in measured[:1]] + [
         Repetition(other, replace(difference, p_value=p_value))
         for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)
     ]
-    return Drift(study, trial.number, trial.params, _measurement(trial), repetitions)
+    return Drift(study, trial.number, metric.unit, trial.params, _measurement(trial), repetitions)
 
 
 def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:

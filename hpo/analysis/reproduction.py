@@ -1,8 +1,7 @@
 """The two reports' tables, measured: every published figure beside ours, and how sure the difference is.
 
 A published table is a study of listed trials of the same name (`studies/report_a_table_1.toml` …); report B's table I
-is a count of parameters. What stands here beside them: one configuration that report A measured twice and we once, and
-which studies a figure is drawn from.
+is a count of parameters. `studies/_reports.toml` says what no study does.
 """
 
 from __future__ import annotations
@@ -10,25 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.storages import RDBStorage
+from pydantic import Field
 
-from hpo.analysis.results import read_entries, read_range_tests
+from hpo.analysis.results import read_entries
 from hpo.analysis.statistics import difference_of_means, ratio_of_deviations
 from hpo.errors import UnknownName
 from hpo.storage.queries import StoredTrial, study_attributes
-from hpo.storage.studies import own_studies, read_definition
-from hpo.study.definition import Published
+from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.study.catalog import shipped
+from hpo.study.definition import Published, parse
+from hpo.study.range_tests import read_range_tests
+from hpo.study.schema import Table
+from hpo.text.files import read_text
 
 CONSISTENT = 3.0  # standard errors
+Names = Annotated[tuple[str, ...], Field(strict=False)]
 CERTAIN = 0.9973  # what three standard errors either way hold of a normal distribution
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(Table):
     """A table or a figure of a report.
 
     Attributes:
@@ -37,36 +42,11 @@ class Item:
     """
 
     title: str
-    studies: tuple[str, ...] = ()
-    architectures: tuple[str, ...] = ()
+    studies: Names = ()
+    architectures: Names = ()
 
 
-ITEMS: Mapping[str, Item] = {
-    "report_a_table_1": Item("Report A, table I: the linear network", ("report_a_table_1",)),
-    "report_a_table_2": Item("Report A, table II: the convolutional network", ("report_a_table_2",)),
-    "report_a_table_3": Item("Report A, table III: with batch normalisation", ("report_a_table_3",)),
-    "report_a_table_4": Item("Report A, table IV: activations", ("report_a_table_4", "report_a_table_3")),
-    "report_a_table_5": Item("Report A, table V: optimizers", ("report_a_table_5",)),
-    "report_a_figure_1": Item(
-        "Report A, figure 1: gradient norms", ("report_a_table_2", "report_a_table_3"), ("cnn", "cnn_bn")
-    ),
-    "report_a_figure_2": Item("Report A, figure 2: loss against learning rate", ("report_a_table_5",)),
-    "report_a_figure_3": Item("Report A, figure 3: the convolutional network", architectures=("cnn_bn",)),
-    "report_b_table_1": Item("Report B, table I: parameters"),
-    "report_b_table_2": Item("Report B, table II: without weight sharing", ("report_b_table_2",)),
-    "report_b_table_3": Item("Report B, table III: with weight sharing", ("report_b_table_3",)),
-    "report_b_figure_2": Item("Report B, figure 2: the fully connected network", architectures=("fully_connected",)),
-    "report_b_figure_3": Item("Report B, figure 3: the simple convolutional network", architectures=("simple_cnn",)),
-    "report_b_figure_4": Item("Report B, figure 4: the residual network", architectures=("residual",)),
-    "report_b_figure_5": Item("Report B, figure 5: test errors", ("report_b_table_2", "report_b_table_3")),
-    "report_b_figure_6": Item("Report B, figure 6: losses, fully connected", ("report_b_table_2", "report_b_table_3")),
-    "report_b_figure_7": Item("Report B, figure 7: losses, convolutional", ("report_b_table_2", "report_b_table_3")),
-    "report_b_figure_8": Item("Report B, figure 8: losses, residual", ("report_b_table_2", "report_b_table_3")),
-}
-
-
-@dataclass(frozen=True)
-class Elsewhere:
+class Elsewhere(Table):
     """A row of a table that another table's study measures: the report has measured one configuration twice."""
 
     table: str
@@ -76,19 +56,27 @@ class Elsewhere:
     published: Published
 
 
-ELSEWHERE = (
-    Elsewhere(
-        "report_a_table_4", "ReLU (measured in table III)", "report_a_table_3", "CNN + BN + WS + AL",
-        Published(mean=2.30, std=0.26),
-    ),
-)  # fmt: skip
-PUBLISHED_DATASET = "mnist"
-PUBLISHED_RATES = {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}  # report A, table V
-PUBLISHED_PARAMETERS = {  # report B, table I: architecture -> without weight sharing, with
-    "fully_connected": (21_182, 10_822),
-    "simple_cnn": (9_702, 5_082),
-    "residual": (44_386, 22_424),
-}
+class Reports(Table):
+    """What the reports say besides their studies; `studies/_reports.toml`.
+
+    Attributes:
+        dataset: that the published figures are of.
+        rates: optimizer -> the learning rate that report A found by a range test.
+        parameters: architecture -> without weight sharing, with.
+        items: all tables and figures.
+    """
+
+    dataset: str
+    rates: dict[str, float]
+    parameters: dict[str, Annotated[tuple[int, int], Field(strict=False)]]
+    items: dict[str, Item]
+    elsewhere: Annotated[tuple[Elsewhere, ...], Field(strict=False)]
+
+
+@cache
+def reports() -> Reports:
+    """Returns what the reports say."""
+    return Reports.model_validate(parse(read_text(shipped("studies") / "_reports.toml")))
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,7 @@ class Reproduction:
     @property
     def is_comparable(self) -> bool:
         """Whether it was measured on the dataset of the reports, so that a verdict means something."""
-        return self.conditions.get("dataset") == PUBLISHED_DATASET
+        return self.conditions.get("dataset") == reports().dataset
 
     @classmethod
     def read(cls, file: Path) -> Reproduction:
@@ -177,21 +165,22 @@ def find_items(names: Sequence[str]) -> list[str]:
     Raises:
         UnknownName: where a name stands for nothing.
     """
+    known = reports().items
     for name in names:
-        if not name or not any(item.startswith(name) for item in ITEMS):
-            raise UnknownName("table or figure", name, ITEMS)
-    return [item for item in ITEMS if not names or any(item.startswith(name) for name in names)]
+        if not name or not any(item.startswith(name) for item in known):
+            raise UnknownName("table or figure", name, known)
+    return [item for item in known if not names or any(item.startswith(name) for name in names)]
 
 
 def studies_of(items: Iterable[str]) -> list[str]:
     """Returns the studies that must have been measured for these items."""
-    return list(dict.fromkeys(study for item in items for study in ITEMS[item].studies))
+    return list(dict.fromkeys(study for item in items for study in reports().items[item].studies))
 
 
 def architectures_of(items: Iterable[str]) -> list[str]:
     """Returns the architectures that these items show, and those whose parameters are published."""
-    shown = (architecture for item in items for architecture in ITEMS[item].architectures)
-    return list(dict.fromkeys([*PUBLISHED_PARAMETERS, *shown]))
+    shown = (architecture for item in items for architecture in reports().items[item].architectures)
+    return list(dict.fromkeys([*reports().parameters, *shown]))
 
 
 def read_reproduction(
@@ -205,46 +194,44 @@ def read_reproduction(
     """
     parameters = {
         name: [networks[name]["parameters"][key] for key in ("no_weight_sharing", "weight_sharing")]
-        for name in PUBLISHED_PARAMETERS
+        for name in reports().parameters
     }
-    if storage is None:
-        return Reproduction([], [], parameters, {"devices": [], "versions": []})
-    known = _known(storage, names)
-    cells: list[Cell] = []
-    tests: list[RangeTestResult] = []
-    conditions: dict[str, Any] = {"devices": [], "versions": []}
-    for study, name in known.items():
-        definition = read_definition(storage, name)
-        conditions |= {key: getattr(definition.protocol, key) for key in ("dataset", "rounds", "seed")}
-        for entry, trial in read_entries(storage, name):
-            label, published = entry.label, entry.published
-            for kind, key in (("devices", "device"), ("versions", "versions")):
-                one = trial.attributes.get(key)
-                if one is not None and one not in conditions[kind]:
-                    conditions[kind].append(one)
-            if published:
-                cells.append(_cell(study, label, published, trial, definition.protocol.decision))
-            cells += [
-                _cell(other.table, other.label, other.published, trial, definition.protocol.decision)
-                for other in ELSEWHERE
-                if (other.study, other.trial) == (study, label)
-            ]
-        for stored in read_range_tests(study_attributes(storage, name)):
-            if stored["optimizer"] in PUBLISHED_RATES:
-                rate = PUBLISHED_RATES[stored["optimizer"]]
-                tests.append(
-                    RangeTestResult(stored["optimizer"], rate, stored["mean"], stored.get("std"), stored["optima"])
-                )
-    order = list(PUBLISHED_RATES)
-    return Reproduction(cells, sorted(tests, key=lambda test: order.index(test.optimizer)), parameters, conditions)
+    found = Reproduction([], [], parameters, {"devices": [], "versions": []})
+    known = own_studies(storage) if storage is not None else {}
+    for study, name in names.items():
+        if storage is not None and name in known:
+            _add_study(found, storage, study, name)
+    found.range_tests.sort(key=lambda test: list(reports().rates).index(test.optimizer))
+    return found
 
 
-def _known(storage: RDBStorage, names: Mapping[str, str]) -> dict[str, str]:
-    ours = own_studies(storage)
-    return {study: name for study, name in names.items() if name in ours}
+def _add_study(found: Reproduction, storage: RDBStorage, study: str, name: str) -> None:
+    """Adds what a study has measured: its cells, its range tests, and the conditions of both."""
+    definition, card = read_definition(storage, name), read_card(storage, name)
+    protocol = definition.protocol
+    found.conditions.update(dataset=card.dataset, rounds=protocol.rounds, seed=protocol.seed)
+    for entry, trial in read_entries(storage, name):
+        for kind, key in (("devices", "device"), ("versions", "versions")):
+            one = trial.attributes.get(key)
+            if one is not None and one not in found.conditions[kind]:
+                found.conditions[kind].append(one)
+        at_chance = card.metric.name in card.at_chance.get(entry.label, ())
+        if entry.published:
+            found.cells.append(_cell(study, entry.label, entry.published, trial, at_chance))
+        found.cells.extend(
+            _cell(other.table, other.label, other.published, trial, at_chance)
+            for other in reports().elsewhere
+            if (other.study, other.trial) == (study, entry.label)
+        )
+    for stored in read_range_tests(study_attributes(storage, name)):
+        optimizer = stored["optimizer"]
+        if optimizer in reports().rates:
+            rate = reports().rates[optimizer]
+            result = RangeTestResult(optimizer, rate, stored["mean"], stored.get("std"), stored["optima"])
+            found.range_tests.append(result)
 
 
-def _cell(table: str, label: str, published: Published, trial: StoredTrial, decision: str) -> Cell:
+def _cell(table: str, label: str, published: Published, trial: StoredTrial, at_chance: bool) -> Cell:
     return Cell(
         table=table,
         label=label,
@@ -254,7 +241,7 @@ def _cell(table: str, label: str, published: Published, trial: StoredTrial, deci
         mean=fmean(trial.attributes["errors"]),
         **{key: trial.attributes[key] for key in ("std", "errors", "errors_head", "errors_recognition")},
         learning_rate=trial.params["learning_rate"],
-        is_at_chance=decision == "recognition" and not trial.params["auxiliary_loss"],
+        is_at_chance=at_chance,
     )
 
 

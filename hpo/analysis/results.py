@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,21 +10,15 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
-from hpo.storage.queries import (
-    StoredTrial,
-    read_trials,
-)
-from hpo.storage.studies import read_definition
-from hpo.study.definition import ListedTrial, StudyDefinition
-from hpo.study.space import Setup
+from hpo.storage.queries import StoredTrial, read_trials
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.definition import Entry, StudyDefinition
 from hpo.text.commands import command_here
-
-RANGE_TEST_PREFIX = "range_test "  # of the study attributes that hold range tests
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial. Errors in percent; those of a trial that was not measured to the end are None.
+    """A trial. Errors in the metric's unit; those of a trial that was not measured to the end are None.
 
     Attributes:
         label, published: of the listed entry that it measured, else None.
@@ -56,6 +49,7 @@ class Best:
     """The winner of a study: the lowest mean error among trials measured to the end.
 
     Attributes:
+        metric: the objective's name; `title` is what it is called in a sentence.
         label: of the listed entry that it measured; None in a search.
     """
 
@@ -67,25 +61,11 @@ class Best:
     params: dict[str, Any]
     rounds: int
     dataset: str
+    metric: str
+    title: str
+    unit: str
     confirmed: dict[str, Any] | None
     label: str | None = None
-
-
-def range_test_key(setup: Setup) -> str:
-    """Returns the name of the study attribute that holds the range test of a setup."""
-    return RANGE_TEST_PREFIX + json.dumps(setup.model_dump(include=set(Setup.model_fields), exclude_none=True))
-
-
-def read_range_tests(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the range tests that a study's attributes hold, as `describe_curve` in lr_curve.py has described them."""
-    kept = [value for key, value in attributes.items() if key.startswith(RANGE_TEST_PREFIX)]
-    return [test for test in kept if is_range_test(test)]
-
-
-def is_range_test(kept: Any) -> bool:
-    """Says whether an attribute holds a range test."""
-    keys = {"optimizer": str, "rates": list, "losses": list, "optima": list, "mean": float}
-    return isinstance(kept, dict) and all(isinstance(kept.get(key), kind) for key, kind in keys.items())
 
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
@@ -125,7 +105,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    definition = read_definition(storage, study)
+    definition, card = read_definition(storage, study), read_card(storage, study)
     best = read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
     if not best or best[0].value is None:
         raise StorageError(
@@ -142,7 +122,10 @@ def read_best(storage: RDBStorage, study: str) -> Best:
         errors=trial.attributes["errors"],
         params=trial.params,
         rounds=definition.protocol.rounds,
-        dataset=definition.protocol.dataset,
+        dataset=card.dataset,
+        metric=card.metric.name,
+        title=card.metric.title,
+        unit=card.metric.unit,
         confirmed=None,
         label=entry.label if entry else None,
     )
@@ -161,21 +144,19 @@ def read_trial(storage: RDBStorage, study: str, number: int | None) -> StoredTri
     return found[0]
 
 
-def entry_of(trial: StoredTrial, listed: Sequence[ListedTrial]) -> ListedTrial | None:
+def entry_of(trial: StoredTrial, listed: Sequence[Entry]) -> Entry | None:
     """Returns the entry of a list that a trial measures; None in a search, and where the list has no such entry."""
     slot = trial.attributes.get("slot", len(listed))
     return listed[slot] if slot < len(listed) else None
 
 
-def read_entries(storage: RDBStorage, study: str) -> list[tuple[ListedTrial, StoredTrial]]:
+def read_entries(storage: RDBStorage, study: str) -> list[tuple[Entry, StoredTrial]]:
     """Returns the entries of a study's list that are measured to the end, as `measured_entries` does."""
     trials = read_trials(storage, study, states=(TrialState.COMPLETE,))
     return measured_entries(trials, read_definition(storage, study))
 
 
-def measured_entries(
-    trials: Iterable[StoredTrial], definition: StudyDefinition
-) -> list[tuple[ListedTrial, StoredTrial]]:
+def measured_entries(trials: Iterable[StoredTrial], definition: StudyDefinition) -> list[tuple[Entry, StoredTrial]]:
     """Returns the entries of a list that are measured in all rounds, each with its trial, in the order of the list."""
     found: dict[int, StoredTrial] = {}
     for trial in trials:
@@ -184,7 +165,7 @@ def measured_entries(
     return [(entry, found[slot]) for slot, entry in enumerate(definition.trial) if slot in found]
 
 
-def _row(trial: StoredTrial, listed: tuple[ListedTrial, ...]) -> TrialRow:
+def _row(trial: StoredTrial, listed: tuple[Entry, ...]) -> TrialRow:
     if not trial.is_ours:
         return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes

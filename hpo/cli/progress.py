@@ -72,7 +72,7 @@ def progress_line(status: Status, target: int, epochs: int, elapsed: float, left
         "left": [],
     }
     if status.best:
-        parts["best"] = [f"best {spread(status.best['value'], std)}" for std in (status.best["std"], None)]
+        parts["best"] = [f"best {spread(status.best['value'], std, status.unit)}" for std in (status.best["std"], None)]
     if left is not None:
         short = roughly(left).replace("about ", "~")
         parts["left"] = [f"{roughly(left)} left", f"{short} left", short]

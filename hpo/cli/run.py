@@ -21,7 +21,7 @@ def run_trials(opened: Any, plan: Any, devices: list[str], data_folder: Path, *m
     from hpo.cli.terminal import StudyProgress
     from hpo.workers.launch import run_study
 
-    progress = StudyProgress(Console(stderr=True), plan.target, plan.definition.protocol.epochs)
+    progress = StudyProgress(Console(stderr=True), plan.target, plan.definition.steps)
     try:
         with progress:
             run_study(

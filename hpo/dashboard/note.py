@@ -6,28 +6,24 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna_dashboard import get_note, save_note
 
-from hpo.storage.studies import read_definition
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
-from hpo.study.space import Parameter, Range
+from hpo.study.space import Choices, Parameter
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown
 from hpo.text.formatting import count, text_of
 from hpo.text.markdown import code_span, markdown_table
-
-DECISIONS = {
-    "recognition": "both digits are recognised, and the two compared",
-    "head": "the comparison's own output is taken",
-}
 
 
 def note_study(storage: RDBStorage, name: str) -> None:
     """Gives a study its note, where it has none yet."""
     study = optuna.load_study(study_name=name, storage=storage)
     if not get_note(study):
-        save_note(study, study_note(name, read_definition(storage, name)))
+        save_note(study, study_note(name, read_definition(storage, name), read_card(storage, name)))
 
 
-def study_note(name: str, definition: StudyDefinition) -> str:
+def study_note(name: str, definition: StudyDefinition, card: Card) -> str:
     """Returns a study's note in Markdown."""
     protocol = definition.protocol
     rows = [["parameter", "values"]]
@@ -39,19 +35,24 @@ def study_note(name: str, definition: StudyDefinition) -> str:
     )
     words = ("confirm", "--study", name) if definition.space else ("report", "--study", name, "-o", "report")
     bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
+    training = definition.training
+    trained = (
+        f"It trains networks for {count(training.epochs, 'epoch')}, in batches of {training.batch_size}, "
+        f"{training.precision}. "
+        if training
+        else ""
+    )
     return "\n\n".join(
         [
             f"# {escape_markdown(definition.title)}",
             f"{what}:",
             markdown_table(rows),
-            f"**A trial** trains {count(protocol.rounds, 'round')}, each with pairs, weights and order of its own: "
-            f"{count(protocol.train_pairs, 'training pair')} of {protocol.dataset}, "
-            f"{count(protocol.epochs, 'epoch')}, batches of "
-            f"{protocol.batch_size}, {protocol.precision}, seed {protocol.seed}. All trials share the rounds.",
-            "**Its value** is the mean test error of the rounds in percent, on "
-            f"{count(protocol.test_pairs, 'pair')} each, by {protocol.decision}: {DECISIONS[protocol.decision]}. "
-            "Intermediate values are that mean after so many epochs. A pruned trial has none. User attributes hold the "
-            "rounds' own errors and their deviation.",
+            f"**A trial** measures {count(protocol.rounds, 'round')} of {escape_markdown(card.dataset)}, each with "
+            f"random streams of its own, from seed {protocol.seed}. {trained}All trials share the rounds.",
+            f"**Its value** is the mean {escape_markdown(card.metric.axis_title)} of the rounds"
+            f"{': ' if card.metric.description else ''}{escape_markdown(card.metric.description)}. Intermediate values "
+            "are that mean after so many steps. A pruned trial has none. User attributes hold the rounds' own errors "
+            "and their deviation.",
             f"**How to read it.** Values differ by chance: compare them with their deviations. {bias}"
             f"Next: {code_span(command(*words))}.",
         ]
@@ -59,8 +60,8 @@ def study_note(name: str, definition: StudyDefinition) -> str:
 
 
 def _values(parameter: Parameter) -> str:
-    if isinstance(parameter, Range):
-        text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
-    else:
+    if isinstance(parameter, Choices):
         text = ", ".join(text_of(choice) for choice in parameter.choices)
+    else:
+        text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
     return text + "".join(f", where {key} is {text_of(value)}" for key, value in parameter.when.items())

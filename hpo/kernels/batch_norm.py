@@ -138,13 +138,14 @@ def normalise_gradient(
             sums[s] += gradient[n, s]
             products[s] += gradient[n, s] * (maps[n, s] - row[s])
     inverse = 1 / np.sqrt(variances + weight.dtype.type(epsilon))
-    grad_bias[:] = sums.reshape(positions, channels).sum(0)
-    grad_weight[:] = products.reshape(positions, channels).sum(0) * inverse
+    # Numba orders the arrays of an expression by their names, so to rename one may change how its result is rounded.
+    totals, weighted = sums.reshape(positions, channels).sum(0), products.reshape(positions, channels).sum(0) * inverse
+    grad_bias[:], grad_weight[:] = totals, weighted
     # weight * inverse * (gradient - its mean - normalised maps * mean of their product), a line in gradient and maps
     slope = weight * inverse
-    bend = -slope * inverse * grad_weight / count
+    bend = -slope * inverse * weighted / count
     slopes, bends = _tiled(slope, positions), _tiled(bend, positions)
-    shifts = _tiled(-slope * grad_bias / count - bend * means, positions)
+    shifts = _tiled(-slope * totals / count - bend * means, positions)
     for n in range(maps.shape[0]):
         for s in range(len(sums)):
             grad_maps[n, s] = gradient[n, s] * slopes[s] + maps[n, s] * bends[s] + shifts[s]

@@ -13,11 +13,12 @@ from hpo.analysis.confirmation import Confirmation, Confirms, read_confirmations
 from hpo.analysis.results import read_best
 from hpo.report.sections import Section, _best, _environment, _error, _name, _of_list, _of_search, _ranked, _time
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes
-from hpo.storage.studies import read_definition
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
 from hpo.study.space import short_name
 from hpo.text.commands import command
-from hpo.text.formatting import count, interval
+from hpo.text.formatting import count, interval, spread
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,26 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    definition = _cleaned(read_definition(storage, study), clean)
+    definition, card = _cleaned(read_definition(storage, study), clean), read_card(storage, study)
     attributes, name = study_attributes(storage, study), clean(study)
     read_best(storage, study)  # says so where there is none
     trials = read_trials(storage, study)
     confirmation = next(read_confirmations(storage, study), None)
     if definition.space:
-        parts = _of_search(storage, study, trials, definition)
+        parts = _of_search(storage, study, trials, definition, card)
     else:
-        parts = _of_list(storage, study, trials, definition, clean)
+        parts = _of_list(storage, study, trials, definition, card, clean)
     sections = [
-        _best(trials, definition, confirmation),
+        _best(trials, definition, card, confirmation),
         *parts,
         _time(trials, clean),
-        _environment(trials, definition, attributes),
+        _environment(trials, definition, card, attributes["definition_sha256"]),
     ]
     if confirms := read_confirms(attributes):
         confirms = confirms.model_copy(update={"study": clean(confirms.study)})
-        headline = _headline_of_confirmation(trials, confirms)
+        headline = _headline_of_confirmation(trials, confirms, card)
     else:
-        headline = _headline(name, trials, definition, confirmation)
+        headline = _headline(name, trials, definition, card, confirmation)
     return Report(name, definition.title, headline, sections)
 
 
@@ -74,12 +75,16 @@ def _cleaned(definition: StudyDefinition, clean: Callable[[str], str]) -> StudyD
 
 
 def _headline(
-    study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None
+    study: str,
+    trials: Sequence[StoredTrial],
+    definition: StudyDefinition,
+    card: Card,
+    confirmation: Confirmation | None,
 ) -> list[str]:
-    best, protocol = _ranked(trials)[0], definition.protocol
+    best, metric = _ranked(trials)[0], card.metric
     lowest = (
-        f"Lowest error: {_error(best)} over {count(protocol.rounds, 'round')} ({protocol.dataset}, by "
-        f"{protocol.decision}), trial {best.number}: {_name(best, definition)}."
+        f"Lowest {metric.title}: {_error(best, metric.unit)} over {count(definition.protocol.rounds, 'round')} on "
+        f"{card.dataset}, trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
@@ -88,17 +93,18 @@ def _headline(
         unsure = f"Not confirmed: {SELECTION_BIAS}."
         return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
+    estimate = spread(confirmed.mean.estimate, None, metric.unit)
     sure = (
-        f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {confirmed.mean.estimate:.2f} % "
+        f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {estimate} "
         f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high)}); "
-        f"{beside_search(confirmed.mean.estimate, confirmed.optimism)}."
+        f"{beside_search(confirmed.mean.estimate, confirmed.optimism, metric.unit)}."
     )
     alike = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_significant]
     said = [f"On fresh rounds trials {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
     return [lowest, sure, *said]
 
 
-def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms) -> list[str]:
+def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms, card: Card) -> list[str]:
     """Never the lowest of the fresh figures: to choose by them is to select again."""
     first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
     which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
@@ -106,6 +112,6 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms)
         return [f"{which}, is not measured yet."]
     over = count(len(first.attributes["errors"]), "fresh round")
     return [
-        f"{which}: {_error(first)} on {over}, {short_name(first.params)}.",
+        f"{which}: {_error(first, card.metric.unit)} on {over}, {short_name(first.params)}.",
         f"{NEW_SELECTION.capitalize()}.",
     ]

@@ -18,20 +18,21 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.reproduction import (
     CONSISTENT,
-    ITEMS,
-    PUBLISHED_PARAMETERS,
     Cell,
+    Item,
     RangeTestResult,
     Reproduction,
     judge,
+    reports,
 )
-from hpo.analysis.results import read_entries, read_range_tests
+from hpo.analysis.results import read_entries
 from hpo.analysis.statistics import ratio_of_deviations
 from hpo.errors import RequestError
 from hpo.limits import FEWEST_ROUNDS
 from hpo.report.figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
 from hpo.storage.queries import study_attributes
 from hpo.storage.studies import own_studies
+from hpo.study.range_tests import read_range_tests
 from hpo.text.files import NotUtf8, read_text, write_together
 from hpo.text.formatting import count, interval, spread
 from hpo.text.markdown import markdown_table
@@ -51,7 +52,7 @@ def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str
         folder: the document's, where the pictures are that can be shown.
     """
     parts = {"summary": _summary(found), "decisions": _both_decisions(found.cells)}
-    for name, item in ITEMS.items():
+    for name, item in reports().items.items():
         if name.split("_")[2] == "figure":
             picture = picture_of(name, suffix)
             there = (folder / picture).exists()
@@ -148,7 +149,7 @@ def _mean_and_deviation(errors: Sequence[float]) -> str:
 
 def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:
     rows = [["", "published without WS", "counted", "published with WS", "counted", "verdict"]]
-    for name, published in PUBLISHED_PARAMETERS.items():
+    for name, published in reports().parameters.items():
         counted = parameters[name]
         same = "equal" if tuple(counted) == published else "differs"
         rows.append([name, f"{published[0]:,}", f"{counted[0]:,}", f"{published[1]:,}", f"{counted[1]:,}", same])
@@ -209,7 +210,7 @@ def _blank_document(suffix: str) -> str:
     if suffix:
         title = f"A quick look at the two reports ({looked_at(suffix)}), which is no reproduction"
     lines = [f"# {title}", "", "<!-- summary -->\n<!-- end -->"]
-    for name, item in ITEMS.items():
+    for name, item in reports().items.items():
         lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]
         if name == "report_a_table_3":
             lines += ["## Both decisions", "<!-- decisions -->\n<!-- end -->"]
@@ -227,41 +228,49 @@ def draw(
         names: study -> its name in the storage.
         networks: architecture -> what `describe` in network_summary.py says of it.
     """
+    wanted = reports().items[item]
     if "figure" not in item:
         return None
-    title = ITEMS[item].title
-    if not ITEMS[item].studies:
-        return network_figure(title, networks[ITEMS[item].architectures[0]]["layers"])
+    if not wanted.studies:
+        return network_figure(wanted.title, networks[wanted.architectures[0]]["layers"])
     if storage is None:
         return None
-    there = own_studies(storage)
-    known = {study: name for study, name in names.items() if name in there}
-    trials = {
-        entry.label: trial.attributes
-        for study in ITEMS[item].studies
-        if study in known
-        for entry, trial in read_entries(storage, known[study])
-    }
-    if item == "report_a_figure_1":
-        shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
-        norms: dict[str, Any] = {
-            label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
-            for label, architecture in shown.items()
-            if "gradient_norms" in trials.get(label, {})  # kept where the study's [run] says so
-        }
-        return gradient_norms_figure(title, norms) if norms else None
+    known = {study: names[study] for study in wanted.studies if names[study] in own_studies(storage)}
     if item == "report_a_figure_2":
-        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if "report_a_table_5" in known else None
+        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if known else None
     if item == "report_b_figure_5":
-        bars = [
-            Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
-            for cell in found.cells
-            if cell.table in ITEMS[item].studies
-        ]
-        return bars_figure(title, bars) if bars else None
-    model = REPORT_B_MODELS[item]
+        return _draw_bars(wanted, found)
+    trials = {entry.label: trial.attributes for name in known.values() for entry, trial in read_entries(storage, name)}
+    if item == "report_a_figure_1":
+        return _draw_norms(wanted.title, trials, networks)
+    return _draw_losses(wanted.title, REPORT_B_MODELS[item], trials)
+
+
+Kept = Mapping[str, Mapping[str, Any]]  # label of a listed trial -> its attributes
+
+
+def _draw_norms(title: str, trials: Kept, networks: Mapping[str, Any]) -> go.Figure | None:
+    shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
+    norms: dict[str, Any] = {
+        label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
+        for label, architecture in shown.items()
+        if "gradient_norms" in trials.get(label, {})  # kept where the study's [run] says so
+    }
+    return gradient_norms_figure(title, norms) if norms else None
+
+
+def _draw_bars(item: Item, found: Reproduction) -> go.Figure | None:
+    bars = [
+        Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
+        for cell in found.cells
+        if cell.table in item.studies
+    ]
+    return bars_figure(item.title, bars) if bars else None
+
+
+def _draw_losses(title: str, model: str, trials: Kept) -> go.Figure | None:
     settings = [model + suffix for suffix in ("", " + AL", " + WS", " + WS + AL")]
-    losses = {key: trials[key]["losses_by_epoch"] for key in settings if "losses_by_epoch" in trials.get(key, {})}
+    losses = {key: trials[key]["losses_by_step"] for key in settings if "losses_by_step" in trials.get(key, {})}
     return losses_figure(title, losses) if losses else None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import plotly.graph_objects as go
 from optuna.storages import RDBStorage
@@ -29,9 +28,10 @@ from hpo.report.study_figures import (
     rates_figure,
 )
 from hpo.storage.queries import StoredTrial
-from hpo.study.definition import ListedTrial, StudyDefinition
-from hpo.study.space import short_name
-from hpo.text.formatting import count, interval, lasted, p_value, spread
+from hpo.study.card import Card, MetricCard
+from hpo.study.definition import Entry, StudyDefinition
+from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
+from hpo.text.formatting import count, interval, lasted, p_value, points, spread, text_of, with_unit
 
 BEST = 10  # configurations in the table
 
@@ -54,23 +54,36 @@ class Section:
     wide: bool = False
 
 
-def _best(trials: Sequence[StoredTrial], definition: StudyDefinition, confirmation: Confirmation | None) -> Section:
+def _best(
+    trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, confirmation: Confirmation | None
+) -> Section:
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
-    rows = [["trial", "error %", "95 %", *(["on fresh rounds"] if fresh else []), "configuration"]]
+    rows = [
+        [
+            "trial",
+            with_unit("error", card.metric.unit),
+            "95 %",
+            *(["on fresh rounds"] if fresh else []),
+            "configuration",
+        ]
+    ]
     for trial in _ranked(trials)[:BEST]:
         confirmed = fresh.get(trial.number)
-        again = spread(confirmed.mean.estimate, confirmed.std, unit="") if confirmed else ""
-        interval = _interval(trial.attributes["errors"])
-        row = [str(trial.number), _error(trial, unit=""), interval, *([again] if fresh else [])]
+        again = spread(confirmed.mean.estimate, confirmed.std) if confirmed else ""
+        reach = _interval(trial.attributes["errors"], card.metric)
+        row = [str(trial.number), _error(trial), reach, *([again] if fresh else [])]
         rows.append([*row, _name(trial, definition)])
-    text = ["Mean and deviation over rounds; the interval is the mean's. +ws: shared weights, +al: auxiliary loss."]
+    flags = [name for name, parameter in definition.search_space.items() if True in parameter.values]
+    text = ["Mean and deviation over rounds; the interval is the mean's."]
+    if flags and definition.space:
+        text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")
     if fresh:
         text.append(f"{NEW_SELECTION.capitalize()}.")
     return Section("best", "Best configurations", text, rows)
 
 
 def _of_search(
-    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition
+    storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card
 ) -> Iterator[Section]:
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
     pruned_too = f", {pruned} pruned" if pruned else ""
@@ -78,9 +91,11 @@ def _of_search(
     text = [f"{count(whole, 'trial')} measured to the end{pruned_too}, each over {over}."]
     if whole > MOST:
         text.append(f"The figures draw the best {MOST} of them.")
-    yield Section("history", "History", text, figure=history_figure(trials, smallest_error(definition)))
-    text = ["A colour for each optimizer."]
-    yield Section("rates", "Error against learning rate", text, figure=rates_figure(trials, smallest_error(definition)))
+    yield Section("history", "History", text, figure=history_figure(trials, card.metric))
+    if isinstance(definition.space.get(LEARNING_RATE), FloatRange):
+        text = ["A colour for each optimizer."]
+        figure = rates_figure(trials, card.metric)
+        yield Section("rates", "Error against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
@@ -88,7 +103,7 @@ def _of_search(
     varied = [
         name for name, parameter in definition.space.items() if not parameter.when and len(set(parameter.values)) > 1
     ]
-    figure = parallel_figure(trials, varied, smallest_error(definition))
+    figure = parallel_figure(trials, varied, definition, card.metric)
     yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
 
@@ -98,6 +113,7 @@ def _of_list(
     study: str,
     trials: Sequence[StoredTrial],
     definition: StudyDefinition,
+    card: Card,
     clean: Callable[[str], str],
 ) -> Iterator[Section]:
     entries = measured_entries(trials, definition)
@@ -105,30 +121,30 @@ def _of_list(
     text = [
         f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
     ]
-    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, smallest_error(definition)))
-    yield from _published(entries)
+    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, card.metric))
+    yield from _published(entries, card.metric)
     lists = related_lists(storage, study)
-    yield from _effects(read_effects(storage, lists), list(map(clean, lists)))
+    yield from _effects(read_effects(storage, lists), list(map(clean, lists)), card.metric)
 
 
-def _effects(effects: Sequence[Effect], lists: Sequence[str]) -> Iterator[Section]:
+def _effects(effects: Sequence[Effect], lists: Sequence[str], metric: MetricCard) -> Iterator[Section]:
     if not effects:
         return
-    rows = [["change", "pairs", "points (95 %)", "p", "verdict"]]
+    rows = [["change", "pairs", f"{points('', metric.unit).strip() or 'difference'} (95 %)", "p", "verdict"]]
     for effect in effects:
         by = effect.difference
         if effect.p_value is None:
             told = "too few rounds"
         else:
             told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not significant"
-        points = f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"
-        rows.append([effect_name(effect), str(effect.pairs), points, p_value(effect.p_value), told])
+        change = f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"
+        rows.append([effect_name(effect, metric), str(effect.pairs), change, p_value(effect.p_value), told])
     where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
         f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
-        "are listed (Holm), intervals not. Trials whose recognition no loss trains are left out."
+        "are listed (Holm), intervals not. Trials whose error no loss trains are left out."
     ]
-    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects))
+    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects, metric))
 
 
 def _importances(importances: dict[str, float]) -> Section:
@@ -150,7 +166,7 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
         return
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     spent = sum(_epochs(trial, definition) for trial in finished)
-    whole = definition.protocol.epochs * len(finished)
+    whole = definition.steps * len(finished)
     text = [
         f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "
         f"all epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
@@ -178,43 +194,45 @@ def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section
     return Section("time", "Time and machines", text, rows)
 
 
-def _published(entries: Sequence[tuple[ListedTrial, StoredTrial]]) -> Iterator[Section]:
+def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard) -> Iterator[Section]:
     rows = [["", "published", "measured", "difference (95 %)"]]
     for entry, trial in entries:
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
-        row = [entry.label, spread(published.mean, published.std, unit=""), _error(trial, unit="")]
+        row = [entry.label, spread(published.mean, published.std), _error(trial)]
         by = difference_of_means(
             trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
-        ).within(-100, 100)
+        ).within(metric.low - metric.high, metric.high - metric.low)
         rows.append([*row, f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"])
     if len(rows) > 1:
-        text = ["Errors in percent, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
+        what = metric.axis_title.capitalize()
+        text = [f"{what}, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
         yield Section("published", "Beside the published", text, rows)
 
 
-def _environment(trials: Sequence[StoredTrial], definition: StudyDefinition, attributes: dict[str, Any]) -> Section:
-    protocol = definition.protocol
+def _environment(
+    trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, definition_sha256: str
+) -> Section:
+    protocol, training = definition.protocol, definition.training
     used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
-    pairs = f"{protocol.train_pairs} training and {count(protocol.test_pairs, 'test pair')}"
-    trained = f"{count(protocol.epochs, 'epoch')}, batches of {protocol.batch_size}, {protocol.precision}"
-    how = f"{trained}, by {protocol.decision}"
+    settings = {name: value for name, value in definition.task.settings.items() if name != "dataset"}
     search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
     rows = [
         ["", ""],
-        ["dataset", f"{protocol.dataset} (SHA-256 {attributes['dataset_sha256'][:12]}…)"],
-        ["protocol", f"{count(protocol.rounds, 'round')} of {pairs}, {how}"],
-        ["study", f"seed {protocol.seed}, SHA-256 {attributes['definition_sha256'][:12]}…"],
+        ["dataset", f"{card.dataset} (SHA-256 {card.data_sha256[:12]}…)"],
+        ["task", ", ".join([definition.task.name, *(f"{name} = {text_of(settings[name])}" for name in settings)])],
+    ]
+    if training:
+        trained = f"{count(training.epochs, 'epoch')}, batches of {training.batch_size}, {training.precision}"
+        rows.append(["training", trained])
+    rows += [
+        ["protocol", f"{count(protocol.rounds, 'round')}, {card.metric.title}"],
+        ["study", f"seed {protocol.seed}, SHA-256 {definition_sha256[:12]}…"],
         ["sampler, pruner", search],
         ["versions", "; ".join(sorted(used - {""}))],
     ]
     return Section("environment", "Conditions", [], rows)
-
-
-def smallest_error(definition: StudyDefinition) -> float:
-    """Returns half a test pair in percent: where an error of zero stands on a logarithmic axis."""
-    return 50 / definition.protocol.test_pairs
 
 
 def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
@@ -235,19 +253,19 @@ def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
 def _epochs(trial: StoredTrial, definition: StudyDefinition) -> int:
     """Returns how many epochs a finished trial was trained."""
     if trial.state is TrialState.COMPLETE:
-        return definition.protocol.epochs
-    return max(map(int, trial.attributes.get("errors_by_epoch") or {0: 0}))
+        return definition.steps
+    return max(map(int, trial.attributes.get("errors_by_step") or {0: 0}))
 
 
-def _error(trial: StoredTrial, unit: str = " %") -> str:
+def _error(trial: StoredTrial, unit: str = "") -> str:
     """Returns a trial's mean error and deviation, and how many of its rounds diverged."""
     diverged = len(trial.attributes.get("diverged_rounds") or [])
     shown = spread(trial.value or 0.0, trial.attributes.get("std"), unit)
     return f"{shown} ({diverged} diverged)" if diverged else shown
 
 
-def _interval(errors: Sequence[float]) -> str:
-    mean = mean_of(errors).within(0, 100)
+def _interval(errors: Sequence[float], metric: MetricCard) -> str:
+    mean = mean_of(errors).within(metric.low, metric.high)
     return interval(mean.low, mean.high)
 
 

@@ -17,8 +17,10 @@ from optuna.trial import TrialState
 from hpo.analysis.effects import Effect
 from hpo.report.figures import COLOURS
 from hpo.storage.queries import StoredTrial
+from hpo.study.card import MetricCard
+from hpo.study.definition import StudyDefinition
 from hpo.study.space import short_name
-from hpo.text.formatting import text_of
+from hpo.text.formatting import spread, text_of
 
 LAYOUT: dict[str, Any] = {
     "template": "none",
@@ -30,26 +32,20 @@ LAYOUT: dict[str, Any] = {
     "plot_bgcolor": "rgba(0,0,0,0)",
 }
 MOST = 1000  # trials in a figure, the best: a page is to open on a phone
-ERROR_AXIS = {"title": "test error (%)", "type": "log", "tickvals": [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100]}
 GREY = "#888888"
 SHARES = (  # of the trials, by error: up to which, its name, its line, its opacity
     (0.1, "the best tenth", {"color": COLOURS[1], "width": 2}, 1.0),
     (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.75),
     (1.0, "the others", {"color": GREY, "width": 1}, 0.5),
 )
-LOGARITHMIC = {"learning_rate": "learning rate", "error": "error (%)"}
 MOST_TICKS = 8  # on an axis of numbers; else its ends
 
 
-def history_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
-    """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got.
-
-    Args:
-        smallest: where an error of zero is drawn, here and in the other figures.
-    """
-    figure = _errors_figure(trials, [trial.number for trial in trials], smallest)
+def history_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure:
+    """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got."""
+    figure = _errors_figure(trials, [trial.number for trial in trials], metric)
     whole = _whole(trials)
-    best = list(accumulate((max(trial.value or 0.0, smallest) for trial in whole), min))
+    best = list(accumulate((_shown(trial.value, metric) for trial in whole), min))
     figure.add_scatter(
         x=[trial.number for trial in whole], y=best, name="best so far", mode="lines",
         line={"shape": "hv", "color": COLOURS[1], "width": 2}, hoverinfo="skip",
@@ -58,14 +54,16 @@ def history_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
     return figure
 
 
-def listed_figure(trials: Sequence[StoredTrial], labels: Sequence[str], smallest: float) -> go.Figure:
+def listed_figure(trials: Sequence[StoredTrial], labels: Sequence[str], metric: MetricCard) -> go.Figure:
     """Draws listed trials by their labels: each round as a dot, and the mean."""
-    figure = _errors_figure(trials, labels, smallest)
+    figure = _errors_figure(trials, labels, metric)
     figure.update_xaxes(tickangle=-30, type="category")
     return figure
 
 
-def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str], smallest: float) -> go.Figure:
+def _errors_figure(
+    trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str], metric: MetricCard
+) -> go.Figure:
     figure, place = go.Figure(layout=LAYOUT), {trial.number: at for trial, at in zip(trials, places, strict=True)}
     whole = _whole(trials)
     pruned = [trial for trial in trials if trial.state is TrialState.PRUNED and last_mean(trial) is not None]
@@ -77,18 +75,18 @@ def _errors_figure(trials: Sequence[StoredTrial], places: Sequence[int] | Sequen
         )  # fmt: skip
     rounds = [(trial, error) for trial in whole for error in trial.attributes["errors"]]
     figure.add_scatter(
-        x=[place[trial.number] for trial, _ in rounds], y=[max(error, smallest) for _, error in rounds], mode="markers",
-        name="each round", marker={"size": 4, "color": COLOURS[5], "opacity": 0.6}, hoverinfo="skip",
+        x=[place[trial.number] for trial, _ in rounds], y=[_shown(error, metric) for _, error in rounds],
+        mode="markers", name="each round", marker={"size": 4, "color": COLOURS[5], "opacity": 0.6}, hoverinfo="skip",
     )  # fmt: skip
     figure.add_scatter(
-        x=[place[trial.number] for trial in whole], y=[max(trial.value or 0.0, smallest) for trial in whole],
+        x=[place[trial.number] for trial in whole], y=[_shown(trial.value, metric) for trial in whole],
         name="mean", mode="markers", marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
     )  # fmt: skip
-    figure.update_yaxes(**ERROR_AXIS)
+    figure.update_yaxes(**_error_axis(metric))
     return figure
 
 
-def rates_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
+def rates_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure:
     """Draws the error against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
     measured = [*_whole(trials), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
@@ -104,13 +102,13 @@ def rates_figure(trials: Sequence[StoredTrial], smallest: float) -> go.Figure:
                 continue
             figure.add_scatter(
                 x=[trial.params["learning_rate"] for trial in shown],
-                y=[max(last_mean(trial) or 0.0, smallest) for trial in shown],
+                y=[_shown(last_mean(trial), metric) for trial in shown],
                 name=name, legendgroup=name, showlegend=name not in named, mode="markers", opacity=opacity,
                 marker={"symbol": symbol, "size": 7, "color": colour}, hovertext=list(map(_about, shown)),
             )  # fmt: skip
             named.add(name)
     figure.update_xaxes(title="learning rate", type="log", dtick=1, exponentformat="power")
-    figure.update_yaxes(**ERROR_AXIS)
+    figure.update_yaxes(**_error_axis(metric))
     return figure
 
 
@@ -127,7 +125,7 @@ def importances_figure(importances: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def effects_figure(effects: Sequence[Effect]) -> go.Figure:
+def effects_figure(effects: Sequence[Effect], metric: MetricCard) -> go.Figure:
     """Draws each effect with its interval; left of zero is better."""
     shown = list(reversed(effects))
     differences = [effect.difference for effect in shown]
@@ -136,24 +134,34 @@ def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     figure = go.Figure(layout={**LAYOUT, "height": 110 + 36 * len(shown), "showlegend": False})
     figure.add_vline(x=0, line={"color": GREY, "dash": "dash"})
     figure.add_scatter(
-        x=[effect.difference.estimate for effect in shown], y=list(map(effect_name, shown)), mode="markers",
-        marker={"size": 9, "color": COLOURS[0]},
+        x=[effect.difference.estimate for effect in shown], y=[effect_name(effect, metric) for effect in shown],
+        mode="markers", marker={"size": 9, "color": COLOURS[0]},
         error_x={"symmetric": False, "array": above, "arrayminus": below, "thickness": 2},
     )  # fmt: skip
-    figure.update_xaxes(title="percentage points (95 %)")
+    unit = "percentage points" if metric.unit == "%" else metric.unit or "difference"
+    figure.update_xaxes(title=f"{unit} (95 %)")
     figure.update_yaxes(automargin=True)
     return figure
 
 
-def parallel_figure(trials: Sequence[StoredTrial], names: Sequence[str], smallest: float) -> go.Figure:
+def parallel_figure(
+    trials: Sequence[StoredTrial], names: Sequence[str], definition: StudyDefinition, metric: MetricCard
+) -> go.Figure:
     """Draws every trial that was measured to the end as a line through parameters of these names, the best in front.
 
     Of plain lines, not plotly's own parallel coordinates, which take WebGL, and not every browser has that.
     """
     whole = _whole(trials)
     shared = [name for name in names if all(name in trial.params for trial in whole)]
-    axes = [_axis(name, [trial.params[name] for trial in whole]) for name in shared]
-    axes.append(_axis("error", [max(trial.value or 0.0, smallest) for trial in whole]))
+    logarithmic = {name for name, parameter in definition.space.items() if getattr(parameter, "log", False)}
+    axes = [_axis(_words(name), [trial.params[name] for trial in whole], name in logarithmic) for name in shared]
+    axes.append(
+        _axis(
+            f"error ({metric.unit})" if metric.unit else "error",
+            [_shown(trial.value, metric) for trial in whole],
+            _is_logarithmic(metric),
+        )
+    )
     ranked = sorted(range(len(whole)), key=lambda i: whole[i].value or 0.0)
     figure = go.Figure(layout={**LAYOUT, "height": 440, "margin": {"l": 30, "r": 30, "t": 40, "b": 50}})
     ends = [0, *(ceil(share * len(ranked)) for share, *_ in SHARES)]
@@ -164,7 +172,7 @@ def parallel_figure(trials: Sequence[StoredTrial], names: Sequence[str], smalles
         for i in ranked[first:last]:
             x += [*range(len(axes)), None]
             y += [*(axis.places[i] for axis in axes), None]
-            about += [f"{_about(whole[i])}: {whole[i].value:.2f} %"] * (len(axes) + 1)
+            about += [f"{_about(whole[i])}: {spread(whole[i].value or 0.0, None, metric.unit)}"] * (len(axes) + 1)
         figure.add_scatter(
             x=x, y=y, name=name, mode="lines", line=line, opacity=opacity, hovertext=about, hoverinfo="text",
             legendrank=first,
@@ -192,9 +200,8 @@ class _Axis:
     ticks: dict[str, float]
 
 
-def _axis(name: str, given: Sequence[Any]) -> _Axis:
-    if all(isinstance(value, float) for value in given):
-        logarithmic = name in LOGARITHMIC
+def _axis(label: str, given: Sequence[Any], logarithmic: bool) -> _Axis:
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
         scaled = [log10(value) for value in given] if logarithmic else list(given)
         low, high = min(scaled), max(scaled)
         span = high - low or 1.0
@@ -203,34 +210,48 @@ def _axis(name: str, given: Sequence[Any]) -> _Axis:
         if not 2 <= len(inside) <= MOST_TICKS:
             inside = [min(given), max(given)]
         ticks = {text_of(mark): ((log10(mark) if logarithmic else mark) - low) / span for mark in inside}
-        return _Axis(LOGARITHMIC.get(name, _words(name)), [(value - low) / span for value in scaled], ticks)
+        return _Axis(label, [(value - low) / span for value in scaled], ticks)
     choices = sorted(set(given), key=str)
     heights = {choice: (i + 0.5) / len(choices) for i, choice in enumerate(choices)}
     width = 0.7 / len(choices)  # lines through the same choice beside each other
     places = [heights[value] + width * (i / len(given) - 0.5) for i, value in enumerate(given)]
-    return _Axis(_words(name), places, {text_of(choice): height for choice, height in heights.items()})
+    return _Axis(label, places, {text_of(choice): height for choice, height in heights.items()})
 
 
 def last_mean(trial: StoredTrial) -> float | None:
     """Returns the mean error that a trial reached, at the last epoch that was measured; None where none was."""
     if trial.value is not None:
         return trial.value
-    curve: Mapping[str, Sequence[float]] = trial.attributes.get("errors_by_epoch") or {}
+    curve: Mapping[str, Sequence[float]] = trial.attributes.get("errors_by_step") or {}
     if not curve:
         return None
     last = curve[max(curve, key=int)]
     return sum(last) / len(last)
 
 
-def effect_name(effect: Effect) -> str:
-    """Returns `batch norm: cnn → cnn_bn`, or `weight sharing`."""
-    if isinstance(effect.after, bool):
-        name = _words(effect.parameter)
-        return f"{name}, on the head's decision" if effect.parameter == "auxiliary_loss" else name
+def effect_name(effect: Effect, metric: MetricCard) -> str:
+    """Returns `architecture: cnn → cnn_bn`, or `weight sharing`; with its metric where that is not the objective."""
     name = _words(effect.parameter)
-    if effect.parameter == "architecture" and effect.after == f"{effect.before}_bn":
-        name = "batch norm"
-    return f"{name}: {text_of(effect.before)} → {text_of(effect.after)}"
+    if not isinstance(effect.after, bool):
+        name = f"{name}: {text_of(effect.before)} → {text_of(effect.after)}"
+    return name if effect.metric.name == metric.name else f"{name}, on the {effect.metric.title}"
+
+
+def _shown(error: float | None, metric: MetricCard) -> float:
+    """Returns where an error is drawn: zero, where the axis is logarithmic, at the least that it can be besides."""
+    return max(error or 0.0, metric.smallest) if metric.smallest else error or 0.0
+
+
+def _is_logarithmic(metric: MetricCard) -> bool:
+    return bool(metric.smallest)
+
+
+def _error_axis(metric: MetricCard) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": metric.axis_title}
+    if _is_logarithmic(metric):
+        axis["type"] = "log"
+        axis |= {"tickvals": [0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100]} if metric.unit == "%" else {}
+    return axis
 
 
 def _whole(trials: Sequence[StoredTrial]) -> list[StoredTrial]:

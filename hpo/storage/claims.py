@@ -31,8 +31,8 @@ RANKS = {TrialState.COMPLETE: 3, TrialState.PRUNED: 2, TrialState.RUNNING: 1}
 
 
 @dataclass(frozen=True)
-class RunningTrial:
-    """A trial that is running, or was when its worker died.
+class ActiveClaim:
+    """The claim to a trial that is running, or was when its worker died.
 
     Attributes:
         trial_id: the id by which the storage knows it.
@@ -143,7 +143,7 @@ def _select_failures() -> sa.Select[Any]:
 
 
 @retried
-def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
+def read_running(storage: RDBStorage, name: str) -> list[ActiveClaim]:
     """Reads the trials of ours that are running, in order of their numbers."""
     with reading(storage) as connection:
         rows = connection.execute(_select_running(), {STUDY: name}).all()
@@ -152,7 +152,7 @@ def read_running(storage: RDBStorage, name: str) -> list[RunningTrial]:
         started, beaten, now = map(read_time, moments)
         age = (now - beaten).total_seconds() if now and beaten else None
         worker = Worker.from_json(read_attributes([("worker", text)]).get("worker"))
-        found.append(RunningTrial(key, number, in_utc(started), slot, worker, text, beaten, age))
+        found.append(ActiveClaim(key, number, in_utc(started), slot, worker, text, beaten, age))
     return found
 
 

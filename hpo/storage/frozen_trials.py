@@ -39,18 +39,24 @@ UNREADABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueErro
 
 
 @cache  # to make it takes a millisecond, and a trial reads trials a dozen times
-def select_trials(*, one: bool = False, newer: bool = False, in_states: bool = False) -> sa.CompoundSelect[Any]:
+def select_trials(
+    *, one: bool = False, some: bool = False, newer: bool = False, in_states: bool = False, brief: bool = False
+) -> sa.CompoundSelect[Any]:
     """Returns the statement that reads trials with all that belongs to them.
 
     Its parameters are named here in quotes.
 
     Args:
         one: whether it reads the trial of an id, "trial"; else those of a study, "study".
+        some: or those of some ids, "trials".
         newer: whether of those only some, "included", and all with an id above one, "after". None of them has an id
             below "since"; said of each table, it lets the database skip a long study's rows.
         in_states: whether only those in some "states".
+        brief: whether without their reports and Optuna's own attributes.
     """
-    chosen = [TRIAL.trial_id == sa.bindparam("trial")] if one else [TRIAL.study_id == sa.bindparam("study")]
+    of_study: sa.ColumnElement[bool] = TRIAL.study_id == sa.bindparam("study")
+    of_ids = TRIAL.trial_id.in_(sa.bindparam("trials", expanding=True))
+    chosen = [TRIAL.trial_id == sa.bindparam("trial") if one else of_ids if some else of_study]
     if newer:
         included = TRIAL.trial_id.in_(sa.bindparam("included", expanding=True))
         chosen.append(sa.or_(included, TRIAL.trial_id > sa.bindparam("after")))
@@ -75,6 +81,8 @@ def select_trials(*, one: bool = False, newer: bool = False, in_states: bool = F
         ("report", REPORT.trial_intermediate_value_id, REPORT.step, REPORT.intermediate_value,
          REPORT.intermediate_value_type),
     ):  # fmt: skip
+        if brief and part in ("system", "report"):
+            continue
         columns = (sa.cast(name, sa.Text), sa.type_coerce(value, sa.Float), sa.cast(text, sa.Text))
         everything.append(
             sa.select(TRIAL.trial_id, sa.literal(part), row_id, *columns, none, none)

@@ -10,6 +10,7 @@ repeated while the database is away.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,14 +25,12 @@ from optuna.trial import TrialState
 from hpo.errors import HpoError, UnknownName
 from hpo.storage.backends import explain_failure, reading
 from hpo.storage.claims import FINISHED, Claim, id_of, in_utc
-from hpo.storage.frozen_trials import UNREADABLE, parse_distribution, read_attributes, read_param
+from hpo.storage.frozen_trials import UNREADABLE, freeze, read_attributes, select_trials
 from hpo.storage.retry import retried
 from hpo.storage.trial_attributes import believed, is_claim, is_whole
-from hpo.study.space import Configuration
 from hpo.text.secrets import show_url
 
-REQUIRED = {name for name, field in Configuration.model_fields.items() if field.is_required()}
-"""The parameters that every trial of ours has, at the latest when it is measured to the end."""
+AT_ONCE = 5000  # trials whose ids stand in one statement, which names them four times; SQLite takes 32 766 values
 
 
 @dataclass(frozen=True)
@@ -224,30 +223,55 @@ def read_trials(
         query = query.where(value.value.is_not(None)).order_by(value.value, claim.number)
     found: list[StoredTrial] = []
     with reading(storage) as connection:
+        needed = _needed_params(connection, name)
         # Of the best, a few more than are asked for: one that cannot be believed makes room for the next.
         for rows in connection.execute(query).partitions(10_000 if best is None else best + 10):
-            found += [read for read in _read_whole(connection, rows) if foreign or read.is_ours]
+            found += [read for read in _read_whole(connection, rows, needed) if foreign or read.is_ours]
             if best is not None and len(found) >= best:
                 break
     return found[:best]
 
 
-def _read_whole(connection: sa.Connection, rows: Sequence[Any]) -> Iterator[StoredTrial]:
-    ids = [row.trial_id for row in rows]
-    params, attributes = _read_params(connection, ids), _read_attributes(connection, ids)
+def _read_whole(connection: sa.Connection, rows: Sequence[Any], needed: set[str]) -> Iterator[StoredTrial]:
+    frozen = {
+        trial._trial_id: trial
+        for start in range(0, len(rows), AT_ONCE)
+        for trial in freeze(
+            connection.execute(
+                select_trials(some=True, brief=True),
+                {"trials": [row.trial_id for row in rows[start : start + AT_ONCE]]},
+            )
+        )
+    }
     for key, number, state, value, started, finished, is_claimed in rows:
-        kept, proposed = believed(attributes.get(key, {})), params.get(key, {})
-        is_configured = proposed is not None and (state is not TrialState.COMPLETE or proposed.keys() >= REQUIRED)
+        params = frozen[key].params if key in frozen else {}
+        kept = believed(frozen[key].user_attrs) if key in frozen else {}
+        is_configured = state is not TrialState.COMPLETE or params.keys() >= needed
         yield StoredTrial(
             number=number,
             state=state,
             value=value if isinstance(value, float) else None,
             started=in_utc(started),
             finished=in_utc(finished),
-            params=proposed or {},
+            params=params,
             attributes=kept,
             is_ours=bool(is_claimed) and is_claim(kept) and is_configured and is_whole(state, value, kept),
         )
+
+
+def _needed_params(connection: sa.Connection, study: str) -> set[str]:
+    """Returns the parameters that every trial of a study has, at the latest when it is measured to the end."""
+    attribute = models.StudyUserAttributeModel
+    text = sa.select(sa.cast(attribute.value_json, sa.Text)).where(
+        attribute.study_id == id_of(study), attribute.key == "definition"
+    )
+    try:
+        definition = json.loads(connection.execute(text).scalar_one_or_none() or "{}")
+        listed = [set(entry["params"]) for entry in definition.get("trial", [])]
+        always = {name for name, parameter in definition.get("space", {}).items() if not parameter["when"]}
+    except UNREADABLE:
+        return set()  # of a study that is not ours, or was tampered with
+    return set.intersection(*listed) if listed else always
 
 
 @retried
@@ -262,35 +286,3 @@ def last_finishes(storage: RDBStorage, name: str, count: int) -> list[datetime]:
     )
     with reading(storage) as connection:
         return [finish for text in connection.execute(query).scalars() if (finish := in_utc(text)) is not None]
-
-
-def _read_params(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any] | None]:
-    """Reads trials' parameters; None for a trial with one that cannot be read."""
-    table = models.TrialParamModel
-    params: dict[int, dict[str, Any] | None] = {}
-    texts = (sa.cast(table.param_name, sa.Text), table.param_value, sa.cast(table.distribution_json, sa.Text))
-    query = sa.select(table.trial_id, *texts).order_by(table.param_id)
-    for key, name, value, distribution in _rows_of(connection, query, table.trial_id, trial_ids):
-        known = params.setdefault(key, {})
-        try:
-            external = read_param(value, parse_distribution(distribution))
-        except UNREADABLE:
-            params[key] = None
-            continue
-        if known is not None:
-            known[name] = external
-    return params
-
-
-def _read_attributes(connection: sa.Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    table = models.TrialUserAttributeModel
-    texts: dict[int, list[tuple[str, str]]] = {}
-    query = sa.select(table.trial_id, sa.cast(table.key, sa.Text), sa.cast(table.value_json, sa.Text))
-    for key, name, value in _rows_of(connection, query, table.trial_id, trial_ids):
-        texts.setdefault(key, []).append((name, value))
-    return {key: read_attributes(rows) for key, rows in texts.items()}
-
-
-def _rows_of(connection: sa.Connection, query: sa.Select[Any], column: Any, trial_ids: Sequence[int]) -> Iterator[Any]:
-    for start in range(0, len(trial_ids), 10_000):  # SQLite takes up to 32 766 values in one statement
-        yield from connection.execute(query.where(column.in_(trial_ids[start : start + 10_000])))

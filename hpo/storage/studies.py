@@ -13,18 +13,15 @@ from optuna.study import StudyDirection
 
 from hpo.errors import StorageError
 from hpo.storage.backends import experimental, start_lock
-from hpo.storage.queries import (
-    finished_slots,
-    read_studies,
-    read_study,
-)
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.storage.queries import finished_slots, read_studies, read_study, study_attributes
+from hpo.study.card import Card, parse_card
+from hpo.study.definition import FORMAT, StudyDefinition, define_study
 from hpo.text.secrets import show_url
 
 STUDY_ATTRIBUTES: dict[str, type] = {  # of a study that is wholly created
     "definition": dict,
     "definition_sha256": str,
-    "dataset_sha256": str,
+    "card": dict,
     "versions": dict,
     "identity": str,
 }
@@ -33,6 +30,9 @@ STUDY_ATTRIBUTES: dict[str, type] = {  # of a study that is wholly created
 def are_ours(attributes: Mapping[str, Any]) -> bool:
     """Says whether a study's attributes are those of one that this program has made."""
     return all(isinstance(attributes.get(key), kind) for key, kind in STUDY_ATTRIBUTES.items())
+
+
+OLD_ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256"}  # of a study from before format 1
 
 
 def create_study(
@@ -65,7 +65,7 @@ def create_study(
             for key, value in {**attributes, "identity": uuid.uuid4().hex}.items():
                 study.set_user_attr(key, value)
             with experimental():
-                study.set_metric_names(["test error (%)"])
+                study.set_metric_names([parse_card(attributes["card"], study=name).metric.axis_title])
         largest = target if lower else max(target, stored_target(known))
         study.set_user_attr("target", largest if most is None else min(largest, most))
 
@@ -82,11 +82,17 @@ def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:
     return study.user_attrs.items() <= ours.items() and not study.get_trials(deepcopy=False)
 
 
+def is_old(attributes: Mapping[str, Any]) -> bool:
+    """Says whether a study was made by a version of this program that knew no formats."""
+    return attributes.keys() >= OLD_ATTRIBUTES
+
+
 def not_ours(storage: RDBStorage, name: str) -> StorageError:
-    """Returns the error about a study that another program made."""
-    return StorageError(
-        f"study {name!r} in {show_url(storage.url)} was not made by hpo; --name NAME starts one beside it"
-    )
+    """Returns the error about a study that another program made, or another version of this one."""
+    where, beside = f"study {name!r} in {show_url(storage.url)}", "--name NAME starts one beside it"
+    if is_old(study_attributes(storage, name)):
+        return StorageError(f"{where} was made by hpo before format 1, which this version does not read; {beside}")
+    return StorageError(f"{where} was not made by hpo; {beside}")
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,32 @@ def read_definition(storage: RDBStorage, study: str) -> StudyDefinition:
     """Returns the definition that a study was created with.
 
     Raises:
+        StorageError: where the study was not made by this program, or by a later version.
+    """
+    stored = _attributes_of_ours(storage, study)["definition"]
+    made_in = stored.get("format")
+    if isinstance(made_in, int) and made_in > FORMAT:
+        raise StorageError(
+            f"study {study!r} in {show_url(storage.url)} is of format {made_in}, and this hpo reads format {FORMAT}; "
+            "upgrade it to read it"
+        )
+    return define_study(stored, name=study)
+
+
+def read_card(storage: RDBStorage, study: str) -> Card:
+    """Returns the card of a study's task.
+
+    Raises:
         StorageError: where the study was not made by this program.
     """
+    return parse_card(_attributes_of_ours(storage, study)["card"], study=study)
+
+
+def _attributes_of_ours(storage: RDBStorage, study: str) -> dict[str, Any]:
     attributes = own_attributes(storage, study)
     if attributes is None:
         raise not_ours(storage, study)
-    return define_study(attributes["definition"], name=study)
+    return attributes
 
 
 def read_target(attributes: Mapping[str, Any]) -> int | None:

@@ -21,10 +21,8 @@ KINDS: Mapping[str, Any] = {
     "slot": Annotated[int, Field(ge=0)],
     "worker": dict[str, Any],
     "errors": Errors,
-    "errors_head": Errors,
-    "errors_recognition": Errors,
-    "errors_by_epoch": dict[str, Errors],
-    "losses_by_epoch": list[list[Number | None]],
+    "errors_by_step": dict[str, Errors],
+    "losses_by_step": list[list[Number | None]],
     "gradient_norms": dict[str, list[list[Number | None]]],
     "diverged_rounds": list[int],
     "std": Number | None,
@@ -36,6 +34,7 @@ KINDS: Mapping[str, Any] = {
     "traceback": str,
     "refused": str,
 }
+OF_METRIC = "errors_"  # the attributes with the errors by each metric begin so
 RULES: Mapping[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind, config=ConfigDict(strict=True)) for name, kind in KINDS.items()
 }
@@ -66,10 +65,11 @@ def is_whole(state: TrialState, value: Any, attributes: Mapping[str, Any]) -> bo
 
 
 def _is_as_written(key: str, value: Any) -> bool:
-    if key not in RULES:
+    rule = RULES.get(key, RULES["errors"] if key.startswith(OF_METRIC) else None)
+    if rule is None:
         return True
     try:
-        RULES[key].validate_python(value)
+        rule.validate_python(value)
     except ValidationError:
         return False
     return True

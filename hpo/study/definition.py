@@ -1,8 +1,7 @@
-"""What a study is: a protocol, and either a search space or a list of trials; read from one TOML file, validated,
-hashed.
+"""What a study is: a task, a protocol, and a search space or a list of trials; read from TOML, validated, hashed.
 
 The file's format is described in docs/studies.md. A definition is stored with the Optuna study that it created, so a
-worker on another machine needs no file.
+worker on another machine needs no file. Which parameters a task takes is not known here: see loading.py.
 """
 
 from __future__ import annotations
@@ -10,100 +9,101 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from hpo import limits
 from hpo.errors import StudyError
 from hpo.study.repetition import can_repeat, count_configurations
-from hpo.study.schema import Count, Percent, Rounds, Seconds, Table, Weight, Words, explain, shown
+from hpo.study.schema import Count, Factor, Rounds, Seconds, Table, Words, explain, shown
 from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
-from hpo.study.space import (
-    RANGE_TEST,
-    Choices,
-    Configuration,
-    GivenParameter,
-    ListedConfiguration,
-    Parameter,
-    Range,
-    Value,
-    check_space,
-)
-from hpo.tasks.datasets import DATASETS
+from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, space_of
+from hpo.study.task import Round
 from hpo.text.files import NotUtf8, read_text
 from hpo.text.formatting import count
+
+FORMAT: Literal[1] = 1
+
+Optimizer = Literal["sgd", "rmsprop", "adam"]
+TRAINED_BY: Mapping[str, Any] = {"optimizer": Optimizer, LEARNING_RATE: Factor}
+"""The parameters that training takes, whatever the network: name -> rule."""
+
+
+class TaskTable(Table):
+    """The task that a study measures, by name, and its settings: keywords of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Words
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, table: Any) -> Any:
+        return table  # the task knows
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keywords of the task's class."""
+        return dict(self.model_extra or {})
+
+
+class Training(Table):
+    """How networks are trained; the same in every trial.
+
+    Attributes:
+        precision: see `TrainingConfig` in hpo/training/optimizers.py.
+        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
+            is.
+    """
+
+    epochs: Count = 25
+    batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(epoch > self.epochs for epoch in self.evaluate_at):
+            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
+        return self
 
 
 class Protocol(Table):
     """How every trial of a study is measured; the same for all, so that their errors can be compared.
 
     Attributes:
-        first_round: the number of the first; other numbers are other weights, shuffles and pairs.
-        train_pairs, test_pairs: pairs that each round draws for itself.
+        first_round: the number of the first; other numbers are other random streams.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
-        main_weight, auxiliary_weight, precision: see `TrainingConfig` in hpo/training/optimizers.py.
-        decision: which test error is the objective; a trial records both.
-        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
-            is.
+        metric: the objective; the task's first unless given. A trial records all.
     """
 
-    dataset: Literal["mnist", "digits"]
     rounds: Rounds = 10
     first_round: Annotated[int, Field(ge=0, le=limits.ROUND_NUMBER)] = 0
-    epochs: Count = 25
-    batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
-    train_pairs: Annotated[int, Field(ge=1)] = 1000
-    test_pairs: Annotated[int, Field(ge=1)] = 1000
     seed: Annotated[int, Field(ge=0, le=limits.SEED)] = 0
-    main_weight: Weight = 1.0
-    auxiliary_weight: Weight = 1.0
-    decision: Literal["head", "recognition"] = "recognition"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    metric: Words | None = None
 
     @property
     def round_numbers(self) -> range:
         """The numbers of the rounds."""
         return range(self.first_round, self.first_round + self.rounds)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        dataset = DATASETS[self.dataset]
-        for kind, asked, most in (
-            ("train_pairs", self.train_pairs, dataset.train_pairs),
-            ("test_pairs", self.test_pairs, dataset.test_pairs),
-        ):
-            if asked > most:
-                raise ValueError(
-                    f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}"
-                )
-        if self.train_pairs % self.batch_size == 1:
-            raise ValueError(
-                f"batch_size must not leave one of {self.train_pairs} pairs over (batch norm needs two), "
-                f"but is {self.batch_size}"
-            )
-        if self.main_weight == 0 and self.auxiliary_weight == 0:
-            raise ValueError("main_weight and auxiliary_weight must not both be 0")
-        if any(epoch > self.epochs for epoch in self.evaluate_at):
-            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
-        return self
-
 
 class Published(Table):
-    """A published figure: mean and standard deviation of the error in percent, over `rounds` rounds."""
+    """A published figure: mean and standard deviation of the error over `rounds` rounds, in the metric's unit."""
 
-    mean: Percent
-    std: Percent
+    mean: float
+    std: Annotated[float, Field(ge=0)]
     rounds: Rounds = 10
 
 
-class ListedTrial(Table):
+class Entry(Table):
     """One entry of a study that is a list: a configuration, and the figure published for it."""
 
     label: Words
-    params: ListedConfiguration
+    params: dict[str, Given]
     published: Published | None = None
 
 
@@ -141,16 +141,21 @@ class StudyDefinition(Table):
     """One study, as its file has it.
 
     Attributes:
-        space: the parameters that a sampler searches, by name; the names are those of `Configuration`.
+        format: of the definition itself; a later one may say what this version does not know.
+        training: how the task's networks are trained; None for a task that trains none.
+        space: the parameters that a sampler searches, by name; which there are the task says.
         trial: or the configurations to be measured, each exactly once.
     """
 
+    format: Literal[1] = FORMAT
     title: Words
-    protocol: Protocol
+    task: TaskTable
+    training: Training | None = None
+    protocol: Protocol = Protocol()
     sampler: Sampler = TpeSampler(name="tpe")
     pruner: Pruner = NoPruner(name="none")
     space: dict[str, GivenParameter] = {}
-    trial: Annotated[tuple[ListedTrial, ...], Field(strict=False)] = ()
+    trial: Annotated[tuple[Entry, ...], Field(strict=False)] = ()
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -162,40 +167,37 @@ class StudyDefinition(Table):
             )
         if self.trial and self.pruner.name != "none":
             raise ValueError(f"pruner.name must be 'none' where trials are listed, but is {self.pruner.name!r}")
-        needed = {"none": 0, "power_law": 2}.get(self.pruner.name, 1)
-        asked = sum(epoch < self.protocol.epochs for epoch in set(self.protocol.evaluate_at))
-        if asked < needed:
-            raise ValueError(
-                f"protocol.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner "
-                f"{self.pruner.name!r} has nothing to go by, but is {shown(self.protocol.evaluate_at)}"
-            )
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
-        check_space(self.space)
+        check_conditions(self.space)
+        self._check_pruner()
         return self
+
+    def _check_pruner(self) -> None:
+        training = self.training or Training()
+        needed = {"none": 0, "power_law": 2}.get(self.pruner.name, 1)
+        asked = sum(epoch < training.epochs for epoch in set(training.evaluate_at))
+        if asked < needed:
+            raise ValueError(
+                f"training.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner "
+                f"{self.pruner.name!r} has nothing to go by, but is {shown(training.evaluate_at)}"
+            )
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds in which every trial is measured."""
+        return [Round(number, self.protocol.seed) for number in self.protocol.round_numbers]
+
+    @property
+    def steps(self) -> int:
+        """The last step of a trial: how many epochs its networks are trained, or 1."""
+        return self.training.epochs if self.training else 1
 
     @property
     def search_space(self) -> dict[str, Parameter]:
         """The space; for a list of trials, the smallest one that holds them all."""
-        if self.space:
-            return dict(self.space)
-        configurations = [entry.params.model_dump(exclude_none=True) for entry in self.trial]
-        space: dict[str, Parameter] = {}
-        for name in Configuration.model_fields:
-            when: dict[str, Value] = {"activation": "elu"} if name == "elu_alpha" else {}
-            listed = {c.get(name) for c in configurations if all(c[key] == value for key, value in when.items())}
-            values = sorted(value for value in listed if value not in (None, RANGE_TEST))
-            if values and isinstance(values[0], float):
-                space[name] = Range(low=values[0], high=values[-1], when=when)
-            elif values:
-                space[name] = Choices(choices=tuple(values))
-        return space
-
-    @property
-    def architectures(self) -> tuple[str, ...]:
-        """The architectures that its trials may name."""
-        return tuple(str(value) for value in self.search_space["architecture"].values)
+        return dict(self.space) if self.space else space_of([entry.params for entry in self.trial])
 
     @property
     def avoids_repetition(self) -> bool:
@@ -264,6 +266,14 @@ def define_study(table: dict[str, Any], *, name: str) -> StudyDefinition:
         return StudyDefinition.model_validate(table)
     except ValidationError as error:
         raise StudyError(f"study {name!r}: {explain(error)}") from error
+
+
+def derived_table(definition: StudyDefinition, title: str) -> dict[str, Any]:
+    """Returns what a study shares with one that measures its trials again; that is evaluated at the end alone."""
+    shared = definition.model_dump(mode="json", include={"format", "task", "training", "protocol", "run"})
+    if shared["training"]:
+        shared["training"]["evaluate_at"] = []
+    return {**shared, "title": title}
 
 
 def _flat(table: Any, prefix: str = "") -> dict[str, Any]:

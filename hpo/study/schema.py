@@ -68,10 +68,15 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def explain(error: ValidationError) -> str:
-    """Returns the first of pydantic's complaints as one clause: the key, the rule, the value."""
+def explain(error: ValidationError, *, within: str = "") -> str:
+    """Returns the first of pydantic's complaints as one clause: the key, the rule, the value.
+
+    Args:
+        within: the key of what was validated.
+    """
     first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"] if part != "choices")  # a file has the list by itself
+    below = [str(part) for part in first["loc"] if part != "choices"]  # a file has the list by itself
+    key = ".".join([within, *below] if within else below)
     limits_of = first.get("ctx", {})
     context = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in limits_of.items()}
     text = first["msg"].removeprefix("Value error, ")

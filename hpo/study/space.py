@@ -1,29 +1,20 @@
-"""What a trial can be: a configuration, and the space that a sampler searches for one."""
+"""The space that a sampler searches: parameters by name, each with its choices or its range, and its condition."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from hpo import limits
 from hpo.errors import suggestion
-from hpo.study.schema import Factor, Table, explain, shown
+from hpo.study.schema import Table, shown
+from hpo.study.task import Params, Value
 
-Value = bool | int | float | str
-Condition = tuple[str, Value]
-ONLY_WITH: Mapping[str, Condition] = {"elu_alpha": ("activation", "elu"), "auxiliary_share": ("auxiliary_loss", True)}
-"""What else must be so for a parameter to have an effect."""
+RANGE_TEST = "range_test"
+"""What a listed trial says for a learning rate that a range test is to find when it runs."""
+LEARNING_RATE = "learning_rate"
 
 
 def _is_value(given: Any) -> Any:
@@ -33,72 +24,15 @@ def _is_value(given: Any) -> Any:
 
 
 Given = Annotated[Value, PlainValidator(_is_value)]  # pydantic's own check would complain once for each of the four
-
-
-class Setup(Table):
-    """A configuration but for its learning rate: what a range test is made of.
-
-    Attributes:
-        architecture: the name of a function in `models/`.
-        auxiliary_share: report B's α (equation 1): with auxiliary loss the loss is (1 - α) L1 + α (L2 + L3); None
-            leaves the weights to the protocol.
-        elu_alpha: ELU's alpha; without effect for other activations.
-    """
-
-    architecture: str
-    weight_sharing: bool
-    auxiliary_loss: bool
-    auxiliary_share: Annotated[float | None, Field(ge=0, le=1)] = None
-    activation: Literal["relu", "leaky_relu", "elu", "selu"]
-    elu_alpha: Factor = 1.0
-    optimizer: Literal["sgd", "rmsprop", "adam"]
-
-
-class Configuration(Setup):
-    """One configuration: what a trial measures."""
-
-    learning_rate: Factor
-
-
-RANGE_TEST: Literal["range_test"] = "range_test"
-
-
-class ListedConfiguration(Setup):
-    """A configuration as a list of trials has it: its rate may be left to a range test, which is made when it runs."""
-
-    learning_rate: float | Literal["range_test"]
-
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _is_rate(cls, value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value == RANGE_TEST or (number and limits.SMALLEST <= value <= limits.LARGEST):
-            return float(value) if number else value
-        raise ValueError(
-            f"must be a number from {limits.SMALLEST:g} to {limits.LARGEST:g} or {RANGE_TEST!r}, but is {shown(value)}"
-        )
-
-
-def short_name(params: Mapping[str, Any]) -> str:
-    """Returns `cnn_bn+ws+al leaky_relu sgd 0.1383`: flags by their initials, the rest by value."""
-    flags = [initials for name, initials in (("weight_sharing", "ws"), ("auxiliary_loss", "al")) if params.get(name)]
-    share = f"({params['auxiliary_share']:.3g})" if params.get("auxiliary_share") is not None else ""
-    elu = f"({params['elu_alpha']:.2f})" if params.get("activation") == "elu" and "elu_alpha" in params else ""
-    rate = params.get("learning_rate")
-    parts = [
-        "+".join([str(params.get("architecture", "")), *flags]) + share,
-        f"{params.get('activation', '')}{elu}",
-        str(params.get("optimizer", "")),
-        f"{rate:.4g}" if isinstance(rate, float) else str(rate or ""),
-    ]
-    return " ".join(part for part in parts if part)
+When = dict[str, Given]
+"""The values that other parameters must have for a parameter to be there."""
 
 
 class Choices(Table):
-    """A parameter that takes one of some values, where the condition `when` holds."""
+    """A parameter that takes one of some values."""
 
     choices: Annotated[tuple[Given, ...], Field(min_length=1, strict=False)]
-    when: dict[str, Given] = {}
+    when: When = {}
 
     @field_validator("choices")
     @classmethod
@@ -116,6 +50,11 @@ class Choices(Table):
         """What a value must pass as: here, every choice."""
         return self.choices
 
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None where they are countless."""
+        return len(self.choices)
+
     def holds(self, value: Any) -> bool:
         """Says whether a value is one of the choices; 1 is not true."""
         return any(type(value) is type(choice) and value == choice for choice in self.choices)
@@ -124,87 +63,164 @@ class Choices(Table):
         return "one of " + ", ".join(map(repr, self.choices))
 
 
-class Range(Table):
-    """A number between low and high, both included; uniform, or uniform in its logarithm.
-
-    Where the condition `when` holds.
-    """
-
-    low: float
-    high: float
+class _Range(Table):
     log: bool = False
-    when: dict[str, Given] = {}
+    when: When = {}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low must not be above high, but low is {self.low:g} and high is {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low must be above 0 on a log scale, but is {self.low:g}")
+        low, high = self.values
+        if low > high:  # type: ignore[operator]
+            raise ValueError(f"low must not be above high, but low is {low:g} and high is {high:g}")
+        if self.log and low <= 0:  # type: ignore[operator]
+            raise ValueError(f"low must be above 0 on a log scale, but is {low:g}")
         return self
 
     @property
-    def values(self) -> tuple[Value, ...]:
+    def values(self) -> tuple[Value, Value]:
         """What a value must pass as: here, both ends."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        low, high = self.values
+        return f"between {low:g} and {high:g}"
+
+
+class FloatRange(_Range):
+    """A number between low and high, both included; uniform, or uniform in its logarithm."""
+
+    low: float
+    high: float
+
+    @property
+    def values(self) -> tuple[Value, Value]:
+        """Both ends."""
         return (self.low, self.high)
+
+    @property
+    def size(self) -> int | None:
+        """1 where there is one number, else None: they are countless."""
+        return 1 if self.low == self.high else None
 
     def holds(self, value: Any) -> bool:
         """Says whether a value is a number in the range."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
-    def __str__(self) -> str:
-        return f"between {self.low:g} and {self.high:g}"
+
+class IntRange(_Range):
+    """A whole number: low, low + step, low + 2 step …, up to high; uniform, or uniform in its logarithm."""
+
+    low: int
+    high: int
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if self.log and self.step != 1:
+            raise ValueError(f"step must be 1 on a log scale, but is {self.step}")
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"high must be low and a multiple of step, as {self.low} and {self.step} make")
+        return self
+
+    @property
+    def values(self) -> tuple[Value, Value]:
+        """Both ends."""
+        return (self.low, self.high)
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return (self.high - self.low) // self.step + 1
+
+    def holds(self, value: Any) -> bool:
+        """Says whether a value is one of the numbers."""
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and self.low <= value <= self.high and not (value - self.low) % self.step
+
+
+Parameter = Choices | FloatRange | IntRange
+Space = Mapping[str, Parameter]
 
 
 def _parameter(given: Any) -> Any:
     """Reads the short forms of a parameter: a list is choices, a bare value the only choice."""
     if isinstance(given, Table):
         return given
-    if isinstance(given, dict):
-        return Choices(**given) if "choices" in given else Range(**given)
-    return Choices(choices=tuple(given) if isinstance(given, list | tuple) else (given,))
+    if not isinstance(given, dict):
+        return Choices(choices=tuple(given) if isinstance(given, list | tuple) else (given,))
+    if "choices" in given:
+        return Choices(**given)
+    ends = (given.get("low"), given.get("high"))
+    return (IntRange if all(type(end) is int for end in ends) else FloatRange)(**given)
 
 
-Parameter = Choices | Range
 GivenParameter = Annotated[Parameter, BeforeValidator(_parameter)]
 
 
-def check_space(space: Mapping[str, Parameter]) -> None:
-    """Holds every parameter of a space against the rules of a configuration.
+def in_order(space: Space) -> list[tuple[str, Parameter]]:
+    """Returns the parameters in the order of their being chosen: those with a condition last."""
+    return sorted(space.items(), key=lambda item: bool(item[1].when))
+
+
+def is_there(parameter: Parameter, params: Params) -> bool:
+    """Says whether a parameter's condition holds among parameters that are chosen before."""
+    return all(params.get(key) == value for key, value in parameter.when.items())
+
+
+def check_conditions(space: Space) -> None:
+    """Makes sure that every condition names a choice of a parameter that is always there.
 
     Raises:
         ValueError: that names the parameter.
     """
-    fields = Configuration.model_fields
     for name, parameter in space.items():
-        if name not in fields:
-            raise ValueError(f"space: no parameter named {name!r}; {suggestion(name, fields)}")
-        kind: Any = Annotated[fields[name].annotation, Field(), *fields[name].metadata]
-        rule: TypeAdapter[Any] = TypeAdapter(kind)
-        for value in parameter.values:
-            try:
-                rule.validate_python(value, strict=True)
-            except ValidationError as error:
-                raise ValueError(f"space.{name}: {explain(error)}") from error
-        if isinstance(parameter, Range) and float not in (fields[name].annotation, *get_args(fields[name].annotation)):
-            raise ValueError(f"space.{name} must be a list of choices, but is a range")
-        _check_condition(name, parameter, space)
-    if space and (
-        missing := sorted(name for name, field in fields.items() if field.is_required() and name not in space)
-    ):
-        raise ValueError(f"space lacks {', '.join(missing)}; a fixed value will do, as in {missing[0]} = …")
+        for key, value in parameter.when.items():
+            condition = space.get(key)
+            if not isinstance(condition, Choices) or condition.when:
+                raise ValueError(
+                    f"space.{name}.when must name a parameter with choices and no condition of its own, "
+                    f"but names {key!r}"
+                )
+            if value not in condition.choices:
+                known = suggestion(str(value), map(str, condition.choices))
+                raise ValueError(f"space.{name} is there only where {key} is {value!r}, which it never is; {known}")
 
 
-def _check_condition(name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> None:
-    if parameter.when and Configuration.model_fields[name].is_required():
-        raise ValueError(f"space.{name} is needed in every trial, so it can have no 'when'")
-    for key, value in parameter.when.items():
-        condition = space.get(key)
-        if not isinstance(condition, Choices) or condition.when or key in ONLY_WITH:
-            raise ValueError(
-                f"space.{name}.when must name a parameter with choices and no condition of its own, but names {key!r}"
-            )
-        if value not in condition.choices:
-            raise ValueError(
-                f"space.{name}.when: {key} is never {value!r}; {suggestion(str(value), map(str, condition.choices))}"
-            )
+def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
+    """Returns the smallest space that holds some configurations, without conditions."""
+    space: dict[str, Parameter] = {}
+    for name in dict.fromkeys(name for params in configurations for name in params):
+        values = {params[name] for params in configurations if params.get(name, RANGE_TEST) != RANGE_TEST}
+        whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        numbers = [*whole, *(value for value in values if isinstance(value, float))]
+        if not values:
+            continue
+        if len(whole) == len(values):
+            space[name] = IntRange(low=min(whole), high=max(whole))
+        elif len(numbers) == len(values):
+            space[name] = FloatRange(low=min(numbers), high=max(numbers))
+        else:
+            choices = sorted(values, key=lambda value: (isinstance(value, str), str(value)))
+            space[name] = Choices(choices=tuple(choices))
+    return space
+
+
+def short_name(params: Params) -> str:
+    """Returns `cnn_bn+ws+al leaky_relu sgd lr=0.1383`.
+
+    Texts by value, true flags as + and their initials on what comes before, numbers as initials = value.
+    """
+    parts: list[str] = []
+    for name, value in params.items():
+        if value is True:
+            parts[-1:] = [f"{parts[-1] if parts else ''}+{initials(name)}"]
+        elif isinstance(value, str):
+            parts.append(value)
+        elif value is not False:
+            parts.append(f"{initials(name)}={value:.4g}")
+    return " ".join(parts)
+
+
+def initials(name: str) -> str:
+    """Returns `lr` for `learning_rate`."""
+    return "".join(word[:1] for word in name.split("_"))

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
 
 from hpo.errors import DatasetError, explain_os_error
-from hpo.storage.locks import hold_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def prepare(name: str, folder: Path) -> None:
     try:
         if not _mnist_is_there(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with hold_lock(folder / ".download.lock"):  # one downloads, the others wait for it
+            with FileLock(folder / ".download.lock"):  # one downloads, the others wait for it
                 if not _mnist_is_there(folder):
                     _download_mnist(folder)
         verify_mnist(folder)

@@ -43,16 +43,11 @@ def _shown(character: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Returns a text for any place in Markdown but a code span: a heading, a line, a table's cell."""
-    text = re.sub(r"&(?=#?\w+;)", "&amp;", _one_line(text).strip()).replace("<", "&lt;")
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", one_line(text).strip()).replace("<", "&lt;")
     text = re.sub(r"[\\`*\[\]|~$]|:(?=//)|(?<=www)\.", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is no markup
     text = re.sub(r"^(?=[#>]|[-+=](?:[-=\s]|$))", r"\\", text)  # headings, quotations, lists, rules
     return re.sub(r"^(\d+)(?=[.)](?:\s|$))", r"\1\\", text)
-
-
-def escape_html(text: str) -> str:
-    """Returns a text for HTML, in an attribute too."""
-    return html.escape(_one_line(text))
 
 
 def escape_figure(described: Any) -> Any:
@@ -63,7 +58,7 @@ def escape_figure(described: Any) -> Any:
         return [escape_figure(value) for value in described]
     if not isinstance(described, str):
         return described
-    return html.escape(_one_line(described), quote=False).replace("$", "&#36;")  # it knows no &quot;
+    return html.escape(one_line(described), quote=False).replace("$", "&#36;")  # it knows no &quot;
 
 
 def escape_csv(value: Any) -> Any:
@@ -82,5 +77,6 @@ def _is_number(text: str) -> bool:
     return is_printable(text)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Returns a text as `printable` has it, every run of line ends and tabs a blank."""
     return printable(LINE_BREAKS.sub(" ", text))

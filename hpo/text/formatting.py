@@ -25,9 +25,19 @@ def progress(finished: int, target: int | None) -> str:
     return f"{finished}/{'?' if target is None else target}"
 
 
-def spread(mean: float, std: float | None, unit: str = " %") -> str:
+def spread(mean: float, std: float | None, unit: str = "") -> str:
     """Returns `2.08 ± 0.56 %`."""
-    return f"{mean:.2f}{unit}" if std is None else f"{mean:.2f} ± {std:.2f}{unit}"
+    return with_unit(f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}", unit)
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Returns `2.08 %`; a number without a unit as it is."""
+    return f"{text} {unit}" if unit else text
+
+
+def points(difference: str, unit: str) -> str:
+    """Returns a difference between two errors with its unit: `0.57 points` between percentages."""
+    return with_unit(difference, "points" if unit == "%" else unit)
 
 
 def duration(seconds: float) -> str:

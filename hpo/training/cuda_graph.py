@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hpo.tasks.digit_pairs.pairs import Pairs
+from hpo.training.batch import Batch, each
 from hpo.training.optimizers import TrainingConfig, make_optimizer
-from hpo.training.rounds import StackedRounds
+from hpo.training.rounds import Loss, StackedRounds
 
 EAGER_STEPS = 3  # before a step is captured: libraries choose their kernels, optimizers make their state
 
@@ -72,24 +72,23 @@ class CudaGraphRounds(StackedRounds):
     by an ordinary step.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, recorder: Recorder) -> None:
-        super().__init__(networks, config)
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, recorder: Recorder) -> None:
+        super().__init__(networks, config, loss)
         parameters = list(self.parameters.values())
         self.optimizers = [make_optimizer(config, parameters, capturable=parameters[0].is_cuda)]
         self._recorder = recorder
         self._eager_steps = 0
-        self._batch: Pairs | None = None
+        self._batch: Batch | None = None
         self._replay: Callable[[], Tensor] | None = None
 
-    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
+    def step(self, batch: Batch) -> Tensor:  # noqa: D102
         ordinary = super().step
-        if batch.targets.shape[1] != self.config.batch_size or self._eager_steps < EAGER_STEPS:
+        if batch[0].shape[1] != self.config.batch_size or self._eager_steps < EAGER_STEPS:
             self._eager_steps += 1
             return self._recorder.run(lambda: ordinary(batch))
         if self._replay is None or self._batch is None:
-            read = Pairs(batch.images.clone(), batch.classes.clone(), batch.targets.clone())
+            read = each(batch, Tensor.clone)
             self._replay, self._batch = self._recorder.record(lambda: ordinary(read)), read
-        self._batch.images.copy_(batch.images)
-        self._batch.classes.copy_(batch.classes)
-        self._batch.targets.copy_(batch.targets)
+        for where, tensor in zip(self._batch, batch, strict=True):
+            where.copy_(tensor)
         return self._replay().clone()  # the next replay writes there again

@@ -17,31 +17,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hpo.errors import RequestError, UnknownName
+from hpo.errors import RequestError
 from hpo.provenance import versions
-from hpo.storage.queries import StoredTrial
-from hpo.study.definition import StudyDefinition
-from hpo.study.schema import Factor
-from hpo.study.space import Configuration, Setup
-from hpo.tasks.digit_pairs.pairs import draw_normalisations
+from hpo.study.definition import StudyDefinition, TaskTable, Training, define_study
+from hpo.study.loading import make_task, resolve
+from hpo.study.schema import Factor, explain
+from hpo.study.space import Given, short_name
+from hpo.study.task import Measurement, Params, Round
 from hpo.text.files import write_together
-from hpo.training.trainer import Epoch
-from hpo.workers.objective import decided, make_objective, network_builder
+from hpo.training.network_task import named_in
+from hpo.training.trainer import open_trainer
 
 DESCRIPTION = "hpo"  # the key in the header
-SETUP = tuple(Setup.model_fields)
 
 
-def train_winner(
+def train_again(
     definition: StudyDefinition,
-    trial: StoredTrial,
+    params: Params,
     *,
     rounds: int,
     device: str,
     data_folder: Path,
-    watch: Callable[[Iterable[Epoch], int], Iterable[Epoch]] = lambda epochs, total: epochs,
+    watch: Callable[[Iterable[Measurement], int], Iterable[Measurement]] = lambda steps, total: steps,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Trains a trial's configuration again on its study's first rounds; returns its description, and weights by name.
+    """Trains a configuration again on its study's first rounds; returns its description, and weights by name.
 
     A round is trained as the study trained it, so up to rounding it errs as it did there, where device and versions are
     the same.
@@ -51,38 +50,40 @@ def train_winner(
         watch: goes through the epochs, of so many in all, as a progress bar does.
 
     Raises:
-        RequestError: where the device or the dataset cannot be used.
+        RequestError: where the device or the data cannot be used.
     """
-    protocol = definition.protocol.model_copy(update={"rounds": rounds, "evaluate_at": ()})
-    configuration = Configuration(**trial.params)
-    alone = definition.model_copy(update={"protocol": protocol, "run": definition.run.model_copy(update={"keep": ()})})
-    objective = make_objective(alone, device, data_folder)
-    prepared = objective.prepare(configuration)
-    *_, last = watch(objective.train(prepared), protocol.epochs)
-    assert last.errors is not None  # the last epoch always is evaluated
-    errors = decided(last.errors, protocol.decision).tolist()
-    normalisations = draw_normalisations(
-        protocol.dataset, data_folder, study_seed=protocol.seed, rounds=protocol.round_numbers,
-        train_pairs=protocol.train_pairs,
-    )  # fmt: skip
+    protocol = definition.protocol.model_copy(update={"rounds": rounds})
+    training = (definition.training or Training()).model_copy(update={"evaluate_at": ()})
+    task = make_task(definition, study=definition.title)
+    task.prepare(data_folder)
+    trainer = open_trainer(task, training, device)
+    numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
+    networks = trainer.prepare(params, numbered)
+    *_, last = watch(trainer.train(networks, numbered), training.epochs)
+    errors = last.errors[str(protocol.metric)]
     described = {
-        "trial": trial.number,
-        "configuration": configuration.model_dump(),
+        "params": dict(params),
+        "task": definition.task.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
         "rounds": [
-            {"round": r, "error": error, "pixel_mean": mean, "pixel_deviation": deviation}
-            for r, error, (mean, deviation) in zip(protocol.round_numbers, errors, normalisations, strict=True)
+            {"round": one.number, "error": error, **_normalisation(task, one)}
+            for one, error in zip(numbered, errors, strict=True)
         ],
         "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
-        "search": {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]},
         "versions": versions(),
     }
     weights = {
-        f"round.{r}.{name}": tensor.contiguous().cpu()
-        for r, state in zip(protocol.round_numbers, prepared.states(), strict=True)
+        f"round.{one.number}.{name}": tensor.contiguous().cpu()
+        for one, state in zip(numbered, networks.states(), strict=True)
         for name, tensor in state.items()
     }
     return described, weights
+
+
+def _normalisation(task: Any, round_: Round) -> dict[str, float]:
+    mean, deviation = task.normalisation(round_)
+    return {"input_mean": mean, "input_deviation": deviation}
 
 
 def write(file: Path, described: dict[str, Any], weights: dict[str, Tensor]) -> None:
@@ -99,14 +100,15 @@ class _Round(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     round: Annotated[int, Field(ge=0, lt=2**63)]
-    pixel_mean: float
-    pixel_deviation: Factor
+    input_mean: float
+    input_deviation: Factor
 
 
 class _Description(BaseModel):
     """What loading a network takes of a description; anyone can have written it."""
 
-    configuration: dict[str, Any]
+    task: TaskTable
+    params: dict[str, Given]
     rounds: Annotated[list[_Round], Field(min_length=1)]
 
 
@@ -115,14 +117,15 @@ def load_network(file: Path, number: int | None = None) -> nn.Module:
     text, stored = _read(file)
     try:
         described = _Description.model_validate_json(text)
-        setup = Setup(**{name: described.configuration[name] for name in SETUP if name in described.configuration})
-        network = network_builder(setup)()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"])) or "its description"
-        raise RequestError(f"{file} is no export that can be loaded: {key}: {first['msg']}") from error
-    except UnknownName as error:
-        raise RequestError(f"{file}: {error}") from error
+        raise RequestError(f"{file} is no export that can be loaded: {explain(error)}") from error
+    listed = {"title": "export", "task": described.task, "trial": [{"label": "exported", "params": described.params}]}
+    try:
+        definition = resolve(define_study(listed, name="export"), study="export")
+        task, params = make_task(definition, study="export"), definition.trial[0].params
+        network: nn.Module = task.network(**named_in(task.network, params))
+    except RequestError as error:
+        raise RequestError(f"{file} is no export that can be loaded: {error}") from error
     rounds = {one.round: one for one in described.rounds}
     chosen = next(iter(rounds)) if number is None else number
     if chosen not in rounds:
@@ -132,8 +135,8 @@ def load_network(file: Path, number: int | None = None) -> nn.Module:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise RequestError(f"{file}: the weights of round {chosen} are not those of {setup.architecture}") from error
-    return OnPixels(network, rounds[chosen].pixel_mean, rounds[chosen].pixel_deviation).eval()
+        raise RequestError(f"{file}: the weights of round {chosen} are not those of {short_name(params)}") from error
+    return Normalised(network, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
 
 
 def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
@@ -157,15 +160,14 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
     return text, stored
 
 
-class OnPixels(nn.Module):
-    """A network that takes images as the dataset has them, and normalises them as its round did."""
+class Normalised(nn.Module):
+    """A network that takes inputs as the data has them, and normalises them as its round did."""
 
     def __init__(self, network: nn.Module, mean: float, deviation: float) -> None:
         super().__init__()
         self.network, self.mean, self.deviation = network, mean, deviation
         self.requires_grad_(False)  # to be used, not trained
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps pairs of images (B, 2, 14, 14) to comparison logits (B, 2) and digit logits (B, 2, 10)."""
-        logits: tuple[Tensor, Tensor] = self.network((images - self.mean) / self.deviation)
-        return logits
+    def forward(self, inputs: Tensor) -> Any:
+        """Maps inputs to what the network makes of them."""
+        return self.network((inputs - self.mean) / self.deviation)

@@ -1,36 +1,28 @@
-"""Trains the rounds of one configuration together, epoch by epoch, and measures their test errors."""
+"""Makes a task of a network task: trains the rounds of a configuration together, and measures their errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from hpo.errors import RequestError
-from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
-from hpo.tasks.digit_pairs.pairs import Pairs
+from hpo.study.definition import Training
+from hpo.study.task import Measurement, Metric, Params, Round
+from hpo.training.batch import Batch, stack, tensors_of, to_device
 from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
-from hpo.training.optimizers import CPU, TrainingConfig
-from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds, StackedRounds
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Test errors of R rounds in percent, by both decisions.
-
-    A pair whose logits are not finite counts as wrong.
-
-    Attributes:
-        head: (R,), the comparison read off the head's logits (report B).
-        recognition: (R,), the two recognised digits compared (report A).
-        diverged: (R,), true where a logit of any test pair is not finite.
-    """
-
-    head: Tensor
-    recognition: Tensor
-    diverged: Tensor
+from hpo.training.device import CPU, describe_device, find_device
+from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
+from hpo.training.lr_range_test import run_range_test
+from hpo.training.network_task import NetworkTask, Split, named_in
+from hpo.training.optimizers import TrainingConfig
+from hpo.training.rounds import GradientNorms, LoopedRounds, Loss, Rounds, StackedRounds
 
 
 @dataclass(frozen=True)
@@ -40,14 +32,174 @@ class Epoch:
     Attributes:
         number: from 1.
         losses: (R,), mean training loss over the epoch; not finite for a round that diverged.
-        errors: on the test pairs after the epoch; None where it was not evaluated.
+        output: of the networks on the test data after the epoch, (R, N, ...); None where it was not evaluated.
         gradient_norms: layer -> (R,), the gradient's norm, mean over the epoch's batches; empty unless asked for.
     """
 
     number: int
     losses: Tensor
-    errors: Errors | None
+    output: Any
     gradient_norms: Mapping[str, Tensor]
+
+
+class Trainer:
+    """Trains networks, one a round, and measures their errors; a `Task`.
+
+    Args:
+        keep: what measurements hold besides errors: `losses`, `gradient_norms`.
+        stacked: which of the two ways of training; None chooses the faster.
+        dtype: of the networks and their data; tests compare ways of training in float64.
+    """
+
+    def __init__(
+        self,
+        task: NetworkTask,
+        training: Training,
+        device: torch.device = CPU,
+        *,
+        keep: Collection[str] = (),
+        stacked: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.task, self.training = task, training
+        self._device, self._keep, self._stacked, self._dtype = device, keep, stacked, dtype
+        self._drawn: tuple[tuple[Round, ...], Split] | None = None
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The task's own."""
+        return self.task.metrics
+
+    @property
+    def device(self) -> str:
+        """The device and its model."""
+        return describe_device(self._device)
+
+    def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        """Trains a configuration, and yields after every epoch; a round that diverges goes on with what it has."""
+        yield from self.train(self.prepare(params, rounds), rounds)
+
+    def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
+        """Returns fresh networks of a configuration, each seeded by its round."""
+        return self._make_rounds(params, [one.seed("weights") for one in rounds], captured=not self._keeps_norms)
+
+    def train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        """Trains prepared networks on their rounds' data, and yields after every epoch."""
+        split, epochs = self.data(rounds), self.training.epochs
+        shuffles = [one.seed("shuffle") for one in rounds]
+        evaluate_at = {*self.training.evaluate_at, epochs}
+        for epoch in train_epochs(networks, split, epochs, shuffles, evaluate_at, norms=self._keeps_norms):
+            details: dict[str, Any] = {}
+            if "losses" in self._keep:
+                details["losses"] = epoch.losses.tolist()
+            if epoch.gradient_norms:
+                details["gradient_norms"] = {layer: norms.tolist() for layer, norms in epoch.gradient_norms.items()}
+            errors, diverged = self._errors(epoch.output, split.test)
+            yield Measurement(epoch.number, epoch.number / epochs, errors, diverged, details)
+
+    def range_test(
+        self, params: Params, rounds: Sequence[Round], rates: Floats, watch: Callable[..., Iterable[float]] = iter
+    ) -> LRCurve:
+        """Makes a learning-rate range test on every round's training data, with networks of its own.
+
+        Args:
+            params: a configuration; its learning rate is not used.
+            rates: (S,).
+            watch: goes through the rates one by one, as a progress bar does.
+        """
+        known = {**params, "learning_rate": float(rates[0])}
+        networks = self._make_rounds(known, [one.seed("range test weights") for one in rounds], captured=False)
+        shuffles = [one.seed("range test shuffle") for one in rounds]
+        return run_range_test(networks, self.data(rounds).train, rates, self.training.batch_size, shuffles, watch)
+
+    def find_rate(self, params: Params, rounds: Sequence[Round]) -> dict[str, Any]:
+        """Makes the range test that a listed trial leaves its rate to; returns it as JSON has it, `mean` its optimum.
+
+        Raises:
+            ValueError: where every round diverged at once.
+        """
+        curve = self.range_test(params, rounds, spaced_rates(LOW, HIGH, STEPS))
+        if math.isnan(curve.mean):
+            raise ValueError(f"range test: every round diverged at its first rates, from {LOW:g}")
+        return describe_curve(curve, str(params["optimizer"]))
+
+    def data(self, rounds: Sequence[Round]) -> Split:
+        """Returns the data of R rounds, (R, N, ...) each, on the device; that of the last rounds asked for is kept."""
+        if self._drawn is None or self._drawn[0] != tuple(rounds):
+            drawn = [self.task.data(one) for one in rounds]
+            train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
+            split = Split(to_device(train, self._device, self._dtype), to_device(test, self._device, self._dtype))
+            self._drawn = tuple(rounds), split
+        return self._drawn[1]
+
+    @property
+    def _keeps_norms(self) -> bool:
+        return "gradient_norms" in self._keep
+
+    def _make_rounds(self, params: Params, seeds: Sequence[int], *, captured: bool) -> Rounds:
+        build = partial(self.task.network, **named_in(self.task.network, params))
+        config = TrainingConfig(
+            epochs=self.training.epochs,
+            batch_size=self.training.batch_size,
+            optimizer=str(params["optimizer"]),
+            learning_rate=float(params["learning_rate"]),
+            precision=self.training.precision,
+        )
+        networks = [network.to(self._device, self._dtype) for network in build_networks(build, seeds)]
+        fast_rounds = getattr(self.task, "fast_rounds", None)
+        if fast_rounds is not None and self._stacked is not False:
+            fast: Rounds | None = fast_rounds(networks, params, config)
+            if fast is not None:
+                return fast
+        loss: Loss = partial(self.task.loss, **named_in(self.task.loss, params, skip=2))
+        return make_rounds(networks, config, loss, self._device, stacked=self._stacked, captured=captured)
+
+    def _errors(self, output: Any, test: Batch) -> tuple[dict[str, list[float]], list[int]]:
+        """Returns metric -> (R,), and the rounds with an output that is not finite."""
+        if output is None:
+            return {}, []
+        worst = {metric.name: metric.worst for metric in self.task.metrics}
+        examples = vmap(self.task.errors)(output, test)  # metric -> (R, N)
+        finite = [tensor.isfinite().flatten(1).all(1) for tensor in tensors_of(output)]  # (R,) each
+        return (
+            {name: _means(errors, worst[name]) for name, errors in examples.items()},
+            torch.stack(finite).all(0).logical_not().nonzero().flatten().tolist(),
+        )
+
+
+def open_trainer(task: NetworkTask, training: Training, device: str, *, keep: Collection[str] = ()) -> Trainer:
+    """Returns a trainer on the device of a name, as `find_device` has it; see `Trainer`.
+
+    Raises:
+        RequestError: where this machine has no such device.
+    """
+    return Trainer(task, training, find_device(device), keep=keep)
+
+
+def train_epochs(
+    networks: Rounds,
+    split: Split,
+    epochs: int,
+    shuffle_seeds: Sequence[int],
+    evaluate_at: Collection[int],
+    *,
+    norms: bool = False,
+) -> Iterator[Epoch]:
+    """Trains R rounds on their data, all on one device, and yields after every epoch.
+
+    Args:
+        shuffle_seeds: R seeds of the order in which a round sees its examples.
+        evaluate_at: the epochs after which to look at the test data.
+        norms: whether to measure the gradient of every layer.
+    """
+    inputs = split.train[0]
+    shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
+    for number in range(1, epochs + 1):
+        orders = torch.stack([torch.randperm(inputs.shape[1], generator=g) for g in shuffles])  # (R, N)
+        gradient_norms = GradientNorms() if norms else None
+        losses = networks.train_epoch(split.train, orders.to(inputs.device), gradient_norms)
+        output = networks.predict(split.test[0]) if number in evaluate_at else None
+        yield Epoch(number, losses.cpu(), output, gradient_norms.mean() if gradient_norms else {})
 
 
 def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
@@ -60,73 +212,10 @@ def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list
     return networks
 
 
-def train(
-    networks: Sequence[nn.Module],
-    train_pairs: Pairs,
-    test_pairs: Pairs,
-    config: TrainingConfig,
-    *,
-    shuffle_seeds: Sequence[int],
-    evaluate_at: Collection[int] = (),
-    device: torch.device = CPU,
-    dtype: torch.dtype = torch.float32,
-    stacked: bool | None = None,
-    gradient_norms: bool = False,
-) -> Iterator[Epoch]:
-    """Trains R networks of one structure, each on its round's pairs, and yields after every epoch.
-
-    A round that diverges goes on with what it has; the others never notice.
-
-    Args:
-        networks: R networks; they are moved to `device` and trained in place, or copied where rounds are stacked.
-        train_pairs, test_pairs: the pairs of the R rounds.
-        shuffle_seeds: R seeds of the order in which a round sees its pairs.
-        evaluate_at: the epochs after which to measure the test errors. The last is always measured.
-        stacked: which of the two ways; None chooses the faster.
-        gradient_norms: whether to measure the gradient of every layer.
-    """
-    rounds = make_rounds(
-        [network.to(device, dtype) for network in networks],
-        config,
-        device,
-        stacked=stacked,
-        captured=not gradient_norms,
-    )
-    yield from train_rounds(
-        rounds,
-        train_pairs.to(device, dtype),
-        test_pairs.to(device, dtype),
-        epochs=config.epochs,
-        shuffle_seeds=shuffle_seeds,
-        evaluate_at=evaluate_at,
-        gradient_norms=gradient_norms,
-    )
-
-
-def train_rounds(
-    rounds: Rounds,
-    train_pairs: Pairs,
-    test_pairs: Pairs,
-    *,
-    epochs: int,
-    shuffle_seeds: Sequence[int],
-    evaluate_at: Collection[int] = (),
-    gradient_norms: bool = False,
-) -> Iterator[Epoch]:
-    """Trains R rounds on their pairs, all on one device, and yields after every epoch; see `train`."""
-    shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
-    for number in range(1, epochs + 1):
-        orders = torch.stack([torch.randperm(train_pairs.targets.shape[1], generator=g) for g in shuffles])  # (R, N)
-        norms = GradientNorms() if gradient_norms else None
-        losses = rounds.train_epoch(train_pairs, orders.to(train_pairs.targets.device), norms)
-        evaluated = number in evaluate_at or number == epochs
-        errors = measure(*rounds.predict(test_pairs.images), test_pairs) if evaluated else None
-        yield Epoch(number, losses.cpu(), errors, norms.mean() if norms else {})
-
-
 def make_rounds(
     networks: Sequence[nn.Module],
     config: TrainingConfig,
+    loss: Loss,
     device: torch.device,
     *,
     stacked: bool | None = None,
@@ -139,32 +228,17 @@ def make_rounds(
         captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
             the gradients.
     """
-    linear = device.type == "cpu" and is_two_tower_mlp(networks[0])
-    if stacked is None:
-        stacked = device.type != "cpu" or linear
-    if stacked and linear and config.precision == "float32":
-        return MLPRounds(networks, config)
-    if stacked and config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
+    if not (device.type != "cpu" if stacked is None else stacked):
+        return LoopedRounds(networks, config, loss)
+    if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
         raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
-    if stacked and captured and device.type == "cuda":
-        return CudaGraphRounds(networks, config, CudaRecorder(device))
-    return (StackedRounds if stacked else LoopedRounds)(networks, config)
+    if captured and device.type == "cuda":
+        return CudaGraphRounds(networks, config, loss, CudaRecorder(device))
+    return StackedRounds(networks, config, loss)
 
 
-def measure(comparison: Tensor, digits: Tensor, pairs: Pairs) -> Errors:
-    """Returns the errors of R rounds: logits (R, N, 2) and (R, N, 2, 10) against N pairs a round."""
-    first, second = digits.argmax(-1).unbind(-1)  # (R, N) each
-    comparison_finite, digits_finite = (
-        comparison.isfinite().all(-1),
-        digits.isfinite().flatten(2).all(-1),
-    )  # (R, N) each
-
-    def percent_wrong(decided: Tensor, finite: Tensor) -> Tensor:
-        return 100 * ((decided != pairs.targets) | ~finite).double().mean(-1).cpu()
-
-    return Errors(
-        head=percent_wrong(comparison.argmax(-1), comparison_finite),
-        recognition=percent_wrong((first <= second).long(), digits_finite),
-        diverged=~(comparison_finite & digits_finite).all(-1).cpu(),
-    )
+def _means(examples: Tensor, worst: float) -> list[float]:
+    """Returns the rounds' means (R,) of examples' errors (R, ...), what is not finite counted as the worst."""
+    errors = examples.double().flatten(1)
+    return errors.where(errors.isfinite(), worst).mean(1).tolist()

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import WorkError
 from hpo.storage.backends import lost_lock, start_lock
-from hpo.storage.claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
+from hpo.storage.claims import FINISHED, ActiveClaim, read_failures, read_running, read_slots
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import LockLost
 from hpo.storage.queries import read_trials
@@ -61,7 +61,7 @@ class Heartbeats:
 
     seen: dict[tuple[int, datetime], float] = field(default_factory=dict)
 
-    def is_stale(self, trial: RunningTrial, grace_seconds: float) -> bool:
+    def is_stale(self, trial: ActiveClaim, grace_seconds: float) -> bool:
         """Says whether a trial's worker has not been heard of for the grace period."""
         age = trial.heartbeat_age_seconds
         if trial.heartbeat is None or age is None:

@@ -16,7 +16,7 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study, not_ours, own_studies
 from hpo.study.definition import StudyDefinition
-from hpo.tasks.datasets import DATASETS, prepare
+from hpo.study.loading import make_card, prepare_data
 from hpo.text.formatting import count
 from hpo.workers.messages import Assignment
 from hpo.workers.plan import Plan, check_same
@@ -28,26 +28,26 @@ REFRESH_SECONDS = 0.5
 
 
 def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
-    """Makes sure of the dataset, creates the study where it is new, and returns the storage, open for work.
+    """Makes sure of the data, creates the study where it is new, and returns the storage, open for work.
 
     Raises:
-        RequestError: where the dataset cannot be had, or another has created the study differently meanwhile.
+        RequestError: where the data cannot be had, or another has created the study differently meanwhile.
     """
-    prepare(plan.definition.protocol.dataset, data_folder)
+    prepare_data(plan.definition, data_folder, study=plan.name)
     storage = open_storage(url, create=True)
-    attributes = first_attributes(plan.definition)
+    attributes = first_attributes(plan.name, plan.definition)
     create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
     check_same(storage, plan.name, plan.definition)
     set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
     return storage
 
 
-def first_attributes(definition: StudyDefinition) -> dict[str, Any]:
+def first_attributes(name: str, definition: StudyDefinition) -> dict[str, Any]:
     """Returns what a study is created with."""
     return {
         "definition": definition.model_dump(mode="json"),
         "definition_sha256": definition.sha256,
-        "dataset_sha256": DATASETS[definition.protocol.dataset].sha256,
+        "card": make_card(definition, study=name).model_dump(mode="json"),
         "versions": versions(),
     }
 

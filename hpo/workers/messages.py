@@ -45,8 +45,8 @@ class Began:
 
 
 @dataclass(frozen=True)
-class EpochDone:
-    """A worker has trained another epoch of its trial."""
+class StepDone:
+    """A worker has done another step of its trial, as an epoch."""
 
     number: int
 

@@ -8,11 +8,11 @@ from optuna.storages import RDBStorage
 
 from hpo.errors import NoStorage, RequestError, StudyError
 from hpo.storage.backends import open_storage
-from hpo.storage.queries import study_attributes, study_names
-from hpo.storage.studies import own_attributes, read_definition, stored_target
+from hpo.storage.queries import study_names
+from hpo.storage.studies import own_attributes, read_card, read_definition, stored_target
 from hpo.study import catalog
 from hpo.study.definition import StudyDefinition
-from hpo.tasks.datasets import DATASETS
+from hpo.study.loading import make_card
 from hpo.text.formatting import count
 from hpo.text.names import check_name
 from hpo.text.secrets import show_url
@@ -97,7 +97,7 @@ def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, 
 
 
 def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
-    """Makes sure that a study in the storage has this definition, and was made on the datasets of today.
+    """Makes sure that a study in the storage has this definition, and was made on the same data.
 
     Raises:
         StudyError: that says what differs, and how to start a new study.
@@ -109,8 +109,8 @@ def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> N
         raise StudyError(
             f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
         )
-    if study_attributes(storage, name)["dataset_sha256"] != DATASETS[definition.protocol.dataset].sha256:
-        raise StudyError(f"{where} was created on another release of its dataset; --name NEW starts a new study")
+    if read_card(storage, name).data_sha256 != make_card(definition, study=name).data_sha256:
+        raise StudyError(f"{where} was created on other data; --name NEW starts a new study")
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -31,8 +31,19 @@ from hpo.storage.backends import experimental
 from hpo.storage.trial_attributes import is_ours
 from hpo.storage.trials import enqueued_params
 from hpo.study.definition import StudyDefinition
-from hpo.study.repetition import Space, identity_of, in_order, neighbours, size_of
-from hpo.study.space import RANGE_TEST, Choices, Configuration, ListedConfiguration, Range, Setup
+from hpo.study.repetition import identity_of, neighbours
+from hpo.study.space import (
+    LEARNING_RATE,
+    RANGE_TEST,
+    Choices,
+    FloatRange,
+    IntRange,
+    Parameter,
+    Space,
+    in_order,
+    is_there,
+)
+from hpo.study.task import Params, Value
 from hpo.workers.pruners import PowerLawPruner
 
 
@@ -65,7 +76,7 @@ def _make_search(definition: StudyDefinition, seed: int) -> BaseSampler:
 def make_pruner(definition: StudyDefinition) -> BasePruner:
     """Returns the study's pruner."""
     if definition.pruner.name == "power_law":
-        return PowerLawPruner(last_step=definition.protocol.epochs, margin=definition.pruner.margin)
+        return PowerLawPruner(last_step=definition.steps, margin=definition.pruner.margin)
     pruners: Mapping[str, type[BasePruner]] = {
         "none": optuna.pruners.NopPruner,
         "percentile": optuna.pruners.PercentilePruner,
@@ -114,53 +125,46 @@ def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | No
     return None
 
 
-FindRate = Callable[[Setup], float]
+FindRate = Callable[[Params], float]
 
 
-def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRate | None = None) -> Configuration:
+def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRate | None = None) -> Params:
     """Lets the trial's sampler propose a configuration from the study's space.
 
     Args:
         find_rate: makes a range test and returns its optimum, for listed trials that leave their rate to it.
     """
-    if isinstance(trial.study.sampler, _Listed):
-        return _suggest_listed(trial, definition, trial.study.sampler.listed, find_rate)
-    proposed: dict[str, Any] = {}
-    for name, parameter in in_order(definition.search_space):
-        if any(proposed[key] != value for key, value in parameter.when.items()):
-            continue
-        if isinstance(parameter, Choices):
-            proposed[name] = trial.suggest_categorical(name, parameter.choices)
-        else:
-            proposed[name] = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-    return Configuration(**proposed)
+    space, sampler = definition.search_space, trial.study.sampler
+    if isinstance(sampler, _Listed):
+        listed = dict(sampler.params)
+        if listed.get(LEARNING_RATE) == RANGE_TEST:
+            if find_rate is None:
+                raise ValueError("this objective makes no range tests")
+            rate = listed[LEARNING_RATE] = find_rate(listed)
+            space[LEARNING_RATE] = FloatRange(low=rate, high=rate)
+        sampler.params = listed
+        space = {name: space[name] for name in listed}
+    proposed: dict[str, Value] = {}
+    for name, parameter in in_order(space):
+        if is_there(parameter, proposed):
+            proposed[name] = _suggest(trial, name, parameter)
+    return proposed
 
 
-def _suggest_listed(
-    trial: optuna.Trial, definition: StudyDefinition, listed: ListedConfiguration, find_rate: FindRate | None
-) -> Configuration:
-    space = definition.search_space
-    params = listed.model_dump(exclude_none=True)
-    if listed.learning_rate == RANGE_TEST:
-        if find_rate is None:
-            raise ValueError("this objective makes no range tests")
-        params["learning_rate"] = find_rate(Setup(**{key: params[key] for key in Setup.model_fields if key in params}))
-        space["learning_rate"] = Range(low=params["learning_rate"], high=params["learning_rate"])
-    for name, parameter in space.items():
-        if name not in params or any(params[key] != value for key, value in parameter.when.items()):
-            continue
-        if isinstance(parameter, Choices):
-            trial.suggest_categorical(name, parameter.choices)
-        else:
-            trial.suggest_float(name, parameter.low, parameter.high)
-    return Configuration(**params)
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Value:
+    if isinstance(parameter, Choices):
+        chosen: Any = trial.suggest_categorical(name, parameter.choices)
+        return chosen  # type: ignore[no-any-return]
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
 
 class _Listed(BaseSampler):
     """Proposes one given configuration."""
 
-    def __init__(self, listed: ListedConfiguration) -> None:
-        self.listed = listed
+    def __init__(self, params: Params) -> None:
+        self.params = params
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -173,7 +177,7 @@ class _Listed(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return getattr(self.listed, param_name)
+        return self.params[param_name]
 
 
 class _Unmeasured(BaseSampler):
@@ -207,9 +211,9 @@ class _Unmeasured(BaseSampler):
         """Returns what the sampler's own trial would have, parameter by parameter."""
         proposed: dict[str, Any] = {}
         for name, parameter in in_order(space):
-            if any(proposed[key] != value for key, value in parameter.when.items()):
+            if not is_there(parameter, proposed):
                 continue
-            if size_of(parameter) == 1:
+            if parameter.size == 1:
                 proposed[name] = parameter.values[0]
             elif name in drawn:
                 proposed[name] = drawn[name]
@@ -226,14 +230,16 @@ class _Unmeasured(BaseSampler):
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _only(parameter: Choices | Range, value: Any) -> Choices | Range:
+def _only(parameter: Parameter, value: Any) -> Parameter:
     """Returns a parameter that takes one value of what it took."""
     if isinstance(parameter, Choices):
         return parameter.model_copy(update={"choices": (value,)})
     return parameter.model_copy(update={"low": value, "high": value})
 
 
-def _distribution_of(parameter: Choices | Range) -> BaseDistribution:
+def _distribution_of(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, Choices):
         return CategoricalDistribution(parameter.choices)
+    if isinstance(parameter, IntRange):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

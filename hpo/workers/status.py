@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +13,12 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.errors import UnknownName
-from hpo.storage.claims import FINISHED, RunningTrial, read_failures, read_running, read_slots
-from hpo.storage.queries import count_trials, last_finishes, read_trials
-from hpo.storage.studies import own_attributes, read_target
+from hpo.errors import StudyError, UnknownName
+from hpo.storage.claims import FINISHED, ActiveClaim, read_failures, read_running, read_slots
+from hpo.storage.queries import count_trials, last_finishes, read_trials, study_attributes
+from hpo.storage.studies import is_old, own_attributes, read_target
 from hpo.storage.trial_attributes import Worker
+from hpo.study.card import parse_card
 from hpo.text.formatting import time_left
 
 RATE_TRIALS = 30  # so many of the last make the rate
@@ -29,6 +30,8 @@ class Status:
 
     Attributes:
         is_ours: whether this program has made the study; of another's nothing but trials are counted.
+        is_old: whether a version of it has that made studies of another format.
+        unit: of the best's value.
         total: the trials asked for; None where none were yet.
         failed: by an error.
         interrupted: given back or lost with their workers, and started again.
@@ -53,6 +56,8 @@ class Status:
     foreign: int = 0
     trials: int = 0
     is_ours: bool = True
+    is_old: bool = False
+    unit: str = ""
 
     @property
     def finished(self) -> int:
@@ -70,8 +75,9 @@ def read_status(storage: RDBStorage, study: str) -> Status:
             counts[state] for state in (*FINISHED, TrialState.RUNNING, TrialState.FAIL)
         )
         return Status(
-            study, None, complete, pruned, running, failed, 0, None, [], None, None, trials=trials, is_ours=False
-        )
+            study, None, complete, pruned, running, failed, 0, None, [], None, None, trials=trials, is_ours=False,
+            is_old=is_old(study_attributes(storage, study)),
+        )  # fmt: skip
     slots, failures = read_slots(storage, study), read_failures(storage, study)
     total = read_target(attributes)
     best = read_trials(storage, study, states=(TrialState.COMPLETE,), best=1)
@@ -92,7 +98,16 @@ def read_status(storage: RDBStorage, study: str) -> Status:
         eta_seconds=None if total is None else time_left(total - slots.finished, per_hour),
         foreign=max(0, started - slots.trials - len(failures)),  # one may have ended between the two readings
         trials=trials,
+        unit=_unit(attributes),
     )
+
+
+def _unit(attributes: Mapping[str, Any]) -> str:
+    """Returns the unit of a study's objective; nothing where somebody has spoiled its card."""
+    try:
+        return parse_card(attributes["card"], study="").metric.unit
+    except StudyError:
+        return ""
 
 
 def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
@@ -104,7 +119,7 @@ def read_statuses(storage: RDBStorage, studies: Iterable[str]) -> list[Status]:
     return statuses
 
 
-def _worker(trial: RunningTrial, claim: Worker) -> dict[str, Any]:
+def _worker(trial: ActiveClaim, claim: Worker) -> dict[str, Any]:
     since = trial.started.isoformat(timespec="seconds") if trial.started else None
     age = trial.heartbeat_age_seconds
     return {

@@ -37,7 +37,7 @@ from hpo.text.streams import prepare
 from hpo.workers.budget import fail_trial_of
 from hpo.workers.evaluate import Stop
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.messages import Assignment, Began, Crashed, Ended, EpochDone, GaveUp
+from hpo.workers.messages import Assignment, Began, Crashed, Ended, GaveUp, StepDone
 from hpo.workers.worker import run_worker
 
 STOP_SECONDS = 10.0
@@ -145,7 +145,7 @@ class Supervisor:
                 if isinstance(said, Crashed):
                     worker.crashed = said
                     continue
-                if isinstance(said, EpochDone):
+                if isinstance(said, StepDone):
                     worker.epoch = said.number
                     continue
                 worker.epoch = None
@@ -227,8 +227,8 @@ def _main(assignment: Assignment, parent: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
-    def tell(said: Began | EpochDone | Ended | GaveUp | Crashed) -> None:
-        if not isinstance(said, EpochDone) or _has_room(parent):
+    def tell(said: Began | StepDone | Ended | GaveUp | Crashed) -> None:
+        if not isinstance(said, StepDone) or _has_room(parent):
             with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
                 parent.send(said)
 

@@ -25,15 +25,15 @@ from hpo.storage.backends import open_storage
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import Stopped
 from hpo.storage.queries import study_attributes
-from hpo.storage.studies import UnfinishedStudy, own_studies, read_definition, unfinished_studies
+from hpo.storage.studies import UnfinishedStudy, own_studies, read_card, read_definition, unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only
 from hpo.study.definition import StudyDefinition
-from hpo.tasks.datasets import DATASETS, prepare
+from hpo.study.loading import make_card, prepare_data
 from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.messages import Assignment, Began, Ended, EpochDone, GaveUp
+from hpo.workers.messages import Assignment, Began, Ended, GaveUp, StepDone
 from hpo.workers.samplers import concerns, make_pruner
 
 
@@ -44,8 +44,8 @@ class Objective(Protocol):
     def device(self) -> str:
         """The device that it works on, for people."""
 
-    def __call__(self, trial: optuna.Trial, epoch_done: Callable[[int], None]) -> float:
-        """Evaluates the trial; `epoch_done` is given the number of each epoch that is trained."""
+    def __call__(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> float:
+        """Evaluates the trial; `step_done` is given the number of each step that is done."""
 
 
 MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
@@ -53,16 +53,16 @@ MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
 MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
-EPOCH_SECONDS = 0.5
+STEP_SECONDS = 0.5
 
 
-Tell = Callable[[Began | EpochDone | Ended | GaveUp], None]
+Tell = Callable[[Began | StepDone | Ended | GaveUp], None]
 
 
 def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop, tell: Tell) -> None:
     """Serves the studies of an assignment until they have their trials, or a stop is asked for.
 
-    A study that cannot be served here, for lack of its dataset or for too many failures, is given up, and the others
+    A study that cannot be served here, for lack of its data or for too many failures, is given up, and the others
     are gone on with; `tell` is told so.
     """
     storage = open_storage(assignment.url, write=True, patient=True)
@@ -189,23 +189,23 @@ class _Server:
         if isinstance(started, NoTrial):
             return started
         self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
-        told = partial(objective, epoch_done=self._now_and_then())
+        told = partial(objective, step_done=self._now_and_then())
         if not run_trial(self._storage, started, told, stop, definition.run.heartbeat_seconds):
             self._open.cache_clear()  # what Optuna remembers of the study may be of a database that was restored since
         self._tell(Ended())
         return None
 
     def _now_and_then(self) -> Callable[[int], None]:
-        """Returns what tells of epochs, but not of each: some take milliseconds."""
+        """Returns what tells of steps, but not of each: some take milliseconds."""
         told_at = -math.inf
 
-        def epoch_done(number: int) -> None:
+        def step_done(number: int) -> None:
             nonlocal told_at
-            if time.monotonic() - told_at >= EPOCH_SECONDS:
+            if time.monotonic() - told_at >= STEP_SECONDS:
                 told_at = time.monotonic()
-                self._tell(EpochDone(number))
+                self._tell(StepDone(number))
 
-        return epoch_done
+        return step_done
 
     def _make_room(self) -> None:
         while len(self._objectives) >= MAX_OBJECTIVES:
@@ -213,10 +213,9 @@ class _Server:
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
         definition = read_definition(self._storage, name)
-        dataset = definition.protocol.dataset
-        if study_attributes(self._storage, name)["dataset_sha256"] != DATASETS[dataset].sha256:
-            raise WorkError(f"study {name!r} was created on another release of its dataset, {dataset}")
-        prepare(dataset, self.assignment.data_folder)
+        if read_card(self._storage, name).data_sha256 != make_card(definition, study=name).data_sha256:
+            raise WorkError(f"study {name!r} was created on other data than is here under its name")
+        prepare_data(definition, self.assignment.data_folder, study=name)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
         show_only(self._storage, study, partial(concerns, definition=definition))
         return study, definition

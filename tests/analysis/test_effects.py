@@ -9,9 +9,8 @@ from optuna.storages import RDBStorage
 from hpo.analysis.effects import FEWEST_TRIALS, read_effects, read_importances, related_lists
 from hpo.report.study_figures import effect_name, effects_figure
 from hpo.storage.backends import open_storage
-from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import add
-from tests.conftest import LISTED_STUDY, create
+from tests.conftest import LISTED_STUDY, RECOGNITION, create, defined
 
 BASE: dict[str, Any] = {
     **{"architecture": "fnn", "weight_sharing": False, "auxiliary_loss": True, "activation": "relu"},
@@ -19,15 +18,15 @@ BASE: dict[str, Any] = {
 }
 
 
-def listed(opened: RDBStorage, *trials: tuple[dict[str, Any], list[float]]) -> RDBStorage:
+def listed(opened: RDBStorage, *trials: tuple[dict[str, Any], list[float]], name: str = "x") -> RDBStorage:
     """Creates a study that lists these changes of `BASE`, each measured with these errors; by the head 1 more."""
     entries = [{"label": str(i), "params": {**BASE, **changes}} for i, (changes, _) in enumerate(trials)]
     protocol = {**LISTED_STUDY["protocol"], "rounds": max(len(errors) for _, errors in trials)}
-    definition = define_study({"title": "x", "protocol": protocol, "trial": entries}, name="x")
-    create(opened, "x", definition, len(entries))
+    definition = defined({**LISTED_STUDY, "protocol": protocol, "trial": entries}, name=name)
+    create(opened, name, definition, len(entries))
     for slot, (_, errors) in enumerate(trials):
         heads = [error + 1 for error in errors]
-        add(opened, "x", 0.1, errors, slot=slot, errors_recognition=errors, errors_head=heads)
+        add(opened, name, 0.1, errors, slot=slot, errors_recognition=errors, errors_head=heads)
     return opened
 
 
@@ -53,7 +52,7 @@ def test_an_effect_is_the_mean_over_matched_pairs_round_by_round(sqlite_storage:
         ("optimizer", "sgd", "adam"),
     }
     sharing = found["weight_sharing", False, True]
-    assert (sharing.pairs, sharing.decision) == (2, "recognition")
+    assert (sharing.pairs, sharing.metric.name) == (2, "recognition")
     by_round = [fmean(pair) for pair in ((-2.0, -2.2), (-1.5, -1.8), (-2.0, -1.6))]
     assert sharing.difference.estimate == pytest.approx(fmean(by_round))
     assert not sharing.difference.holds(0)
@@ -69,16 +68,30 @@ def test_several_values_are_compared_with_the_first_alone(sqlite_storage: RDBSto
     assert [(effect.before, effect.after) for effect in found] == [("selu", "relu"), ("selu", "leaky_relu")]
 
 
-def test_a_coin_is_compared_with_nothing_but_on_the_heads_decision(sqlite_storage: RDBStorage) -> None:
+def test_what_no_loss_trains_is_compared_by_the_metric_that_one_does(sqlite_storage: RDBStorage) -> None:
     opened = listed(
         sqlite_storage,
         ({"auxiliary_loss": False}, [50.0, 40.0, 60.0]),
         ({"auxiliary_loss": False, "weight_sharing": True}, [45.0, 40.0, 61.0]),
         ({}, [4.0, 4.5, 4.6]),
     )
-    (effect,) = read_effects(opened, ["x"])
-    assert (effect.parameter, effect.decision) == ("auxiliary_loss", "head")
-    assert effect.difference.estimate == pytest.approx(fmean([4.0 - 50, 4.5 - 40, 4.6 - 60]))
+    effects = {effect.parameter: effect for effect in read_effects(opened, ["x"])}
+    assert {name: effect.metric.name for name, effect in effects.items()} == {
+        "auxiliary_loss": "head",
+        "weight_sharing": "head",
+    }
+    estimate = effects["auxiliary_loss"].difference.estimate
+    assert estimate == pytest.approx(fmean([4.0 - 50, 4.5 - 40, 4.6 - 60]))
+    opened = listed(
+        sqlite_storage,
+        ({"auxiliary_loss": False}, [50.0, 40.0, 60.0]),
+        ({"auxiliary_loss": False, "weight_sharing": True}, [45.0, 40.0, 61.0]),
+        ({}, [4.0, 4.5, 4.6]),
+        ({"weight_sharing": True}, [3.0, 3.5, 3.8]),
+        name="more",
+    )
+    sharing = next(e for e in read_effects(opened, ["more"]) if e.parameter == "weight_sharing")
+    assert (sharing.metric.name, sharing.pairs) == ("recognition", 1)  # the others' recognition is at chance
 
 
 def test_rates_of_range_tests_are_no_difference_but_others_are(sqlite_storage: RDBStorage) -> None:
@@ -108,7 +121,7 @@ def test_what_has_no_effect_is_no_difference_and_another_elu_is_another_activati
         ({}, [3.0, 3.1, 3.3]),
         ({"activation": "elu", "elu_alpha": 0.5}, [2.0, 2.1, 2.4]),
         ({"activation": "elu", "elu_alpha": 2.0}, [2.5, 2.1, 2.4]),
-        ({"elu_alpha": 2.0}, [9.0, 9.1, 9.3]),  # the first again
+        ({}, [9.0, 9.1, 9.3]),  # the first again
     )
     found = read_effects(opened, ["x"])
     assert [(effect.before, effect.after) for effect in found] == [("relu", "elu(0.5)"), ("relu", "elu(2)")]
@@ -119,7 +132,7 @@ def test_a_correction_is_for_all_that_is_listed_measured_or_not(sqlite_storage: 
     entries = [
         {"label": str(i), "params": {**BASE, "activation": name}} for i, name in enumerate(("relu", "elu", "selu"))
     ]
-    definition = define_study({"title": "x", "protocol": LISTED_STUDY["protocol"], "trial": entries}, name="x")
+    definition = defined({**LISTED_STUDY, "trial": entries}, name="x")
     create(sqlite_storage, "x", definition, 3)
     p_values = []
     for slot, errors in enumerate(([3.0, 3.1, 3.3], [2.5, 2.9, 2.9], [2.9, 3.3, 3.3])):
@@ -133,26 +146,26 @@ def test_lists_of_one_protocol_are_compared_with_each_other(sqlite_storage: RDBS
     protocol = LISTED_STUDY["protocol"]
     for name, architecture, changes in (("a", "cnn", {}), ("b", "cnn_bn", {}), ("c", "fnn", {"seed": 1})):
         entry = {"label": "x", "params": {**BASE, "architecture": architecture}}
-        table = {"title": "x", "protocol": {**protocol, **changes}, "trial": [entry]}
-        create(sqlite_storage, name, define_study(table, name=name), 1)
+        table = {**LISTED_STUDY, "protocol": {**protocol, **changes}, "trial": [entry]}
+        create(sqlite_storage, name, defined(table, name=name), 1)
         errors = [3.0, 3.1, 3.3] if name == "a" else [2.0, 2.2, 2.0]
         add(sqlite_storage, name, 0.1, errors, slot=0, errors_recognition=errors, errors_head=errors)
     assert related_lists(sqlite_storage, "a") == ["a", "b"]
     (effect,) = read_effects(sqlite_storage, ["a", "b"])
-    assert effect_name(effect) == "batch norm: cnn → cnn_bn"
+    assert effect_name(effect, RECOGNITION) == "architecture: cnn → cnn_bn"
 
 
 def test_two_rounds_show_an_effect_and_no_verdict(sqlite_storage: RDBStorage) -> None:
     opened = listed(sqlite_storage, ({}, [4.0, 4.5]), ({"weight_sharing": True}, [2.0, 3.0]))
     (effect,) = read_effects(opened, ["x"])
     assert (effect.difference.estimate, effect.difference.low, effect.p_value) == (-1.75, None, None)
-    assert effects_figure([effect]).data[0].error_x.array == (0.0,)
+    assert effects_figure([effect], RECOGNITION).data[0].error_x.array == (0.0,)
 
 
 def test_an_effects_bar_ends_where_its_interval_does(sqlite_storage: RDBStorage) -> None:
     opened = listed(sqlite_storage, ({}, [99.0, 1.0, 99.0]), ({"weight_sharing": True}, [1.0, 1.0, 1.0]))
     (effect,) = read_effects(opened, ["x"])
-    bar = effects_figure([effect]).data[0].error_x
+    bar = effects_figure([effect], RECOGNITION).data[0].error_x
     assert effect.difference.low == -100
     assert bar.arrayminus[0] == pytest.approx(effect.difference.estimate + 100)
     assert bar.array[0] > bar.arrayminus[0]

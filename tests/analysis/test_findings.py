@@ -11,15 +11,14 @@ from hpo.cli.measure.drift import drift_view
 from hpo.cli.measure.optimize import listed_view
 from hpo.cli.read.best import best_table
 from hpo.cli.read.status import foreign_notes
-from hpo.study.definition import define_study
 from hpo.workers.status import Status
-from tests.conftest import LISTED_STUDY
+from tests.conftest import LISTED_STUDY, card_of, defined
 
 
 def test_a_list_suggests_a_command_that_a_shell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/hpo", "best", "--storage", "sqlite:///my db.db"])
-    best = Best("it's \x1b; x", 0, 2.0, 0.5, [1.5, 2.5], {}, 2, "digits", None, label="FNN")
-    *_, said = best_table(best, "head")
+    best = Best("it's \x1b; x", 0, 2.0, 0.5, [1.5, 2.5], {}, 2, "digits", "head", "error", "%", None, label="FNN")
+    *_, said = best_table(best)
     assert said == (
         r"hpo report --study $'it\x27s \x1b; x' -o report --storage 'sqlite:///my db.db' "
         "compares the list's configurations round by round"
@@ -29,10 +28,13 @@ def test_a_list_suggests_a_command_that_a_shell_takes(monkeypatch: pytest.Monkey
 def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     table = {**LISTED_STUDY, "trial": LISTED_STUDY["trial"][:1]}
     table["protocol"] = {**table["protocol"], "rounds": 1}
-    headline = listed_view("x", [], define_study(table, name="x"))[0]
-    assert headline == "study x: 0 of 1 configuration measured (mean and deviation of 1 round, digits, by recognition)"
+    definition = defined(table, name="x")
+    headline = listed_view("x", [], definition, card_of(definition))[0]
+    assert headline == (
+        "study x: 0 of 1 configuration measured, test error by recognition (mean and deviation of 1 round on digits)"
+    )
     one, other = (Measurement(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
-    assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, {}, one, repetitions))[0]
+    assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "%", {}, one, repetitions))[0]
     status = Status("x", 1, 0, 0, 0, 0, 0, None, [], None, None, foreign=1)
     assert foreign_notes([status]) == ["study x: 1 trial of other programs in it, not counted"]

@@ -9,15 +9,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.reproduction import (
-    ELSEWHERE,
-    ITEMS,
-    PUBLISHED_PARAMETERS,
-    PUBLISHED_RATES,
     Cell,
     Reproduction,
     find_items,
     judge,
     read_reproduction,
+    reports,
     studies_of,
 )
 from hpo.errors import UnknownName
@@ -26,11 +23,11 @@ from hpo.storage.queries import count_trials
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import trial_id_of
 from hpo.study import catalog
-from hpo.study.definition import define_study
+from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
 from hpo.training.network_summary import describe
 from hpo.workers.budget import start_trial
 from hpo.workers.samplers import suggest
-from tests.conftest import create
+from tests.conftest import create, defined
 
 
 def cell(
@@ -57,8 +54,8 @@ def cell(
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Any]:
-    relu = catalog.load_activations()("relu")
-    return {name: describe(catalog.load_architecture(name), relu) for name in PUBLISHED_PARAMETERS}
+    relu = load_activations()("relu")
+    return {name: describe(load_architecture(name), relu) for name in reports().parameters}
 
 
 # What each study measures, row by row as the reports print it: architecture, weight sharing and auxiliary loss,
@@ -118,36 +115,42 @@ PRINTED: dict[str, list[tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("study", PRINTED)
 def test_a_study_measures_what_its_table_prints(study: str) -> None:
-    protocol, listed = (getattr(catalog.load_study(study)[1], name) for name in ("protocol", "trial"))
+    definition = catalog.load_study(study)[1]
     rows = []
-    for entry in listed:
+    for entry in definition.trial:
         params = entry.params
-        (flags,) = (name for name, both in FLAGS.items() if both == (params.weight_sharing, params.auxiliary_loss))
-        alpha = f" {params.elu_alpha:g}" if params.activation == "elu" else ""
+        (flags,) = (
+            name for name, both in FLAGS.items() if both == (params["weight_sharing"], params["auxiliary_loss"])
+        )
+        alpha = f" {params['elu_alpha']:g}" if params["activation"] == "elu" else ""
+        assert entry.published is not None
         published = (entry.published.mean, entry.published.std)
-        rate = params.learning_rate
-        rows.append((params.architecture, flags, params.activation + alpha, params.optimizer, rate, *published))
+        chosen = [params[name] for name in ("architecture", "activation", "optimizer", "learning_rate")]
+        architecture, activation, optimizer, rate = chosen
+        rows.append((architecture, flags, f"{activation}{alpha}", optimizer, rate, *published))
     assert rows == PRINTED[study]
     by_report = {
         "report_a": (25, "recognition", 1.0, 1.0),
         "report_b": (50, "head", 0.8, 0.2),
     }[study[:8]]
-    assert (protocol.epochs, protocol.decision, protocol.main_weight, protocol.auxiliary_weight) == by_report
-    assert (protocol.rounds, protocol.train_pairs, protocol.test_pairs, protocol.batch_size) == (10, 1000, 1000, 100)
-    assert (protocol.seed, protocol.dataset) == (0, "mnist")
+    task, training, protocol = definition.task.settings, definition.training, definition.protocol
+    assert training is not None
+    assert (training.epochs, protocol.metric, task["main_weight"], task["auxiliary_weight"]) == by_report
+    assert (protocol.rounds, task["train_pairs"], task["test_pairs"], training.batch_size) == (10, 1000, 1000, 100)
+    assert (protocol.seed, task["dataset"]) == (0, "mnist")
 
 
 def test_what_stands_outside_the_studies_is_as_printed() -> None:
-    assert set(PRINTED) == set(studies_of(ITEMS))
-    (relu,) = ELSEWHERE  # the one row that another table's study measures
+    assert set(PRINTED) == set(studies_of(reports().items))
+    (relu,) = reports().elsewhere  # the one row that another table's study measures
     assert (relu.published.mean, relu.published.std) == (2.30, 0.26)
-    assert PUBLISHED_RATES == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
+    assert reports().rates == {"sgd": 0.1383, "rmsprop": 0.0115, "adam": 0.0117}
 
 
-@pytest.mark.parametrize("name", list(PUBLISHED_PARAMETERS))
+@pytest.mark.parametrize("name", list(reports().parameters))
 def test_report_bs_parameter_counts_are_ours(name: str, networks: dict[str, Any]) -> None:
     counts = networks[name]["parameters"]
-    assert (counts["no_weight_sharing"], counts["weight_sharing"]) == PUBLISHED_PARAMETERS[name]
+    assert (counts["no_weight_sharing"], counts["weight_sharing"]) == reports().parameters[name]
 
 
 def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
@@ -166,7 +169,7 @@ def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
 
 
 def test_items_are_found_by_the_beginning_of_their_names() -> None:
-    assert find_items([]) == list(ITEMS)
+    assert find_items([]) == list(reports().items)
     assert find_items(["report_a_table"]) == [f"report_a_table_{n}" for n in range(1, 6)]
     assert studies_of(["report_a_table_4", "report_a_figure_3"]) == ["report_a_table_4", "report_a_table_3"]
     with pytest.raises(UnknownName, match="no table or figure named 'report_c'"):
@@ -187,7 +190,7 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
 
 
 def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
-    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    counts = {name: [1, 2] for name in reports().parameters}
     found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_at_chance=True)], [], counts, {})
     found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
     parts = render(found, tmp_path)
@@ -201,7 +204,7 @@ def test_a_row_printed_twice_is_measured_once(
     fresh_storage: RDBStorage, networks: dict[str, Any], tmp_path: Path
 ) -> None:
     _, shipped = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)
-    opened = create(fresh_storage, "ours", define_study(shipped.model_dump(mode="json"), name="ours"), 4)
+    opened = create(fresh_storage, "ours", defined(shipped.model_dump(mode="json"), name="ours"), 4)
     for _ in range(4):
         measure(opened, "ours")
     found = read_reproduction(opened, {"report_a_table_3": "ours", "report_a_table_1": "absent"}, networks)
@@ -215,7 +218,7 @@ def test_a_row_printed_twice_is_measured_once(
     )
     assert Reproduction.read(document.with_suffix(".json")) == found
     names = {"report_a_table_2": "absent", "report_a_table_3": "ours"}
-    batch_normed = describe(catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu"))
+    batch_normed = describe(load_architecture("cnn_bn"), load_activations()("relu"))
     drawn = draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
     assert drawn is not None
     layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
@@ -243,7 +246,7 @@ def measure(opened: RDBStorage, name: str) -> None:
 
 
 def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
-    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    counts = {name: [1, 2] for name in reports().parameters}
     conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
     write_document(tmp_path, "", first)
@@ -257,7 +260,7 @@ def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None
 
 
 def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
-    counts = {name: [1, 2] for name in PUBLISHED_PARAMETERS}
+    counts = {name: [1, 2] for name in reports().parameters}
     conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
     one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
     assert table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]

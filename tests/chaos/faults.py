@@ -80,17 +80,17 @@ class Target:
         self._definition, self._folder, self._faults = definition, folder, faults
         self._random = random.Random(os.getpid())
 
-    def __call__(self, trial: optuna.Trial, epoch_done: object = None) -> float:
+    def __call__(self, trial: optuna.Trial, step_done: object = None) -> float:
         """Evaluates a trial."""
         with batch_writes(trial):
-            configuration = suggest(trial, self._definition)
+            params = suggest(trial, self._definition)
         trial.report(50.0, step=1)
         self._strike(IN_TRIAL)
         self._fail(str(_slot(trial)))
         time.sleep(self._random.uniform(0.2, 1.0) * self._faults.trial_seconds)
         if self._random.random() < 0.3:
             raise optuna.TrialPruned
-        value = 10 + abs(configuration.learning_rate - 0.1) * 30
+        value = 10 + abs(float(params["learning_rate"]) - 0.1) * 30
         with batch_writes(trial):
             trial.set_user_attr("errors", [value])
             trial.set_user_attr("std", None)

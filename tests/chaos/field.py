@@ -16,15 +16,17 @@ from optuna.trial import TrialState
 
 from hpo.storage.claims import FINISHED
 from hpo.storage.queries import StoredTrial, count_trials, read_trials
-from hpo.study.definition import define_study
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from hpo.workers.status import Status, read_status
 from tests.chaos.faults import Faults, read_strikes
+from tests.conftest import defined
 
 STUDY: dict[str, Any] = {
     "title": "A study under fire",
-    "protocol": {"dataset": "digits", "rounds": 1, "epochs": 2, "evaluate_at": [1]},
+    "task": {"name": "digit_pairs", "dataset": "digits"},
+    "training": {"epochs": 2, "evaluate_at": [1]},
+    "protocol": {"rounds": 1},
     "sampler": {"name": "random"},
     "pruner": {"name": "none"},
     "space": {
@@ -87,7 +89,7 @@ class Field:
         self.machines: list[Machine] = []
         self.faults = faults or Faults()
         self.faults.write(folder)
-        definition = define_study({**STUDY, "run": run}, name="chaos")
+        definition = defined({**STUDY, "run": run}, name="chaos")
         self.storage = begin(url, Plan("chaos", definition, budget), folder)
 
     def launch(

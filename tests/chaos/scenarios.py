@@ -78,7 +78,10 @@ def kill_one(field: Field, killed: list[str]) -> bool:
     workers = field.status().workers
     if not workers:  # between two trials of each
         return False
-    os.kill(field.random.choice(workers)["pid"], signal.SIGKILL)
+    try:
+        os.kill(field.random.choice(workers)["pid"], signal.SIGKILL)
+    except ProcessLookupError:  # the one that was killed before, whose trial was not given up yet
+        return False
     killed.append(f"after {field.status().finished} trials")
     return True
 

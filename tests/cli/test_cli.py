@@ -27,14 +27,17 @@ from tests.program import commands, free_port, hpo, hpo_in_one_process, start_hp
 
 TINY = """
 title = "A tiny search"
-[protocol]
+[task]
+name = "digit_pairs"
 dataset = "digits"
-rounds = 2
-epochs = 2
-batch_size = 50
 train_pairs = 100
 test_pairs = 100
+[training]
+epochs = 2
+batch_size = 50
 evaluate_at = [1]
+[protocol]
+rounds = 2
 [sampler]
 name = "tpe"
 [pruner]
@@ -369,7 +372,7 @@ def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) ->
     command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "5"]
     done = hpo_in_one_process(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "on 5 fresh rounds (digits, by recognition)" in " ".join(done.stdout.split())
+    assert "on 5 fresh rounds of digits" in " ".join(done.stdout.split())
     found = read(tmp_path, *command)
     assert (found["study"], found["name"], found["rounds"]) == ("tiny", "tiny-confirm", 5)
     winner = read(tmp_path, "best", "--study", "tiny")

@@ -10,21 +10,24 @@ import optuna
 import pytest
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from hpo.analysis.results import range_test_key
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, study_attributes
-from hpo.study.space import Setup
+from hpo.study.range_tests import range_test_key
+from hpo.study.task import Params
 from tests.program import hpo, hpo_in_one_process
 
 TINY_LIST = """
 title = "A list that leaves its rates to range tests"
-[protocol]
+[task]
+name = "digit_pairs"
 dataset = "digits"
-rounds = 2
-epochs = 2
-batch_size = 50
 train_pairs = 100
 test_pairs = 100
+[training]
+epochs = 2
+batch_size = 50
+[protocol]
+rounds = 2
 [run]
 keep = ["losses", "gradient_norms"]
 [[trial]]
@@ -118,7 +121,10 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     done = hpo_in_one_process("optimize", "--study", "rates.toml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "study rates: 2 of 2 configurations measured (mean and deviation of 2 rounds, digits" in said
+    assert (
+        "study rates: 2 of 2 configurations measured, test error by recognition (mean and deviation of 2 rounds on"
+        in said
+    )
     assert said.index(" SGD ") < said.index(" SGD at 0.1 ")  # its entries, in its order
     best = " ".join(hpo("best", "--study", "rates", folder=tmp_path).stdout.split())
     assert best.startswith(("study rates: SGD (trial 0) has", "study rates: SGD at 0.1 (trial 1) has"))
@@ -126,11 +132,14 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     url = f"sqlite:///{tmp_path}/hpo.db"
     opened = open_storage(url)
     first, second = read_trials(opened, "rates")
-    rated = Setup(architecture="fnn", weight_sharing=True, auxiliary_loss=True, activation="relu", optimizer="sgd")
+    rated: Params = {
+        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
+        **{"optimizer": "sgd", "learning_rate": "range_test"},
+    }
     kept = study_attributes(opened, "rates")[range_test_key(rated)]
     assert first.params["learning_rate"] == kept["mean"]
     assert second.params["learning_rate"] == 0.1
-    assert [len(epoch) for epoch in first.attributes["losses_by_epoch"]] == [2, 2]
+    assert [len(epoch) for epoch in first.attributes["losses_by_step"]] == [2, 2]
     assert set(first.attributes["gradient_norms"]) == {"towers.0.1", "towers.0.3", "towers.0.5", "head.0", "head.2"}
 
     done = hpo(*lr_find("--study", "rates"), folder=tmp_path)

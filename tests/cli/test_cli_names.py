@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from hpo.storage.backends import open_storage
-from hpo.study.definition import define_study
 from tests.cli.test_cli import TINY, assert_one_line
-from tests.conftest import SMALL_STUDY, create
+from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import hpo, hpo_in_one_process
 
 EVIL = "../../evil\n\x1b]0;title\x07\x1b[31m <b> | `x` $HOME; it's \u202e"
@@ -93,7 +92,7 @@ def test_trials_as_csv_hold_no_control_characters_and_no_formulas(stored: Path) 
 
 @pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 def test_trials_as_csv_have_their_headings_before_there_is_a_trial(storage_url: str, tmp_path: Path) -> None:
-    create(open_storage(storage_url, create=True), "small", define_study(SMALL_STUDY, name="small"), 10)
+    create(open_storage(storage_url, create=True), "small", defined(SMALL_STUDY, name="small"), 10)
     done = hpo("trials", "--csv", "--study", "small", "--storage", storage_url, folder=tmp_path)
     (heads,) = csv.reader(io.StringIO(done.stdout))
     assert heads[:7] == ["number", "state", "value", "std", "round 0", "round 1", "round 2"]

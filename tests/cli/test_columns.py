@@ -28,12 +28,11 @@ from hpo.cli.read.list import names_table
 from hpo.cli.read.show import layers_table
 from hpo.cli.read.status import status_table, statuses_view
 from hpo.cli.read.trials import trials_table
-from hpo.study import catalog
-from hpo.study.definition import define_study
+from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 from hpo.training.lr_curve import LRCurve
 from hpo.training.network_summary import describe
 from hpo.workers.status import Status
-from tests.conftest import LISTED_STUDY
+from tests.conftest import LISTED_STUDY, RECOGNITION, card_of, defined
 
 PARAMS = {
     "architecture": "fully_connected",
@@ -85,18 +84,19 @@ def statuses() -> list[Any]:
 def trials() -> list[Any]:
     failed = trial(1041, state="FAIL", value=None, std=None, error="ValueError: not in [/data/of/the/batch]")
     pruned = trial(1042, state="PRUNED", value=None, std=None)
-    return [trials_table([trial(8), failed, pruned])]
+    return [trials_table([trial(8), failed, pruned], "%")]
 
 
 def best() -> list[Any]:
     confirmed = {"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16}
-    found = Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", confirmed)
-    return best_table(found, "recognition")
+    what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit
+    return best_table(Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", *what, confirmed))
 
 
 def listed() -> list[Any]:
     rows = [trial(i, label=label) for i, label in enumerate(("FNN", "FNN + WS"))]
-    return listed_view("listed", rows, define_study(LISTED_STUDY, name="listed"))
+    definition = defined(LISTED_STUDY, name="listed")
+    return listed_view("listed", rows, definition, card_of(definition))
 
 
 def confirmed() -> list[Any]:
@@ -105,19 +105,19 @@ def confirmed() -> list[Any]:
     ]
     by = paired_difference(FRESH[1], FRESH[0])
     contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
-    return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", "recognition", found, contrasts))
+    return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", RECOGNITION, found, contrasts))
 
 
 def drift() -> list[Any]:
     own = Measurement("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
     by = paired_difference(FRESH[1], FRESH[0])
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
-    return drift_view(Drift("quickstart", 8, PARAMS, own, repetitions))
+    return drift_view(Drift("quickstart", 8, "%", PARAMS, own, repetitions))
 
 
 def exported() -> list[Any]:
     described = {
-        "study": "quickstart", "trial": 8, "configuration": PARAMS, "protocol": {"first_round": 0},
+        "study": "quickstart", "trial": 8, "params": PARAMS, "protocol": {"first_round": 0}, "unit": "%",
         "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
         "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
     }  # fmt: skip
@@ -125,12 +125,12 @@ def exported() -> list[Any]:
 
 
 def names() -> list[Any]:
-    found = catalog.architectures().values()
+    found = architectures().values()
     return [names_table("architectures", [{"name": one.name, "title": one.summary} for one in found])]
 
 
 def layers() -> list[Any]:
-    build, relu = catalog.load_architecture("cnn_bn"), catalog.load_activations()("relu")
+    build, relu = load_architecture("cnn_bn"), load_activations()("relu")
     return layers_table("cnn_bn", {"summary": "a network", **describe(build, relu)})
 
 
@@ -153,7 +153,7 @@ TABLES: dict[Callable[[], list[Any]], list[str]] = {  # what each shows at any w
     confirmed: ["8", "1041", "17", "2.42 ± 0.38", "fully_connected+ws+al", "rmsprop", "1041 is worse than 8"],
     drift: ["2.42", "+0.92", "node-17.example.org", "far"],
     exported: ["12.34", "12.50", "winner.json"],
-    names: list(catalog.architectures()),
+    names: list(architectures()),
     layers: ["towers.0.0", "Conv2d", "BatchNorm2d", "18,432", "72,784"],
     swept: ["the optimum", "where it falls fastest", "learning_rate"],
     published: ["FNN + WS + AL", "6.44 ± 0.71", "12.34 ± 10.52", "consistent"],

@@ -17,8 +17,8 @@ from hpo import limits
 from hpo.cli.arguments import Number, WholeNumber
 from hpo.cli.main import main
 from hpo.errors import StudyError
-from hpo.study.definition import StudyDefinition, define_study, read_study
-from tests.conftest import LISTED_STUDY, SMALL_STUDY
+from hpo.study.definition import StudyDefinition, read_study
+from tests.conftest import LISTED_STUDY, SMALL_STUDY, defined
 from tests.program import commands
 
 NUMBERS: tuple[Any, ...] = (
@@ -50,7 +50,7 @@ PRUNERS: list[dict[str, Any]] = [
 
 def whole(table: dict[str, Any]) -> dict[str, Any]:
     """Returns a study's table with every default filled in."""
-    found = define_study({**table, "run": {"trial_timeout_seconds": 60.0}}, name="x").model_dump(mode="json")
+    found = defined({**table, "run": {"trial_timeout_seconds": 60.0}}, name="x").model_dump(mode="json")
     return {key: value for key, value in found.items() if value}
 
 
@@ -97,10 +97,10 @@ def test_a_number_of_a_study_is_refused_in_one_line_that_names_it_or_is_finite(p
 def complaint(table: dict[str, Any]) -> str | None:
     """Returns what is wrong with a study's table; None where it can be worked with, and comes back from its JSON."""
     try:
-        definition = define_study(table, name="x")
+        definition = defined(table, name="x")
     except StudyError as error:
         return str(error)
-    assert define_study(json.loads(json.dumps(definition.model_dump(mode="json"))), name="x") == definition
+    assert defined(json.loads(json.dumps(definition.model_dump(mode="json"))), name="x") == definition
     return None
 
 
@@ -127,7 +127,7 @@ def test_every_number_of_a_study_was_tried() -> None:
 )
 def test_a_number_that_no_program_can_hold_is_one_line(tmp_path: Path, number: str, complaint: str) -> None:
     file = tmp_path / "x.toml"
-    file.write_text(f'title = "x"\n[protocol]\ndataset = "digits"\nrounds = {number}\n')
+    file.write_text(f'title = "x"\n[task]\nname = "digit_pairs"\ndataset = "digits"\n[protocol]\nrounds = {number}\n')
     with pytest.raises(StudyError) as raised:
         read_study(file)
     assert complaint in str(raised.value)
@@ -151,14 +151,14 @@ def test_a_number_that_no_program_can_hold_is_one_line(tmp_path: Path, number: s
 )
 def test_values_that_cannot_be_are_named(choices: dict[str, Any], twice: str) -> None:
     with pytest.raises(StudyError) as raised:
-        define_study({**SMALL_STUDY, "space": {**SMALL_STUDY["space"], **choices}}, name="x")
+        defined({**SMALL_STUDY, "space": {**SMALL_STUDY["space"], **choices}}, name="x")
     assert twice in str(raised.value)
 
 
 def test_a_listed_rate_has_the_limits_of_a_space() -> None:
     for rate in (limits.SMALLEST / 2, limits.LARGEST * 2, 1e308, math.nan, -1, True):
         with pytest.raises(StudyError, match=r"must be a number from 1e-30 to 1e\+09 or 'range_test', but is"):
-            define_study(changed(whole(LISTED_STUDY), ("trial", 0, "params", "learning_rate"), rate), name="x")
+            defined(changed(whole(LISTED_STUDY), ("trial", 0, "params", "learning_rate"), rate), name="x")
 
 
 OPTIONS = [

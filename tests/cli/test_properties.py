@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.cli.read.show import _toml, study_text
-from hpo.study.definition import define_study, parse
+from hpo.study.definition import parse
 from hpo.text import secrets
 from hpo.text.secrets import remember_secrets, show_url, without_secrets
-from tests.conftest import thorough
+from tests.conftest import defined, thorough
 
 rates = st.floats(1e-6, 10.0)
 spaces = st.fixed_dictionaries(
@@ -34,15 +34,18 @@ spaces = st.fixed_dictionaries(
         ),
     }
 )
+tasks = st.fixed_dictionaries(
+    {"name": st.just("digit_pairs"), "dataset": st.sampled_from(["mnist", "digits"])},
+    optional={"main_weight": st.just(0.0) | st.floats(1e-30, 100)},
+)
+trainings = st.fixed_dictionaries({}, optional={"epochs": st.integers(1, 100)})
 protocols = st.fixed_dictionaries(
-    {"dataset": st.sampled_from(["mnist", "digits"])},
+    {},
     optional={
         "rounds": st.integers(1, 50),
         "first_round": st.integers(0, 1000),
-        "epochs": st.integers(1, 100),
         "seed": st.integers(0, 2**32 - 1),
-        "main_weight": st.just(0.0) | st.floats(1e-30, 100),
-        "decision": st.sampled_from(["head", "recognition"]),
+        "metric": st.sampled_from(["head", "recognition"]),
     },
 )
 titles = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40).filter(
@@ -57,23 +60,23 @@ def as_toml(title: str, lines: list[str]) -> str:
 
 
 @thorough(200)
-@given(title=titles, protocol=protocols, space=spaces)
+@given(title=titles, task=tasks, training=trainings, protocol=protocols, space=spaces)
 def test_a_study_is_the_same_after_its_file_its_view_and_the_database(
-    title: str, protocol: dict[str, Any], space: dict[str, Any]
+    title: str, task: dict[str, Any], training: dict[str, Any], protocol: dict[str, Any], space: dict[str, Any]
 ) -> None:
-    tables = {"protocol": protocol, "space": space}
-    defined = define_study({"title": title, **tables}, name="drawn")
+    tables = {"task": task, "training": training, "protocol": protocol, "space": space}
+    study = defined({"title": title, **tables}, name="drawn")
     lines = [
         line
         for name, table in tables.items()
         for line in (f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items()))
     ]
-    assert define_study(parse(as_toml(title, lines)), name="drawn") == defined
-    kept = json.loads(json.dumps(defined.model_dump(mode="json")))
+    assert defined(parse(as_toml(title, lines)), name="drawn") == study
+    kept = json.loads(json.dumps(study.model_dump(mode="json")))
     _, *shown = study_text("drawn", kept)
-    assert define_study(parse(as_toml(title, shown)), name="drawn") == defined
-    stored = define_study(kept, name="drawn")
-    assert (stored, stored.sha256, stored.differences(defined)) == (defined, defined.sha256, [])
+    assert defined(parse(as_toml(title, shown)), name="drawn") == study
+    stored = defined(kept, name="drawn")
+    assert (stored, stored.sha256, stored.differences(study)) == (study, study.sha256, [])
 
 
 passwords = st.text(string.ascii_letters + string.digits + "!$%&*+,-.;<>^_{|}~@:/?#[] '\"=", min_size=8, max_size=20)

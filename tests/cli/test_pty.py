@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 
 from hpo.storage.backends import open_storage
-from hpo.study.definition import define_study
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.cli.test_cli import TINY
-from tests.conftest import SMALL_STUDY, create
+from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import clean_environment
 
 REDRAWN = "\x1b[2K"  # a line is erased, to be drawn again
@@ -66,7 +65,7 @@ def on_terminal(folder: Path, columns: int, *arguments: str, until: str | None =
 def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    create(opened, "small", define_study(SMALL_STUDY, name="small"), 3)
+    create(opened, "small", defined(SMALL_STUDY, name="small"), 3)
     told = Assignment(url=opened.url, studies=("small",), target=3, device="cpu", data_folder=tmp_path)
     run_worker(told, stubs.quick, Stop(), lambda said: None)
     opened.engine.dispose()

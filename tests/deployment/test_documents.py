@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from docs import regenerate
-from hpo.study.definition import Protocol, Run
-from hpo.study.space import Configuration
+from hpo.study.definition import Protocol, Run, Training
+from hpo.study.loading import parameters_of
+from hpo.tasks.digit_pairs.task import DigitPairs
 from tests.program import commands
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -88,9 +90,12 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
 
 def test_the_study_format_is_documented_whole() -> None:
     text = Path("docs/studies.md").read_text(encoding="utf-8")
-    for table in (Protocol, Configuration, Run):
-        for key in table.model_fields:
-            assert re.search(rf"\b{key}\b", text), f"{table.__name__}.{key}"
+    tables: dict[str, Iterable[str]] = {
+        table.__name__: table.model_fields for table in (DigitPairs, Training, Protocol, Run)
+    }
+    for name, keys in {**tables, "space": parameters_of(DigitPairs(dataset="digits"))}.items():
+        for key in keys:
+            assert re.search(rf"\b{key}\b", text), f"{name}.{key}"
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import count_trials, read_trials
-from hpo.study.definition import StudyDefinition, define_study
-from tests.conftest import SMALL_STUDY, create, wait_for
+from hpo.study.definition import StudyDefinition
+from tests.conftest import SMALL_STUDY, create, defined, wait_for
 from tests.postgres import TemporaryPostgres
 
 SCRIPT = Path("deploy/slurm/hpo.sbatch").absolute()
@@ -122,7 +122,7 @@ def test_an_array_of_workers_brings_a_study_to_its_trials(
 
 
 def test_a_worker_that_slurm_ends_gives_its_trial_back(slurm: Run, tmp_path: Path, postgres: TemporaryPostgres) -> None:
-    long = define_study({**SMALL_STUDY, "protocol": {**SMALL_STUDY["protocol"], "epochs": 100_000}}, name="long")
+    long = defined({**SMALL_STUDY, "training": {**SMALL_STUDY["training"], "epochs": 100_000}}, name="long")
     url = postgres.create_database("slurm_ends")
     opened = create(open_storage(url, create=True), "long", long, 1)
     submit = ["sbatch", "--parsable", "--array=0", "--cpus-per-task=1", "--mem-per-cpu=0", str(SCRIPT)]

@@ -15,7 +15,7 @@ from hpo.kernels.cross_entropy import cross_entropy
 from hpo.kernels.fuse import fuse
 from hpo.kernels.jit import Array, compiled
 from hpo.kernels.winograd import Convolution, convolve
-from hpo.study import catalog
+from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
 
 
 def disturbed(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -80,8 +80,8 @@ def assert_fused_is_the_same(network: nn.Module, inputs: Tensor) -> nn.Module:
 def test_a_fused_architecture_computes_the_same(
     architecture: str, kinds: set[type[nn.Module]], weight_sharing: bool
 ) -> None:
-    build = catalog.load_architecture(architecture)
-    network = build(catalog.load_activations()("elu"), weight_sharing=weight_sharing)
+    build = load_architecture(architecture)
+    network = build(load_activations()("elu"), weight_sharing=weight_sharing)
     fused = assert_fused_is_the_same(network, images(14, 2, 14, 14))
     assert {type(m) for m in fused.modules()} & {ConvolutionAndPool, Convolution, Norm} == kinds
 
@@ -110,7 +110,7 @@ def test_what_is_not_quite_such_a_layer_computes_the_same_too(layers: list[nn.Mo
 
 
 def test_a_fused_network_has_the_parameters_of_the_other_and_leaves_it_as_it_was() -> None:
-    network = catalog.load_architecture("cnn_bn")(catalog.load_activations()("relu"), weight_sharing=True)
+    network = load_architecture("cnn_bn")(load_activations()("relu"), weight_sharing=True)
     before = str(network)
     fused = fuse(network)
     assert [id(p) for p in fused.parameters()] == [id(p) for p in network.parameters()]
@@ -131,7 +131,7 @@ def test_of_equal_maxima_the_first_takes_the_gradient_as_in_pytorch() -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("architecture", ["cnn", "cnn_bn", "residual"])
 def test_what_is_not_finite_stays_so(architecture: str, bad: float) -> None:
-    network = catalog.load_architecture(architecture)(catalog.load_activations()("relu"), weight_sharing=True)
+    network = load_architecture(architecture)(load_activations()("relu"), weight_sharing=True)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.weight.data[0, 0, 0, 0] = bad
     inputs = images(4, 2, 14, 14).float()

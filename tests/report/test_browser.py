@@ -22,9 +22,9 @@ from hpo.report.html import as_html
 from hpo.report.report import read_report
 from hpo.storage.artifacts import attach
 from hpo.storage.backends import open_storage
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.definition import StudyDefinition
 from tests.analysis.test_confirmation import add, confirm
-from tests.conftest import LISTED_STUDY, create
+from tests.conftest import LISTED_STUDY, card_of, create, defined
 from tests.program import free_port, start_hpo
 from tests.report.test_sections import prune
 
@@ -98,7 +98,7 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
     with browser.new_context(viewport=size, color_scheme=scheme, offline=True) as context:  # type: ignore[arg-type]
         watched = Watched(context, file.as_uri())
         watched.page.goto(file.as_uri())
-        expect(watched.page.locator(".headline")).to_contain_text("Lowest error: 2.50 ± 0.50 %")
+        expect(watched.page.locator(".headline")).to_contain_text("Lowest test error by recognition: 2.50 ± 0.50 %")
         expect(watched.page.locator(".main-svg").first).to_be_visible()
         drawn = watched.page.locator(".figure:has(.main-svg)").count()
         assert drawn == len([s for s in read_report(searched, "small").sections if s.figure is not None])
@@ -120,7 +120,7 @@ def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
 def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browser, tmp_path: Path) -> None:
     opened, label = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True), f"FNN {EVIL}"
     table = {**LISTED_STUDY, "trial": [{**LISTED_STUDY["trial"][0], "label": label}, LISTED_STUDY["trial"][1]]}
-    create(opened, EVIL, define_study({**table, "title": EVIL}, name="listed"), 2)
+    create(opened, EVIL, defined({**table, "title": EVIL}, name="listed"), 2)
     for slot in range(2):
         errors = [9.0, 9.5, 10.5]
         add(opened, EVIL, 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
@@ -137,7 +137,8 @@ def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browse
 
 
 def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, searched: RDBStorage) -> None:
-    note = study_note(EVIL, define_study({**LISTED_STUDY, "title": EVIL}, name="listed"))
+    definition = defined({**LISTED_STUDY, "title": EVIL}, name="listed")
+    note = study_note(EVIL, definition, card_of(definition))
     save_note(optuna.load_study(study_name="small", storage=searched), note)
     home = dashboard.partition("/dashboard/")[0]
     with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
@@ -185,14 +186,14 @@ def test_a_trial_with_long_attributes_is_no_wider_than_the_window(
     browser: Browser, dashboard: str, searched: RDBStorage
 ) -> None:
     curve = {str(epoch): [2.3 + i / 10 for i in range(30)] for epoch in range(9)}
-    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_epoch=curve, file="/a/path/without/blanks" * 20)
+    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_step=curve, file="/a/path/without/blanks" * 20)
     home = dashboard.partition("/dashboard/")[0]
     with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
         watched = Watched(context, home)
         watched.page.goto(dashboard)
         watched.page.wait_for_url(f"{home}/dashboard/")
         watched.page.goto(f"{home}/dashboard/studies/1/trials?numbers=22")
-        expect(watched.page.get_by_text("errors_by_epoch").first).to_be_visible(timeout=20_000)
+        expect(watched.page.get_by_text("errors_by_step").first).to_be_visible(timeout=20_000)
         width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= fits
 

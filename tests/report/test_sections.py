@@ -16,9 +16,8 @@ from hpo.report.sections import Section
 from hpo.report.study_figures import rates_figure
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import StoredTrial
-from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import FRESH, add, confirm
-from tests.conftest import LISTED_STUDY, SMALL_STUDY, claim, create
+from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, claim, create, defined
 
 
 def sections(report: Report) -> dict[str, Section]:
@@ -35,7 +34,7 @@ def prune(opened: RDBStorage, rate: float, curve: dict[str, list[float]]) -> Non
                 "learning_rate": optuna.distributions.FloatDistribution(0.0, 1.0),
                 "optimizer": optuna.distributions.CategoricalDistribution(["sgd"]),
             },
-            user_attrs={**claim(9), "errors_by_epoch": curve, "seconds": 30.0},
+            user_attrs={**claim(9), "errors_by_step": curve, "seconds": 30.0},
         )
     )
 
@@ -70,7 +69,7 @@ def test_an_interval_of_an_error_is_of_three_rounds_or_more_and_not_below_zero(
 def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBStorage) -> None:
     report = read_report(searched, "small")
     assert report.headline[0].startswith(
-        "Lowest error: 2.00 ± 0.50 % over 3 rounds (digits, by recognition), trial 1: "
+        "Lowest test error by recognition: 2.00 ± 0.50 % over 3 rounds on digits, trial 1: "
     )
     assert "Not confirmed" in report.headline[1]
     found = sections(report)
@@ -94,7 +93,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
 
 
 def test_a_list_is_shown_beside_the_published_and_by_its_labels(fresh_storage: RDBStorage) -> None:
-    create(fresh_storage, "listed", define_study(LISTED_STUDY, name="listed"), 2)
+    create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
     for slot, errors in enumerate(([9.0, 9.5, 10.5], [8.0, 8.1, 8.5])):
         add(fresh_storage, "listed", 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
     report = read_report(fresh_storage, "listed")
@@ -173,20 +172,20 @@ def test_a_report_of_which_a_file_cannot_be_written_is_not_written(
 
 
 def test_an_optimizer_whose_trials_were_all_pruned_is_in_the_legend() -> None:
-    curve = {"errors_by_epoch": {"1": [60.0]}}
+    curve = {"errors_by_step": {"1": [60.0]}}
     params = [{"optimizer": name, "learning_rate": 0.1} for name in ("adam", "adam", "sgd")]
     trials = [
         StoredTrial(0, TrialState.COMPLETE, 3.0, None, None, params[0], curve),
         *(StoredTrial(i, TrialState.PRUNED, None, None, None, params[i], curve) for i in (1, 2)),
     ]
-    drawn = [trace for trace in rates_figure(trials, 0.05).data if len(trace.x)]  # the others have no legend
+    drawn = [trace for trace in rates_figure(trials, RECOGNITION).data if len(trace.x)]  # the others have no legend
     assert [trace.name for trace in drawn if trace.showlegend] == ["adam", "sgd"]
 
 
 def test_a_fixed_parameter_has_no_axis_and_no_importance(tmp_path: Path) -> None:
     opened = open_storage(f"sqlite:///{tmp_path}/fixed.db", create=True)
     table = {**SMALL_STUDY, "space": {**SMALL_STUDY["space"], "auxiliary_loss": True, "weight_sharing": [True, False]}}
-    create(opened, "small", define_study(table, name="small"), 30)
+    create(opened, "small", defined(table, name="small"), 30)
     params = {"architecture": "fnn", "auxiliary_loss": True, "activation": "relu", "optimizer": "sgd"}
     categories = optuna.distributions.CategoricalDistribution
     choices = {key: categories([value]) for key, value in params.items()}  # type: ignore[list-item]

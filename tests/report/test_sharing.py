@@ -19,10 +19,9 @@ from hpo.report.report import read_report
 from hpo.report.sharing import cleaner, known_hosts
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_names
-from hpo.study.definition import define_study
 from tests.analysis.test_confirmation import add
 from tests.cli.test_cli import TINY
-from tests.conftest import LISTED_STUDY, SMALL_STUDY, claim, create
+from tests.conftest import LISTED_STUDY, SMALL_STUDY, claim, create, defined
 from tests.program import hpo_in_one_process
 
 HOST = "node17.cluster.example"
@@ -83,7 +82,7 @@ def test_a_report_says_the_same_whatever_hosts_and_users_are_called(
     """Users and hosts may be called as a parameter's value is, or as what plotly knows."""
     monkeypatch.setenv("USER", "elu")
     study = LISTED_STUDY if listed else SMALL_STUDY
-    create(fresh_storage, "small", define_study(study, name="small"), 10)
+    create(fresh_storage, "small", defined(study, name="small"), 10)
     for slot, host in enumerate(NAMES[: 2 if listed else None]):
         errors = [1.0 + slot, 2.0, 3.0]
         measured = {"errors_recognition": errors, "errors_head": errors, "worker": claim(0, host)["worker"]}
@@ -111,7 +110,7 @@ def test_an_export_can_be_loaded_whatever_hosts_and_users_are_called(
     assert done.exit_code == 0, done.output
     load_network(tmp_path / "x.safetensors")
     described = json.loads((tmp_path / "x.json").read_text())
-    assert (described["configuration"]["optimizer"], described["protocol"]["dataset"]) == ("sgd", "digits")
+    assert (described["params"]["optimizer"], described["task"]["dataset"]) == ("sgd", "digits")
 
 
 def test_a_container_whose_user_has_no_name_and_no_home_can_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +179,7 @@ def test_the_report_of_a_study_with_hosts_in_its_texts_tells_of_none(
     entry = LISTED_STUDY["trial"][0]
     table = {**LISTED_STUDY, "title": f"Of {HOST}", "trial": [{**entry, "label": f"on {HOST}", "published": None}]}
     study = f"x-drift-{HOST}-cpu"
-    create(fresh_storage, study, define_study(table, name=study), 1)
+    create(fresh_storage, study, defined(table, name=study), 1)
     errors = [1.0, 2.0, 3.0]
     add(fresh_storage, study, 0.1, errors, errors_recognition=errors, errors_head=errors, seconds=1.0, device="cpu")
     set_study_attribute(fresh_storage, study, CONFIRMS, {

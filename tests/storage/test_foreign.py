@@ -30,7 +30,7 @@ from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import count_trials, read_trials, study_names
 from hpo.storage.studies import own_attributes, unfinished_studies
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.definition import StudyDefinition
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin, serve
 from hpo.workers.messages import Assignment
@@ -38,7 +38,7 @@ from hpo.workers.plan import make_plan
 from hpo.workers.status import read_status
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.conftest import SMALL_STUDY, create, thorough, work
+from tests.conftest import SMALL_STUDY, create, defined, thorough, work
 from tests.program import Alone
 
 
@@ -105,7 +105,7 @@ def test_an_empty_study_that_minimises_is_taken_over(fresh_storage: RDBStorage, 
 
 ODD: list[Any] = ["many", -3, 2.5, True, None, [], {}, {"study": "small", "identity": 1, "trials": "x"}, 10**30]
 OUR_NAMES = [
-    *("target", "definition", "definition_sha256", "dataset_sha256", "identity", "versions"),
+    *("target", "definition", "definition_sha256", "card", "identity", "versions"),
     *("confirms", "repeats", "range_test {}"),
 ]
 
@@ -329,7 +329,7 @@ ODD_CELLS: list[Any] = [
 @pytest.fixture(scope="module")
 def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with trials that are complete, pruned, running, enqueued, and another program's."""
-    folder, small_study = tmp_path_factory.mktemp("cells"), define_study(SMALL_STUDY, name="small")
+    folder, small_study = tmp_path_factory.mktemp("cells"), defined(SMALL_STUDY, name="small")
     opened = open_storage(f"sqlite:///{folder}/studies.db", create=True)
     create(opened, "small", small_study, 6)
     work(opened, folder, target=5)

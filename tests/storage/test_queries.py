@@ -11,12 +11,12 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hpo.errors import UnknownName
-from hpo.storage import queries as records
 from hpo.storage.claims import Slots, read_slots
 from hpo.storage.queries import count_trials, last_finishes, read_trials, study_attributes
 from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, trial_id_of
+from tests.conftest import CARD
 
 
 def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
@@ -39,16 +39,16 @@ def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
 
 
 def test_an_unknown_study_is_named_with_the_nearest(fresh_storage: RDBStorage) -> None:
-    create_study(fresh_storage, "cnn", {"definition": {}}, 1)
+    create_study(fresh_storage, "cnn", {"definition": {}, "card": CARD.model_dump(mode="json")}, 1)
     with pytest.raises(UnknownName, match="no study named 'cn'; did you mean 'cnn'"):
         study_attributes(fresh_storage, "cn")
 
 
 @pytest.fixture
-def five_trials(fresh_storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> RDBStorage:
+def five_trials(fresh_storage: RDBStorage) -> RDBStorage:
     """Values 3, 1, 1; a pruned and a running trial; parameters of every kind."""
-    monkeypatch.setattr(records, "REQUIRED", {"flag", "rate"})
-    create_study(fresh_storage, "five", {"definition": {}}, 5)
+    definition: dict[str, Any] = {"space": {name: {"when": {}} for name in ("flag", "rate")}}
+    create_study(fresh_storage, "five", {"definition": definition, "card": CARD.model_dump(mode="json")}, 5)
     study = optuna.load_study(study_name="five", storage=fresh_storage)
     worker = Worker("elsewhere", 1, "cpu", "/nowhere/1.lock").as_json()
     for number, value in enumerate([3.0, 1.0, 1.0, None, None]):

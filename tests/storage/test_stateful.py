@@ -39,19 +39,18 @@ from hpo.storage.queries import count_trials, read_trials, study_attributes
 from hpo.storage.studies import create_study, read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only, trial_id_of
-from hpo.study.definition import define_study
 from hpo.study.repetition import identity_of
 from hpo.workers import budget
 from hpo.workers.budget import Heartbeats, NoTrial, find_slot, start_trial
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.samplers import concerns
 from hpo.workers.status import read_status
-from tests.conftest import SMALL_STUDY, create, thorough
+from tests.conftest import SMALL_STUDY, create, defined, thorough
 from tests.postgres import TemporaryPostgres
 
 SPACE = {**SMALL_STUDY["space"], "activation": ["relu", "selu"], "learning_rate": [0.01, 0.1]}
 del SPACE["elu_alpha"]
-STUDY = define_study(  # of a space that is finite, so no configuration is to be measured twice
+STUDY = defined(  # of a space that is finite, so no configuration is to be measured twice
     {**SMALL_STUDY, "space": SPACE, "sampler": {"name": "random"}, "pruner": {"name": "none"}}, name="small"
 )
 Rows = dict[str, list[dict[str, Any]]]  # of each table

@@ -21,6 +21,7 @@ from hpo.study.definition import StudyDefinition
 from hpo.text.secrets import show_url
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan, make_plan
+from tests.conftest import CARD
 from tests.postgres import TemporaryPostgres
 
 
@@ -145,7 +146,11 @@ def test_writers_use_wal_and_begin_immediately(fresh_storage: RDBStorage) -> Non
 
 
 def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDBStorage) -> None:
-    rest = {"definition_sha256": "", "dataset_sha256": "", "versions": {}}
+    rest = {
+        "definition_sha256": "",
+        "card": CARD.model_dump(mode="json"),
+        "versions": {},
+    }
     for mark, target in ((1, 5), (2, 9), (3, 7)):
         create_study(fresh_storage, "a", {"definition": {"mark": mark}, **rest}, target)
     assert study_names(fresh_storage) == ["a"]

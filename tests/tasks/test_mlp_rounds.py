@@ -2,30 +2,41 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from textwrap import dedent
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.study import catalog
+from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
 from hpo.tasks.digit_pairs.pairs import Pairs
-from hpo.training.optimizers import CPU, TrainingConfig
+from hpo.tasks.digit_pairs.task import DigitPairs
+from hpo.training.batch import to_device
+from hpo.training.device import CPU
+from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds
-from hpo.training.trainer import build_networks, make_rounds
+from hpo.training.trainer import build_networks
 
 SEEDS = [1, 2, 3]
 
 
 def make_networks(architecture: str = "fnn", activation: str = "leaky_relu", *, shared: bool = True) -> list[nn.Module]:
-    make, build = catalog.load_activations()(activation, 0.7), catalog.load_architecture(architecture)
+    make, build = load_activations()(activation, 0.7), load_architecture(architecture)
     return build_networks(lambda: build(make, weight_sharing=shared), SEEDS)
 
 
-def config(**changes: object) -> TrainingConfig:
-    settings = {"epochs": 3, "batch_size": 30, "optimizer": "adam", "learning_rate": 0.003, "auxiliary_loss": True}
-    return TrainingConfig(**{**settings, "main_weight": 0.7, "auxiliary_weight": 0.3, **changes})  # type: ignore[arg-type]
+def config(optimizer: str = "adam", learning_rate: float = 0.003) -> TrainingConfig:
+    return TrainingConfig(epochs=3, batch_size=30, optimizer=optimizer, learning_rate=learning_rate)
+
+
+def both_ways(make: Callable[[], list[nn.Module]], how: TrainingConfig, auxiliary_loss: bool = True) -> list[Rounds]:
+    """Returns the loops of our own, and PyTorch's."""
+    task = DigitPairs(dataset="digits", main_weight=0.7, auxiliary_weight=0.3)
+    ours = MLPRounds(make(), how, (0.7, 0.3) if auxiliary_loss else (1.0, 0.0))
+    return [ours, LoopedRounds(make(), how, partial(task.loss, auxiliary_loss=auxiliary_loss))]
 
 
 def outcome(
@@ -47,20 +58,19 @@ def test_linear_rounds_are_what_pytorch_makes_of_them(
     architecture: str, activation: str, shared: bool, digit_pairs: tuple[Pairs, Pairs]
 ) -> None:
     """In float64: losses, logits, every parameter, and the norms of the gradients, by layer."""
-    pairs = [part.to(CPU, torch.float64) for part in digit_pairs]
-    ours, theirs = (
-        outcome(way([n.double() for n in make_networks(architecture, activation, shared=shared)], config()), *pairs)
-        for way in (MLPRounds, LoopedRounds)
-    )
+    pairs = [to_device(part, CPU, torch.float64) for part in digit_pairs]
+
+    def make() -> list[nn.Module]:
+        return [network.double() for network in make_networks(architecture, activation, shared=shared)]
+
+    ours, theirs = (outcome(way, *pairs) for way in both_ways(make, config()))
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def test_without_the_auxiliary_loss_the_weights_do_not_count(digit_pairs: tuple[Pairs, Pairs]) -> None:
-    pairs = [part.to(CPU, torch.float64) for part in digit_pairs]
-    how = config(auxiliary_loss=False, optimizer="sgd", learning_rate=0.05)
-    ours, theirs = (
-        outcome(way([n.double() for n in make_networks()], how), *pairs) for way in (MLPRounds, LoopedRounds)
-    )
+    pairs = [to_device(part, CPU, torch.float64) for part in digit_pairs]
+    ways = both_ways(lambda: [n.double() for n in make_networks()], config("sgd", 0.05), auxiliary_loss=False)
+    ours, theirs = (outcome(way, *pairs) for way in ways)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
@@ -68,8 +78,8 @@ def test_a_round_that_diverges_leaves_the_others_as_they_are(digit_pairs: tuple[
     networks = make_networks()
     with torch.no_grad():
         networks[1].get_parameter("head.0.weight").fill_(float("inf"))
-    hurt = outcome(MLPRounds(networks, config()), *digit_pairs)
-    well = outcome(MLPRounds(make_networks(), config()), *digit_pairs)
+    hurt = outcome(MLPRounds(networks, config(), (0.7, 0.3)), *digit_pairs)
+    well = outcome(MLPRounds(make_networks(), config(), (0.7, 0.3)), *digit_pairs)
     assert hurt[0][-1][1].isnan()
     assert not hurt[1][0][1].isfinite().any()
     for r in (0, 2):
@@ -80,7 +90,7 @@ def test_a_round_that_diverges_leaves_the_others_as_they_are(digit_pairs: tuple[
 def test_as_many_rounds_as_networks_or_none_are_trained(digit_pairs: tuple[Pairs, Pairs]) -> None:
     """Nothing else looks where the loops read."""
     train_pairs, test_pairs = digit_pairs
-    rounds, order = MLPRounds(make_networks()[:2], config()), torch.arange(200)
+    rounds, order = MLPRounds(make_networks()[:2], config(), (0.7, 0.3)), torch.arange(200)
     before = rounds.states()
     with pytest.raises(ValueError, match=r"2 networks, but pairs or orders of \[3, 3\] rounds"):
         rounds.train_epoch(train_pairs, order.repeat(3, 1), None)
@@ -93,7 +103,7 @@ def test_as_many_rounds_as_networks_or_none_are_trained(digit_pairs: tuple[Pairs
 
 def test_layers_come_in_the_order_of_the_network(digit_pairs: tuple[Pairs, Pairs]) -> None:
     (_, _, ours, our_norms), (_, _, theirs, their_norms) = (
-        outcome(way(make_networks(), config()), *digit_pairs) for way in (MLPRounds, LoopedRounds)
+        outcome(way, *digit_pairs) for way in both_ways(make_networks, config())
     )
     assert list(ours[0]) == list(theirs[0])
     assert list(our_norms) == list(their_norms)
@@ -110,7 +120,8 @@ def test_a_network_that_joins_the_same_parts_otherwise_is_not_linear() -> None:
     assert is_two_tower_mlp(network)
     network.__class__ = Reversed
     assert not is_two_tower_mlp(network)
-    assert not isinstance(make_rounds([network], config(), CPU), MLPRounds)
+    params = {"auxiliary_loss": True}
+    assert DigitPairs(dataset="digits").fast_rounds([network], params, config()) is None
 
 
 def test_a_network_that_is_not_trained_whole_is_not_linear() -> None:
@@ -131,13 +142,12 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
         from pathlib import Path
         from threadpoolctl import threadpool_info
         from hpo.study import catalog
-        from hpo.study.space import Configuration
-        from hpo.workers.objective import make_objective
+        from hpo.study.loading import open_task
 
-        objective = make_objective(catalog.load_study("cnn", dataset="digits", rounds=1)[1], "cpu", Path())
+        definition = catalog.load_study("cnn", dataset="digits", rounds=1)[1]
+        task = open_task(definition, "cpu", Path())
         params = {"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"}
-        rounds = objective.prepare(Configuration(**params, optimizer="sgd", learning_rate=0.1))
-        next(objective.train(rounds))
+        next(task.measure({**params, "optimizer": "sgd", "learning_rate": 0.1}, definition.rounds))
         print(*(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"))
     """
     done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
@@ -147,7 +157,5 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "selu"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_only_linear_architectures_are(activation: str, shared: bool) -> None:
-    found = {
-        name: is_two_tower_mlp(make_networks(name, activation, shared=shared)[0]) for name in catalog.architectures()
-    }
+    found = {name: is_two_tower_mlp(make_networks(name, activation, shared=shared)[0]) for name in architectures()}
     assert {name for name, linear in found.items() if linear} == {"fnn", "fully_connected"}

@@ -8,13 +8,14 @@ import torch
 
 from hpo.errors import DatasetError
 from hpo.tasks.datasets import DATASETS, Dataset, data_folder, mnist_files, prepare
-from hpo.tasks.digit_pairs.pairs import Images, Pairs, _draw_ordered, draw_rounds, read_images
+from hpo.tasks.digit_pairs.pairs import Images, Pairs, _draw_ordered, read_images
+from tests.conftest import draw_pairs
 
 
 def draw(
     rounds: range, *, seed: int = 0, dataset: str = "digits", folder: Path = Path(), count: int = 100
 ) -> tuple[Pairs, Pairs]:
-    return draw_rounds(dataset, folder, study_seed=seed, rounds=rounds, train_pairs=count, test_pairs=count)
+    return draw_pairs(rounds, seed=seed, dataset=dataset, folder=folder, train_pairs=count, test_pairs=count)
 
 
 def test_pairs_are_14x14_normalised_and_their_targets_compare_the_digits() -> None:

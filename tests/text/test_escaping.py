@@ -14,12 +14,13 @@ from rich.table import Table
 
 from hpo.cli.console import Console
 from hpo.errors import UnknownName
+from hpo.report.html import PAGE
 from hpo.text.escaping import (
     escape_csv,
     escape_figure,
-    escape_html,
     escape_markdown,
     is_printable,
+    one_line,
     printable,
     printable_lines,
 )
@@ -40,7 +41,7 @@ def test_what_a_terminal_acts_on_or_nobody_sees_is_shown(character: str) -> None
     assert is_printable(shown)
     assert shown == f"a{character.encode('unicode_escape').decode()}b"
     assert printable_lines(f"a{character}b\n") == (f"a{character}b\n" if character in "\n\t" else f"{shown}\n")
-    for escape in (escape_markdown, escape_html):
+    for escape in (escape_markdown, one_line):
         assert character not in escape(f"a{character}b")
     assert character not in escape_csv(f"a{character}b")
 
@@ -199,4 +200,5 @@ def test_plotly_shows_texts_and_not_their_markup() -> None:
 
 
 def test_a_page_takes_texts_in_attributes_too() -> None:
-    assert escape_html("\" onload='x' <b>\nc") == "&quot; onload=&#x27;x&#x27; &lt;b&gt; c"
+    text = PAGE.from_string('<p title="{{ text }}">').render(text="\" onload='x' <b>\nc\x1b")
+    assert text == r'<p title="&#34; onload=&#39;x&#39; &lt;b&gt; c\x1b">'

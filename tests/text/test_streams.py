@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from hpo.storage.backends import open_storage
-from hpo.study.definition import define_study
 from hpo.workers.status import read_status
 from tests.cli.test_cli import TINY, running_trials
-from tests.conftest import SMALL_STUDY, create, wait_for, work
+from tests.conftest import SMALL_STUDY, create, defined, wait_for, work
 from tests.program import hpo, python_m_hpo, start_hpo
 
 STUDY = "größe"
@@ -25,7 +24,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the storage of a small study, whose three trials were made without training."""
     folder = tmp_path_factory.mktemp("searched")
     opened = open_storage(f"sqlite:///{folder}/hpo.db", create=True)
-    create(opened, STUDY, define_study(SMALL_STUDY, name=STUDY), 3)
+    create(opened, STUDY, defined(SMALL_STUDY, name=STUDY), 3)
     work(opened, folder, target=3, studies=(STUDY,))
     opened.engine.dispose()
     return folder

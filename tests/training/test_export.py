@@ -12,17 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.trial import TrialState
 
 import hpo
 from hpo.errors import RequestError
-from hpo.storage.queries import StoredTrial
-from hpo.study.definition import define_study
-from hpo.tasks.digit_pairs.pairs import draw_rounds
-from hpo.training.export import train_winner, write
-from tests.conftest import SMALL_STUDY
+from hpo.training.export import train_again, write
+from tests.conftest import SMALL_STUDY, defined, draw_pairs
 from tests.text.test_files import full_disk
-from tests.training.test_trainer import make_networks
+from tests.training.test_rounds import make_networks
 
 
 @pytest.fixture(scope="module", params=["fnn", "cnn_bn"])
@@ -33,10 +29,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         **{"architecture": request.param, "weight_sharing": True, "auxiliary_loss": True, "activation": "elu"},
         **{"elu_alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.1},
     }
-    trial = StoredTrial(7, TrialState.COMPLETE, 9.0, None, None, params, {"std": 1.0, "errors": [8.0, 9.0, 10.0]})
-    described, weights = train_winner(
-        define_study(study, name="small"), trial, rounds=2, device="cpu", data_folder=Path()
-    )
+    described, weights = train_again(defined(study, name="small"), params, rounds=2, device="cpu", data_folder=Path())
     file = tmp_path_factory.mktemp("exported") / "winner.safetensors"
     write(file, {"study": "small", **described}, weights)
     return file
@@ -45,17 +38,16 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_an_exported_network_errs_as_is_written_beside_it(exported: Path) -> None:
     described = json.loads(exported.with_suffix(".json").read_text())
     assert [one["round"] for one in described["rounds"]] == [0, 1]
-    _, test_pairs = draw_rounds("digits", Path(), study_seed=0, rounds=range(2), train_pairs=200, test_pairs=200)
+    _, test_pairs = draw_pairs(range(2), train_pairs=200, test_pairs=200)
     for one in described["rounds"]:
         r = one["round"]
-        pixels = test_pairs.images[r] * one["pixel_deviation"] + one["pixel_mean"]
+        pixels = test_pairs.images[r] * one["input_deviation"] + one["input_mean"]
         assert pixels.min() > -0.01  # as the dataset has them
         first, second = hpo.load_network(exported, r)(pixels)[1].argmax(-1).unbind(-1)
         wrong = ((first <= second).long() != test_pairs.targets[r]).double().mean().item()
         assert 100 * wrong == pytest.approx(one["error"], abs=0.51)  # one pair may fall the other way by rounding
     assert described["error"]["mean"] < 40
-    assert described["search"] == {"mean": 9.0, "std": 1.0, "errors": [8.0, 9.0, 10.0]}
-    assert (described["trial"], described["configuration"]["elu_alpha"]) == (7, 0.5)
+    assert described["params"]["elu_alpha"] == 0.5
 
 
 def test_rounds_are_different_networks_and_the_first_is_loaded_unless_told(exported: Path) -> None:
@@ -111,11 +103,12 @@ def test_a_file_that_is_no_export_is_refused_in_one_line(exported: Path, tmp_pat
 
 
 DESCRIBED: dict[str, Any] = {
-    "configuration": {
-        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
-        **{"elu_alpha": 1.0, "optimizer": "sgd"},
+    "task": {"name": "digit_pairs", "dataset": "digits"},
+    "params": {
+        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "elu"},
+        **{"elu_alpha": 1.0, "optimizer": "sgd", "learning_rate": 0.1},
     },
-    "rounds": [{"round": 0, "pixel_mean": 1.0, "pixel_deviation": 2.0}],
+    "rounds": [{"round": 0, "input_mean": 1.0, "input_deviation": 2.0}],
 }
 
 
@@ -124,7 +117,7 @@ def described(**changed: Any) -> str:
 
 
 def configured(**changed: Any) -> str:
-    return described(configuration={**DESCRIBED["configuration"], **changed})
+    return described(params={**DESCRIBED["params"], **changed})
 
 
 def measured(**changed: Any) -> str:
@@ -140,10 +133,11 @@ def each(make: Callable[..., str], key: str, *values: Any) -> list[str]:
     [
         *("", "{", "null", "1", "[]", "{}", "NaN", '"x"', "[" * 100_000, '{"rounds": ' * 100_000),
         *each(described, "rounds", [], {}, None, [None], [[]], [{}]),
-        *each(described, "configuration", {}, [], None, "fnn"),
+        *each(described, "params", {}, [], None, "fnn"),
+        *each(described, "task", {}, [], None, "digit_pairs", {"name": "subprocess:Popen"}, {"name": "digit_pairs"}),
         *each(measured, "round", None, "0", -1, True, 10**30, []),
-        *each(measured, "pixel_mean", None, "1", [], {}, float("nan"), float("inf")),
-        *each(measured, "pixel_deviation", None, "1", [], {}, 0, -1.0),
+        *each(measured, "input_mean", None, "1", [], {}, float("nan"), float("inf")),
+        *each(measured, "input_deviation", None, "1", [], {}, 0, -1.0),
         *each(configured, "architecture", None, 3, ["fnn"], "../fnn", "_pair", "os\nsystem", ""),
         *each(configured, "activation", None, "tanh", {}),
         *each(configured, "weight_sharing", None, 1, "yes"),
@@ -179,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(change: str, tmp_path: 
     save_file(tensors, file, metadata={"hpo": described()})
     with pytest.raises(RequestError) as raised:
         hpo.load_network(file)
-    assert str(raised.value) == f"{file}: the weights of round 0 are not those of fnn"
+    assert str(raised.value) == f"{file}: the weights of round 0 are not those of fnn+ws+al elu ea=1 sgd lr=0.1"
 
 
 def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:

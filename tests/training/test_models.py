@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.study import catalog
+from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 from hpo.training.network_summary import count_parameters, list_layers
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU}
 
 
 def build(architecture: str, activation: str = "relu", *, weight_sharing: bool = True) -> nn.Module:
-    make_activation = catalog.load_activations()
-    network: nn.Module = catalog.load_architecture(architecture)(
+    make_activation = load_activations()
+    network: nn.Module = load_architecture(architecture)(
         make_activation(activation, 0.7), weight_sharing=weight_sharing
     )
     return network
@@ -32,7 +32,7 @@ def test_parameter_counts_are_those_of_report_b_table_1(architecture: str, apart
 
 @pytest.mark.parametrize("weight_sharing", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("architecture", catalog.architectures())
+@pytest.mark.parametrize("architecture", architectures())
 def test_every_architecture_maps_pairs_to_logits(architecture: str, activation: str, weight_sharing: bool) -> None:
     network = build(architecture, activation, weight_sharing=weight_sharing)
     comparison, digits = network(torch.randn(5, 2, 14, 14))
@@ -42,7 +42,7 @@ def test_every_architecture_maps_pairs_to_logits(architecture: str, activation: 
     assert kinds == {ACTIVATIONS[activation]}
 
 
-@pytest.mark.parametrize("architecture", catalog.architectures())
+@pytest.mark.parametrize("architecture", architectures())
 def test_a_shared_tower_sees_no_difference_between_first_and_second(architecture: str) -> None:
     pairs = torch.randn(5, 2, 14, 14)
     network = build(architecture).eval()
@@ -75,9 +75,9 @@ def test_layers_are_listed_in_order_with_shapes_and_add_up() -> None:
     assert sum(layer.parameters for layer in layers) == count_parameters(network) == 5_082
 
 
-@pytest.mark.parametrize("name", catalog.architectures())
+@pytest.mark.parametrize("name", architectures())
 def test_an_architecture_is_listed_by_the_whole_first_paragraph_of_its_docstring(name: str) -> None:
-    summary = catalog.architectures()[name].summary
-    paragraph = " ".join((inspect.getdoc(catalog.load_architecture(name)) or "").partition("\n\n")[0].split())
+    summary = architectures()[name].summary
+    paragraph = " ".join((inspect.getdoc(load_architecture(name)) or "").partition("\n\n")[0].split())
     assert paragraph == f"{summary}."
     assert summary.count("(") == summary.count(")")

@@ -20,14 +20,13 @@ from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, trial_id_of
-from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.space import Configuration
+from hpo.study.definition import StudyDefinition
 from hpo.workers.budget import Heartbeats, NoTrial, fail_trial_of, start_trial
 from hpo.workers.liveness import LivenessLock, probe
 from hpo.workers.pruners import PowerLawPruner
 from hpo.workers.samplers import Slot, make_pruner, make_sampler, suggest
 from hpo.workers.status import read_status
-from tests.conftest import SMALL_STUDY, create
+from tests.conftest import SMALL_STUDY, create, defined
 
 PIDS = count(1)
 
@@ -110,7 +109,7 @@ def test_an_interruption_repeats_the_proposal_and_an_error_does_not(
 
 def test_workers_that_start_together_propose_differently(created: RDBStorage, small_study: StudyDefinition) -> None:
     proposals = [suggest(started(created, target=10), small_study) for _ in range(10)]
-    assert len({proposal.learning_rate for proposal in proposals}) == 10
+    assert len({proposal["learning_rate"] for proposal in proposals}) == 10
 
 
 def test_a_listed_study_measures_each_entry_once(
@@ -118,7 +117,7 @@ def test_a_listed_study_measures_each_entry_once(
 ) -> None:
     create(fresh_storage, "listed", listed_study, 2)
     first, second = (started(fresh_storage, name="listed", target=2) for _ in range(2))
-    listed = [Configuration(**entry.params.model_dump()) for entry in listed_study.trial]
+    listed = [entry.params for entry in listed_study.trial]
     assert [suggest(t, listed_study) for t in (first, second)] == listed
     finish(fresh_storage, first, TrialState.FAIL, error="training broke")
     again = started(fresh_storage, name="listed", target=2)
@@ -222,7 +221,7 @@ def test_a_heartbeat_from_the_future_is_stale_when_it_stood_still_for_the_grace_
 
 
 def test_too_many_failed_trials_end_the_run_but_not_a_later_one(fresh_storage: RDBStorage, tmp_path: Path) -> None:
-    definition = define_study({**SMALL_STUDY, "run": {"max_failed_trials": 2}}, name="small")
+    definition = defined({**SMALL_STUDY, "run": {"max_failed_trials": 2}}, name="small")
     create(fresh_storage, "small", definition, 10)
     for _ in range(2):
         finish(fresh_storage, started(fresh_storage), TrialState.FAIL, error="training broke")
@@ -254,7 +253,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest
         {"name": "successive_halving", "min_resource": 2, "reduction_factor": 3, "bootstrap_count": 6},
     ]
     for pruner in pruners:
-        definition = define_study({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
+        definition = defined({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
         make_sampler(definition, Slot(0, failures=0))
         make_pruner(definition)
     seed = given["TPESampler"].pop("seed")
@@ -265,7 +264,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest
 
 
 def test_a_power_law_pruner_is_ours(small_study: StudyDefinition) -> None:
-    table = {**SMALL_STUDY, "protocol": {**SMALL_STUDY["protocol"], "epochs": 4, "evaluate_at": [1, 2]}}
-    definition = define_study({**table, "pruner": {"name": "power_law", "margin": 1.5}}, name="small")
+    table = {**SMALL_STUDY, "training": {**SMALL_STUDY["training"], "epochs": 4, "evaluate_at": [1, 2]}}
+    definition = defined({**table, "pruner": {"name": "power_law", "margin": 1.5}}, name="small")
     assert isinstance(make_pruner(definition), PowerLawPruner)
     assert isinstance(make_pruner(small_study), optuna.pruners.PercentilePruner)

@@ -3,18 +3,18 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import RequestError
-from hpo.workers import launch as optimize
+from hpo.workers import devices
 from hpo.workers.devices import _count_gpus, assign_devices
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "_count_gpus", lambda: 2)
+    monkeypatch.setattr(devices, "_count_gpus", lambda: 2)
 
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "_count_gpus", lambda: 0)
+    monkeypatch.setattr(devices, "_count_gpus", lambda: 0)
 
 
 @pytest.mark.usefixtures("two_gpus")

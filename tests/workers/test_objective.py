@@ -12,11 +12,12 @@ from hpo.analysis.results import read_best, read_rows
 from hpo.errors import RequestError
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials
-from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.space import Configuration
-from hpo.workers.objective import find_device, make_config, make_objective
+from hpo.study.definition import StudyDefinition
+from hpo.study.loading import make_task
+from hpo.training.device import find_device
+from hpo.workers.objective import make_objective
 from hpo.workers.samplers import suggest
-from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, work
+from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, defined, work
 
 
 def train(opened: RDBStorage, name: str, target: int, folder: Path) -> None:
@@ -32,7 +33,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
         create(opened, "small", small_study, 6)
         train(opened, "small", 6, tmp_path)
         runs.append(
-            [(t.state, t.value, t.params, t.attributes["errors_by_epoch"]) for t in read_trials(opened, "small")]
+            [(t.state, t.value, t.params, t.attributes["errors_by_step"]) for t in read_trials(opened, "small")]
         )
     assert runs[0] == runs[1]
     assert len(runs[0]) == 6
@@ -43,7 +44,7 @@ def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_pat
     (trial,) = read_trials(created, "small")
     kept = trial.attributes
     assert trial.state == TrialState.COMPLETE
-    assert kept["errors"] == kept["errors_recognition"] == kept["errors_by_epoch"]["2"]
+    assert kept["errors"] == kept["errors_recognition"] == kept["errors_by_step"]["2"]
     assert len(kept["errors"]) == len(kept["errors_head"]) == 3
     assert trial.value == pytest.approx(sum(kept["errors"]) / 3)
     assert kept["std"] == pytest.approx(torch.tensor(kept["errors"], dtype=torch.float64).std().item())
@@ -57,12 +58,12 @@ def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_pat
 
 def test_the_decision_chooses_the_objective_and_nothing_else(tmp_path: Path) -> None:
     values = {}
-    for decision in ("head", "recognition"):
-        table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "decision": decision}}
-        opened = open_storage(f"sqlite:///{tmp_path}/{decision}.db", create=True)
-        create(opened, "listed", define_study(table, name="listed"), 2)
+    for metric in ("head", "recognition"):
+        table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "metric": metric}}
+        opened = open_storage(f"sqlite:///{tmp_path}/{metric}.db", create=True)
+        create(opened, "listed", defined(table, name="listed"), 2)
         train(opened, "listed", 2, tmp_path)
-        values[decision] = read_rows(opened, "listed")
+        values[metric] = read_rows(opened, "listed")
     for by_head, by_recognition in zip(values["head"], values["recognition"], strict=True):
         assert by_head.errors != by_recognition.errors
         assert by_head.label == by_recognition.label
@@ -76,7 +77,7 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
         "space": {**SMALL_STUDY["space"], "optimizer": ["sgd"], "learning_rate": {"low": 1e6, "high": 1e8}},
     }
     opened = open_storage(f"sqlite:///{tmp_path}/diverged.db", create=True)
-    create(opened, "small", define_study(table, name="small"), 3)
+    create(opened, "small", defined(table, name="small"), 3)
     train(opened, "small", 3, tmp_path)
     trials = read_trials(opened, "small")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
@@ -86,11 +87,11 @@ def test_a_diverged_round_is_a_large_error_and_never_stops_a_study(tmp_path: Pat
 def test_a_pruned_trial_keeps_what_it_showed_and_is_never_the_best(tmp_path: Path) -> None:
     table = {**SMALL_STUDY, "pruner": {"name": "percentile", "percentile": 1.0, "n_startup_trials": 1}}
     opened = open_storage(f"sqlite:///{tmp_path}/pruned.db", create=True)
-    create(opened, "small", define_study(table, name="small"), 8)
+    create(opened, "small", defined(table, name="small"), 8)
     train(opened, "small", 8, tmp_path)
     pruned = read_trials(opened, "small", states=(TrialState.PRUNED,))
     assert pruned
-    assert all(trial.value is None and list(trial.attributes["errors_by_epoch"]) == ["1"] for trial in pruned)
+    assert all(trial.value is None and list(trial.attributes["errors_by_step"]) == ["1"] for trial in pruned)
     assert all("errors" not in trial.attributes for trial in pruned)
     assert read_best(opened, "small").trial not in [trial.number for trial in pruned]
 
@@ -100,9 +101,9 @@ def test_a_condition_decides_whether_a_parameter_is_suggested(small_study: Study
     seen = set()
     for _ in range(30):
         trial = study.ask()
-        configuration = suggest(trial, small_study)
-        assert ("elu_alpha" in trial.params) == (configuration.activation == "elu")
-        seen.add(configuration.activation)
+        params = suggest(trial, small_study)
+        assert ("elu_alpha" in trial.params) == (params["activation"] == "elu")
+        seen.add(params["activation"])
     assert seen == {"relu", "elu"}
 
 
@@ -118,7 +119,8 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
     """Two rounds of report A's best configuration (2.04 % over ten): well under 5 %."""
     table = {
         "title": "Report A's best",
-        "protocol": {"dataset": "mnist", "rounds": 2},
+        "task": {"name": "digit_pairs", "dataset": "mnist"},
+        "protocol": {"rounds": 2},
         "trial": [
             {
                 "label": "SGD",
@@ -134,19 +136,11 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
         ],
     }
     opened = open_storage(f"sqlite:///{tmp_path}/best.db", create=True)
-    create(opened, "best", define_study(table, name="best"), 1, mnist_folder)
+    create(opened, "best", defined(table, name="best"), 1, mnist_folder)
     train(opened, "best", 1, mnist_folder)
     assert read_best(opened, "best").value < 5
 
 
 def test_the_auxiliary_share_is_report_bs_alpha(small_study: StudyDefinition) -> None:
-    plain = Configuration(
-        architecture="fnn", weight_sharing=True, auxiliary_loss=True, activation="relu", optimizer="sgd",
-        learning_rate=0.1,
-    )  # fmt: skip
-    shared = plain.model_copy(update={"auxiliary_share": 0.2})
-    weights = [
-        (how.main_weight, how.auxiliary_weight)
-        for how in (make_config(small_study.protocol, configuration) for configuration in (plain, shared))
-    ]
-    assert weights == [(1.0, 1.0), (0.8, 0.2)]
+    task = make_task(small_study, study="small")
+    assert (task.weights(None), task.weights(0.2)) == ((1.0, 1.0), (0.8, 0.2))

@@ -14,13 +14,13 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, study_names
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.definition import StudyDefinition
 from hpo.workers import worker
 from hpo.workers.evaluate import Stop
 from hpo.workers.status import Status
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.conftest import SMALL_STUDY, create
+from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import start_hpo
 from tests.workers.test_worker import assignment, raise_what_is_given_up, serve
 
@@ -91,7 +91,7 @@ def test_what_is_waited_for_is_said_and_served_when_it_comes(
 def test_a_mistyped_name_is_waited_for_and_the_nearest_is_said(exists: bool, tmp_path: Path) -> None:
     if exists:
         opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
-        create(opened, "small", define_study(SMALL_STUDY, name="small"), 1)
+        create(opened, "small", defined(SMALL_STUDY, name="small"), 1)
     waiting = start_hpo("worker", "--workers", "1", "--study", "smal", "--exit-when-done", folder=tmp_path)
     assert waiting.stderr is not None
     near = "did you mean 'small'? there are: small" if exists else "there are: none"

@@ -25,20 +25,20 @@ from hpo.storage.queries import count_trials, last_finishes, read_trials, set_st
 from hpo.storage.studies import read_definition, unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, trial_id_of
-from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.definition import StudyDefinition
 from hpo.workers import launch as optimize
 from hpo.workers import supervisor as supervisor
 from hpo.workers.budget import NoTrial, start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import begin, run_study
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.messages import Assignment, Began, Ended, EpochDone, GaveUp
+from hpo.workers.messages import Assignment, Began, Ended, GaveUp, StepDone
 from hpo.workers.plan import Plan, make_plan
 from hpo.workers.status import Status
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import _Server, run_worker
 from tests import stubs
-from tests.conftest import SMALL_STUDY, create, wait_for
+from tests.conftest import SMALL_STUDY, create, defined, wait_for
 
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
@@ -58,7 +58,7 @@ def work(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick", 
     run_worker(assignment(opened, folder, target=target, stub=stub), make, stop or Stop(), raise_what_is_given_up)
 
 
-def raise_what_is_given_up(said: Began | EpochDone | Ended | GaveUp) -> None:
+def raise_what_is_given_up(said: Began | StepDone | Ended | GaveUp) -> None:
     if isinstance(said, GaveUp):
         raise WorkError(said.message, said.exit_code)
 
@@ -190,7 +190,7 @@ def test_a_result_that_comes_after_the_trial_was_given_up_is_dropped(
     class GivenUp:
         device = "stub"
 
-        def __call__(self, trial: optuna.Trial, epoch_done: object) -> float:
+        def __call__(self, trial: optuna.Trial, step_done: object) -> float:
             if trial.number == 0:
                 created.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
                 if moment == "before it reports":
@@ -221,7 +221,7 @@ def test_no_training_waits_for_a_parent_that_does_not_listen() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     sent = 0
     while supervisor._has_room(theirs):
-        theirs.send(EpochDone(sent))
+        theirs.send(StepDone(sent))
         sent += 1
     for _ in range(10):  # what must be said still goes through
         theirs.send(Ended())
@@ -267,7 +267,7 @@ def test_the_errors_of_workers_that_always_die_are_said(
 
 
 def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
-    definition = define_study({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
+    definition = defined({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
     create(fresh_storage, "small", definition, 3)
     wait_for_supervisor(fresh_storage, assignment(fresh_storage, tmp_path, target=3, stub="hangs_once"))
     assert counts(fresh_storage) == {"COMPLETE": 3, "FAIL": 1}
@@ -354,7 +354,7 @@ def test_a_worker_serves_the_studies_it_is_told_to(
 def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = define_study({**SMALL_STUDY, "title": "broken", "run": {"max_failed_trials": 1}}, name="broken")
+    broken = defined({**SMALL_STUDY, "title": "broken", "run": {"max_failed_trials": 1}}, name="broken")
     create(fresh_storage, "broken", broken, 2)
     create(fresh_storage, "small", small_study, 2)
     with pytest.raises(WorkError, match="given up: broken"):
@@ -377,7 +377,7 @@ def test_a_worker_tells_a_study_from_its_successor_of_the_same_name(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
 ) -> None:
     create(fresh_storage, "small", small_study, 1)
-    successor = define_study({**SMALL_STUDY, "title": "the successor"}, name="small")
+    successor = defined({**SMALL_STUDY, "title": "the successor"}, name="small")
     served: list[str] = []
 
     def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
@@ -389,7 +389,7 @@ def test_a_worker_tells_a_study_from_its_successor_of_the_same_name(
 
         return stubs.Stub(definition, folder, act)
 
-    said: list[Began | EpochDone | Ended | GaveUp] = []
+    said: list[Began | StepDone | Ended | GaveUp] = []
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
     run_worker(told, make, Stop(), said.append)
     assert served == ["A small study", "the successor"]

@@ -22,7 +22,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, run_trials
 from hpo.study.space import short_name
-from hpo.text.formatting import count, interval, p_value, spread
+from hpo.text.formatting import count, interval, p_value, points, spread, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.confirmation import Confirmation
@@ -82,19 +82,23 @@ def confirm(
 
 def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which differ significantly."""
-    first = found.confirmed[0]
+    first, metric = found.confirmed[0], found.metric
+    fresh = spread(first.mean.estimate, None, metric.unit)
     headline = (
-        f"study {found.study}: best trial {first.trial}: {first.mean.estimate:.2f} % "
+        f"study {found.study}: best trial {first.trial}: {metric.title} {fresh} "
         f"(95 %: {interval(first.mean.low, first.mean.high)}) on {count(found.rounds, 'fresh round')} "
-        f"({found.dataset}, by {found.decision}); {beside_search(first.mean.estimate, first.optimism)}"
+        f"of {found.dataset}; {beside_search(first.mean.estimate, first.optimism, metric.unit)}"
     )
     table = FittedTable()
-    for heading, rank in {"trial": 0, "search %": 1, "fresh %": 0, "95 %": 2}.items():
-        table.add_column(heading, justify="left" if heading == "95 %" else "right", rank=rank)
+    for heading, rank in {"trial": 0, "search": 1, "fresh": 0}.items():
+        table.add_column(
+            with_unit(heading, metric.unit if rank or heading == "fresh" else ""), justify="right", rank=rank
+        )
+    table.add_column("95 %", rank=2)
     table.add_column("configuration", wraps=True)
     for one in found.confirmed:
         reach = interval(one.mean.low, one.mean.high)
-        fresh = spread(one.mean.estimate, one.std, unit="")
+        fresh = spread(one.mean.estimate, one.std)
         table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, reach, short_name(one.params))
     lines = []
     for contrast in found.contrasts:
@@ -105,7 +109,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
             else f"{contrast.first} and {contrast.second} do not differ significantly"
         )
         reach = f"95 %: {interval(by.low, by.high, '+')}"
-        lines.append(f"{apart}: {by.estimate:+.2f} points ({reach}; p {p_value(contrast.p_value)})")
+        lines.append(f"{apart}: {points(f'{by.estimate:+.2f}', metric.unit)} ({reach}; p {p_value(contrast.p_value)})")
     if not lines:
         return [headline, table]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
@@ -117,7 +121,8 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
     from hpo.analysis.confirmation import describe
 
     return {
-        **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset", "decision")},
+        **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset")},
+        **{"metric": found.metric.name, "unit": found.metric.unit},
         "confirmed": [
             {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}
             | describe(one, found.rounds)

@@ -22,7 +22,7 @@ from hpo.cli.run import begin_work, run_trials
 from hpo.limits import FEWEST_ROUNDS
 from hpo.study.space import short_name
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, interval
+from hpo.text.formatting import count, interval, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def drift_view(found: Drift) -> list[Any]:
     others = len(found.repetitions) - 1
     table = FittedTable()
     beside_the_first = ("less the first", "95 %") if others > 0 else ()
-    for heading in ("error %", *beside_the_first, "rounds that differ"):
+    for heading in (with_unit("error", found.unit), *beside_the_first, "rounds that differ"):
         table.add_column(heading, justify="right", rank={"95 %": 1, "rounds that differ": 2}.get(heading, 0))
     table.add_column("measured on", wraps=True)
 

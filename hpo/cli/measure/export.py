@@ -25,7 +25,7 @@ from hpo.cli.options import (
 from hpo.cli.run import begin_work
 from hpo.signals import checked
 from hpo.study.space import short_name
-from hpo.text.formatting import count, spread
+from hpo.text.formatting import count, spread, with_unit
 
 ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
@@ -67,24 +67,27 @@ def export(
     from hpo.report.sharing import cleaner, known_hosts
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
-    from hpo.storage.studies import read_definition
-    from hpo.tasks.datasets import data_folder, prepare
+    from hpo.storage.studies import read_card, read_definition
+    from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import find_devices
 
     begin_work()
-    from hpo.training.export import train_winner, write  # torch needs a working folder that is there
+    from hpo.training.export import train_again, write  # torch needs a working folder that is there
 
     files = _files(file)
     place, folder = find_devices(device)[0], data_folder(data)
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
-    prepare(definition.protocol.dataset, folder)
-    trained, weights = train_winner(
-        definition, chosen, rounds=rounds, device=place, data_folder=folder, watch=_show_epochs
+    trained, weights = train_again(
+        definition, chosen.params, rounds=rounds, device=place, data_folder=folder, watch=_show_epochs
     )
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
-    described = {"study": shown, **trained, "confirmed": read_confirmed(opened, study, chosen.number)}
+    searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}
+    described = {
+        **{"study": shown, "trial": chosen.number, **trained, "search": searched},
+        **{"unit": read_card(opened, study).metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
+    }
     with written_by_request():
         write(files[0], described, weights)
     for written in files:
@@ -130,16 +133,17 @@ def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
     table = FittedTable()
-    for heading in ("round", "error %", "in the search %"):
-        table.add_column(heading, justify="right", rank=int(heading == "in the search %"))
+    unit = described["unit"]
+    for rank, heading in ((0, "round"), (0, with_unit("error", unit)), (1, with_unit("in the search", unit))):
+        table.add_column(heading, justify="right", rank=rank)
     first = described["protocol"]["first_round"]
     for one in described["rounds"]:
         place = one["round"] - first
         before = f"{searched['errors'][place]:.2f}" if place < len(searched["errors"]) else "fresh"
         table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
     headline = (
-        f"study {described['study']}, trial {described['trial']} ({short_name(described['configuration'])}): "
-        f"{spread(described['error']['mean'], described['error']['std'])} over {count(rounds, 'round')}; "
-        f"{spread(searched['mean'], searched['std'])} in the search"
+        f"study {described['study']}, trial {described['trial']} ({short_name(described['params'])}): "
+        f"{spread(described['error']['mean'], described['error']['std'], unit)} over {count(rounds, 'round')}; "
+        f"{spread(searched['mean'], searched['std'], unit)} in the search"
     )
     return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]

@@ -1,4 +1,4 @@
-"""The commands of the laboratory: hpo lr-find, hpo reproduce."""
+"""`hpo lr-find`: a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,16 +26,15 @@ from hpo.cli.run import begin_work
 from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
+if TYPE_CHECKING:
+    from hpo.study.definition import StudyDefinition
+    from hpo.training.lr_curve import LRCurve
+
 RATE = Number(limits.SMALLEST, limits.LARGEST)
 STEPS = WholeNumber(2, limits.STEPS)
 NARROWEST = 1.1  # from the lowest rate to the highest
 OPTIMIZERS = ("sgd", "rmsprop", "adam")
-FINAL = {  # report A's final network
-    "architecture": "cnn_bn",
-    "weight_sharing": True,
-    "auxiliary_loss": True,
-    "activation": "leaky_relu",
-}
+BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "mnist"}}  # without --study
 
 
 @click.command("lr-find")
@@ -47,9 +46,11 @@ FINAL = {  # report A's final network
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
     help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
-@click.option("--study", metavar="NAME", help="Take this study's protocol, and save the figure into it.")
 @click.option(
-    "--dataset", type=click.Choice(["mnist", "digits"]), help="What to train on.  [default: the study's, else mnist]"
+    "--study", metavar="NAME", help="Take this study's task, training and protocol, and save the figure into it."
+)
+@click.option(
+    "--dataset", metavar="NAME", help="What to train on: mnist or digits.  [default: the study's, else mnist]"
 )
 @click.option("--low", default=1e-4, show_default=True, type=RATE, metavar="RATE", help="The lowest rate.")
 @click.option("--high", default=1.0, show_default=True, type=RATE, metavar="RATE", help="The highest rate.")
@@ -88,32 +89,27 @@ def lr_find(
     """
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
-    from hpo.tasks.datasets import data_folder, prepare
-    from hpo.training.lr_curve import describe_curve, spaced_rates
-    from hpo.workers.devices import find_devices
+    from hpo.study.space import short_name
 
     begin_work()
     _check_rates(low, high)
-    chosen = _parse(settings)
-    opened, protocol, unsaved = _find_protocol(study, storage)
-    for key, value in (("rounds", rounds), ("dataset", dataset)):
-        if value not in (None, protocol[key]):
-            unsaved = unsaved or f"study {study!r} has {key} = {protocol[key]}"
-            protocol[key] = value
-    protocol["evaluate_at"] = []
-    place, where = find_devices(device)[0], data_folder(data)
+    opened, table, unsaved = _find_study(study, storage)
+    for where, key, value in (("protocol", "rounds", rounds), ("task", "dataset", dataset)):
+        before = table.setdefault(where, {}).get(key)
+        if value not in (None, before):
+            unsaved = unsaved or f"study {study!r} has {key} = {before}"
+            table[where][key] = value
     if folder is not None:
         _check_writable(folder)
-    prepare(protocol["dataset"], where)
+    tests = [_define(table, settings, optimizer) for optimizer in optimizers or ("sgd",)]
     found = []
-    for optimizer in optimizers or ("sgd",):
-        params = {**FINAL, **chosen, "optimizer": optimizer}
-        name, curve = _run_range_test(protocol, params, spaced_rates(low, high, steps), place, where)
-        described = {**describe_curve(curve, optimizer), "params": params, "dataset": protocol["dataset"]}
+    for definition in tests:
+        curve, described = _run_range_test(definition, (low, high, steps), device, data)
         found.append(described)
+        name = short_name(described["params"])
         if not as_json:
-            print_parts(*curve_view(name, curve, protocol["dataset"]))
-        figure = range_test_figure(f"Range test: {name} ({protocol['dataset']})", curve)
+            print_parts(*curve_view(name, curve, described["dataset"]))
+        figure = range_test_figure(f"Range test: {name} ({described['dataset']})", curve)
         key = f"range_test_{safe_file_name(name.replace('+', '-').replace(' ', '-'))}"
         if folder is not None:
             _write(figure, described, folder / key)
@@ -149,47 +145,73 @@ def _check_writable(folder: Path) -> None:
         check_writable(folder / "range_test.json")
 
 
+def _define(table: dict[str, Any], settings: Sequence[str], optimizer: str) -> StudyDefinition:
+    """Returns the study of one configuration that is tested: the task's own example, but for what is set.
+
+    Raises:
+        RequestError: where a setting is none, or the task does not take it.
+    """
+    from hpo.errors import RequestError, suggestion
+    from hpo.study.definition import define_study
+    from hpo.study.loading import make_task, parameters_of, resolve
+    from hpo.study.space import LEARNING_RATE, RANGE_TEST
+
+    chosen = _parse(settings)
+    given = define_study({**table, "trial": [{"label": "range test", "params": {}}]}, name="lr-find")
+    task = make_task(given, study="lr-find")
+    known = parameters_of(task).keys() - {LEARNING_RATE, "optimizer"}
+    for key in chosen:
+        if key in ("optimizer", LEARNING_RATE):
+            raise RequestError(f"--set {key} is not for a range test; --optimizer names the optimizer")
+        if key not in known:
+            raise RequestError(f"--set: no key named {key!r}; {suggestion(key, known)}")
+    params = {**task.example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
+    tested = {**table, "trial": [{"label": "range test", "params": params}]}
+    return resolve(define_study(tested, name="lr-find"), study="lr-find")
+
+
 def _run_range_test(
-    protocol: dict[str, Any], params: dict[str, Any], rates: Any, device: str, folder: Path
-) -> tuple[str, Any]:
-    """Returns the short name of what is tested, and its curve."""
+    definition: StudyDefinition, rates: tuple[float, float, int], device: str, data: Path | None
+) -> tuple[LRCurve, dict[str, Any]]:
+    """Returns the curve of what is tested, and what is said of it in JSON."""
     from rich.progress import Progress
 
     from hpo.cli.console import Console
-    from hpo.errors import UnknownName, WorkError
-    from hpo.study import catalog
-    from hpo.study.definition import define_study
-    from hpo.study.space import RANGE_TEST, short_name
+    from hpo.errors import WorkError
+    from hpo.study.loading import make_card, open_task
+    from hpo.study.space import LEARNING_RATE, short_name
+    from hpo.tasks.datasets import data_folder
     from hpo.text.formatting import count
-    from hpo.workers.objective import make_objective
+    from hpo.training.lr_curve import describe_curve, spaced_rates
+    from hpo.workers.devices import find_devices
 
-    entry = {"label": "range test", "params": {**params, "learning_rate": RANGE_TEST}}
-    definition = define_study({"title": "range test", "protocol": protocol, "trial": [entry]}, name="lr-find")
-    setup = definition.trial[0].params
-    if setup.architecture not in catalog.architectures():
-        raise UnknownName("architecture", setup.architecture, catalog.architectures())
-    name = short_name(params)
-    say(f"{name}: {count(definition.protocol.rounds, 'round')}, {len(rates)} rates to {rates[-1]:g}", err=True)
-    objective = make_objective(definition, device, folder)
+    params = {name: value for name, value in definition.trial[0].params.items() if name != LEARNING_RATE}
+    low, high, steps = rates
+    place = find_devices(device)[0]
+    task: Any = open_task(definition, place, data_folder(data))
+    shown = f"{count(definition.protocol.rounds, 'round')}, {steps} rates to {high:g}"
+    say(f"{short_name(params)}: {shown}", err=True)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        curve = objective.curve(setup, rates, progress.track)
+        curve = task.range_test(params, definition.rounds, spaced_rates(low, high, steps), progress.track)
     if math.isnan(curve.mean):
-        raise WorkError(f"every round diverged at its first rates, from {rates[0]:g}; try a lower --low")
-    return name, curve
+        raise WorkError(f"every round diverged at its first rates, from {low:g}; try a lower --low")
+    dataset = make_card(definition, study="lr-find").dataset
+    return curve, {**describe_curve(curve, str(params["optimizer"])), "params": params, "dataset": dataset}
 
 
-def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
-    """Returns the storage, where it has the study, the protocol to go by, and why nothing can be saved, if so."""
+def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
+    """Returns the storage, where it has the study, the tables to go by, and why nothing can be saved, if so."""
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import study_names
     from hpo.storage.studies import read_definition
     from hpo.study import catalog
+    from hpo.study.definition import derived_table
     from hpo.text.secrets import show_url
 
     if study is None:
-        return None, {"dataset": "mnist", "rounds": 10}, ""
+        return None, {key: dict(part) if isinstance(part, dict) else part for key, part in BY_ITSELF.items()}, ""
     try:
         opened = open_storage(storage)
         known = study in study_names(opened)
@@ -197,18 +219,16 @@ def _find_protocol(study: str | None, storage: str) -> tuple[Any, dict[str, Any]
         known = False
     if known:
         opened = open_storage(storage, write=True)  # to write the figure
-        return opened, read_definition(opened, study).protocol.model_dump(mode="json"), ""
-    protocol = catalog.load_study(study)[1].protocol.model_dump(mode="json")
-    return None, protocol, f"storage {show_url(storage)} has no study {study!r}"
+        return opened, derived_table(read_definition(opened, study), "range test"), ""
+    table = derived_table(catalog.load_study(study)[1], "range test")
+    return None, table, f"storage {show_url(storage)} has no study {study!r}"
 
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
-    from hpo.errors import RequestError, suggestion
+    from hpo.errors import RequestError
     from hpo.study.definition import parse
-    from hpo.study.space import ListedConfiguration
 
     parsed = {}
-    known = ListedConfiguration.model_fields.keys() - {"learning_rate", "optimizer"}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -217,10 +237,6 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
             parsed[key.strip()] = parse(f"value = {value}")["value"]
         except (ValueError, RecursionError):
             parsed[key.strip()] = value.strip()
-        if key.strip() in ("optimizer", "learning_rate"):
-            raise RequestError(f"--set {key.strip()} is not for a range test; --optimizer names the optimizer")
-        if key.strip() not in known:
-            raise RequestError(f"--set: no key named {key.strip()!r}; {suggestion(key.strip(), known)}")
     return parsed
 
 

@@ -21,11 +21,12 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, run_trials
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, spread
+from hpo.text.formatting import count, spread, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow
+    from hpo.study.card import Card
     from hpo.study.definition import StudyDefinition
 
 
@@ -94,36 +95,38 @@ def _print_outcome(opened: Any, plan: Any, *, whole: bool) -> None:
     from hpo.analysis.confirmation import read_winner
     from hpo.analysis.results import read_rows
     from hpo.cli.read.best import best_table
+    from hpo.storage.studies import read_card
 
     next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
     if plan.definition.space:
         winner = read_winner(opened, plan.name)
         said = [all_measured(plan.definition.configurations or 0)] if whole else []
-        print_parts(*best_table(winner, plan.definition.protocol.decision), *said)
+        print_parts(*best_table(winner), *said)
         if winner.confirmed is None:
             next_ones[0] = ["confirm", "--study", plan.name]
     else:
-        print_parts(*listed_view(plan.name, read_rows(opened, plan.name), plan.definition))
+        print_parts(
+            *listed_view(plan.name, read_rows(opened, plan.name), plan.definition, read_card(opened, plan.name))
+        )
     say("", "next:", *(f"  {command_here(*words)}" for words in next_ones))
 
 
-def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinition) -> list[Any]:
+def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinition, card: Card) -> list[Any]:
     """Returns what a list has measured, in the list's order, by its labels."""
     measured = {row.label: row for row in rows if row.state == "COMPLETE" and row.value is not None}
     published = any(entry.published for entry in definition.trial)
     table = FittedTable()
     table.add_column("configuration", wraps=True)
-    for heading in ("error %", *(["published %"] if published else [])):
-        table.add_column(heading, justify="right", rank=int(heading == "published %"))
+    for rank, heading in enumerate(("error", *(["published"] if published else []))):
+        table.add_column(with_unit(heading, card.metric.unit), justify="right", rank=rank)
     for entry in definition.trial:
         row = measured.get(entry.label)
-        error = "" if row is None or row.value is None else spread(row.value, row.std, unit="")
-        beside = spread(entry.published.mean, entry.published.std, unit="") if entry.published else ""
+        error = "" if row is None or row.value is None else spread(row.value, row.std)
+        beside = spread(entry.published.mean, entry.published.std) if entry.published else ""
         table.add_row(entry.label, error, *([beside] if published else []))
-    protocol = definition.protocol
     headline = (
-        f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured "
-        f"(mean and deviation of {count(protocol.rounds, 'round')}, {protocol.dataset}, by {protocol.decision})"
+        f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured, "
+        f"{card.metric.title} (mean and deviation of {count(definition.protocol.rounds, 'round')} on {card.dataset})"
     )
     return [headline, table]
 

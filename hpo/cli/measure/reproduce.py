@@ -51,7 +51,7 @@ def reproduce(
     All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
     figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
     """
-    from hpo.analysis.reproduction import ITEMS, architectures_of, find_items, read_reproduction, studies_of
+    from hpo.analysis.reproduction import architectures_of, find_items, read_reproduction, reports, studies_of
     from hpo.errors import WorkError
     from hpo.report.reproduction import looked_at, table_of
     from hpo.study import catalog
@@ -73,7 +73,9 @@ def reproduce(
             serve_studies(opened, names, devices=devices, data_folder=where, exit_when_done=True)
         except WorkError as error:  # what the other studies have measured is written all the same
             given_up = error
-    stored = {study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(ITEMS)}
+    stored = {
+        study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(reports().items)
+    }
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
@@ -81,7 +83,7 @@ def reproduce(
     for item in items:
         rows = table_of(item, found)
         if rows:
-            print_parts(*rows_table([ITEMS[item].title, *mark], rows))
+            print_parts(*rows_table([reports().items[item].title, *mark], rows))
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     if given_up is not None:
         raise given_up
@@ -114,10 +116,10 @@ def _write_reproduction(
 
 
 def _describe(name: str) -> dict[str, Any]:
-    from hpo.study import catalog
+    from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
     from hpo.training.network_summary import describe
 
-    return describe(catalog.load_architecture(name), catalog.load_activations()("relu"))
+    return describe(load_architecture(name), load_activations()("relu"))
 
 
 def rows_table(title: list[str], rows: Sequence[Sequence[str]]) -> list[Any]:

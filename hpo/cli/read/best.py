@@ -28,17 +28,16 @@ def best(study: str, storage: str, as_json: bool) -> None:
     """
     from hpo.analysis.confirmation import read_winner
     from hpo.storage.backends import open_storage
-    from hpo.storage.studies import read_definition
 
     opened = open_storage(storage)
     winner = read_winner(opened, study)
     if as_json:
         print_json(asdict(winner))
         return
-    print_parts(*best_table(winner, read_definition(opened, study).protocol.decision))
+    print_parts(*best_table(winner))
 
 
-def best_table(best: Best, decision: str) -> list[Any]:
+def best_table(best: Best) -> list[Any]:
     """Returns the winner as lines and a table."""
     table = FittedTable()
     table.add_column()
@@ -47,8 +46,8 @@ def best_table(best: Best, decision: str) -> list[Any]:
         table.add_row(f"  {name}", f" {text_of(value)}")
     which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
     headline = (
-        f"study {best.study}: {which} has the lowest test error, {spread(best.value, best.std)} "
-        f"(mean and deviation of {count(best.rounds, 'round')}, {best.dataset}, by {decision})"
+        f"study {best.study}: {which} has the lowest {best.title}, {spread(best.value, best.std, best.unit)} "
+        f"(mean and deviation of {count(best.rounds, 'round')} on {best.dataset})"
     )
     return [headline, table, _verdict(best)]
 
@@ -58,9 +57,9 @@ def _verdict(best: Best) -> str:
     if best.confirmed is not None:
         confirmed = best.confirmed
         return (
-            f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {confirmed['mean']:.2f} % "
+            f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {spread(confirmed['mean'], None, best.unit)} "
             f"(95 %: {interval(confirmed['low'], confirmed['high'])}); "
-            f"{beside_search(confirmed['mean'], confirmed['optimism'])}"
+            f"{beside_search(confirmed['mean'], confirmed['optimism'], best.unit)}"
         )
     if best.label is not None:
         compare = command_here("report", "--study", best.study, "-o", "report")

@@ -16,14 +16,13 @@ from hpo.cli.options import json_option, print_json, print_parts
 def list_(as_json: bool) -> None:
     """List the studies and architectures known here."""
     from hpo.study import catalog
+    from hpo.tasks.digit_pairs.architectures import architectures
 
     found = {
         "studies": [
             {"name": name, "file": str(file), "title": _title(file)} for name, file in catalog.studies().items()
         ],
-        "architectures": [
-            {"name": a.name, "file": str(a.file), "title": a.summary} for a in catalog.architectures().values()
-        ],
+        "architectures": [{"name": a.name, "file": str(a.file), "title": a.summary} for a in architectures().values()],
     }
     if as_json:
         print_json(found)

@@ -31,19 +31,20 @@ def show(name: str, picture: Path | None, as_json: bool) -> None:
     """
     from hpo.errors import RequestError, UnknownName
     from hpo.study import catalog
+    from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 
     begin_work()
-    known = {**catalog.studies(), **catalog.architectures()}
+    known = {**catalog.studies(), **architectures()}
     if name not in known and not name.endswith(".toml"):
         raise UnknownName("study or architecture", name, known)
     found: dict[str, Any] = {}
     if name in catalog.studies() or name.endswith(".toml"):
         found["study"] = catalog.load_study(name)[1].model_dump(mode="json")
-    if name in catalog.architectures():
+    if name in architectures():
         from hpo.training.network_summary import describe
 
-        summary = catalog.architectures()[name].summary
-        build, relu = catalog.load_architecture(name), catalog.load_activations()("relu")
+        summary = architectures()[name].summary
+        build, relu = load_architecture(name), load_activations()("relu")
         found["architecture"] = {"summary": summary, **describe(build, relu)}
     if picture is not None:
         if "architecture" not in found or picture.suffix not in (".png", ".html"):
@@ -76,7 +77,7 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 def study_text(name: str, definition: dict[str, Any]) -> list[str]:
     """Returns a study's definition, all defaults filled in, as lines of `key = value`."""
     lines = [f"study {name}: {definition['title']}"]
-    for table in ("protocol", "sampler", "pruner", "space", "run"):
+    for table in ("task", "training", "protocol", "sampler", "pruner", "space", "run"):
         if definition[table]:
             lines += ["", f"[{table}]", *_settings(definition[table])]
     for entry in definition["trial"]:
@@ -114,7 +115,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         if "choices" in value and not value["when"]:
             return _toml(value["choices"])
-        absent = {"when": {}, "log": False}  # as a file leaves them out
+        absent = {"when": {}, "log": False, "step": 1}  # as a file leaves them out
         shown = {key: item for key, item in value.items() if key not in absent or item != absent[key]}
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in shown.items()) + " }"
     if isinstance(value, list | tuple):

@@ -84,8 +84,8 @@ def status_table(statuses: Sequence[Status]) -> FittedTable:
 
 def _best(status: Status) -> str:
     if not status.is_ours:
-        return "not made by hpo"
-    return "" if status.best is None else spread(status.best["value"], status.best["std"])
+        return "made by an older hpo" if status.is_old else "not made by hpo"
+    return "" if status.best is None else spread(status.best["value"], status.best["std"], status.unit)
 
 
 def foreign_notes(statuses: Sequence[Status]) -> list[str]:

@@ -13,7 +13,7 @@ import click
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option
 from hpo.study.space import short_name
-from hpo.text.formatting import spread
+from hpo.text.formatting import spread, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow
@@ -28,7 +28,7 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     """Show all trials of a study."""
     from hpo.analysis.results import columns_of, flatten, read_rows
     from hpo.storage.backends import open_storage
-    from hpo.storage.studies import read_definition
+    from hpo.storage.studies import read_card, read_definition
     from hpo.text.escaping import escape_csv
 
     if as_json and as_csv:
@@ -45,15 +45,15 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
         writer.writerow(map(escape_csv, columns))
         writer.writerows([escape_csv(row.get(column)) for column in columns] for row in flat)
     else:
-        print_parts(trials_table(rows))
+        print_parts(trials_table(rows, read_card(opened, study).metric.unit))
 
 
-def trials_table(rows: Sequence[TrialRow]) -> FittedTable:
-    """Returns trials as a table."""
+def trials_table(rows: Sequence[TrialRow], unit: str) -> FittedTable:
+    """Returns trials as a table; `unit` is that of their errors."""
     table = FittedTable()
     table.add_column("trial", justify="right")
     table.add_column("state", rank=1)
-    table.add_column("error %", justify="right")
+    table.add_column(with_unit("error", unit), justify="right")
     table.add_column("s", justify="right", rank=2)
     table.add_column("configuration", wraps=True)
     for row in rows:
@@ -61,7 +61,7 @@ def trials_table(rows: Sequence[TrialRow]) -> FittedTable:
         table.add_row(
             str(row.number),
             "interrupted" if row.state == "FAIL" and row.error is None else row.state.lower(),
-            "" if row.value is None else spread(row.value, row.std, unit=""),
+            "" if row.value is None else spread(row.value, row.std),
             seconds,
             _described(row),
         )

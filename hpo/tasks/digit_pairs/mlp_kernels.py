@@ -44,7 +44,7 @@ def train_batch(
     grad_head: Array,
     losses: Array,
 ) -> None:
-    """Writes the losses of R rounds on a batch of each, as `TrainingConfig.loss` has them, and their gradients.
+    """Writes the losses of R rounds on a batch of each, as `DigitPairs.loss` has them, and their gradients.
 
     Args:
         images, classes, targets: (R, N, 2, K), (R, N, 2), (R, N), as of `Pairs`.

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from hpo.kernels.jit import Array
-from hpo.tasks.digit_pairs import mlp_kernels as dense
+from hpo.tasks.digit_pairs import mlp_kernels
+from hpo.tasks.digit_pairs.architectures import load_pair_class
 from hpo.tasks.digit_pairs.mlp_kernels import MLP, train_batch
 from hpo.tasks.digit_pairs.pairs import Pairs
+from hpo.training.batch import Batch
 from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.rounds import GradientNorms, Rounds
-
-DIGIT_PAIR = "_hpo_models._pair.DigitPair"  # the class whose `forward` these loops are, by the name that it goes under
 
 Activation = tuple[float, float, float]  # an activation, as of `MLP.activations`
 NO_ACTIVATION: Activation = (1.0, 1.0, 0.0)
@@ -38,10 +38,14 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Activation]] = {
 
 
 class MLPRounds(Rounds):
-    """R networks of `towers` and a `head` that are mlps, in training on a CPU, in float32 or float64."""
+    """R networks of `towers` and a `head` that are mlps, in training on a CPU, in float32 or float64.
 
-    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig) -> None:
-        self.config = config
+    Args:
+        weights: of the comparison's loss and of the digits', as in `DigitPairs.loss`.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, weights: tuple[float, float]) -> None:
+        self.config, self._weights = config, weights
         self._towers, self._head = _parts(networks[0])
         apart = [_parts(network) for network in networks]
         self._parameters = [
@@ -53,11 +57,13 @@ class MLPRounds(Rounds):
         self.optimizers = [make_optimizer(config, self._parameters)]
         self._structures = structure(self._towers[0]), structure(self._head)
 
-    def step(self, batch: Pairs) -> Tensor:  # noqa: D102
-        rounds, count = batch.targets.shape
-        return self._step(batch, torch.arange(count).repeat(rounds, 1))
+    def step(self, batch: Batch) -> Tensor:  # noqa: D102
+        pairs = Pairs(*batch)
+        rounds, count = pairs.targets.shape
+        return self._step(pairs, torch.arange(count).repeat(rounds, 1))
 
-    def train_epoch(self, pairs: Pairs, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
+    def train_epoch(self, data: Batch, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
+        pairs = Pairs(*data)
         total = pairs.images.new_zeros(len(orders))  # (R,)
         for chosen in torch.split(orders, self.config.batch_size, dim=1):  # (R, B)
             total += chosen.shape[1] / orders.shape[1] * self._step(pairs, chosen.contiguous())
@@ -65,11 +71,12 @@ class MLPRounds(Rounds):
                 norms.add(self._named([_gradient(parameter) for parameter in self._parameters]))
         return total
 
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def predict(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        images = inputs
         self._check_rounds(images)
         rounds, count = images.shape[:2]
         comparison, digits = images.new_empty(rounds, count, 2), images.new_empty(rounds, count, 2, 10)
-        dense.predict(
+        mlp_kernels.predict(
             _array(images.flatten(3)), self.config.batch_size, *self._mlps(),
             _array(comparison), _array(digits.flatten(2)),
         )  # fmt: skip
@@ -83,12 +90,11 @@ class MLPRounds(Rounds):
         """Trains every round on its chosen pairs, (R, B), and returns the losses (R,) from before."""
         self._check_rounds(pairs.images, chosen)
         losses = pairs.images.new_empty(len(chosen))
-        weights = (self.config.main_weight, self.config.auxiliary_weight) if self.config.auxiliary_loss else (1.0, 0.0)
         towers, head = self._mlps()
         grad_towers, grad_head = (_array(_gradient(parameter)) for parameter in self._parameters)
         train_batch(
             _array(pairs.images.flatten(3)), _array(pairs.classes), _array(pairs.targets), _array(chosen), towers, head,
-            np.array(weights, losses.numpy().dtype), grad_towers, grad_head, _array(losses),
+            np.array(self._weights, losses.numpy().dtype), grad_towers, grad_head, _array(losses),
         )  # fmt: skip
         (optimizer,) = self.optimizers
         optimizer.step()
@@ -116,7 +122,7 @@ class MLPRounds(Rounds):
 
 def is_two_tower_mlp(network: nn.Module) -> bool:
     """Says whether a network is a `DigitPair` of mlps, its two towers alike, and all of it is to be trained."""
-    if f"{type(network).__module__}.{type(network).__qualname__}" != DIGIT_PAIR:
+    if type(network) is not load_pair_class():  # whose `forward` these loops are
         return False
     towers, head = network.get_submodule("towers"), network.get_submodule("head")
     assert isinstance(towers, nn.ModuleList)

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +18,22 @@ from torch.nn import functional
 
 from hpo.errors import DatasetError
 from hpo.seeding import derive_seed
+from hpo.study.task import Round
 from hpo.tasks.datasets import DATASETS, DIGITS_TRAIN_IMAGES, mnist_files, verify_mnist
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """N pairs of digits for each of R rounds.
+class Pairs(NamedTuple):
+    """N pairs of digits; of R rounds each has R in front.
 
     Attributes:
-        images: (R, N, 2, 14, 14), normalised.
-        classes: (R, N, 2), the two digits.
-        targets: (R, N), 1 where the first digit is <= the second, else 0.
+        images: (N, 2, 14, 14), normalised.
+        classes: (N, 2), the two digits.
+        targets: (N,), 1 where the first digit is <= the second, else 0.
     """
 
     images: Tensor
     classes: Tensor
     targets: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Pairs:
-        """Returns the pairs on a device, images as `dtype`."""
-        return Pairs(self.images.to(device, dtype), self.classes.to(device), self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -47,33 +44,33 @@ class Images:
     digits: Tensor
 
 
-def draw_rounds(
-    dataset: str, folder: Path, *, study_seed: int, rounds: range, train_pairs: int, test_pairs: int
-) -> tuple[Pairs, Pairs]:
-    """Draws every round's own training and test pairs.
+def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, test_pairs: int) -> tuple[Pairs, Pairs]:
+    """Draws a round's own training and test pairs, the same in every trial of a study.
 
-    Round r of a study sees the same pairs in every trial. Both sets are normalised by the round's training mean and
-    deviation.
+    Both sets are normalised by the mean and deviation of the round's training pairs.
 
     Raises:
         DatasetError: where the files are missing or wrong.
     """
-    train, test = read_images(dataset, folder)
-    drawn = [_draw_round(dataset, train, test, study_seed, r, train_pairs, test_pairs) for r in rounds]
-    return _stack([train for train, _ in drawn]), _stack([test for _, test in drawn])
+    train_images, test_images = read_images(dataset, folder)
+    train = _draw(dataset, train_images, train_pairs, round_.seed("train pairs"))
+    test = _draw(dataset, test_images, test_pairs, round_.seed("test pairs"))
+    mean, deviation = train.images.mean(), train.images.std()
+    return (
+        train._replace(images=(train.images - mean) / deviation),
+        test._replace(images=(test.images - mean) / deviation),
+    )
 
 
-def draw_normalisations(
-    dataset: str, folder: Path, *, study_seed: int, rounds: range, train_pairs: int
-) -> list[tuple[float, float]]:
-    """Returns each round's mean and deviation of training pixels, by which its pairs are normalised.
+def draw_normalisation(dataset: str, folder: Path, round_: Round, *, train_pairs: int) -> tuple[float, float]:
+    """Returns a round's mean and deviation of training pixels, by which its pairs are normalised.
 
     Raises:
         DatasetError: where the files are missing or wrong.
     """
-    train, _ = read_images(dataset, folder)
-    drawn = (_draw(dataset, train, train_pairs, study_seed, r, "train pairs").images for r in rounds)
-    return [(images.mean().item(), images.std().item()) for images in drawn]
+    train_images, _ = read_images(dataset, folder)
+    images = _draw(dataset, train_images, train_pairs, round_.seed("train pairs")).images
+    return images.mean().item(), images.std().item()
 
 
 @lru_cache(maxsize=2)
@@ -116,23 +113,14 @@ def _read_digits() -> tuple[Images, Images]:
     enlarged = functional.interpolate(small, size=(14, 14), mode="bilinear").squeeze(1)  # (N, 1, 8, 8) -> (N, 14, 14)
     labels = torch.from_numpy(digits).long()
     # One split for every study: the file is in writers' order, so it is shuffled first.
-    order = torch.randperm(len(labels), generator=_generator("digits", "split"))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed("digits", "split")))
     train, test = order[:DIGITS_TRAIN_IMAGES], order[DIGITS_TRAIN_IMAGES:]
     return Images(enlarged[train], labels[train]), Images(enlarged[test], labels[test])
 
 
-def _draw_round(
-    dataset: str, train: Images, test: Images, study_seed: int, r: int, train_pairs: int, test_pairs: int
-) -> tuple[Pairs, Pairs]:
-    a = _draw(dataset, train, train_pairs, study_seed, r, "train pairs")
-    b = _draw(dataset, test, test_pairs, study_seed, r, "test pairs")
-    mean, deviation = a.images.mean(), a.images.std()
-    return tuple(Pairs((p.images - mean) / deviation, p.classes, p.targets) for p in (a, b))  # type: ignore[return-value]
-
-
-def _draw(dataset: str, source: Images, n: int, study_seed: int, r: int, stream: str) -> Pairs:
+def _draw(dataset: str, source: Images, n: int, seed: int) -> Pairs:
     draw = _draw_disjoint if dataset == "mnist" else _draw_ordered
-    return draw(source, n, _generator(study_seed, "round", r, stream))
+    return draw(source, n, torch.Generator().manual_seed(seed))
 
 
 def _draw_disjoint(source: Images, n: int, generator: torch.Generator) -> Pairs:
@@ -152,11 +140,3 @@ def _draw_ordered(source: Images, n: int, generator: torch.Generator) -> Pairs:
 def _pair(source: Images, indices: Tensor) -> Pairs:
     classes = source.digits[indices]  # (N, 2)
     return Pairs(source.images[indices], classes, (classes[:, 0] <= classes[:, 1]).long())
-
-
-def _stack(rounds: list[Pairs]) -> Pairs:
-    return Pairs(*(torch.stack([getattr(r, name) for r in rounds]) for name in ("images", "classes", "targets")))
-
-
-def _generator(*name: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(*name))

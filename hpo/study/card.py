@@ -1,0 +1,83 @@
+"""A study's card: what its task is, as readers and workers of the study need to know it without loading the task.
+
+It is made once, when the study is created, and stored with it. Names and units of metrics, and who takes which
+parameter, come from here; and whether another machine has the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from hpo.errors import StudyError
+from hpo.study.schema import Table, explain
+from hpo.study.space import When
+
+
+class MetricCard(Table):
+    """A metric; see `Metric` in task.py."""
+
+    name: str
+    title: str
+    description: str
+    unit: str
+    low: float
+    high: float
+    resolution: float | None
+
+    @property
+    def axis_title(self) -> str:
+        """What stands at an axis: `test error (%)`."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def smallest(self) -> float | None:
+        """Where an error of zero stands on a logarithmic axis: at half of what it can differ by."""
+        return None if self.resolution is None else self.resolution / 2
+
+
+class Card(Table):
+    """What a study's task is.
+
+    Attributes:
+        metrics: all that it measures, the objective first.
+        parameters: name -> who takes it: `network`, `loss` or `training`.
+        dataset: what it measures on, in a word or two.
+        data_sha256: the hash of that.
+        conditions: name -> the values that others must have for a parameter to be there.
+        at_chance: label of a listed trial -> the metrics that no loss trains in its configuration.
+    """
+
+    metrics: Annotated[tuple[MetricCard, ...], Field(strict=False, min_length=1)]
+    parameters: dict[str, str]
+    conditions: dict[str, When] = {}
+    dataset: str
+    data_sha256: str
+    at_chance: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
+
+    @property
+    def metric(self) -> MetricCard:
+        """The objective."""
+        return self.metrics[0]
+
+    def metric_named(self, name: str) -> MetricCard:
+        """Returns one of the metrics.
+
+        Raises:
+            KeyError: where there is none of that name.
+        """
+        return {metric.name: metric for metric in self.metrics}[name]
+
+
+def parse_card(stored: Mapping[str, Any], *, study: str) -> Card:
+    """Reads a stored card; `study` stands in the error.
+
+    Raises:
+        StudyError: where it is none.
+    """
+    try:
+        return Card.model_validate(stored)
+    except ValidationError as error:
+        raise StudyError(f"study {study!r}: its card: {explain(error)}") from error

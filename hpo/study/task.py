@@ -1,0 +1,97 @@
+"""What a trial measures, in plain numbers: the protocol between who runs trials and who measures them.
+
+A *task* is opened once, for a device, and asked again and again for the errors of a configuration. It is repeated in
+*rounds*, each with random streams of its own, so that every configuration is measured over the same rounds. Neither
+optuna nor torch is known here; a task may use any library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hpo.seeding import derive_seed
+
+Value = bool | int | float | str
+Params = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One repetition of a measurement.
+
+    Its random streams have names, so round r is the same in every trial of a study, and fresh rounds are new numbers.
+    """
+
+    number: int
+    study_seed: int
+
+    def seed(self, stream: str) -> int:
+        """Returns the seed of one of its random streams, an integer in [0, 2**32)."""
+        return derive_seed(self.study_seed, "round", self.number, stream)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An error, to be minimised.
+
+    Attributes:
+        title: what it is called in a sentence, as in "the lowest test error"; its name, unless given.
+        description: what it is, in a clause.
+        low, high: what it can be; intervals stay within.
+        worst: what stands in for a number that is not finite, so that no value is ever NaN.
+        resolution: the smallest difference that it can show, 100 / N percent of N examples; None where there is none.
+    """
+
+    name: str = "error"
+    title: str = ""
+    description: str = ""
+    unit: str = "%"
+    low: float = 0.0
+    high: float = 100.0
+    worst: float = 100.0
+    resolution: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of all R rounds after a step: an epoch of training, or the one step of a function.
+
+    Attributes:
+        step: what a pruner sees.
+        fraction: how much of the whole is done, in (0, 1]; 1 ends it.
+        errors: metric -> (R,); empty after a step at which nothing was evaluated.
+        diverged: the rounds that came to something that is not finite, the first being 0.
+        details: what else may be kept: `losses`, (R,), and `gradient_norms`, layer -> (R,).
+    """
+
+    step: int
+    fraction: float
+    errors: Mapping[str, Sequence[float]]
+    diverged: Sequence[int] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def ready(self) -> bool:
+        """Says whether the errors can be read without waiting, as a GPU may make one wait."""
+        return True
+
+
+class Task(Protocol):
+    """What measures configurations.
+
+    Attributes:
+        metrics: the errors that it measures; the first is a study's objective, unless its protocol names another.
+        device: where it measures, for people.
+    """
+
+    metrics: Sequence[Metric]
+    device: str
+
+    def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        """Measures a configuration in some rounds, step after step; it may be closed early.
+
+        Args:
+            params: by name.
+        """
+        ...

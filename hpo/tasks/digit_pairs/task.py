@@ -1,0 +1,205 @@
+"""The digit pairs: two 14x14 digits, is the first less than or equal to the second? The task of two student reports.
+
+A network has two outputs: what it compares, (B, 2), and which digits it takes the images for, (B, 2, 10). The loss is
+that of report A, section III.A, and report B, equation 1. Importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+
+from hpo.errors import suggestion
+from hpo.study.definition import Training
+from hpo.study.schema import Factor, Table, Weight
+from hpo.study.task import Metric, Params, Round, Value
+from hpo.tasks.datasets import DATASETS, prepare
+from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hpo.tasks.digit_pairs.pairs import Pairs
+    from hpo.training.network_task import Split
+    from hpo.training.optimizers import TrainingConfig
+    from hpo.training.rounds import Rounds
+
+
+def _known(architecture: str) -> str:
+    known = architectures()
+    if architecture not in known:
+        raise ValueError(f"no architecture named {architecture!r}; {suggestion(architecture, known)}")
+    return architecture
+
+
+Architecture = Annotated[str, AfterValidator(_known)]
+
+
+class DigitPairs(Table):
+    """Pairs of handwritten digits, and networks that compare them; a `NetworkTask`.
+
+    Attributes:
+        rules: what the parameters of its network and loss may be.
+        conditions: where some of them are there at all; elsewhere they have no effect.
+        example: a configuration to begin with, but for its training.
+        train_pairs, test_pairs: pairs that each round draws for itself.
+        main_weight, auxiliary_weight: of the comparison's loss, and of the digits', in the loss.
+    """
+
+    dataset: Literal["mnist", "digits"]
+    train_pairs: Annotated[int, Field(ge=1)] = 1000
+    test_pairs: Annotated[int, Field(ge=1)] = 1000
+    main_weight: Weight = 1.0
+    auxiliary_weight: Weight = 1.0
+
+    rules: ClassVar[Mapping[str, Any]] = {
+        "architecture": Architecture,
+        "activation": Literal["relu", "leaky_relu", "elu", "selu"],
+        "weight_sharing": bool,
+        "elu_alpha": Factor,
+        "auxiliary_loss": bool,
+        "auxiliary_share": Annotated[float, Field(ge=0, le=1)],
+    }
+    conditions: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "elu_alpha": {"activation": "elu"},
+        "auxiliary_share": {"auxiliary_loss": True},
+    }
+    example: ClassVar[Params] = {  # report A's final network
+        "architecture": "cnn_bn",
+        "weight_sharing": True,
+        "auxiliary_loss": True,
+        "activation": "leaky_relu",
+    }
+    _folder: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        dataset = DATASETS[self.dataset]
+        for kind, asked, most in (
+            ("train_pairs", self.train_pairs, dataset.train_pairs),
+            ("test_pairs", self.test_pairs, dataset.test_pairs),
+        ):
+            if asked > most:
+                raise ValueError(
+                    f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}"
+                )
+        if self.main_weight == 0 and self.auxiliary_weight == 0:
+            raise ValueError("main_weight and auxiliary_weight must not both be 0")
+        return self
+
+    def check(self, training: Training) -> None:
+        """Makes sure that networks can be trained so.
+
+        Raises:
+            ValueError: where a batch would be of a single pair.
+        """
+        if self.train_pairs % training.batch_size == 1:
+            raise ValueError(
+                f"training.batch_size must not leave one of {self.train_pairs} pairs over (batch norm needs two), "
+                f"but is {training.batch_size}"
+            )
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The error by both decisions."""
+        resolution = 100 / self.test_pairs
+        return (
+            Metric(
+                "recognition",
+                "test error by recognition",
+                "both digits are recognised, and the two compared",
+                resolution=resolution,
+            ),
+            Metric("head", "test error by the head", "the comparison's own output is taken", resolution=resolution),
+        )
+
+    @property
+    def data_sha256(self) -> str:
+        """The hash of the dataset."""
+        return DATASETS[self.dataset].sha256
+
+    def untrained(self, params: Params) -> Sequence[str]:
+        """Returns the metrics that are read off outputs which no loss trains: their errors are at chance level."""
+        return () if params["auxiliary_loss"] else ("recognition",)
+
+    def prepare(self, folder: Path) -> None:
+        """Makes sure that the dataset can be read, downloading it where it is missing, and takes note of its folder.
+
+        Raises:
+            DatasetError: where it cannot be had.
+        """
+        prepare(self.dataset, folder)
+        self._folder = folder
+
+    def data(self, round_: Round) -> Split:
+        """Draws a round's training and test pairs."""
+        from hpo.tasks.digit_pairs.pairs import draw_round
+        from hpo.training.network_task import Split
+
+        assert self._folder is not None  # `prepare` was called
+        pairs = draw_round(self.dataset, self._folder, round_, train_pairs=self.train_pairs, test_pairs=self.test_pairs)
+        return Split(*pairs)
+
+    def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
+        """Builds a network of `models/`, as the contract in `models/__init__.py` describes it."""
+        build, make_activation = load_architecture(architecture), load_activations()
+        built: nn.Module = build(make_activation(activation, elu_alpha), weight_sharing=weight_sharing)
+        return built
+
+    def loss(
+        self, output: tuple[Tensor, Tensor], batch: Pairs, auxiliary_loss: bool, auxiliary_share: float | None = None
+    ) -> Tensor:
+        """Returns L1, the comparison's cross-entropy; with auxiliary loss its weighted sum with L2 + L3, the digits'.
+
+        Args:
+            auxiliary_share: report B's α (equation 1): the loss is (1 - α) L1 + α (L2 + L3); None leaves the weights to
+                the study.
+        """
+        from hpo.kernels.cross_entropy import cross_entropy
+
+        comparison, digits = output
+        main = cross_entropy(comparison, batch.targets).mean(-1)
+        if not auxiliary_loss:
+            return main
+        auxiliary = cross_entropy(digits.flatten(0, 1), batch.classes.flatten()).view(batch.classes.shape)
+        main_weight, auxiliary_weight = self.weights(auxiliary_share)
+        return main_weight * main + auxiliary_weight * auxiliary.sum(-1).mean(-1)
+
+    def weights(self, auxiliary_share: float | None) -> tuple[float, float]:
+        """Returns the weights of the comparison's loss and of the digits'."""
+        if auxiliary_share is None:
+            return self.main_weight, self.auxiliary_weight
+        return 1 - auxiliary_share, auxiliary_share
+
+    def errors(self, output: tuple[Tensor, Tensor], batch: Pairs) -> Mapping[str, Tensor]:
+        """Returns each pair's error, 0 or 100, by both decisions; NaN where a logit that it reads is not finite."""
+        comparison, digits = output
+        first, second = digits.argmax(-1).unbind(-1)  # (N,) each
+        targets, nan = batch.targets, float("nan")
+        recognition = 100.0 * ((first <= second).long() != targets).double()
+        head = 100.0 * (comparison.argmax(-1) != targets).double()
+        return {
+            "recognition": recognition.where(digits.isfinite().flatten(1).all(-1), nan),
+            "head": head.where(comparison.isfinite().all(-1), nan),
+        }
+
+    def fast_rounds(self, networks: Sequence[nn.Module], params: Params, config: TrainingConfig) -> Rounds | None:
+        """Returns rounds of two-tower MLPs on a CPU, in float32; None for other networks."""
+        from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
+
+        on_cpu = next(networks[0].parameters()).is_cpu
+        if not (on_cpu and config.precision == "float32" and is_two_tower_mlp(networks[0])):
+            return None
+        share = params.get("auxiliary_share")
+        weights = self.weights(None if share is None else float(share)) if params["auxiliary_loss"] else (1.0, 0.0)
+        return MLPRounds(networks, config, weights)
+
+    def normalisation(self, round_: Round) -> tuple[float, float]:
+        """Returns by what a round's pixels are normalised: mean and deviation of its training pairs' pixels."""
+        from hpo.tasks.digit_pairs.pairs import draw_normalisation
+
+        assert self._folder is not None
+        return draw_normalisation(self.dataset, self._folder, round_, train_pairs=self.train_pairs)

@@ -1,0 +1,75 @@
+"""Batches: tuples of tensors that have their examples along one dimension, and outputs of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, ...]
+"""Tensors of the same examples, (N, ...) each, or for R rounds (R, N, ...); the first is a network's input."""
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def each(batch: AnyBatch, function: Callable[[Tensor], Tensor]) -> AnyBatch:
+    """Returns a batch of the same kind, made of what a function makes of each tensor."""
+    made = map(function, batch)
+    kind: Any = type(batch)
+    same: AnyBatch = kind(*made) if hasattr(kind, "_fields") else kind(made)
+    return same
+
+
+def stack(rounds: Sequence[AnyBatch]) -> AnyBatch:
+    """Returns the batches of R rounds as one: (N, ...) each -> (R, N, ...)."""
+    parts = iter([torch.stack(tensors) for tensors in zip(*rounds, strict=True)])
+    return each(rounds[0], lambda _: next(parts))
+
+
+def of_round(batch: AnyBatch, r: int) -> AnyBatch:
+    """Returns one round's part: (R, N, ...) -> (N, ...)."""
+    return each(batch, lambda tensor: tensor[r])
+
+
+def to_device(batch: AnyBatch, device: torch.device, dtype: torch.dtype = torch.float32) -> AnyBatch:
+    """Returns a batch on a device, its floats as `dtype`."""
+    return each(batch, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+
+
+def batches(data: AnyBatch, orders: Tensor, size: int) -> Iterator[tuple[AnyBatch, float]]:
+    """Yields the examples of R rounds in these orders, (R, N), batch by batch; each with its share of N.
+
+    A batch is copied when its turn comes, and is still in the cache when it is trained on. The last may be smaller.
+    """
+    rounds, count = orders.shape
+    firsts = count * torch.arange(rounds, device=orders.device).unsqueeze(1)  # (R, 1), where a round's examples begin
+    for chosen in torch.split(orders, size, dim=1):  # (R, B)
+        rows = (firsts + chosen).flatten()
+
+        def chosen_of(tensor: Tensor, rows: Tensor = rows, shape: torch.Size = chosen.shape) -> Tensor:
+            return tensor.flatten(0, 1).index_select(0, rows).view(*shape, *tensor.shape[2:])
+
+        yield each(data, chosen_of), chosen.shape[1] / count
+
+
+def map_output(output: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a network's output, a tensor or a tuple or a dictionary of tensors, with a function applied to each."""
+    if isinstance(output, Tensor):
+        return function(output)
+    if isinstance(output, dict):
+        return {name: map_output(part, function) for name, part in output.items()}
+    return each(output, function)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Returns the tensors of a network's output."""
+    found: list[Tensor] = []
+    map_output(output, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
+def join(outputs: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Returns several outputs as one, by `torch.cat` or `torch.stack`."""
+    parts = iter([function(list(tensors)) for tensors in zip(*map(tensors_of, outputs), strict=True)])
+    return map_output(outputs[0], lambda _: next(parts))
