@@ -2,7 +2,7 @@
 
     python -m benchmarks.distance                  # six minutes; needs root, for network namespaces
 
-As `benchmarks.overhead`, by a process in a network namespace behind a wire that delivers late. What a trial takes
+As `benchmarks.overhead`, by a process in a network namespace over a link that delivers late. What a trial takes
 longer at 20 ms than at none, over 20 ms, is how often it goes to the server and back. Then, ours alone: for how long a
 trial holds the start lock, of which a study has one, and how much of a core the server needs for a trial.
 """
@@ -29,7 +29,7 @@ from hpo.storage.studies import create_study
 from hpo.study.catalog import load_study
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
-from tests.chaos.network import Wire
+from tests.chaos.network import Link
 from tests.postgres import TemporaryPostgres
 
 ROUND_TRIPS = (0.0, 0.001, 0.005, 0.020)  # seconds
@@ -45,15 +45,15 @@ def main() -> None:
         print("|---|---|---|---|---|")
         for number, seconds in enumerate(ROUND_TRIPS):
             mine_at, plain_at = _databases(server, number)
-            with Wire(number, delay=seconds / 2) as wire:
-                mine, theirs = _there(wire, "beside", mine_at, plain_at)
-                (held,) = _there(wire, "held", mine_at)
+            with Link(number, delay=seconds / 2) as link:
+                mine, theirs = _there(link, "beside", mine_at, plain_at)
+                (held,) = _there(link, "held", mine_at)
             found[seconds] = [mine, theirs]
             print(f"| {1000 * seconds:g} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} | {held:.0f} |", flush=True)
         mine_at, _ = _databases(server, len(ROUND_TRIPS))
-        with Wire(0) as wire:
+        with Link(0) as link:
             before = server_seconds(server)
-            _there(wire, "held", mine_at)
+            _there(link, "held", mine_at)
             spent = (server_seconds(server) - before) / (TRIALS + 1)
     finally:
         server.remove()
@@ -83,9 +83,9 @@ def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
     return first, server.create_database(f"plain{number}", template=f"ours{number}")
 
 
-def _there(wire: Wire, what: str, *urls: str) -> list[float]:
-    """Lets a process behind the wire measure."""
-    command = [*wire.prefix, sys.executable, "-m", "benchmarks.distance", what, *map(wire.reach, urls)]
+def _there(link: Link, what: str, *urls: str) -> list[float]:
+    """Lets a process over the link measure."""
+    command = [*link.prefix, sys.executable, "-m", "benchmarks.distance", what, *map(link.reach, urls)]
     found: list[float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 

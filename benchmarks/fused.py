@@ -39,10 +39,10 @@ SHOWN = 12  # operations
 SECONDS = 3.0  # for each rate
 
 
-def make() -> Trainer:
-    """Returns what trains as the cnn study does, tested at the end alone."""
+def make(rounds: Sequence[Round]) -> Trainer:
+    """Returns what trains rounds as the cnn study does, tested at the end alone."""
     task, training = cnn_task()
-    return open_trainer(task, training.model_copy(update={"evaluate_at": ()}), "cpu")
+    return open_trainer(task, training.model_copy(update={"evaluate_at": ()}), "cpu", rounds)
 
 
 def prepare(trainer: Trainer, architecture: str, rounds: Sequence[Round], *, fused: bool) -> Rounds:
@@ -56,7 +56,6 @@ def prepare(trainer: Trainer, architecture: str, rounds: Sequence[Round], *, fus
 
 def measure(trainer: Trainer, architecture: str, *, fused: bool) -> tuple[Sequence[float], float]:
     """Returns the rounds' errors in percent, and the seconds."""
-    trainer.data(ROUNDS)  # drawn before the clock runs
     networks, began = prepare(trainer, architecture, ROUNDS, fused=fused), time.perf_counter()
     *_, last = trainer.train(networks, ROUNDS)
     return last.errors["recognition"], time.perf_counter() - began
@@ -64,7 +63,7 @@ def measure(trainer: Trainer, architecture: str, *, fused: bool) -> tuple[Sequen
 
 def shares(architecture: str) -> list[tuple[str, float]]:
     """Returns the operations that take most of an epoch's time, each with its share."""
-    trainer = make()
+    trainer = make(PROFILED)
     epochs = trainer.train(prepare(trainer, architecture, PROFILED, fused=True), PROFILED)
     next(epochs)  # warm-up
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -76,7 +75,7 @@ def shares(architecture: str) -> list[tuple[str, float]]:
 
 def share_of_products(architecture: str) -> float:
     """Returns what part of an epoch of a linear architecture its products of matrices take alone, in the cache."""
-    trainer = make()
+    trainer = make(PROFILED)
     networks, data = prepare(trainer, architecture, PROFILED, fused=True), trainer.data(PROFILED).train
     count, batch_size = data[0].shape[1], trainer.training.batch_size
     orders = torch.arange(count).repeat(len(PROFILED), 1)
@@ -130,7 +129,7 @@ def _per_second(work: Callable[[], object]) -> float:
 def main(architecture: str) -> None:
     """Prints all of it."""
     print(f"{cpu_name()}, {', '.join(f'{name} {version}' for name, version in versions().items())}\n")
-    trainer = make()
+    trainer = make(ROUNDS)
     (ours, fast), (plain, slow) = (measure(trainer, architecture, fused=fused) for fused in (True, False))
     by = paired_difference(ours, plain)
     print(f"{architecture}, {len(ROUNDS)} rounds: fused {fmean(ours):.2f} %, plain {fmean(plain):.2f} %")

@@ -20,24 +20,15 @@ from hpo.study.space import Choices, in_order, is_there
 def fill(storage: RDBStorage, name: str, definition: StudyDefinition, count: int) -> None:
     """Adds `count` finished trials of random configurations to a study that has none; one in two was pruned."""
     random = np.random.default_rng(0)
-    study, began = (
-        storage.get_study_id_from_name(name),
-        datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=count),
-    )
+    study, now = storage.get_study_id_from_name(name), datetime.now(UTC).replace(tzinfo=None)
     rows: dict[type, list[dict[str, Any]]] = {
-        table: []
-        for table in (
-            models.TrialModel,
-            models.TrialParamModel,
-            models.TrialUserAttributeModel,
-            models.TrialIntermediateValueModel,
-            models.TrialValueModel,
-        )
+        **{models.TrialModel: [], models.TrialParamModel: [], models.TrialUserAttributeModel: []},
+        **{models.TrialIntermediateValueModel: [], models.TrialValueModel: []},
     }
     with storage.engine.begin() as connection:
         first = (connection.execute(sa.select(sa.func.max(models.TrialModel.trial_id))).scalar() or 0) + 1
         for number in range(count):
-            key, finish = first + number, began + timedelta(seconds=number)
+            key, finish = first + number, now - timedelta(seconds=count - number)
             pruned = bool(random.random() < 0.5)
             rows[models.TrialModel].append(
                 {
@@ -61,12 +52,7 @@ def fill(storage: RDBStorage, name: str, definition: StudyDefinition, count: int
                 {"trial_id": key, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()
             ]
             rows[models.TrialIntermediateValueModel].append(
-                {
-                    "trial_id": key,
-                    "step": 1,
-                    "intermediate_value": errors[0],
-                    "intermediate_value_type": "FINITE",
-                }
+                {"trial_id": key, "step": 1, "intermediate_value": errors[0], "intermediate_value_type": "FINITE"}
             )
         for table, values in rows.items():
             connection.execute(sa.insert(table.__table__), values)  # type: ignore[attr-defined]

@@ -23,8 +23,8 @@ def measure(architecture: str, precision: str) -> tuple[Sequence[float], float]:
     """Returns the last errors of the rounds in percent, and the seconds that it took."""
     task, training = cnn_task()
     training = training.model_copy(update={"precision": precision, "evaluate_at": ()})
-    trainer, rounds = open_trainer(task, training, "cpu"), cnn_rounds(range(ROUNDS))
-    trainer.data(rounds)  # drawn before the clock runs
+    rounds = cnn_rounds(range(ROUNDS))
+    trainer = open_trainer(task, training, "cpu", rounds)
     began = time.perf_counter()
     *_, last = trainer.measure(final_params(architecture), rounds)
     return last.errors["recognition"], time.perf_counter() - began

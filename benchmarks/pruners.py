@@ -6,7 +6,7 @@ A replay feeds the curves, in a random order, to the pruner through Optuna as a 
 so. Spent is the share of all epochs that were trained; regret is the best error found, less the best there is, in
 percentage points. Every figure is over the same 30 orders. As one winner is one winner, however it is shuffled, a
 second table replays small random subsets of the curves, which have many winners. The space falls in two halves: without
-an auxiliary loss the error by recognition is a coin.
+an auxiliary loss the error by recognition is at chance level.
 """
 
 from __future__ import annotations

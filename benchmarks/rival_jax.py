@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -116,72 +117,109 @@ def entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1).mean()
 
 
+@dataclass(frozen=True)
+class OneRound:
+    """What a round computes, as functions that JAX can map and compile.
+
+    Attributes:
+        batch: pairs a step.
+    """
+
+    tower: list[tuple[Any, ...]]
+    batch: int
+
+    def begin(self, key: Tree) -> tuple[Tree, Tree]:
+        """Returns fresh parameters and running statistics."""
+        p, s = init(key, self.tower)
+        return {"tower": p, "head": init(random.fold_in(key, 2), HEAD)[0]}, s
+
+    def loss(self, p: Tree, s: Tree, images: jax.Array, classes: jax.Array, targets: jax.Array) -> tuple[Any, Tree]:
+        """Returns the loss of a batch, and the running statistics after it."""
+        comparison, digits, after = forward(self.tower, p, s, images, training=True)
+        return entropy(comparison, targets) + 2 * entropy(digits, classes), after
+
+    def step(self, p: Tree, s: Tree, rows: jax.Array, data: Tree) -> tuple[Tree, Tree]:
+        """Trains on the pairs of some rows."""
+        gradients, s = jax.grad(self.loss, has_aux=True)(p, s, *(tensor[rows] for tensor in data))
+        return jax.tree.map(lambda weight, gradient: weight - RATE * gradient, p, gradients), s
+
+    def order(self, key: Tree, data: Tree) -> jax.Array:
+        """Returns the rows of an epoch's batches."""
+        return random.permutation(key, len(data[0])).reshape(-1, self.batch)
+
+    def epoch(self, p: Tree, s: Tree, key: Tree, data: Tree) -> tuple[Tree, Tree]:
+        """Trains an epoch, in one program."""
+        return lax.scan(lambda state, rows: (self.step(*state, rows, data), None), (p, s), self.order(key, data))[0]
+
+    def error(self, p: Tree, s: Tree, data: Tree) -> jax.Array:
+        """Returns the error by recognition, in percent."""
+        first, second = forward(self.tower, p, s, data[0], training=False)[1].argmax(-1).T
+        return 100 * ((first <= second) != data[2]).mean()
+
+
+class Scan:
+    """All rounds at once: their states and data are stacked.
+
+    Args:
+        train, test: images, classes and targets, of R rounds each.
+    """
+
+    def __init__(self, one: OneRound, train: Tree, test: Tree) -> None:
+        self._train, self._test = train, test
+        self.begin = jax.jit(jax.vmap(one.begin))
+        self._epoch, self._error = jax.jit(jax.vmap(one.epoch)), jax.jit(jax.vmap(one.error))
+
+    def epoch(self, states: Tree, keys: Tree) -> Tree:
+        """Trains every round for an epoch."""
+        return self._epoch(*states, keys, self._train)
+
+    def errors(self, states: Tree) -> jax.Array:
+        """Returns every round's error."""
+        return self._error(*states, self._test)
+
+
+class Steps:
+    """One round after another, a program for a step; the arguments are those of `Scan`."""
+
+    def __init__(self, one: OneRound, train: Tree, test: Tree) -> None:
+        self._one, self._begin, self._step, self._error = one, *map(jax.jit, (one.begin, one.step, one.error))
+        self._train, self._test = (
+            [jax.tree.map(itemgetter(r), data) for r in range(len(data[0]))] for data in (train, test)
+        )
+
+    def begin(self, keys: Tree) -> Tree:
+        """Returns every round's fresh state."""
+        return [self._begin(key) for key in keys]
+
+    def epoch(self, states: Tree, keys: Tree) -> Tree:
+        """Trains every round for an epoch."""
+        after = []
+        for state, key, data in zip(states, keys, self._train, strict=True):
+            for rows in self._one.order(key, data):
+                state = self._step(*state, rows, data)
+            after.append(state)
+        return after
+
+    def errors(self, states: Tree) -> jax.Array:
+        """Returns every round's error."""
+        return jnp.stack([self._error(*state, data) for state, data in zip(states, self._test, strict=True)])
+
+
 def main(how: str, architecture: str, device: str = "cpu", first: str = "0", count: str = "10") -> None:
     """Measures one architecture over `count` rounds from `first`; JAX_PLATFORMS chooses the device."""
     numbers = range(int(first), int(first) + int(count))
     task, training = cnn_task()
-    tower, batch = TOWERS[architecture], training.batch_size
     drawn = [(split.train, split.test) for split in map(task.data, cnn_rounds(numbers))]
     train, test = (tuple(jnp.asarray(tensor.numpy()) for tensor in stack(part)) for part in zip(*drawn, strict=True))
-
-    def loss(p: Tree, s: Tree, images: jax.Array, classes: jax.Array, targets: jax.Array) -> tuple[jax.Array, Tree]:
-        comparison, digits, after = forward(tower, p, s, images, training=True)
-        return entropy(comparison, targets) + 2 * entropy(digits, classes), after
-
-    def step(p: Tree, s: Tree, rows: jax.Array, data: Tree) -> tuple[Tree, Tree]:
-        gradients, s = jax.grad(loss, has_aux=True)(p, s, *(tensor[rows] for tensor in data))
-        return jax.tree.map(lambda weight, gradient: weight - RATE * gradient, p, gradients), s
-
-    def epoch(p: Tree, s: Tree, key: Tree, data: Tree) -> tuple[Tree, Tree]:
-        order = random.permutation(key, len(data[0])).reshape(-1, batch)
-
-        return lax.scan(lambda state, rows: (step(*state, rows, data), None), (p, s), order)[0]
-
-    def error(p: Tree, s: Tree, data: Tree) -> jax.Array:
-        first, second = forward(tower, p, s, data[0], training=False)[1].argmax(-1).T
-        return 100 * ((first <= second) != data[2]).mean()
-
-    def begin(key: Tree) -> tuple[Tree, Tree]:
-        p, s = init(key, tower)
-        return {"tower": p, "head": init(random.fold_in(key, 2), HEAD)[0]}, s
-
-    if how == "scan":  # states and data of all rounds are stacked
-        begin_rounds = jax.jit(jax.vmap(begin))
-        train_stacked, test_stacked = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(error))
-
-        def train_rounds(states: Tree, keys: Tree) -> Tree:
-            return train_stacked(*states, keys, train)
-
-        def test_rounds(states: Tree) -> jax.Array:
-            return test_stacked(*states, test)
-
-    else:  # a list of them
-        one_begin, one_step, one_error = jax.jit(begin), jax.jit(step), jax.jit(error)
-        train_parts, test_parts = (
-            [jax.tree.map(itemgetter(r), data) for r in range(len(numbers))] for data in (train, test)
-        )
-
-        def begin_rounds(keys: Tree) -> Tree:
-            return [one_begin(key) for key in keys]
-
-        def train_rounds(states: Tree, keys: Tree) -> Tree:
-            after = []
-            for state, key, ours in zip(states, keys, train_parts, strict=True):
-                for rows in random.permutation(key, len(ours[0])).reshape(-1, batch):
-                    state = one_step(*state, rows, ours)
-                after.append(state)
-            return after
-
-        def test_rounds(states: Tree) -> jax.Array:
-            return jnp.stack([one_error(*state, ours) for state, ours in zip(states, test_parts, strict=True)])
+    rounds = (Scan if how == "scan" else Steps)(OneRound(TOWERS[architecture], training.batch_size), train, test)
 
     def trial(epochs: int) -> np.ndarray:
         key, errors = random.key(numbers.start), np.empty(0)
-        states = begin_rounds(random.split(key, len(numbers)))
+        states = rounds.begin(random.split(key, len(numbers)))
         for number in range(1, epochs + 1):
-            states = train_rounds(states, random.split(random.fold_in(key, number), len(numbers)))
+            states = rounds.epoch(states, random.split(random.fold_in(key, number), len(numbers)))
             if number in (*training.evaluate_at, training.epochs):
-                errors = np.asarray(test_rounds(states))
+                errors = np.asarray(rounds.errors(states))
         return errors
 
     began = time.perf_counter()

@@ -239,29 +239,33 @@ def compare(architecture: str, many: list[str], device: str, ideal: float) -> No
                 failed[name] = timing
             else:
                 found.setdefault(name, []).append(timing)
-    best = found[f"hpo, {len(many)} workers"]
-    print("| program | s a round | ours is faster by | share of the cores' rate | warm-up s | error % |")
-    print("|---|---|---|---|---|---|")
-    for name, timings in found.items():
-        ratios = [timing.seconds / ours.seconds for timing, ours in zip(timings, best, strict=False)]
-        seconds = min(timing.seconds for timing in timings)
-        compared = not any(name.endswith(what) for what in VARIANTS)  # which do other work, or at another rate
-        share = f"{ideal / (1 if name == ALONE else len(many)) / seconds:.2f}" if compared else ""
-        errors = [error for timing in timings for error in timing.errors]
-        print(
-            f"| {name} | {seconds:.3f} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share} "
-            f"| {min(timing.warm_up for timing in timings):.0f} | {fmean(errors):.2f} ± {stdev(errors):.2f} |"
-        )
+    _print_table(found, len(many), ideal)
     for name, why in failed.items():
-        if name in found:
-            continue
-        print(f"| {name} | {why} | | | | |")
+        if name not in found:
+            print(f"| {name} | {why} | | | | |")
     if gains:
         print(
             f"\n{len(many)} processes multiply matrices {median(gains):.2f} times as fast as one "
             f"({min(gains):.2f} to {max(gains):.2f})"
         )
     print(flush=True)
+
+
+def _print_table(found: dict[str, list[Timing]], workers: int, ideal: float) -> None:
+    """Prints a row for each program, beside hpo with all its workers."""
+    best = found[f"hpo, {workers} workers"]
+    print("| program | s a round | ours is faster by | share of the cores' rate | warm-up s | error % |")
+    print("|---|---|---|---|---|---|")
+    for name, timings in found.items():
+        ratios = [timing.seconds / ours.seconds for timing, ours in zip(timings, best, strict=False)]
+        seconds = min(timing.seconds for timing in timings)
+        compared = not any(name.endswith(what) for what in VARIANTS)  # which do other work, or at another rate
+        share = f"{ideal / (1 if name == ALONE else workers) / seconds:.2f}" if compared else ""
+        errors = [error for timing in timings for error in timing.errors]
+        print(
+            f"| {name} | {seconds:.3f} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {share} "
+            f"| {min(timing.warm_up for timing in timings):.0f} | {fmean(errors):.2f} ± {stdev(errors):.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 A regression of the logarithm of the mean error after each epoch on the configuration: its choices as zeros and ones,
 the logarithm of the learning rate, ELU's alpha. Networks with and without an auxiliary loss are fitted apart: without
-one the error by recognition is a coin.
+one the error by recognition is at chance level.
 """
 
 from __future__ import annotations

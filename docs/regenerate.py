@@ -104,7 +104,7 @@ def _lines(rows: Iterable[tuple[str, str]], width: int) -> str:
 def _caption(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".toml":
-        return str(tomllib.loads(text)["title"])
+        return str(tomllib.loads(text).get("title") or text.partition("\n")[0].lstrip("# ").rstrip(","))
     summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0].replace("\n", " ")
     sentence = re.match(r".*?[.;](?=\s|$)", summary)
     return (sentence.group() if sentence else summary).rstrip(".;")

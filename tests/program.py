@@ -14,10 +14,12 @@ import json
 import multiprocessing
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,48 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+TINY = """
+title = "A tiny search"
+[task]
+name = "digit_pairs"
+dataset = "digits"
+train_pairs = 100
+test_pairs = 100
+[training]
+epochs = 2
+batch_size = 50
+evaluate_at = [1]
+[protocol]
+rounds = 2
+[sampler]
+name = "tpe"
+[pruner]
+name = "none"
+[space]
+architecture = ["fnn"]
+weight_sharing = [true, false]
+auxiliary_loss = [true]
+activation = ["relu"]
+optimizer = ["sgd", "adam"]
+learning_rate = { low = 1e-3, high = 1.0, log = true }
+"""
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def running_trials(database: Path) -> int:
+    """Returns how many trials run, 0 while there is no database or it has no tables yet."""
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
+            return 0
+        return int(connection.execute("select count(*) from trials where state = 'RUNNING'").fetchone()[0])

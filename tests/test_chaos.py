@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios
-from tests.chaos.scenarios import Arena, Kind
+from tests.chaos import killed, outages, paused, scenarios
+from tests.chaos.arena import Arena, Kind
 from tests.postgres import TemporaryPostgres
 
 BOTH: tuple[Kind, ...] = ("sqlite", "postgresql")
 SHORT: tuple[tuple[scenarios.Play, tuple[Kind, ...]], ...] = (
-    (scenarios.killed_in_windows, BOTH),
-    (scenarios.paused_beyond_the_grace_period, BOTH),
-    (scenarios.all_killed_and_restarted, ("postgresql",)),
-    (scenarios.ctrl_c_on_one, ("sqlite",)),
-    (scenarios.trials_that_fail, ("postgresql",)),
+    (killed.killed_in_windows, BOTH),
+    (paused.paused_beyond_the_grace_period, BOTH),
+    (killed.all_killed_and_restarted, ("postgresql",)),
+    (killed.ctrl_c_on_one, ("sqlite",)),
+    (killed.trials_that_fail, ("postgresql",)),
 )
 
 
@@ -44,7 +44,7 @@ def test_a_study_comes_out_exactly(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "play", [scenarios.server_restarted_twice, scenarios.server_stopped_for_3_s], ids=lambda play: play.__name__
+    "play", [outages.server_restarted_twice, outages.server_stopped_for_3_s], ids=lambda play: play.__name__
 )
 def test_a_study_rides_out_an_outage(play: scenarios.Play, tmp_path: Path, own_server: TemporaryPostgres) -> None:
     assert play(Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25))
@@ -53,11 +53,11 @@ def test_a_study_rides_out_an_outage(play: scenarios.Play, tmp_path: Path, own_s
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root")
 @pytest.mark.skipif(shutil.which("ip") is None, reason="making network namespaces needs iproute2")
-@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="a long wire needs TUN devices")
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="a long link needs TUN devices")
 def test_three_hosts_far_from_the_database_lose_nothing(tmp_path: Path) -> None:
     server = TemporaryPostgres(listen="*")
     try:
-        assert scenarios.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.4))
+        assert paused.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.4))
     finally:
         server.remove()
 
@@ -65,4 +65,4 @@ def test_three_hosts_far_from_the_database_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, postgres: TemporaryPostgres) -> None:
-    assert scenarios.disk_full(Arena("sqlite", tmp_path, seed=0, postgres=postgres, scale=0.5))
+    assert outages.disk_full(Arena("sqlite", tmp_path, seed=0, postgres=postgres, scale=0.5))

@@ -85,8 +85,8 @@ class Cell:
 
     Attributes:
         std: the measured deviation; None for a single round.
-        errors, errors_head, errors_recognition: of each round, by the study's decision and by both.
-        is_at_chance: whether nothing trains what the decision reads: recognition without auxiliary loss.
+        errors, errors_head, errors_recognition: of each round, by the objective and by both metrics.
+        is_at_chance: whether no loss trains what the metric reads: recognition without auxiliary loss.
     """
 
     table: str

@@ -51,7 +51,7 @@ def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str
     Args:
         folder: the document's, where the pictures are that can be shown.
     """
-    parts = {"summary": _summary(found), "decisions": _both_decisions(found.cells)}
+    parts = {"summary": _summary(found), "metrics": _both_metrics(found.cells)}
     for name, item in reports().items.items():
         if name.split("_")[2] == "figure":
             picture = picture_of(name, suffix)
@@ -128,8 +128,8 @@ def _ratio_of_spreads(cell: Cell) -> str:
     return f"{ratio.estimate:.2f} ({interval(ratio.low, ratio.high)})"
 
 
-def _both_decisions(cells: Sequence[Cell]) -> str:
-    """Report A's twelve cells, read by either decision from the same networks."""
+def _both_metrics(cells: Sequence[Cell]) -> str:
+    """Report A's twelve cells, read by either metric from the same networks."""
     rows = [["", "published by report A", "by recognition", "by the head"]]
     for cell in cells:
         if cell.table in ("report_a_table_1", "report_a_table_2", "report_a_table_3"):
@@ -213,7 +213,7 @@ def _blank_document(suffix: str) -> str:
     for name, item in reports().items.items():
         lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]
         if name == "report_a_table_3":
-            lines += ["## Both decisions", "<!-- decisions -->\n<!-- end -->"]
+            lines += ["## Both metrics", "<!-- metrics -->\n<!-- end -->"]
         if name == "report_a_figure_2":
             lines.append("<!-- range_tests -->\n<!-- end -->")
     return "\n\n".join(line for line in lines if line) + "\n"

@@ -73,7 +73,9 @@ def _best(
         reach = _interval(trial.attributes["errors"], card.metric)
         row = [str(trial.number), _error(trial), reach, *([again] if fresh else [])]
         rows.append([*row, _name(trial, definition)])
-    flags = [name for name, parameter in definition.search_space.items() if True in parameter.values]
+    flags = [
+        name for name, parameter in definition.search_space.items() if any(value is True for value in parameter.values)
+    ]
     text = ["Mean and deviation over rounds; the interval is the mean's."]
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")

@@ -32,6 +32,16 @@ STUDY, DIRECTION = models.StudyModel, models.StudyDirectionModel
 STUDY_USER, STUDY_SYSTEM = models.StudyUserAttributeModel, models.StudySystemAttributeModel
 
 NO_NUMBER = sa.cast(sa.null(), sa.Float)
+PARTS: tuple[tuple[str, Any, Any, Any, Any], ...] = (  # what belongs to a trial: its id, name, number and text
+    ("param", PARAM.param_id, PARAM.param_name, PARAM.param_value, PARAM.distribution_json),
+    ("user", USER.trial_user_attribute_id, USER.key, NO_NUMBER, USER.value_json),
+    ("system", SYSTEM.trial_system_attribute_id, SYSTEM.key, NO_NUMBER, SYSTEM.value_json),
+    ("value", VALUE.trial_value_id, VALUE.objective, VALUE.value, VALUE.value_type),
+    (
+        *("report", REPORT.trial_intermediate_value_id, REPORT.step, REPORT.intermediate_value),
+        REPORT.intermediate_value_type,
+    ),
+)
 NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 """How Optuna stores what is no finite number: by its kind, without a number."""
 UNREADABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
@@ -54,9 +64,10 @@ def select_trials(
         in_states: whether only those in some "states".
         brief: whether without their reports and Optuna's own attributes.
     """
-    of_study: sa.ColumnElement[bool] = TRIAL.study_id == sa.bindparam("study")
-    of_ids = TRIAL.trial_id.in_(sa.bindparam("trials", expanding=True))
-    chosen = [TRIAL.trial_id == sa.bindparam("trial") if one else of_ids if some else of_study]
+    chosen: list[sa.ColumnElement[bool]] = [TRIAL.study_id == sa.bindparam("study")]
+    if one or some:
+        ids: Any = sa.bindparam("trials", expanding=True)
+        chosen = [TRIAL.trial_id == sa.bindparam("trial") if one else TRIAL.trial_id.in_(ids)]
     if newer:
         included = TRIAL.trial_id.in_(sa.bindparam("included", expanding=True))
         chosen.append(sa.or_(included, TRIAL.trial_id > sa.bindparam("after")))
@@ -73,14 +84,7 @@ def select_trials(
             *times,
         ).where(*chosen, TRIAL.trial_id >= since)
     ]  # fmt: skip
-    for part, row_id, name, value, text in (
-        ("param", PARAM.param_id, PARAM.param_name, PARAM.param_value, PARAM.distribution_json),
-        ("user", USER.trial_user_attribute_id, USER.key, NO_NUMBER, USER.value_json),
-        ("system", SYSTEM.trial_system_attribute_id, SYSTEM.key, NO_NUMBER, SYSTEM.value_json),
-        ("value", VALUE.trial_value_id, VALUE.objective, VALUE.value, VALUE.value_type),
-        ("report", REPORT.trial_intermediate_value_id, REPORT.step, REPORT.intermediate_value,
-         REPORT.intermediate_value_type),
-    ):  # fmt: skip
+    for part, row_id, name, value, text in PARTS:
         if brief and part in ("system", "report"):
             continue
         columns = (sa.cast(name, sa.Text), sa.type_coerce(value, sa.Float), sa.cast(text, sa.Text))

@@ -198,18 +198,9 @@ def read_trials(
         foreign: whether to read those too that this program has not started, or that cannot be believed.
     """
     trial, value, claim = models.TrialModel, models.TrialValueModel, Claim()
+    times = (sa.cast(trial._datetime_start_utc, sa.Text), sa.cast(trial._datetime_complete_utc, sa.Text))
     query = (
-        claim.outer_join(
-            sa.select(
-                trial.trial_id,
-                claim.number,
-                trial.state,
-                value.value,
-                sa.cast(trial._datetime_start_utc, sa.Text),
-                sa.cast(trial._datetime_complete_utc, sa.Text),
-                claim.is_there,
-            )
-        )
+        claim.outer_join(sa.select(trial.trial_id, claim.number, trial.state, value.value, *times, claim.is_there))
         .outerjoin(value, sa.and_(value.trial_id == trial.trial_id, value.objective == 0))
         .where(trial.study_id == id_of(name), trial.state.in_(states), claim.number.is_not(None))
     )

@@ -49,10 +49,12 @@ def resolve(definition: StudyDefinition, *, study: str) -> StudyDefinition:
     """
     task = make_task(definition, study=study)
     parameters = _Parameters(task, study)
-    metrics = [metric.name for metric in task.metrics]
-    metric = definition.protocol.metric or metrics[0]
+    metrics = {metric.name: metric for metric in task.metrics}
+    metric = definition.protocol.metric or next(iter(metrics))
     if metric not in metrics:
         _refuse(study, f"protocol.metric must be one of {', '.join(map(repr, metrics))}, but is {metric!r}")
+    for entry in definition.trial:
+        _check_published(entry, metrics[metric], study)
     training = definition.training or Training()
     try:
         task.check(training)
@@ -124,12 +126,26 @@ class _Parameters:
         try:
             return self._rules[name].validate_python(value)
         except ValidationError as error:
-            raise StudyError(f"study {self._study!r}: {explain(error, within=where)}") from error
+            hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
+            raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
 
 
 def parameters_of(task: Any) -> dict[str, str]:
     """Returns the parameters of a task by name: who takes each, `network`, `loss` or `training`."""
     return {name: taker for name, (taker, _) in _takers(task).items()}
+
+
+def _check_published(entry: Entry, metric: Metric, study: str) -> None:
+    """Makes sure that a published figure is one of the metric's."""
+    if entry.published is None:
+        return
+    for key, value, low, high in (
+        ("mean", entry.published.mean, metric.low, metric.high),
+        ("std", entry.published.std, 0.0, metric.high - metric.low),
+    ):
+        if not low <= value <= high:
+            where = f"trial {entry.label!r}: published.{key}"
+            _refuse(study, f"{where} must be between {low:g} and {high:g}, but is {shown(value)}")
 
 
 def _takers(task: Any) -> dict[str, tuple[str, bool]]:
@@ -178,7 +194,7 @@ def open_task(definition: StudyDefinition, device: str, data_folder: Path) -> Ta
     task = make_task(definition, study=definition.title)
     task.prepare(data_folder)
     opened: Task = _import("hpo.training.trainer:open_trainer")(
-        task, definition.training, device, keep=definition.run.keep
+        task, definition.training, device, definition.rounds, keep=definition.run.keep
     )
     return opened
 

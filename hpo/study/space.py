@@ -63,38 +63,22 @@ class Choices(Table):
         return "one of " + ", ".join(map(repr, self.choices))
 
 
-class _Range(Table):
+class FloatRange(Table):
+    """A number between low and high, both included; uniform, or uniform in its logarithm."""
+
+    low: float
+    high: float
     log: bool = False
     when: When = {}
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.values
-        if low > high:  # type: ignore[operator]
-            raise ValueError(f"low must not be above high, but low is {low:g} and high is {high:g}")
-        if self.log and low <= 0:  # type: ignore[operator]
-            raise ValueError(f"low must be above 0 on a log scale, but is {low:g}")
+    def _is_range(self) -> Self:
+        _check_range(self.low, self.high, self.log)
         return self
 
     @property
     def values(self) -> tuple[Value, Value]:
         """What a value must pass as: here, both ends."""
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        low, high = self.values
-        return f"between {low:g} and {high:g}"
-
-
-class FloatRange(_Range):
-    """A number between low and high, both included; uniform, or uniform in its logarithm."""
-
-    low: float
-    high: float
-
-    @property
-    def values(self) -> tuple[Value, Value]:
-        """Both ends."""
         return (self.low, self.high)
 
     @property
@@ -106,25 +90,31 @@ class FloatRange(_Range):
         """Says whether a value is a number in the range."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
+    def __str__(self) -> str:
+        return f"between {self.low:g} and {self.high:g}"
 
-class IntRange(_Range):
+
+class IntRange(Table):
     """A whole number: low, low + step, low + 2 step …, up to high; uniform, or uniform in its logarithm."""
 
     low: int
     high: int
     step: Annotated[int, Field(ge=1)] = 1
+    log: bool = False
+    when: When = {}
 
     @model_validator(mode="after")
-    def _steps(self) -> Self:
+    def _is_range(self) -> Self:
+        _check_range(self.low, self.high, self.log)
         if self.log and self.step != 1:
             raise ValueError(f"step must be 1 on a log scale, but is {self.step}")
         if (self.high - self.low) % self.step:
-            raise ValueError(f"high must be low and a multiple of step, as {self.low} and {self.step} make")
+            raise ValueError(f"high must be low and a multiple of step, but low is {self.low} and high is {self.high}")
         return self
 
     @property
     def values(self) -> tuple[Value, Value]:
-        """Both ends."""
+        """What a value must pass as: here, both ends."""
         return (self.low, self.high)
 
     @property
@@ -136,6 +126,17 @@ class IntRange(_Range):
         """Says whether a value is one of the numbers."""
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         return is_whole and self.low <= value <= self.high and not (value - self.low) % self.step
+
+    def __str__(self) -> str:
+        steps = "" if self.step == 1 else f" in steps of {self.step}"
+        return f"a whole number between {self.low} and {self.high}{steps}"
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if low > high:
+        raise ValueError(f"low must not be above high, but low is {low:g} and high is {high:g}")
+    if log and low <= 0:
+        raise ValueError(f"low must be above 0 on a log scale, but is {low:g}")
 
 
 Parameter = Choices | FloatRange | IntRange

@@ -56,8 +56,8 @@ def train_again(
     training = (definition.training or Training()).model_copy(update={"evaluate_at": ()})
     task = make_task(definition, study=definition.title)
     task.prepare(data_folder)
-    trainer = open_trainer(task, training, device)
     numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
+    trainer = open_trainer(task, training, device, numbered)
     networks = trainer.prepare(params, numbered)
     *_, last = watch(trainer.train(networks, numbered), training.epochs)
     errors = last.errors[str(protocol.metric)]

@@ -128,7 +128,9 @@ class Trainer:
         if self._drawn is None or self._drawn[0] != tuple(rounds):
             drawn = [self.task.data(one) for one in rounds]
             train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
-            split = Split(to_device(train, self._device, self._dtype), to_device(test, self._device, self._dtype))
+            validation = [one.validation for one in drawn if one.validation is not None]
+            parts = (train, test, stack(validation) if validation else None)
+            split = Split(*(part and to_device(part, self._device, self._dtype) for part in parts))  # type: ignore[arg-type]
             self._drawn = tuple(rounds), split
         return self._drawn[1]
 
@@ -167,13 +169,17 @@ class Trainer:
         )
 
 
-def open_trainer(task: NetworkTask, training: Training, device: str, *, keep: Collection[str] = ()) -> Trainer:
-    """Returns a trainer on the device of a name, as `find_device` has it; see `Trainer`.
+def open_trainer(
+    task: NetworkTask, training: Training, device: str, rounds: Sequence[Round], *, keep: Collection[str] = ()
+) -> Trainer:
+    """Returns a trainer on the device of a name, the data of its rounds drawn; see `find_device` and `Trainer`.
 
     Raises:
-        RequestError: where this machine has no such device.
+        RequestError: where this machine has no such device, or the data cannot be read.
     """
-    return Trainer(task, training, find_device(device), keep=keep)
+    trainer = Trainer(task, training, find_device(device), keep=keep)
+    trainer.data(rounds)
+    return trainer
 
 
 def train_epochs(
@@ -228,7 +234,9 @@ def make_rounds(
         captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
             the gradients.
     """
-    if not (device.type != "cpu" if stacked is None else stacked):
+    if stacked is None:
+        stacked = device.type != "cpu" or _is_linear(networks[0])
+    if not stacked:
         return LoopedRounds(networks, config, loss)
     if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
@@ -236,6 +244,12 @@ def make_rounds(
     if captured and device.type == "cuda":
         return CudaGraphRounds(networks, config, loss, CudaRecorder(device))
     return StackedRounds(networks, config, loss)
+
+
+def _is_linear(network: nn.Module) -> bool:
+    """Says whether all that a network learns are linear layers, which even a CPU trains faster stacked."""
+    learning = (module for module in network.modules() if list(module.parameters(recurse=False)))
+    return all(type(module) is nn.Linear for module in learning)
 
 
 def _means(examples: Tensor, worst: float) -> list[float]:

@@ -195,7 +195,7 @@ def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
     parts = render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
-    assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["decisions"]
+    assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["metrics"]
     assert "| differs |" in parts["report_b_table_1"]
     assert parts["report_b_table_2"] == "not measured yet: `hpo reproduce report_b_table_2`"
 

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.scenarios import SCENARIOS, Arena, Kind, Scenario
+from tests.chaos.arena import Arena, Kind
+from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.postgres import TemporaryPostgres
 
 FILE = Path(__file__).with_name("outcomes.jsonl")

@@ -28,8 +28,8 @@ from hpo.workers.budget import NoTrial
 from hpo.workers.samplers import suggest
 
 INSIDE_LOCK = "inside the lock"
-IN_TRANSACTION = "in the birth's transaction"
-AFTER_BIRTH = "after the birth"
+IN_TRANSACTION = "in the insert's transaction"
+AFTER_INSERT = "after the insert"
 IN_TRIAL = "in a trial"
 
 
@@ -99,7 +99,7 @@ class Target:
     def arm(self) -> None:
         """Puts a strike into each window of this process."""
         self._wrap(budget, "find_slot", after=INSIDE_LOCK)
-        self._wrap(budget, "ask", after=AFTER_BIRTH)
+        self._wrap(budget, "ask", after=AFTER_INSERT)
 
         @sa.event.listens_for(sa.Engine, "after_cursor_execute")
         def _executed(connection: sa.Connection, cursor: Any, statement: str, *rest: Any) -> None:

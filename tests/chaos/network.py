@@ -1,4 +1,4 @@
-"""A machine behind a wire that can be cut: a network namespace, joined by virtual cable. Needs root."""
+"""A machine whose network link can be cut: a network namespace, joined by virtual cable. Needs root."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import TracebackType
 import sqlalchemy as sa
 
 
-class Wire:
+class Link:
     """A network namespace that reaches this machine over one cable; cut, packets vanish without a word.
 
     Args:
-        number: tells it from other wires of this process.
+        number: tells it from other links of this process.
         delay: seconds from one end to the other.
     """
 
@@ -27,7 +27,7 @@ class Wire:
         self._relay: subprocess.Popen[str] | None = None
         self.prefix = ("ip", "netns", "exec", self._space)
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Link:
         self._ip("netns", "add", self._space)
         if self._delay:
             command = [sys.executable, "-m", "tests.chaos.relay", self._near, self._far, str(self._delay)]
@@ -58,11 +58,11 @@ class Wire:
         self._ip("netns", "delete", self._space)
 
     def reach(self, url: str) -> str:
-        """Returns the URL by which the machine behind the wire reaches a database on this one."""
+        """Returns the URL by which the machine over the link reaches a database on this one."""
         return sa.make_url(url).set(host=self._here).render_as_string(hide_password=False)
 
     def cut(self) -> None:
-        """Cuts the wire."""
+        """Cuts the link."""
         self._ip("link", "set", self._near, "down")
 
     def heal(self) -> None:

@@ -1,4 +1,4 @@
-"""A long wire: two TUN devices, and a process between them that delivers every packet late.
+"""A slow link: two TUN devices, and a process between them that delivers every packet late.
 
     python -m tests.chaos.relay NEAR FAR SECONDS      # prints a line when both are there; they go when it ends
 
@@ -39,7 +39,7 @@ def carry(near: int, far: int, seconds: float) -> None:
             on_the_way.append((time.monotonic() + seconds, across[descriptor], packet))
         while on_the_way and on_the_way[0][0] <= time.monotonic():
             _, descriptor, packet = on_the_way.popleft()
-            with suppress(OSError):  # the wire is cut: the packet is lost
+            with suppress(OSError):  # the link is cut: the packet is lost
                 os.write(descriptor, packet)
 
 

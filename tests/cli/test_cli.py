@@ -7,10 +7,7 @@ import http.client
 import json
 import re
 import shutil
-import signal
 import sqlite3
-import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +16,7 @@ from click.testing import CliRunner
 
 from hpo import load_results
 from hpo.cli.main import main
-from hpo.storage.backends import open_storage
-from hpo.storage.queries import set_study_attribute
-from hpo.tasks.datasets import mnist_files
-from tests.conftest import wait_for
-from tests.program import commands, free_port, hpo, hpo_in_one_process, start_hpo
-
-TINY = """
-title = "A tiny search"
-[task]
-name = "digit_pairs"
-dataset = "digits"
-train_pairs = 100
-test_pairs = 100
-[training]
-epochs = 2
-batch_size = 50
-evaluate_at = [1]
-[protocol]
-rounds = 2
-[sampler]
-name = "tpe"
-[pruner]
-name = "none"
-[space]
-architecture = ["fnn"]
-weight_sharing = [true, false]
-auxiliary_loss = [true]
-activation = ["relu"]
-optimizer = ["sgd", "adam"]
-learning_rate = { low = 1e-3, high = 1.0, log = true }
-"""
-
-
-@pytest.fixture(scope="module")
-def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a tiny search of three trials has been run with one worker."""
-    folder = tmp_path_factory.mktemp("worked")
-    (folder / "tiny.toml").write_text(TINY)
-    done = hpo("optimize", "--study", "tiny.toml", "--trials", "3", "--workers", "1", folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert "3/3 trials" in done.stderr
-    assert "lowest test error" in done.stdout
-    return folder
+from tests.program import TINY, assert_one_line, commands, free_port, hpo, hpo_in_one_process, start_hpo
 
 
 def read(folder: Path, *arguments: str) -> Any:
@@ -81,6 +36,9 @@ def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
         "params",
         "rounds",
         "dataset",
+        "metric",
+        "title",
+        "unit",
         "confirmed",
         "label",
     }
@@ -212,67 +170,12 @@ def test_an_edited_file_names_the_difference_and_the_way_out(worked: Path, tmp_p
         shutil.copy(file, tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 3"))
     refused = hpo("optimize", "--study", "tiny.toml", "--trials", "5", folder=tmp_path)
-    assert_one_line(refused, 2, "protocol.epochs is 3, but 2 there", "--name NEW starts a new study")
+    assert_one_line(refused, 2, "training.epochs is 3, but 2 there", "--name NEW starts a new study")
     renamed = hpo_in_one_process(
         "optimize", "--study", "tiny.toml", "--trials", "1", "--name", "other", folder=tmp_path
     )
     assert renamed.returncode == 0, renamed.stderr
     assert [status["study"] for status in read(tmp_path, "status")] == ["tiny", "other"]
-
-
-def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
-    assert done.returncode == exit_code, done.stderr
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    for part in parts:
-        assert part in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["optimize", "--study", "cn", "--trials", "5"], "no study named 'cn'; did you mean 'cnn'"),
-        (["optimize", "--study", "absent.toml", "--trials", "5"], "absent.toml cannot be read"),
-        (
-            ["optimize", "--study", "quickstart", "--trials", "0"],
-            "it must be a whole number from 1 to 1000000, but is '0'",
-        ),
-        (["optimize", "--study", "quickstart"], "needs a number of trials, as in --trials 200"),
-        (["optimize", "--study", "quickstart", "--trials", "5", "--workers", "none"], "--workers must be a number"),
-        (["optimize", "--study", "quickstart", "--trials", "5", "--device", "gpu"], "--device must be auto, cpu"),
-        (["optimize", "--study", "quickstart", "--trials", "5", "--storage", "hpo.db"], "is no database URL"),
-        (["optimize", "--study", "wrong.toml", "--trials", "5"], "no architecture named 'fn'; did you mean 'fnn'"),
-        (["optimize", "--study", "many.toml", "--trials", "5"], "train_pairs must be at most 1434006"),
-        (["optimize", "--study", "quickstart", "--trials", "5", "--device", "cuda:7"], "this machine shows"),
-        (["optimise"], "no command named 'optimise'; did you mean 'optimize'?"),
-        (["status"], "sqlite:///hpo.db does not exist; hpo optimize creates it"),
-        (["best", "--study", "cnn"], "does not exist"),
-        (["dashboard"], "does not exist"),
-        (["status", "--storage", "sqlite:///songs.db"], "is the database of another program (it has songs)"),
-        (["show", "lenett"], "no study or architecture named 'lenett'"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], complaint: str, tmp_path: Path) -> None:
-    (tmp_path / "wrong.toml").write_text(TINY.replace('"fnn"', '"fn"'))
-    (tmp_path / "many.toml").write_text(TINY.replace("train_pairs = 100", "train_pairs = 2000000"))
-    connection = sqlite3.connect(tmp_path / "songs.db")
-    connection.execute("create table songs (title text)")
-    connection.close()
-    assert_one_line(hpo(*arguments, folder=tmp_path), 2, complaint)
-    if arguments[0] != "optimize":
-        assert {file.name for file in tmp_path.iterdir()} == {"wrong.toml", "many.toml", "songs.db"}
-
-
-def test_mnist_that_is_not_here_is_one_line_and_starts_nothing(tmp_path: Path) -> None:
-    refusing = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-    done = hpo(
-        "optimize", "--study", "cnn", "--trials", "5", "--data", str(tmp_path / "data"), folder=tmp_path, **refusing
-    )
-    assert done.returncode == 2
-    *_, last = done.stderr.strip().splitlines()
-    assert str(mnist_files(tmp_path / "data")) in last
-    assert "--dataset digits" in last
-    assert "Traceback" not in done.stderr
 
 
 def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Path) -> None:
@@ -281,112 +184,6 @@ def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Pa
         connection.execute("update trials set state = 'FAIL'")
     connection.close()
     assert_one_line(hpo("best", "--study", "tiny", folder=tmp_path), 2, "has no trial yet that was measured to the end")
-
-
-def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_path: Path) -> None:
-    for file in worked.iterdir():
-        shutil.copy(file, tmp_path)
-    opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    set_study_attribute(opened, "tiny", "target", 5)
-    opened.engine.dispose()
-    done = hpo("worker", "--exit-when-done", "--workers", "1", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "tiny" in done.stderr
-    assert "5/5" in done.stderr
-    assert read(tmp_path, "status", "--study", "tiny")["complete"] == 5
-
-
-def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
-    waiting = start_hpo("worker", "--workers", "1", folder=tmp_path)
-    assert waiting.stderr is not None
-    assert waiting.stderr.readline() == "no studies yet; hpo optimize creates one\n"
-    waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=20)
-    assert waiting.returncode == 130
-    assert said.strip() == "interrupted; this goes on:\n  hpo worker --workers 1"
-
-
-def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
-    watching = start_hpo("status", "--watch", folder=worked)
-    assert watching.stdout is not None
-    assert watching.stdout.readline().startswith("study finished pruned")
-    assert watching.stdout.readline().startswith("tiny")
-    watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=20)
-    assert (watching.returncode, said.strip()) == (130, "")
-
-
-def running_trials(database: Path) -> int:
-    """Returns how many trials run, 0 while there is no database or it has no tables yet."""
-    if not database.exists():
-        return 0
-    with closing(sqlite3.connect(database)) as connection:
-        if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
-            return 0
-        return int(connection.execute("select count(*) from trials where state = 'RUNNING'").fetchone()[0])
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
-    command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "1"]
-    running = start_hpo(*command, folder=tmp_path)
-    try:
-        wait_for(lambda: running_trials(tmp_path / "hpo.db") == 1)
-        running.send_signal(number)
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    assert running.returncode == 130
-    assert said.strip().splitlines()[-1].endswith("hpo " + " ".join(command))
-    status = read(tmp_path, "status", "--study", "long")
-    assert (status["running"], status["interrupted"], status["failed"]) == (0, 1, 0)
-
-
-def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Path) -> None:
-    for file in worked.iterdir():
-        shutil.copy(file, tmp_path)
-    winner = read(tmp_path, "best", "--study", "tiny")
-    command = ["drift", "--study", "tiny", "--device", "cpu"]
-    done = hpo_in_one_process(*command, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"on a machine of another kind:\n  hpo drift --study tiny --trial {winner['trial']}" in done.stdout
-    found = json.loads(hpo_in_one_process(*command, "--json", folder=tmp_path).stdout)
-    assert (found["study"], found["trial"], found["params"]) == ("tiny", winner["trial"], winner["params"])
-    first, second = found["repetitions"]
-    assert first["errors"] == second["errors"] == found["own"]["errors"] == winner["errors"]
-    assert first["difference"] is None
-    assert second["difference"] == {"estimate": 0.0, "low": None, "high": None, "p_value": None}  # of two rounds
-    shown = " ".join(hpo(*command, "--only-show", folder=tmp_path).stdout.split())
-    assert "2 rounds, too few to tell a difference from chance" in shown
-    assert read(tmp_path, *command, "--only-show") == found
-    rows = read(tmp_path, "trials", "--study", "tiny")
-    other = next(row["number"] for row in rows if row["number"] != winner["trial"])
-    assert read(tmp_path, *command, "--only-show", "--trial", str(other))["repetitions"] == []
-    assert_one_line(hpo(*command, "--trial", "99", folder=tmp_path), 2, "no trial 99 that was measured to the end")
-
-
-def test_the_best_are_confirmed_on_fresh_rounds(worked: Path, tmp_path: Path) -> None:
-    for file in worked.iterdir():
-        shutil.copy(file, tmp_path)
-    command = ["confirm", "--study", "tiny", "--top", "2", "--rounds", "5"]
-    done = hpo_in_one_process(*command, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "on 5 fresh rounds of digits" in " ".join(done.stdout.split())
-    found = read(tmp_path, *command)
-    assert (found["study"], found["name"], found["rounds"]) == ("tiny", "tiny-confirm", 5)
-    winner = read(tmp_path, "best", "--study", "tiny")
-    first = found["confirmed"][0]
-    assert (winner["trial"], winner["confirmed"]["mean"]) == (first["trial"], first["mean"])
-    assert first["optimism"] == pytest.approx(first["mean"] - winner["value"])
-    for again in (("best", "--study", "tiny"), ("optimize", "--study", "tiny.toml", "--trials", "3")):
-        said = " ".join(hpo(*again, folder=tmp_path).stdout.split())
-        assert "confirmed on 5 fresh rounds" in said
-        assert "not confirmed" not in said
-        assert "hpo confirm" not in said
-    fresh = load_results("tiny-confirm", f"sqlite:///{tmp_path}/hpo.db")[0]
-    assert [key for key in fresh if key.startswith("round")] == [f"round {r}" for r in range(2, 7)]
-    assert_one_line(hpo("confirm", "--study", "tny", folder=tmp_path), 2, "no study named 'tny'")
 
 
 def test_help_is_there_for_every_command() -> None:

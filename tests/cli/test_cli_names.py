@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from hpo.storage.backends import open_storage
-from tests.cli.test_cli import TINY, assert_one_line
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import hpo, hpo_in_one_process
+from tests.program import TINY, assert_one_line, hpo, hpo_in_one_process
 
 EVIL = "../../evil\n\x1b]0;title\x07\x1b[31m <b> | `x` $HOME; it's \u202e"
 

@@ -66,6 +66,7 @@ def status(study: str) -> Status:
     return Status(
         study=study, total=2000, complete=1040, pruned=512, running=4, failed=3, interrupted=1,
         best={"trial": 3, "value": 12.34, "std": 10.52}, workers=[WORKER], trials_per_hour=25105.0, eta_seconds=4000.0,
+        unit="%",
     )  # fmt: skip
 
 

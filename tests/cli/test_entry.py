@@ -19,9 +19,8 @@ import hpo as package
 from hpo import provenance
 from hpo.cli.main import _Program
 from hpo.provenance import versions
-from tests.cli.test_cli import TINY, assert_one_line, running_trials
 from tests.conftest import wait_for
-from tests.program import clean_environment, hpo, python_m_hpo, start_hpo
+from tests.program import TINY, assert_one_line, clean_environment, hpo, python_m_hpo, running_trials, start_hpo
 
 SHADOWS = [
     *("click", "enum", "logging", "multiprocessing", "numpy", "optuna", "pickle", "random", "re", "selectors"),

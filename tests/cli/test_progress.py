@@ -14,7 +14,7 @@ from hpo.workers.status import Status
 
 EMPTY = Status(
     study="cnn", total=200, complete=0, pruned=0, running=0, failed=0, interrupted=0, best=None, workers=[],
-    trials_per_hour=None, eta_seconds=None,
+    trials_per_hour=None, eta_seconds=None, unit="%",
 )  # fmt: skip
 
 

@@ -22,9 +22,8 @@ from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.cli.test_cli import TINY
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import clean_environment
+from tests.program import TINY, clean_environment
 
 REDRAWN = "\x1b[2K"  # a line is erased, to be drawn again
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

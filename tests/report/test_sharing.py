@@ -20,9 +20,8 @@ from hpo.report.sharing import cleaner, known_hosts
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_names
 from tests.analysis.test_confirmation import add
-from tests.cli.test_cli import TINY
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, claim, create, defined
-from tests.program import hpo_in_one_process
+from tests.program import TINY, hpo_in_one_process
 
 HOST = "node17.cluster.example"
 TELLING = [

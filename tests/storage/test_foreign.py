@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
-import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy as sa
-from click.testing import CliRunner, Result
-from hypothesis import example, given, reject
-from hypothesis import strategies as st
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
 from hpo.analysis.results import read_best, read_rows
-from hpo.cli.main import main
-from hpo.errors import HpoError, StorageError
+from hpo.errors import StorageError
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
-from hpo.storage.queries import count_trials, read_trials, study_names
-from hpo.storage.studies import own_attributes, unfinished_studies
+from hpo.storage.queries import count_trials, read_trials
+from hpo.storage.studies import unfinished_studies
 from hpo.study.definition import StudyDefinition
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin, serve
@@ -38,33 +28,11 @@ from hpo.workers.plan import make_plan
 from hpo.workers.status import read_status
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.conftest import SMALL_STUDY, create, defined, thorough, work
-from tests.program import Alone
+from tests.conftest import create, work
+from tests.storage.foreign import attributes_of, foreign, hpo
+from tests.storage.test_enqueued import CLAIMS
 
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worker processes, and the Chromium that draws a report's pictures, take seconds to start."""
-    monkeypatch.setattr("hpo.workers.launch.Supervisor", Alone)
-    monkeypatch.setattr("hpo.report.html.draw_pngs", lambda figures: ({}, ""))
-
-
-def hpo(opened: RDBStorage, *arguments: str) -> Result:
-    """Runs a command in this process; an exception that is no exit is raised."""
-    done = CliRunner().invoke(main, [*arguments, "--storage", opened.engine.url.render_as_string(False)])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
-def foreign(opened: RDBStorage, name: str = "theirs", **settings: Any) -> optuna.Study:
-    """Returns a study that plain Optuna has made in the same database."""
-    return optuna.create_study(study_name=name, storage=opened, **settings)
-
-
-def attributes_of(opened: RDBStorage, name: str) -> list[dict[str, Any]]:
-    key = opened.get_study_id_from_name(name)
-    return [opened.get_study_user_attrs(key), opened.get_study_system_attrs(key)]
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 NOT_OURS: dict[str, Callable[[RDBStorage], optuna.Study]] = {
@@ -104,6 +72,7 @@ def test_an_empty_study_that_minimises_is_taken_over(fresh_storage: RDBStorage, 
 
 
 ODD: list[Any] = ["many", -3, 2.5, True, None, [], {}, {"study": "small", "identity": 1, "trials": "x"}, 10**30]
+
 OUR_NAMES = [
     *("target", "definition", "definition_sha256", "card", "identity", "versions"),
     *("confirms", "repeats", "range_test {}"),
@@ -196,110 +165,6 @@ def test_a_sampler_and_a_pruner_do_not_see_what_another_program_adds(
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_an_enqueued_configuration_outside_the_space_is_refused(created: RDBStorage, tmp_path: Path) -> None:
-    faults: list[tuple[dict[str, Any], str]] = [
-        ({"learning_rate": 5.0}, "learning_rate must be between 0.0001 and 1, but is 5.0"),
-        ({"learning_rate": "fast"}, "learning_rate must be between 0.0001 and 1, but is 'fast'"),
-        ({"architecture": "cnn"}, "architecture must be one of 'fnn', 'fully_connected', but is 'cnn'"),
-        ({"weight_sharing": 1}, "weight_sharing must be one of True, False, but is 1"),
-        ({"dropout": 0.5}, "there is no parameter named 'dropout'"),
-        ({"activation": "relu", "elu_alpha": 1.0}, "elu_alpha is there only where activation is 'elu'"),
-    ]
-    study = optuna.load_study(study_name="small", storage=created)
-    for params, _ in faults:
-        study.enqueue_trial(params)
-    work(created, tmp_path, target=2)
-    rows = read_rows(created, "small")
-    for row, (_, fault) in zip(rows, faults, strict=False):
-        assert (row.state, row.value) == ("REFUSED", None)
-        assert fault in str(row.error)
-    assert [row.state for row in rows[len(faults) :]] == ["COMPLETE"] * 2
-    status = read_status(created, "small")
-    assert (status.finished, status.failed, status.interrupted, status.foreign) == (2, 0, 0, 0)
-    assert "refused" in hpo(created, "trials", "--study", "small").stdout
-
-
-def test_an_enqueued_configuration_of_the_space_is_measured(created: RDBStorage, tmp_path: Path) -> None:
-    optuna.load_study(study_name="small", storage=created).enqueue_trial({"learning_rate": 0.25})
-    work(created, tmp_path, target=2)
-    assert [trial.params["learning_rate"] == 0.25 for trial in read_trials(created, "small")] == [True, False]
-
-
-def test_an_enqueued_trial_brings_nothing_but_its_configuration(created: RDBStorage, tmp_path: Path) -> None:
-    pretended = {
-        "refused": "no",
-        "error": "broken",
-        "errors": [0.0],
-        "std": 0.0,
-        "slot": 7,
-        "seconds": 1.0,
-        "memo": "mine",
-    }
-    study = optuna.load_study(study_name="small", storage=created)
-    study.enqueue_trial({"learning_rate": 0.25}, user_attrs=pretended)
-    with created.engine.begin() as connection:
-        for statement in (
-            "insert into trial_values (trial_id, objective, value, value_type) values (1, 1, 0.0, 'FINITE')",
-            "insert into trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type) "
-            "values (1, 99, 0.0, 'FINITE')",
-        ):
-            connection.execute(sa.text(statement))
-    work(created, tmp_path, target=1)
-    (trial,) = optuna.load_study(study_name="small", storage=created).trials
-    assert (len(trial.values), 99 in trial.intermediate_values, trial.user_attrs["memo"]) == (1, False, "mine")
-    (row,) = read_rows(created, "small")
-    assert (row.state, row.error, row.params["learning_rate"]) == ("COMPLETE", None, 0.25)
-    assert row.errors not in (None, [0.0])
-
-
-@pytest.mark.parametrize("fixed", ["[1]", "3", '"text"', "null"])
-def test_what_is_enqueued_and_no_configuration_is_refused(fixed: str, created: RDBStorage, tmp_path: Path) -> None:
-    study = optuna.load_study(study_name="small", storage=created)
-    study.enqueue_trial({"learning_rate": 0.25})
-    with created.engine.begin() as connection:
-        connection.execute(sa.text("update trial_system_attributes set value_json = :text"), {"text": fixed})
-    work(created, tmp_path, target=1)
-    refused, measured = read_rows(created, "small")
-    assert (refused.state, refused.error) == ("REFUSED", "enqueued, but its parameters cannot be read")
-    assert measured.state == "COMPLETE"
-
-
-@pytest.mark.parametrize(
-    "distribution", [CategoricalDistribution([0.25, 0.5]), FloatDistribution(0.1, 0.9)], ids=["choices", "range"]
-)
-def test_what_is_enqueued_with_another_distribution_is_refused(
-    distribution: BaseDistribution, created: RDBStorage, tmp_path: Path
-) -> None:
-    given: dict[str, Any] = {"params": {"learning_rate": 0.25}, "distributions": {"learning_rate": distribution}}
-    study = optuna.load_study(study_name="small", storage=created)
-    study.add_trial(create_trial(state=TrialState.WAITING, **given))
-    work(created, tmp_path, target=2)
-    refused, *measured = read_rows(created, "small")
-    assert (refused.state, [row.state for row in measured]) == ("REFUSED", ["COMPLETE", "COMPLETE"])
-    assert "learning_rate was added with another distribution than between 0.0001 and 1" in str(refused.error)
-
-
-def test_a_list_measures_no_enqueued_configuration(
-    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
-) -> None:
-    create(fresh_storage, "small", listed_study, 2)
-    study = optuna.load_study(study_name="small", storage=fresh_storage)
-    study.enqueue_trial({"learning_rate": 0.1})
-    work(fresh_storage, tmp_path, target=2)
-    rows = read_rows(fresh_storage, "small")
-    assert [(row.state, row.label) for row in rows] == [
-        ("REFUSED", "FNN"),
-        ("COMPLETE", "FNN"),
-        ("COMPLETE", "FNN + WS"),
-    ]
-
-
-CLAIMS: list[Any] = [
-    "x", {}, [], None, 3, {"host": 1, "pid": "x", "file": 3}, {"host": "a", "pid": 1, "device": "cpu", "file": "a\0b"},
-    {"host": "a", "pid": 1, "file": "/dev/zero"}, {"host": "a", "pid": 1, "device": "d", "file": "/x", "later": [1]},
-]  # fmt: skip
-
-
 def test_whatever_a_running_trial_has_for_a_claim_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="small", storage=created)
     for odd in CLAIMS:
@@ -309,127 +174,6 @@ def test_whatever_a_running_trial_has_for_a_claim_no_command_dies_of_it(created:
     assert hpo(created, "status").exit_code == 0
     work(created, tmp_path, target=3)
     assert read_status(created, "small").finished == 3
-
-
-CELLS = [
-    f"{table.name}.{column.name}"
-    for table in models.BaseModel.metadata.sorted_tables
-    for column in table.columns
-    if not column.primary_key and table.name not in ("version_info", "alembic_version")
-]
-DELETED = "its row is deleted"
-ODD_CELLS: list[Any] = [
-    *(DELETED, None, "", "nothing", -1, 0, 7, 10**18, 1e9, 1e400, "NaN", b"\xff\xfe", "\x00", "{no json", "{}", "[]"),
-    *("[1]", "null", "RUNNING", "COMPLETE", "MAXIMIZE", "INF_POS", "NAN", "tomorrow", '"' * 5, "[" * 100_000, "1e999"),
-    '{"name": "CategoricalDistribution", "attributes": {"choices": [[1], {"a": 2}]}}',
-    '{"name": "FloatDistribution", "attributes": {"low": 0, "high": Infinity, "log": false, "step": null}}',
-]
-
-
-@pytest.fixture(scope="module")
-def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with trials that are complete, pruned, running, enqueued, and another program's."""
-    folder, small_study = tmp_path_factory.mktemp("cells"), defined(SMALL_STUDY, name="small")
-    opened = open_storage(f"sqlite:///{folder}/studies.db", create=True)
-    create(opened, "small", small_study, 6)
-    work(opened, folder, target=5)
-    study = foreign(opened)
-    with_trial(study)
-    for one in (study, optuna.load_study(study_name="small", storage=opened)):
-        trial = one.ask()
-        trial.report(0.5, 1)
-        one.enqueue_trial({"learning_rate": 0.25}, user_attrs={"memo": "mine"})
-    with closing(sqlite3.connect(folder / "studies.db")) as connection:  # so that one file holds everything
-        connection.execute("vacuum into ?", [str(folder / "whole.db")])
-    return folder / "whole.db"
-
-
-@thorough(15)
-@given(cell=st.sampled_from(CELLS), value=st.sampled_from(ODD_CELLS), everywhere=st.booleans())
-@example(cell="trial_values.value_type", value="INF_POS", everywhere=True)
-@example(cell="trial_values.value", value=None, everywhere=False)
-@example(cell="trial_user_attributes.value_json", value="[" * 100_000, everywhere=True)
-@example(cell="trial_params.distribution_json", value=ODD_CELLS[-2], everywhere=False)
-@example(cell="studies.study_name", value=b"\xff\xfe", everywhere=False)
-@example(cell="study_directions.direction", value="BOGUS", everywhere=False)
-@example(cell="study_user_attributes.value_json", value="{no json", everywhere=False)
-@example(cell="trial_params.param_value", value=DELETED, everywhere=True)
-@example(cell="trials.number", value="nothing", everywhere=False)
-@example(cell="trials.datetime_complete", value=None, everywhere=True)
-def test_whatever_stands_in_a_cell_no_reading_command_and_no_worker_dies_of_it(
-    measured_database: Path, cell: str, value: Any, everywhere: bool
-) -> None:
-    """SQLite takes any value in any column."""
-    table, _, column = cell.partition(".")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copy(measured_database, folder / "studies.db")
-        opened = open_storage(f"sqlite:///{folder}/studies.db", write=True)
-        try:
-            with opened.engine.begin() as connection:
-                where = "" if everywhere else f" where rowid = (select max(rowid) / 2 + 1 from {table})"
-                connection.execute(sa.text("pragma ignore_check_constraints = on"))
-                change = f"delete from {table}" if value == DELETED else f"update {table} set {column} = :value"
-                connection.execute(sa.text(change + where), {} if value == DELETED else {"value": value})
-        except sa.exc.IntegrityError:
-            reject()
-        is_there = _is_ours(opened, "small")
-        for command in (["status"], ["status", "--json"], *([one, "--study", "small"] for one in READING)):
-            more = ["-o", str(folder / command[0])] if command[0] in ("report", "export") else []
-            done = hpo(opened, *command, *more)
-            assert done.exit_code in (0, 2), (command, done.stderr)
-            assert len(done.stderr.splitlines()) <= 2, (command, done.stderr)
-        for study in opened.get_all_studies():  # as the dashboard does
-            opened.get_all_trials(study._study_id, deepcopy=False)
-        if is_there:
-            work(opened, folder, target=6)
-            assert read_status(opened, "small").finished == 6
-        opened.engine.dispose()
-
-
-READING = ("trials", "best", "report", "export")
-
-
-def _is_ours(opened: RDBStorage, name: str) -> bool:
-    try:
-        return own_attributes(opened, name) is not None
-    except HpoError:
-        return False
-
-
-def test_whatever_is_changed_in_a_list_no_reading_command_dies_of_it(
-    fresh_storage: RDBStorage, listed_study: StudyDefinition, tmp_path: Path
-) -> None:
-    create(fresh_storage, "small", listed_study, 2)
-    work(fresh_storage, tmp_path, target=2)
-    for key, text in (
-        *(("slot", text) for text in ("99", "01", "-1", "1.0", "null")),
-        *(("errors", text) for text in ("[1.0]", "[1.0, 2.0, 3.0, 4.0]", "[]")),
-        *((key, "null") for key in ("device", "versions", "seconds", "std", "worker")),
-    ):
-        with fresh_storage.engine.begin() as connection:
-            connection.execute(
-                sa.text("update trial_user_attributes set value_json = :text where trial_id = 2 and key = :key"),
-                {"text": text, "key": key},
-            )
-        report = ["report", "-o", str(tmp_path / f"{key}{text}")]
-        for command in (["trials"], ["best"], ["drift", "--only-show"], report):
-            done = hpo(fresh_storage, *command, "--study", "small")
-            assert done.exit_code == 0, (command, key, text, done.output)
-        assert hpo(fresh_storage, "reproduce", "--only-show").exit_code in (0, 2)
-
-
-def test_whatever_a_confirmation_says_no_command_dies_of_it(created: RDBStorage, tmp_path: Path) -> None:
-    work(created, tmp_path, target=3)
-    assert hpo(created, "confirm", "--study", "small", "--top", "2", "--rounds", "5", "--workers", "1").exit_code == 0
-    name = next(name for name in study_names(created) if name != "small")
-    kept = attributes_of(created, name)[0]["confirms"]
-    confirmation = optuna.load_study(study_name=name, storage=created)
-    for changed in ({"trials": [0, 1, 2]}, {"searched": [1.0]}, {"trials": [0], "searched": [1.0]}, {"trials": "x"}):
-        confirmation.set_user_attr("confirms", {**kept, **changed})
-        for command in (["best", "--study", "small"], ["best", "--study", name], ["report", "--study", name]):
-            more = ["-o", str(tmp_path / "report")] if "report" in command else []
-            assert hpo(created, *command, *more).exit_code == 0, (command, changed)
 
 
 def test_a_study_with_some_of_our_attributes_is_served_by_nobody(created: RDBStorage, tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ import pytest
 from hpo.storage.backends import open_storage
 from hpo.study.definition import StudyDefinition
 from hpo.workers.status import read_status
-from tests.cli.test_cli import TINY
 from tests.conftest import create, work
 from tests.postgres import TemporaryPostgres
-from tests.program import hpo, hpo_in_one_process, python_m_hpo, several
+from tests.program import TINY, hpo, hpo_in_one_process, python_m_hpo, several
 
 UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 READING = (

@@ -50,7 +50,7 @@ def test_every_repeated_operation_is_optunas() -> None:
 def test_an_operation_outlasts_a_restart(
     away: RDBStorage, server: TemporaryPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "REQUIRED", {"rate"})
+    monkeypatch.setattr(records, "_needed_params", lambda connection, study: {"rate"})
     study = optuna.load_study(study_name="small", storage=away)
     trial = trials.ask(away, study, claim(0))
     server.restart(signal.SIGQUIT)

@@ -14,18 +14,9 @@ from unittest.mock import patch
 import optuna
 import pytest
 import sqlalchemy as sa
-from hypothesis import settings
+from hypothesis import settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
@@ -300,7 +291,7 @@ def test_no_order_of_events_breaks_the_budget(kind: str, tmp_path: Path, request
     class WorkersOfKind(Workers):
         new_url = staticmethod(new_url_of_kind)
 
-    run_state_machine_as_test(
+    stateful.run_state_machine_as_test(
         WorkersOfKind,
         settings=settings(thorough(10), stateful_step_count=20),
     )

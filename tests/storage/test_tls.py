@@ -12,9 +12,8 @@ import psutil
 import pytest
 import trustme
 
-from tests.cli.test_cli import TINY, assert_one_line
 from tests.postgres import TemporaryPostgres
-from tests.program import hpo, start_hpo
+from tests.program import TINY, assert_one_line, hpo, start_hpo
 
 PASSWORD = "very/secret"
 QUOTED = "very%2Fsecret"  # as it stands in a URL

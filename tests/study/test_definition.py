@@ -230,7 +230,11 @@ def test_a_condition_of_the_task_needs_not_be_said(small_study: StudyDefinition)
     [
         ("trial.0.params.elu_alpha", 0.5, "trial 'FNN': elu_alpha is there only where activation is 'elu'"),
         ("trial.0.params.learning_rate", None, "trial 'FNN' lacks learning_rate"),
-        ("trial.0.params.learning_rate", "range", "trial 'FNN': learning_rate must be a number, but is 'range'"),
+        (
+            "trial.0.params.learning_rate",
+            "range",
+            "trial 'FNN': learning_rate must be a number, but is 'range'; 'range_test' finds one",
+        ),
         ("trial.0.params.width", 3, "trial 'FNN': width: no parameter has this name; "),
     ],
 )

@@ -23,10 +23,9 @@ from hpo.storage.trials import ask
 from hpo.text import secrets
 from hpo.text.secrets import remember_secrets, show_url, without_secrets
 from hpo.workers.evaluate import Stop, run_trial
-from tests.cli.test_cli import TINY
 from tests.conftest import claim, wait_for
 from tests.postgres import TemporaryPostgres
-from tests.program import hpo_in_one_process, several, start_hpo
+from tests.program import TINY, hpo_in_one_process, several, start_hpo
 
 PARTS = ("hunter2", "ter2secret")  # of every planted password
 OPENING = [  # of a server that asks for none, so these open it; SERVER is HOST:PORT/DATABASE
@@ -236,15 +235,19 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
         said += done.stdout + done.stderr
     assert "user=postgres&password=***" in said  # next: …
     (tmp_path / "said").write_text(interrupted + said)
-    with engine.connect() as connection:
-        for (table,) in connection.execute(sa.text("select tablename from pg_tables where schemaname = 'public'")):
-            rows = connection.execute(sa.text(f'select * from "{table}"')).all()
-            (tmp_path / table).write_text(repr(rows))
-    engine.dispose()
+    _dump(engine, tmp_path)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) > 10
     for file in files:
         assert clean(file.read_bytes().decode("utf-8", "ignore")), file
+
+
+def _dump(engine: sa.Engine, folder: Path) -> None:
+    with engine.connect() as connection:
+        for (table,) in connection.execute(sa.text("select tablename from pg_tables where schemaname = 'public'")):
+            rows = connection.execute(sa.text(f'select * from "{table}"')).all()
+            (folder / table).write_text(repr(rows))
+    engine.dispose()
 
 
 def _count(engine: sa.Engine, query: str) -> int:

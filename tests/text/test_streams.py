@@ -12,9 +12,8 @@ import pytest
 
 from hpo.storage.backends import open_storage
 from hpo.workers.status import read_status
-from tests.cli.test_cli import TINY, running_trials
 from tests.conftest import SMALL_STUDY, create, defined, wait_for, work
-from tests.program import hpo, python_m_hpo, start_hpo
+from tests.program import TINY, hpo, python_m_hpo, running_trials, start_hpo
 
 STUDY = "größe"
 

@@ -10,8 +10,7 @@ from hpo.storage.url import find_url
 from hpo.study.definition import read_study
 from hpo.text.files import is_utf8, read_text
 from hpo.text.secrets import without_secrets
-from tests.cli.test_cli import TINY, assert_one_line
-from tests.program import hpo
+from tests.program import TINY, assert_one_line, hpo
 
 STUDY = TINY.replace("A tiny search", "Eine kleine Größe")
 READ = {

@@ -39,7 +39,7 @@ def test_the_same_seed_and_one_worker_give_the_same_numbers_to_the_last_digit(
     assert len(runs[0]) == 6
 
 
-def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_path: Path) -> None:
+def test_a_trial_keeps_its_rounds_by_both_metrics(created: RDBStorage, tmp_path: Path) -> None:
     train(created, "small", 1, tmp_path)
     (trial,) = read_trials(created, "small")
     kept = trial.attributes
@@ -56,7 +56,7 @@ def test_a_trial_keeps_its_rounds_by_both_decisions(created: RDBStorage, tmp_pat
     assert list(study.trials[0].intermediate_values) == [1, 2]
 
 
-def test_the_decision_chooses_the_objective_and_nothing_else(tmp_path: Path) -> None:
+def test_the_metric_chooses_the_objective_and_nothing_else(tmp_path: Path) -> None:
     values = {}
     for metric in ("head", "recognition"):
         table = {**LISTED_STUDY, "protocol": {**LISTED_STUDY["protocol"], "metric": metric}}

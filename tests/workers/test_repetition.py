@@ -30,7 +30,8 @@ from hpo.workers.plan import make_plan
 from hpo.workers.samplers import suggest
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.workers.test_budget import finish, start, started
-from tests.workers.test_worker import counts, run_small, serve, work
+from tests.workers.test_serving import serve
+from tests.workers.test_worker import counts, run_small, work
 
 FIXED: dict[str, Any] = {
     **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},

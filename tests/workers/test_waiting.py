@@ -22,7 +22,8 @@ from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import start_hpo
-from tests.workers.test_worker import assignment, raise_what_is_given_up, serve
+from tests.workers.test_serving import serve
+from tests.workers.test_worker import assignment, raise_what_is_given_up
 
 
 @pytest.mark.parametrize("studies", [None, ("later",), ("earlier", "later")])

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -23,6 +23,7 @@ from hpo.cli.options import (
     written_by_request,
 )
 from hpo.cli.run import begin_work
+from hpo.study.definition import Optimizer
 from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
@@ -33,13 +34,12 @@ if TYPE_CHECKING:
 RATE = Number(limits.SMALLEST, limits.LARGEST)
 STEPS = WholeNumber(2, limits.STEPS)
 NARROWEST = 1.1  # from the lowest rate to the highest
-OPTIMIZERS = ("sgd", "rmsprop", "adam")
 BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "mnist"}}  # without --study
 
 
 @click.command("lr-find")
 @click.option(
-    "--optimizer", "optimizers", type=click.Choice(OPTIMIZERS), multiple=True,
+    "--optimizer", "optimizers", type=click.Choice(get_args(Optimizer)), multiple=True,
     help="Which optimizer to test. Can be repeated.  [default: sgd]",
 )  # fmt: skip
 @click.option(

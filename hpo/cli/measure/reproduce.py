@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,10 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, serve_studies
 from hpo.text.output import say
+
+if TYPE_CHECKING:
+    from hpo.errors import WorkError
+    from hpo.workers.plan import Plan
 
 
 @click.command()
@@ -52,27 +56,17 @@ def reproduce(
     figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
     """
     from hpo.analysis.reproduction import architectures_of, find_items, read_reproduction, reports, studies_of
-    from hpo.errors import WorkError
     from hpo.report.reproduction import looked_at, table_of
     from hpo.study import catalog
     from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices
-    from hpo.workers.launch import begin
     from hpo.workers.plan import make_plan
 
     begin_work()
     items = find_items(names)
     devices = assign_devices(workers, device)
     plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
-    where, opened, given_up = data_folder(data), None, None
-    for plan in plans.values():
-        opened = begin(storage, plan, where)
-    if opened is not None:
-        try:
-            names = tuple(plan.name for plan in plans.values())
-            serve_studies(opened, names, devices=devices, data_folder=where, exit_when_done=True)
-        except WorkError as error:  # what the other studies have measured is written all the same
-            given_up = error
+    opened, given_up = _measure(storage, list(plans.values()), devices, data_folder(data))
     stored = {
         study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(reports().items)
     }
@@ -87,6 +81,25 @@ def reproduce(
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     if given_up is not None:
         raise given_up
+
+
+def _measure(
+    storage: str, plans: Sequence[Plan], devices: list[str], data_folder: Path
+) -> tuple[Any, WorkError | None]:
+    """Brings studies to their trials; returns their storage, if any, and the error where one had to be given up."""
+    from hpo.errors import WorkError
+    from hpo.workers.launch import begin
+
+    opened = None
+    for plan in plans:
+        opened = begin(storage, plan, data_folder)
+    if opened is not None:
+        try:
+            names = tuple(plan.name for plan in plans)
+            serve_studies(opened, names, devices=devices, data_folder=data_folder, exit_when_done=True)
+        except WorkError as error:  # what the other studies have measured is written all the same
+            return opened, error
+    return opened, None
 
 
 def _write_reproduction(

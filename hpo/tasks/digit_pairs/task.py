@@ -104,7 +104,7 @@ class DigitPairs(Table):
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """The error by both decisions."""
+        """The errors by both."""
         resolution = 100 / self.test_pairs
         return (
             Metric(
@@ -175,7 +175,7 @@ class DigitPairs(Table):
         return 1 - auxiliary_share, auxiliary_share
 
     def errors(self, output: tuple[Tensor, Tensor], batch: Pairs) -> Mapping[str, Tensor]:
-        """Returns each pair's error, 0 or 100, by both decisions; NaN where a logit that it reads is not finite."""
+        """Returns each pair's error, 0 or 100, by both metrics; NaN where a logit that it reads is not finite."""
         comparison, digits = output
         first, second = digits.argmax(-1).unbind(-1)  # (N,) each
         targets, nan = batch.targets, float("nan")
