@@ -32,7 +32,9 @@ from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.storage.trial_attributes import OF_METRIC
 from hpo.study.card import Card, MetricCard
 from hpo.study.definition import StudyDefinition
+from hpo.study.space import When
 from hpo.study.task import Params
+from hpo.text.formatting import text_of
 
 BEST_SHARE = 0.1  # of the finished trials: what PED-ANOVA calls good
 FEWEST_TRIALS = 20  # or that share is a trial or two
@@ -86,6 +88,7 @@ def related_lists(storage: RDBStorage, study: str) -> list[str]:
             continue
         with suppress(RequestError):  # a later version's, whose definition says more than is known here
             other = read_definition(storage, name)
+            read_card(storage, name)
             if other.trial and _conditions(other) == _conditions(wanted):
                 found.append(name)
     return found
@@ -103,7 +106,8 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
     without it no loss trains what is recognised.
     """
     metrics = read_card(storage, studies[0]).metrics
-    changes = _matched([entry for study in studies for entry in _read_listed(storage, study)])
+    conditions = read_card(storage, studies[0]).conditions
+    changes = _matched([entry for study in studies for entry in _read_listed(storage, study)], conditions)
     trained = {change: _trained(pairs, metrics) for change, pairs in changes.items()}
     family = sum(bool(pairs) for _, pairs in trained.values())
     found = [
@@ -180,14 +184,16 @@ def _folded(params: Params, card: Card) -> dict[str, Any]:
     """
     folded = dict(params)
     for name, when in card.conditions.items():
-        for key, value in when.items() if name in params else ():
-            if isinstance(value, str):
-                folded[key] = f"{folded[key]}({folded.pop(name):g})"
+        texts = [key for key, value in when.items() if isinstance(value, str)]
+        if name in folded and texts:
+            folded[texts[0]] = f"{folded[texts[0]]}({text_of(folded.pop(name))})"
     return folded
 
 
-def _matched(listed: Sequence[_Listed]) -> dict[_Change, list[_Pair]]:
+def _matched(listed: Sequence[_Listed], conditions: Mapping[str, When]) -> dict[_Change, list[_Pair]]:
     """Returns the pairs that differ in one parameter.
+
+    A share of the loss is there only with the auxiliary loss: a change of that brings the share along.
 
     A configuration that is listed twice counts once, the first time that it is measured.
     """
@@ -200,9 +206,8 @@ def _matched(listed: Sequence[_Listed]) -> dict[_Change, list[_Pair]]:
     for one, other in combinations(chosen, 2):
         shared = one.params.keys() & other.params.keys()
         changed = [key for key in shared if one.params[key] != other.params[key]]
-        # A share of the loss is there only with the auxiliary loss: the change of a flag brings others along.
         alone = one.params.keys() ^ other.params.keys()
-        if len(changed) != 1 or (alone and not isinstance(one.params[changed[0]], bool)):
+        if len(changed) != 1 or any(changed[0] not in conditions.get(name, {}) for name in alone):
             continue
         (key,) = changed
         values = [entry.params[key] for entry in (one, other)]

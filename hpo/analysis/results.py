@@ -95,7 +95,7 @@ def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
 def columns_of(definition: StudyDefinition) -> list[str]:
     """Returns the keys of a study's flat trials, in their order, whether or not it has any trial yet."""
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(TrialRow))
-    whole = {"errors": [0.0] * definition.protocol.rounds, "params": dict.fromkeys(definition.search_space)}
+    whole = {"errors": [0.0] * definition.protocol.rounds, "params": dict.fromkeys(definition.parameters)}
     return list(flatten(TrialRow(**{**nothing, **whole}), definition.protocol.first_round))
 
 

@@ -260,7 +260,7 @@ def _needed_params(connection: sa.Connection, study: str) -> set[str]:
         definition = json.loads(connection.execute(text).scalar_one_or_none() or "{}")
         listed = [set(entry["params"]) for entry in definition.get("trial", [])]
         always = {name for name, parameter in definition.get("space", {}).items() if not parameter["when"]}
-    except UNREADABLE:
+    except (*UNREADABLE, AttributeError):
         return set()  # of a study that is not ours, or was tampered with
     return set.intersection(*listed) if listed else always
 

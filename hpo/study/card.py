@@ -62,14 +62,6 @@ class Card(Table):
         """The objective."""
         return self.metrics[0]
 
-    def metric_named(self, name: str) -> MetricCard:
-        """Returns one of the metrics.
-
-        Raises:
-            KeyError: where there is none of that name.
-        """
-        return {metric.name: metric for metric in self.metrics}[name]
-
 
 def parse_card(stored: Mapping[str, Any], *, study: str) -> Card:
     """Reads a stored card; `study` stands in the error.

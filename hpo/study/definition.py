@@ -200,6 +200,11 @@ class StudyDefinition(Table):
         return dict(self.space) if self.space else space_of([entry.params for entry in self.trial])
 
     @property
+    def parameters(self) -> list[str]:
+        """The names of the parameters that its trials may have."""
+        return list(self.space) or list(dict.fromkeys(name for entry in self.trial for name in entry.params))
+
+    @property
     def avoids_repetition(self) -> bool:
         """Whether a configuration could be proposed again, and is not to be: its rounds would give the same numbers."""
         return bool(self.space) and not self.run.repeat_configurations and can_repeat(self.space)

@@ -22,6 +22,7 @@ from hpo.study.schema import explain, shown
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, When
 from hpo.study.task import Metric, Task, Value
 
+NEEDED = inspect.Parameter.empty  # in place of a default
 SHIPPED = {"digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs"}
 
 
@@ -82,7 +83,10 @@ class _Parameters:
             for name, rule in {**TRAINED_BY, **task.rules}.items()
         }
         self._conditions: Mapping[str, When] = task.conditions
-        self._needed = [name for name, (_, is_needed) in self.takers.items() if is_needed]
+        self._needed = [name for name, (_, default) in self.takers.items() if default is NEEDED]
+        self._defaults = {
+            name: default for name, (_, default) in self.takers.items() if default is not NEEDED and default is not None
+        }
 
     def check_space(self, space: Mapping[str, Parameter]) -> dict[str, Any]:
         """Returns a space with all conditions, its numbers as its parameters take them."""
@@ -106,6 +110,10 @@ class _Parameters:
             for key, wanted in when.items() if name in params else ():
                 if params.get(key) != wanted:
                     _refuse(self._study, f"{where}: {name} is there only where {key} is {shown(wanted)}")
+        defaults = {name: value for name, value in self._defaults.items() if name not in params}
+        for name, value in defaults.items():
+            if all(params.get(key) == wanted for key, wanted in self._conditions.get(name, {}).items()):
+                params[name] = value
         return entry.model_copy(update={"params": params})
 
     def _check(self, name: str, parameter: Parameter) -> Parameter:
@@ -113,6 +121,9 @@ class _Parameters:
         if parameter.when and name in self._needed:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
         when = {**self._conditions.get(name, {}), **parameter.when}
+        for key, wanted in self._conditions.get(name, {}).items():
+            if when[key] != wanted:
+                _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {shown(wanted)}")
         if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
             if parameter.step != 1:
                 _refuse(self._study, f"space.{name} is no whole number, so it can have no 'step'")
@@ -148,13 +159,13 @@ def _check_published(entry: Entry, metric: Metric, study: str) -> None:
             _refuse(study, f"{where} must be between {low:g} and {high:g}, but is {shown(value)}")
 
 
-def _takers(task: Any) -> dict[str, tuple[str, bool]]:
-    """Returns the parameters by name: who takes each, and whether it is needed."""
-    found: dict[str, tuple[str, bool]] = {}
+def _takers(task: Any) -> dict[str, tuple[str, Any]]:
+    """Returns the parameters by name: who takes each, and its default, or NEEDED."""
+    found: dict[str, tuple[str, Any]] = {}
     for taker, function, skip in (("network", task.network, 0), ("loss", task.loss, 2)):
         for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
-            found[name] = taker, parameter.default is inspect.Parameter.empty
-    return found | {name: ("training", True) for name in TRAINED_BY}
+            found[name] = taker, parameter.default
+    return found | {name: ("training", NEEDED) for name in TRAINED_BY}
 
 
 def make_card(definition: StudyDefinition, *, study: str) -> Card:

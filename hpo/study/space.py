@@ -43,6 +43,8 @@ class Choices(Table):
             if kind in seen:
                 raise ValueError(f"its values must differ, but {shown(choice)} stands twice")
             seen.add(kind)
+        if {isinstance(choice, bool) for choice in choices if not isinstance(choice, str)} == {True, False}:
+            raise ValueError(f"its values must not be truth values and numbers, but are {shown(choices)}")
         return choices
 
     @property
@@ -57,7 +59,7 @@ class Choices(Table):
 
     def holds(self, value: Any) -> bool:
         """Says whether a value is one of the choices; 1 is not true."""
-        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        return any(isinstance(value, bool) == isinstance(choice, bool) and value == choice for choice in self.choices)
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.choices))
@@ -109,7 +111,9 @@ class IntRange(Table):
         if self.log and self.step != 1:
             raise ValueError(f"step must be 1 on a log scale, but is {self.step}")
         if (self.high - self.low) % self.step:
-            raise ValueError(f"high must be low and a multiple of step, but low is {self.low} and high is {self.high}")
+            raise ValueError(
+                f"high must be low and a multiple of step, but low is {shown(self.low)} and high is {shown(self.high)}"
+            )
         return self
 
     @property
@@ -134,9 +138,13 @@ class IntRange(Table):
 
 def _check_range(low: float, high: float, log: bool) -> None:
     if low > high:
-        raise ValueError(f"low must not be above high, but low is {low:g} and high is {high:g}")
+        raise ValueError(f"low must not be above high, but low is {_number(low)} and high is {_number(high)}")
     if log and low <= 0:
-        raise ValueError(f"low must be above 0 on a log scale, but is {low:g}")
+        raise ValueError(f"low must be above 0 on a log scale, but is {_number(low)}")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
 Parameter = Choices | FloatRange | IntRange
@@ -182,7 +190,7 @@ def check_conditions(space: Space) -> None:
                     f"space.{name}.when must name a parameter with choices and no condition of its own, "
                     f"but names {key!r}"
                 )
-            if value not in condition.choices:
+            if not condition.holds(value):
                 known = suggestion(str(value), map(str, condition.choices))
                 raise ValueError(f"space.{name} is there only where {key} is {value!r}, which it never is; {known}")
 

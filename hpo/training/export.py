@@ -108,6 +108,7 @@ class _Description(BaseModel):
     """What loading a network takes of a description; anyone can have written it."""
 
     task: TaskTable
+    training: Training
     params: dict[str, Given]
     rounds: Annotated[list[_Round], Field(min_length=1)]
 
@@ -119,7 +120,10 @@ def load_network(file: Path, number: int | None = None) -> nn.Module:
         described = _Description.model_validate_json(text)
     except ValidationError as error:
         raise RequestError(f"{file} is no export that can be loaded: {explain(error)}") from error
-    listed = {"title": "export", "task": described.task, "trial": [{"label": "exported", "params": described.params}]}
+    listed = {
+        **{"title": "export", "task": described.task, "training": described.training},
+        "trial": [{"label": "exported", "params": described.params}],
+    }
     try:
         definition = resolve(define_study(listed, name="export"), study="export")
         task, params = make_task(definition, study="export"), definition.trial[0].params

@@ -254,5 +254,5 @@ def _is_linear(network: nn.Module) -> bool:
 
 def _means(examples: Tensor, worst: float) -> list[float]:
     """Returns the rounds' means (R,) of examples' errors (R, ...), what is not finite counted as the worst."""
-    errors = examples.double().flatten(1)
+    errors = examples.double().reshape(len(examples), -1)
     return errors.where(errors.isfinite(), worst).mean(1).tolist()

@@ -38,7 +38,8 @@ def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
     attributes = first_attributes(plan.name, plan.definition)
     create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
     check_same(storage, plan.name, plan.definition)
-    set_study_attribute(storage, plan.name, "definition", attributes["definition"])  # its title may be new
+    for key in ("definition", "card"):  # its title and labels may be new
+        set_study_attribute(storage, plan.name, key, attributes[key])
     return storage
 
 

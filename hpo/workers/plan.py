@@ -12,7 +12,7 @@ from hpo.storage.queries import study_names
 from hpo.storage.studies import own_attributes, read_card, read_definition, stored_target
 from hpo.study import catalog
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_card
+from hpo.study.loading import make_task, resolve
 from hpo.text.formatting import count
 from hpo.text.names import check_name
 from hpo.text.secrets import show_url
@@ -69,7 +69,7 @@ def make_plan(
         storage = None
     known = study_names(storage) if storage else []
     if storage and dataset is None and rounds is None and study in known and not catalog.has_study(study):
-        found, definition = study, read_definition(storage, study)
+        found, definition = study, resolve(read_definition(storage, study), study=study)
     else:
         found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
     found = found if name is None else name
@@ -103,13 +103,13 @@ def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> N
         StudyError: that says what differs, and how to start a new study.
     """
     where = f"study {name!r} in {show_url(storage.url)}"
-    differences = definition.differences(read_definition(storage, name))
+    differences = definition.differences(resolve(read_definition(storage, name), study=name))
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise StudyError(
             f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
         )
-    if read_card(storage, name).data_sha256 != make_card(definition, study=name).data_sha256:
+    if read_card(storage, name).data_sha256 != make_task(definition, study=name).data_sha256:
         raise StudyError(f"{where} was created on other data; --name NEW starts a new study")
 
 

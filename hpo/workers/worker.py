@@ -29,7 +29,7 @@ from hpo.storage.studies import UnfinishedStudy, own_studies, read_card, read_de
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_card, prepare_data
+from hpo.study.loading import make_task, prepare_data, resolve
 from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock
@@ -212,8 +212,8 @@ class _Server:
             del self._objectives[next(iter(self._objectives))]
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
-        definition = read_definition(self._storage, name)
-        if read_card(self._storage, name).data_sha256 != make_card(definition, study=name).data_sha256:
+        definition = resolve(read_definition(self._storage, name), study=name)  # anybody can have changed it
+        if read_card(self._storage, name).data_sha256 != make_task(definition, study=name).data_sha256:
             raise WorkError(f"study {name!r} was created on other data than is here under its name")
         prepare_data(definition, self.assignment.data_folder, study=name)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))

@@ -142,7 +142,10 @@ def test_a_number_that_no_program_can_hold_is_one_line(tmp_path: Path, number: s
         ({"learning_rate": [0.1, 1e-1]}, "space.learning_rate: its values must differ, but 0.1 stands twice"),
         ({"weight_sharing": [True, True]}, "space.weight_sharing: its values must differ, but True stands twice"),
         ({"architecture": {"choices": ["fnn", "fnn"]}}, "space.architecture: its values must differ, but 'fnn' stands"),
-        ({"weight_sharing": [True, 1]}, "space.weight_sharing must be true or false, but is 1"),
+        (
+            {"weight_sharing": [True, 1]},
+            "space.weight_sharing: its values must not be truth values and numbers",
+        ),
         ({"architecture": []}, "space.architecture must name at least one value, but is []"),
         ({"learning_rate": {"low": 1e-300, "high": 1e300, "log": True}}, "space.learning_rate must be at least 1e-30"),
         ({"learning_rate": [0.1, 1e300]}, "space.learning_rate must be at most 1e+09, but is 1e+300"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,8 +12,13 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.queries import set_study_attribute
 from hpo.study.definition import StudyDefinition
+from hpo.workers.evaluate import Stop
+from hpo.workers.messages import Assignment, GaveUp
+from hpo.workers.status import read_status
+from hpo.workers.worker import run_worker
 from tests.conftest import create, work
 from tests.storage.foreign import hpo
+from tests.stubs import quick
 
 pytestmark = pytest.mark.usefixtures("one_process")
 READING = (
@@ -75,3 +81,31 @@ def test_a_study_of_a_later_format_is_named(measured: RDBStorage) -> None:
 
 def test_every_stored_definition_says_its_format(measured: RDBStorage) -> None:
     assert optuna.load_study(study_name="small", storage=measured).user_attrs["definition"]["format"] == 1
+
+
+def test_a_definition_that_somebody_has_spoiled_is_one_line_and_ends_no_other_study(
+    measured: RDBStorage, small_study: StudyDefinition, tmp_path: Path
+) -> None:
+    definition = optuna.load_study(study_name="small", storage=measured).user_attrs["definition"]
+    entry: dict[str, Any] = {"label": "x", "params": {}, "published": None}
+    create(measured, "other", small_study, 1)
+    for changed in (
+        {"space": {}, "trial": [entry], "pruner": {"name": "none"}},
+        {"space": None},
+        {"space": [1]},
+        {"space": {**definition["space"], "width": {"low": 1, "high": 2}}},
+        {"task": {"name": "subprocess:Popen"}},
+    ):
+        set_study_attribute(measured, "small", "definition", {**definition, **changed})
+        assert hpo(measured, "status").exit_code == 0
+        done = hpo(measured, "optimize", "--study", "small", "--trials", "9")
+        assert (done.exit_code, len(done.output.strip().splitlines())) == (2, 1), done.output
+        set_study_attribute(measured, "small", "target", 9)
+        said: list[object] = []
+        run_worker(told(measured, tmp_path), quick, Stop(), said.append)
+        assert any(isinstance(one, GaveUp) and one.study == "small" for one in said)
+    assert read_status(measured, "other").finished == 1
+
+
+def told(opened: RDBStorage, folder: Path) -> Assignment:
+    return Assignment(url=opened.url, studies=None, device="cpu", data_folder=folder)

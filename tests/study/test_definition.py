@@ -10,6 +10,7 @@ from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.study import catalog
 from hpo.study.definition import StudyDefinition, define_study, read_study
 from hpo.study.space import Choices, FloatRange, IntRange
+from hpo.tasks.digit_pairs.task import DigitPairs
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, defined
 
 
@@ -202,7 +203,10 @@ def test_of_a_range_tomls_own_types_decide(given: Any, read: Any) -> None:
         ({"low": 8}, "high is missing"),
         ({"low": "a", "high": "b"}, "low must be a number"),
         ({"low": True, "high": False}, "low must be a number"),
-        ([1, True, 1.0], "its values must differ, but 1.0 stands twice"),
+        ([1, 2, 1.0], "its values must differ, but 1.0 stands twice"),
+        ([1, True], "its values must not be truth values and numbers, but are [1, True]"),
+        ({"low": 10**400, "high": 1}, "low must not be above high, but low is 1000"),
+        ({"low": -(10**5000), "high": 1, "log": True}, "low must be above 0 on a log scale, but is a number of over"),
     ],
 )
 def test_a_range_that_is_none_is_one_line(given: Any, complaint: str) -> None:
@@ -242,3 +246,29 @@ def test_a_listed_trial_that_cannot_be_measured_is_one_line(path: str, value: An
     with pytest.raises(StudyError) as raised:
         defined(changed(LISTED_STUDY, path, value), name="listed")
     assert str(raised.value).startswith(f"study 'listed': {complaint}")
+
+
+def test_a_condition_against_the_tasks_own_is_refused() -> None:
+    table = changed(SMALL_STUDY, "space.elu_alpha.when.activation", "relu")
+    with pytest.raises(StudyError, match=r"space\.elu_alpha\.when: it has an effect only where activation is 'elu'"):
+        defined(table, name="small")
+    flag = changed(SMALL_STUDY, "space.elu_alpha.when", {"activation": "elu", "weight_sharing": 1})
+    with pytest.raises(StudyError, match="weight_sharing is 1, which it never is"):
+        defined(flag, name="small")
+
+
+def test_a_listed_trial_has_the_defaults_that_have_an_effect() -> None:
+    params = defined(changed(LISTED_STUDY, "trial.0.params.activation", "elu"), name="listed").trial[0].params
+    assert params["elu_alpha"] == 1.0
+    assert "elu_alpha" not in defined(LISTED_STUDY, name="listed").trial[0].params
+
+
+def test_what_no_loss_trains_is_known_by_the_weights() -> None:
+    task = DigitPairs(dataset="digits")
+    for params, names in (
+        ({"auxiliary_loss": True}, []),
+        ({"auxiliary_loss": False}, ["recognition"]),
+        ({"auxiliary_loss": True, "auxiliary_share": 1.0}, ["head"]),
+        ({"auxiliary_loss": True, "auxiliary_share": 0.0}, ["recognition"]),
+    ):
+        assert task.untrained(params) == names

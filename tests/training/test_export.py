@@ -104,6 +104,7 @@ def test_a_file_that_is_no_export_is_refused_in_one_line(exported: Path, tmp_pat
 
 DESCRIBED: dict[str, Any] = {
     "task": {"name": "digit_pairs", "dataset": "digits"},
+    "training": {"epochs": 2},
     "params": {
         **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "elu"},
         **{"elu_alpha": 1.0, "optimizer": "sgd", "learning_rate": 0.1},

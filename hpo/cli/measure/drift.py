@@ -122,7 +122,7 @@ def drift_json(found: Drift) -> dict[str, Any]:
         return {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
 
     return {
-        **{key: getattr(found, key) for key in ("study", "trial", "params")},
+        **{key: getattr(found, key) for key in ("study", "trial", "unit", "params")},
         "own": described(found.own),
         "repetitions": [
             {

@@ -123,7 +123,9 @@ class DigitPairs(Table):
 
     def untrained(self, params: Params) -> Sequence[str]:
         """Returns the metrics that are read off outputs which no loss trains: their errors are at chance level."""
-        return () if params["auxiliary_loss"] else ("recognition",)
+        share = params.get("auxiliary_share")
+        weights = self.weights(None if share is None else float(share)) if params["auxiliary_loss"] else (1.0, 0.0)
+        return [name for name, weight in zip(("head", "recognition"), weights, strict=True) if weight == 0]
 
     def prepare(self, folder: Path) -> None:
         """Makes sure that the dataset can be read, downloading it where it is missing, and takes note of its folder.
