@@ -41,6 +41,7 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_logits * gradient.unsqueeze(1), None
 
 
+# Again in mlp_kernels.py, for a compiled function calls none of another file: jit.py says why.
 @compiled
 def _losses_and_gradient(logits: Array, labels: Array, losses: Array, gradient: Array) -> None:
     """Writes each example's cross-entropy (N,) and its gradient (N, K), given logits (N, K) and labels (N,)."""

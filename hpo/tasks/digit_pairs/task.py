@@ -123,9 +123,8 @@ class DigitPairs(Table):
 
     def untrained(self, params: Params) -> Sequence[str]:
         """Returns the metrics that are read off outputs which no loss trains: their errors are at chance level."""
-        share = params.get("auxiliary_share")
-        weights = self.weights(None if share is None else float(share)) if params["auxiliary_loss"] else (1.0, 0.0)
-        return [name for name, weight in zip(("head", "recognition"), weights, strict=True) if weight == 0]
+        weights = zip(("head", "recognition"), self._weights_of(params), strict=True)
+        return [name for name, weight in weights if weight == 0]
 
     def prepare(self, folder: Path) -> None:
         """Makes sure that the dataset can be read, downloading it where it is missing, and takes note of its folder.
@@ -195,9 +194,14 @@ class DigitPairs(Table):
         on_cpu = next(networks[0].parameters()).is_cpu
         if not (on_cpu and config.precision == "float32" and is_two_tower_mlp(networks[0])):
             return None
+        return MLPRounds(networks, config, self._weights_of(params))
+
+    def _weights_of(self, params: Params) -> tuple[float, float]:
+        """Returns the weights of both losses in a configuration."""
+        if not params["auxiliary_loss"]:
+            return 1.0, 0.0
         share = params.get("auxiliary_share")
-        weights = self.weights(None if share is None else float(share)) if params["auxiliary_loss"] else (1.0, 0.0)
-        return MLPRounds(networks, config, weights)
+        return self.weights(None if share is None else float(share))
 
     def normalisation(self, round_: Round) -> tuple[float, float]:
         """Returns by what a round's pixels are normalised: mean and deviation of its training pairs' pixels."""
