@@ -28,6 +28,7 @@ from hpo.storage.queries import StoredTrial, read_trials, study_attributes, stud
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition, define_study, derived_table
+from hpo.study.loading import resolve
 from hpo.study.repetition import identity_of
 from hpo.study.schema import Table
 from hpo.text.names import free_name
@@ -157,7 +158,7 @@ def define_confirmation(
         "trials": [trial.number for trial in best],
         "searched": [trial.value for trial in best],
     }
-    defined = define_study(table, name=f"{study}-confirm")
+    defined = resolve(define_study(table, name=f"{study}-confirm"), study=study)
     ours = own_studies(storage)
 
     def is_same(name: str) -> bool:

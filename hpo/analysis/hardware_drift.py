@@ -27,6 +27,7 @@ from hpo.storage.claims import read_slots
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.definition import StudyDefinition, define_study, derived_table
+from hpo.study.loading import resolve
 from hpo.text.names import free_name
 
 REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
@@ -115,7 +116,7 @@ def define_repetition(
 
     here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
     name = free_name(study, here, study_names(storage), is_unfinished)
-    return name, define_study(table, name=name), repeats
+    return name, resolve(define_study(table, name=name), study=study), repeats
 
 
 def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:

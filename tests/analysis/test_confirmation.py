@@ -13,10 +13,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from hpo.analysis.confirmation import CONFIRMS, define_confirmation, read_confirmation, read_confirmations, read_winner
+from hpo.analysis.hardware_drift import define_repetition
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
-from hpo.storage.queries import count_trials, set_study_attribute
-from tests.conftest import SMALL_STUDY, claim, create, defined
+from hpo.storage.queries import count_trials, read_trials, set_study_attribute
+from hpo.workers.launch import begin
+from hpo.workers.plan import Plan
+from tests.conftest import SMALL_STUDY, claim, create, defined, work
 
 RATES = (0.1, 0.2, 0.3)
 FRESH = (
@@ -155,3 +158,21 @@ def test_what_cannot_be_confirmed_is_one_line(created: RDBStorage, tmp_path: Pat
         define_confirmation(created, "small", top=3, rounds=4)
     with pytest.raises(UnknownName, match="no confirmation named 'small'"):
         read_confirmation(created, "small")
+
+
+@pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
+def test_a_trial_that_leaves_a_parameter_to_its_default_is_measured_again(
+    fresh_storage: RDBStorage, tmp_path: Path
+) -> None:
+    space = {name: value for name, value in SMALL_STUDY["space"].items() if name != "elu_alpha"}
+    study = defined({**SMALL_STUDY, "space": {**space, "activation": "elu"}}, name="small")
+    create(fresh_storage, "small", study, 1)
+    work(fresh_storage, tmp_path, target=1)
+    (trial,) = read_trials(fresh_storage, "small")
+    for name, definition, _ in (
+        define_confirmation(fresh_storage, "small", top=1, rounds=5),
+        define_repetition(fresh_storage, "small", trial, host="here", device="cpu"),
+    ):
+        for _again in range(2):  # it is created, and joined
+            begin(fresh_storage.url, Plan(name, definition, 1), tmp_path)
+        assert definition.trial[0].params == {**trial.params, "elu_alpha": 1.0}
