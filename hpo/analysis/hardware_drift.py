@@ -34,7 +34,7 @@ REPEATS = "repeats"  # the attribute of a repetition that says which trial it re
 
 
 @dataclass(frozen=True)
-class Measurement:
+class OnMachine:
     """One trial's errors on one machine.
 
     Attributes:
@@ -64,7 +64,7 @@ class Repetition:
             where there are too few rounds for one. None for the first itself.
     """
 
-    measurement: Measurement
+    measurement: OnMachine
     difference: Interval | None
 
     @property
@@ -87,7 +87,7 @@ class Drift:
     trial: int
     unit: str
     params: dict[str, Any]
-    own: Measurement
+    own: OnMachine
     repetitions: list[Repetition]
 
 
@@ -160,9 +160,9 @@ def _is_of(repeats: Any, wanted: dict[str, Any]) -> bool:
     return isinstance(repeats, dict) and wanted.items() <= repeats.items()
 
 
-def _measurement(trial: StoredTrial) -> Measurement:
+def _measurement(trial: StoredTrial) -> OnMachine:
     kept = trial.attributes
-    return Measurement(
+    return OnMachine(
         host=str(kept.get("worker", {}).get("host", "unknown")),
         device=kept.get("device", "device unknown"),
         precision=kept.get("precision"),

@@ -13,20 +13,20 @@ from hpo.workers.status import Status
 FEWEST_SHARE = 0.05  # of the trials to do must be finished, at least one, before anything is foretold
 SMOOTHED_SHARE, SMOOTHED_SECONDS = 0.1, 5.0  # of the time so far, at least so long: how slowly a forecast changes
 SHORTEST_NAME = 12  # cells; a name that takes more than that and a third of the line is cut
-LISTED_EPOCHS = 3  # of more workers than that only the lowest and the highest epoch are said
+LISTED_STEPS = 3  # of more workers than that only the lowest and the highest step are said
 SHORTENED = ("best", "count", "running", "left", "best", "running", "left", "failed", "left", "elapsed")  # in turn
 
 
 class TimeLeft:
     """Foretells how long a study still takes, from the trials that were finished while this command ran.
 
-    The rate is that of all of them since the first one began, running trials counted by their trained epochs. A
+    The rate is that of all of them since the first one began, running trials counted by the steps that are done. A
     forecast goes down with the clock, and moves slowly towards what the rate says, so that one slow trial does not make
     it jump.
     """
 
-    def __init__(self, target: int, epochs: int) -> None:
-        self._target, self._epochs = target, epochs
+    def __init__(self, target: int, steps: int) -> None:
+        self._target, self._steps = target, steps
         self._before: int | None = None  # trials finished before this command
         self._began: float | None = None
         self._most_running = 1
@@ -44,10 +44,10 @@ class TimeLeft:
         fewest = max(1, math.ceil(FEWEST_SHARE * (self._target - self._before)))
         if self._began is None or now <= self._began or done < fewest or left <= 0:
             return None
-        trained = sum(epoch / self._epochs for epoch in known_epochs(status))
-        rate = (done + trained) / (now - self._began)
+        underway = sum(step / self._steps for step in known_steps(status))
+        rate = (done + underway) / (now - self._began)
         rate *= min(1.0, left / self._most_running)  # at the end some workers have nothing to do
-        self._forecast = self._smoothed(max(0.0, left - trained) / rate, now)
+        self._forecast = self._smoothed(max(0.0, left - underway) / rate, now)
         self._foretold_at = now
         return self._forecast
 
@@ -60,12 +60,24 @@ class TimeLeft:
         return before + (seconds - before) * (1 - math.exp(-passed / memory))
 
 
-def progress_line(status: Status, target: int, epochs: int, elapsed: float, left: float | None, width: int) -> str:
-    """Returns a study's progress as one line of at most so many cells; what matters least is shortened first."""
+def progress_line(
+    status: Status,
+    target: int,
+    steps: int,
+    elapsed: float,
+    left: float | None,
+    width: int,
+    step_word: str = "epoch",
+) -> str:
+    """Returns a study's progress as one line of at most so many cells; what matters least is shortened first.
+
+    Args:
+        steps: of a trial, each a `step_word`.
+    """
     name = _cut(status.study, max(SHORTEST_NAME, width // 3))
     parts = {
         "count": [f"{progress(status.finished, target)} trials", progress(status.finished, target)],
-        "running": _running(status, epochs),
+        "running": _running(status, steps, step_word),
         "best": [],
         "failed": [f"{status.failed} failed"] if status.failed else [],
         "elapsed": [clock(elapsed)] if elapsed >= 1 else [],
@@ -89,19 +101,20 @@ def bar(status: Status, target: int, width: int) -> str:
     return "━" * filled + "─" * (width - filled)
 
 
-def known_epochs(status: Status) -> list[int]:
-    """Returns the epochs that running trials have trained, in order, of those that are known."""
-    return sorted(worker["epoch"] for worker in status.workers if worker.get("epoch"))
+def known_steps(status: Status) -> list[int]:
+    """Returns the steps that running trials have done, in order, of those that are known."""
+    return sorted(worker["step"] for worker in status.workers if worker.get("step"))
 
 
-def _running(status: Status, epochs: int) -> list[str]:
+def _running(status: Status, steps: int, step_word: str) -> list[str]:
     if not status.running:
         return [] if status.finished else ["starting"]
-    known = known_epochs(status)
+    known = known_steps(status)
     if not known:
         return [f"{status.running} running"]
-    which = ", ".join(map(str, known)) if len(known) <= LISTED_EPOCHS else f"{known[0]} to {known[-1]}"
-    return [f"{status.running} running (epoch {which} of {epochs})", f"epoch {which} of {epochs}"]
+    which = ", ".join(map(str, known)) if len(known) <= LISTED_STEPS else f"{known[0]} to {known[-1]}"
+    of_all = f"{step_word} {which} of {steps}"
+    return [f"{status.running} running ({of_all})", of_all]
 
 
 def _joined(parts: dict[str, list[str]]) -> str:

@@ -27,11 +27,12 @@ class StudyProgress:
         finished: the finished trials that were shown last.
     """
 
-    def __init__(self, console: Console, target: int, epochs: int) -> None:
+    def __init__(self, console: Console, target: int, steps: int, step_word: str = "epoch") -> None:
         self.finished = 0
-        self._console, self._target, self._epochs = console, target, epochs
+        self._console, self._target = console, target
+        self._steps, self._step_word = steps, step_word
         self._began = time.monotonic()
-        self._left = TimeLeft(target, epochs)
+        self._left = TimeLeft(target, steps)
         self._live = Live(console=console, auto_refresh=False)
         self._printed_at = -ALIVE_SECONDS
         self._printed: tuple[object, ...] = ()
@@ -56,7 +57,7 @@ class StudyProgress:
         now = time.monotonic()
         left = self._left.update(status, now)
         width = self._console.width if self._console.is_terminal else 10_000
-        line = progress_line(status, self._target, self._epochs, now - self._began, left, width)
+        line = progress_line(status, self._target, self._steps, now - self._began, left, width, self._step_word)
         if self._console.is_terminal:
             self._live.update(Text(self._with_bar(status, line), no_wrap=True, overflow="crop"), refresh=True)
             return

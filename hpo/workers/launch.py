@@ -94,7 +94,7 @@ def run_study(
         while supervisor.is_working():
             supervisor.wait(REFRESH_SECONDS)
             status = _status_of_ours(storage, plan.name, identity)
-            show(_with_epochs(status, supervisor))
+            show(_with_steps(status, supervisor))
             if _is_lowered(began, status) and status.finished >= (status.total or 0):
                 break
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
@@ -124,10 +124,10 @@ def _status_of_ours(storage: RDBStorage, name: str, identity: str) -> Status:
     return status
 
 
-def _with_epochs(status: Status, supervisor: Supervisor) -> Status:
-    """Returns a status that says of this command's own workers which epoch they have trained."""
-    known = supervisor.epochs()
-    workers = [{**one, "epoch": known.get((status.study, one["trial"]))} for one in status.workers]
+def _with_steps(status: Status, supervisor: Supervisor) -> Status:
+    """Returns a status that says of this command's own workers which step of their trials they have done."""
+    known = supervisor.steps()
+    workers = [{**one, "step": known.get((status.study, one["trial"]))} for one in status.workers]
     return replace(status, workers=workers)
 
 

@@ -55,7 +55,7 @@ class _Process:
     trial: Began | None = None
     began: float = 0.0
     crashed: Crashed | None = None
-    epoch: int | None = None
+    step: int | None = None
 
     @property
     def is_overdue(self) -> bool:
@@ -127,9 +127,9 @@ class Supervisor:
                 self._handle_exit(worker)
         return bool(self._processes)
 
-    def epochs(self) -> dict[tuple[str, int], int]:
-        """Returns how far running trials are: study, trial number -> the last epoch that a worker told of."""
-        return {(m.trial.study, m.trial.trial): m.epoch for m in self._processes if m.trial and m.epoch}
+    def steps(self) -> dict[tuple[str, int], int]:
+        """Returns how far running trials are: study, trial number -> the last step that a worker told of."""
+        return {(m.trial.study, m.trial.trial): m.step for m in self._processes if m.trial and m.step}
 
     def wait(self, seconds: float) -> None:
         """Sleeps until a worker ends, `seconds` at most; what workers say meanwhile waits, for there is much of it."""
@@ -146,9 +146,9 @@ class Supervisor:
                     worker.crashed = said
                     continue
                 if isinstance(said, StepDone):
-                    worker.epoch = said.number
+                    worker.step = said.number
                     continue
-                worker.epoch = None
+                worker.step = None
                 worker.trial, worker.began = (said if isinstance(said, Began) else None), time.monotonic()
                 if isinstance(said, Ended):
                     self._deaths = 0

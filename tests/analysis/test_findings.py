@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hpo.analysis.hardware_drift import Drift, Measurement, Repetition
+from hpo.analysis.hardware_drift import Drift, OnMachine, Repetition
 from hpo.analysis.results import Best
 from hpo.analysis.statistics import Interval
 from hpo.cli.measure.drift import drift_view
@@ -33,7 +33,7 @@ def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     assert headline == (
         "study x: 0 of 1 configuration measured, test error by recognition (mean and deviation of 1 round on digits)"
     )
-    one, other = (Measurement(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
+    one, other = (OnMachine(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
     assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "%", {}, one, repetitions))[0]
     status = Status("x", 1, 0, 0, 0, 0, 0, None, [], None, None, foreign=1)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hpo.analysis.confirmation import Confirmation, Confirmed, Contrast
-from hpo.analysis.hardware_drift import Drift, Measurement, Repetition
+from hpo.analysis.hardware_drift import Drift, OnMachine, Repetition
 from hpo.analysis.results import Best, TrialRow
 from hpo.analysis.statistics import mean_of, paired_difference
 from hpo.cli.measure.confirm import confirmation_view
@@ -110,7 +110,7 @@ def confirmed() -> list[Any]:
 
 
 def drift() -> list[Any]:
-    own = Measurement("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
+    own = OnMachine("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
     by = paired_difference(FRESH[1], FRESH[0])
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
     return drift_view(Drift("quickstart", 8, "%", PARAMS, own, repetitions))

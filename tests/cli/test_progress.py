@@ -18,10 +18,10 @@ EMPTY = Status(
 )  # fmt: skip
 
 
-def running(finished: int, *epochs: int | None, **changed: Any) -> Status:
-    workers = [{"trial": finished + i, "epoch": epoch} for i, epoch in enumerate(epochs)]
+def running(finished: int, *steps: int | None, **changed: Any) -> Status:
+    workers = [{"trial": finished + i, "step": step} for i, step in enumerate(steps)]
     best = {"trial": 3, "value": 2.314, "std": 0.4} if finished else None
-    return replace(EMPTY, complete=finished, running=len(epochs), best=best, workers=workers, **changed)
+    return replace(EMPTY, complete=finished, running=len(steps), best=best, workers=workers, **changed)
 
 
 def test_the_line_says_how_far_it_is_what_moves_and_how_long_it_takes() -> None:

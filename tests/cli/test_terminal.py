@@ -22,7 +22,7 @@ def status(finished: int, *, epoch: int | None = None, best: float | None = None
         failed=1,
         interrupted=0,
         best=None if best is None else {"trial": 3, "value": best, "std": 0.5},
-        workers=[{"trial": finished, "epoch": epoch}],
+        workers=[{"trial": finished, "step": epoch}],
         trials_per_hour=360.0,
         eta_seconds=None,
         unit="%",

@@ -204,7 +204,7 @@ def test_the_parent_is_told_of_epochs_while_a_trial_runs(created: RDBStorage, tm
 
     def show(status: Status) -> None:
         assert time.monotonic() < end
-        seen.extend(one.get("epoch") for one in status.workers)
+        seen.extend(one.get("step") for one in status.workers)
         if 1 in seen:
             (tmp_path / "GO").touch()
 

@@ -26,7 +26,7 @@ from hpo.text.formatting import count, interval, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
-    from hpo.analysis.hardware_drift import Drift, Measurement
+    from hpo.analysis.hardware_drift import Drift, OnMachine
 
 
 @click.command("drift")
@@ -86,7 +86,7 @@ def drift_view(found: Drift) -> list[Any]:
         table.add_column(heading, justify="right", rank={"95 %": 1, "rounds that differ": 2}.get(heading, 0))
     table.add_column("measured on", wraps=True)
 
-    def add(one: Measurement, by: Interval | None, what: str) -> None:
+    def add(one: OnMachine, by: Interval | None, what: str) -> None:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
         reach = (f"{by.estimate:+.2f}", interval(by.low, by.high, "+")) if by else ("", "")
@@ -110,7 +110,7 @@ def drift_view(found: Drift) -> list[Any]:
     return [headline, table, how] if others > 0 else [headline, table]
 
 
-def place(one: Measurement) -> str:
+def place(one: OnMachine) -> str:
     """Returns where a trial was measured, and by what."""
     return f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
 
@@ -118,7 +118,7 @@ def place(one: Measurement) -> str:
 def drift_json(found: Drift) -> dict[str, Any]:
     """Returns what machines make of one trial as `hpo drift --json` has it."""
 
-    def described(one: Measurement) -> dict[str, Any]:
+    def described(one: OnMachine) -> dict[str, Any]:
         return {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
 
     return {
