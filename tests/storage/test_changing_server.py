@@ -59,7 +59,7 @@ def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
             )
             wait_for(lambda: read_slots(opened, "small").finished >= 12)
             clean = ["--clean", "--if-exists", "--single-transaction", "--dbname", "studies"]
-            command = [find_binaries() / "pg_restore", *place, *clean, dump]
+            command: list[str | Path] = [find_binaries() / "pg_restore", *place, *clean, dump]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             while "deadlock detected" in done.stderr:
                 done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
