@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,20 @@ from torch import Tensor
 
 from hpo.training.batch import map_output
 
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Returns a PyTorch optimizer that does not tell `torch.compile` of its steps.
+
+    Nothing is compiled here, and to import the compiler, which the first step does, would take every worker a second.
+    """
+    unwrapped = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad")}
+    return type(kind.__name__, (kind,), {**unwrapped, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
+    "sgd": _without_compiler(torch.optim.SGD),
+    "rmsprop": _without_compiler(torch.optim.RMSprop),
+    "adam": _without_compiler(torch.optim.Adam),
 }
 
 
