@@ -92,6 +92,11 @@ def defined(table: dict[str, Any], name: str) -> StudyDefinition:
     return resolve(define_study(table, name=name), study=name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the slow tests begin first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def small_study() -> StudyDefinition:
     return defined(SMALL_STUDY, "small")

@@ -66,6 +66,7 @@ def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole.db"
 
 
+@pytest.mark.slow
 @thorough(15)
 @given(cell=st.sampled_from(CELLS), value=st.sampled_from(ODD_CELLS), everywhere=st.booleans())
 @example(cell="trial_values.value_type", value="INF_POS", everywhere=True)

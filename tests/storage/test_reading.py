@@ -177,6 +177,7 @@ def test_reading_leaves_no_file_and_changes_none(studies: Path, tmp_path: Path) 
     assert (studies / "hpo.db").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_is_written_after_reading_is_not_held_up(studies: Path, tmp_path: Path) -> None:
     (studies / "hpo.db").chmod(0o444)
     read_everything(studies, tmp_path / "out")

@@ -156,6 +156,7 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_operation_outlasts_a_writer_of_sqlite_that_is_paused(
     tmp_path: Path, small_study: StudyDefinition, monkeypatch: pytest.MonkeyPatch
 ) -> None:

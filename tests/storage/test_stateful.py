@@ -279,6 +279,7 @@ class Workers(RuleBasedStateMachine):
             return {t.name: [dict(row._mapping) for row in connection.execute(sa.select(t))] for t in TABLES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_no_order_of_events_breaks_the_budget(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     def new_url_of_kind() -> str:

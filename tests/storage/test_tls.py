@@ -46,6 +46,7 @@ def url(server: TemporaryPostgres, authority: trustme.CA, tmp_path: Path) -> str
     )
 
 
+@pytest.mark.slow
 def test_a_study_runs_over_a_verified_connection_and_its_password_shows_nowhere(url: str, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(url)
     (tmp_path / "tiny.toml").write_text(TINY)

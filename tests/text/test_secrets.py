@@ -192,6 +192,7 @@ def test_no_command_prints_a_password_of_the_environment(url: str, server: str, 
     assert clean(said)
 
 
+@pytest.mark.slow
 def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: TemporaryPostgres, tmp_path: Path) -> None:
     url = OPENING[3].replace("SERVER", server)
     (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))

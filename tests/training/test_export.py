@@ -69,6 +69,7 @@ def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.M
     assert len(names["smaller"]) == len(names["images"])
 
 
+@pytest.mark.slow
 def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "hpo"]
     subprocess.run(

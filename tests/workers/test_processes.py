@@ -159,6 +159,7 @@ def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Pat
     assert raised.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
     (tmp_path / "URL").write_text(created.url)
     with pytest.raises(WorkError, match=r"failed: .*trial_heartbeats") as raised:
