@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from hpo.kernels.jit import Array, as_array, compiled
+from hpo.kernels.stand_in import StandIn
 
 
-class Norm(nn.Module):
+class Norm(StandIn):
     """Batch norm over maps (B, C, H, W) that lie in memory with the channels last."""
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.norm = norm
+    layer: nn.BatchNorm2d
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
-        norm = self.norm
+        norm = self.layer
         if not self.training:
             return norm(maps)  # type: ignore[no-any-return]
         normalised: Tensor

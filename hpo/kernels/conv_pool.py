@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from hpo.kernels.batch_norm import keep_statistics
 from hpo.kernels.jit import Array, as_array, compiled
+from hpo.kernels.stand_in import StandIn
 
 
-class ConvolutionAndPool(nn.Module):
+class ConvolutionAndPool(StandIn):
     """A convolution of one channel, perhaps its batch norm, and a 2x2 max-pool: (B, 1, H, W) -> (B, C, h, w).
 
     Batch norm is a scale and a shift of each channel, so it goes into the convolution's weight and bias. Its mean and
@@ -27,7 +28,7 @@ class ConvolutionAndPool(nn.Module):
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
+        super().__init__(layers[0])
         self.layers = layers
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hpo.kernels.conv_pool import bias_of
 from hpo.kernels.jit import Array, compiled
+from hpo.kernels.stand_in import StandIn
 
 SIZE = 6  # of the maps that it takes
 RESULT = 4  # of the maps that it makes
@@ -152,14 +153,12 @@ def transform_back(transformed: Array, matrix: Array, maps: Array) -> None:
                             maps[n, i, j, k] += factor * half[i, r, k]
 
 
-class Convolution(nn.Module):
+class Convolution(StandIn):
     """A 3x3 convolution of maps that may be 6x6: (B, C, 6, 6) -> (B, D, 4, 4)."""
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
+    layer: nn.Conv2d
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
         if maps.shape[2:] != (SIZE, SIZE):
-            return self.convolution(maps)  # type: ignore[no-any-return]
-        return convolve(maps, self.convolution.weight, bias_of(self.convolution))
+            return self.layer(maps)  # type: ignore[no-any-return]
+        return convolve(maps, self.layer.weight, bias_of(self.layer))

@@ -72,6 +72,8 @@ class CudaGraphRounds(StackedRounds):
     by an ordinary step.
     """
 
+    way = "stacked, as a CUDA graph"
+
     def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, recorder: Recorder) -> None:
         super().__init__(networks, config, loss)
         parameters = list(self.parameters.values())

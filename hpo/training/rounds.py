@@ -7,7 +7,7 @@ stacked round computes what it would alone; a test holds all to a plain `torch.o
 
 On two x86 cores convolutions are faster looped (vmap turns them into grouped convolutions, which are slow on a CPU) and
 fused; on a GPU stacking always wins. A task may bring rounds of its own, as the digit pairs do for linear layers.
-`Trainer` chooses. docs/performance.md has the measurements.
+ways.py chooses. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from hpo.kernels.fuse import fuse
 from hpo.training.batch import Batch, batches, each, join, of_round
 from hpo.training.optimizers import TrainingConfig, in_precision, make_optimizer
 
@@ -53,9 +52,11 @@ class Rounds(Protocol):
     """R networks of one structure in training; they are moved and changed in place, or copied.
 
     Attributes:
+        way: how they are trained, for people.
         optimizers: one for each round, or one for all.
     """
 
+    way: str
     optimizers: list[torch.optim.Optimizer]
 
     @abstractmethod
@@ -76,14 +77,24 @@ class Rounds(Protocol):
 
 
 class LoopedRounds(Rounds):
-    """R networks trained one after another within each epoch, their images with the channels last."""
+    """R networks trained one after another within each epoch.
 
-    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss) -> None:
-        self.networks = [network.to(memory_format=torch.channels_last) for network in networks]
-        self.config, self._loss = config, loss
-        self.optimizers = [make_optimizer(config, list(network.parameters())) for network in self.networks]
-        fused = next(networks[0].parameters()).is_cpu and config.precision == "float32"
-        self._fused = [fuse(network) for network in self.networks] if fused else self.networks
+    Args:
+        adapt: returns what to run in a network's place, on its very parameters and buffers.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        config: TrainingConfig,
+        loss: Loss,
+        adapt: Callable[[nn.Module], nn.Module] = lambda network: network,
+        way: str = "looped",
+    ) -> None:
+        self.networks, self.config, self._loss, self.way = networks, config, loss, way
+        self._adapted = [adapt(network) for network in networks]
+        self._in_training = [False] * len(networks)
+        self.optimizers = [make_optimizer(config, list(network.parameters())) for network in networks]
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
         return torch.stack([self._step(r, of_round(batch, r)) for r in range(len(self.networks))])
@@ -108,9 +119,10 @@ class LoopedRounds(Rounds):
         return torch.stack(losses)
 
     def _step(self, r: int, batch: Batch) -> Tensor:
-        network, optimizer = self._fused[r], self.optimizers[r]
-        if not network.training:  # train() goes through all modules, which takes time
+        network, optimizer = self._adapted[r], self.optimizers[r]
+        if not self._in_training[r]:  # train() goes through all modules, which takes time; a network may have its own
             network.train()
+            self._in_training[r] = True
         loss = self._loss(self._forward(network, batch[0]), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -125,7 +137,7 @@ class LoopedRounds(Rounds):
         return [dict(network.state_dict()) for network in self.networks]
 
     def _predict(self, r: int, inputs: Tensor) -> Any:
-        network = self._fused[r].eval()
+        network, self._in_training[r] = self._adapted[r].eval(), False
         # In batches that stay in the cache: all 1 000 pairs at once took four times as long (cnn_bn, one core).
         return join([self._forward(network, part) for part in torch.split(inputs, self.config.batch_size)], torch.cat)
 
@@ -140,6 +152,7 @@ class StackedRounds(Rounds):
         parameters, buffers: name -> (R, ...).
     """
 
+    way = "stacked"
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
@@ -147,19 +160,25 @@ class StackedRounds(Rounds):
         self.rounds, self.structure = len(networks), networks[0]
         self.parameters, self.buffers = stack_module_state(list(networks))
         self.config = config
-        self._losses: Loss = vmap(loss)
+        self._in_training = False
+        self._losses: Loss = vmap(loss, randomness="different")
         self.optimizers = [make_optimizer(config, self.parameters.values())]
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
         (optimizer,) = self.optimizers
-        if not self.structure.training:
+        if not self._in_training:
             self.structure.train()
-        losses = self._losses(self._forward(batch[0]), batch)  # (R,)
+            self._in_training = True
+        losses = self.losses(batch)
         optimizer.zero_grad()
         # No parameter belongs to two rounds, so the sum gives each its own gradient.
         losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return losses.detach()
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Returns every round's loss on its batch, (R, B, ...) each -> (R,), to be differentiated."""
+        return self._losses(self._forward(batch[0]), batch)
 
     def train_epoch(self, data: Batch, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         total = torch.zeros(self.rounds, dtype=data[0].dtype, device=data[0].device)
@@ -172,6 +191,7 @@ class StackedRounds(Rounds):
     @torch.inference_mode()
     def predict(self, inputs: Tensor) -> Any:  # noqa: D102
         self.structure.eval()
+        self._in_training = False
         return self._forward(inputs)
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
@@ -182,7 +202,7 @@ class StackedRounds(Rounds):
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Any:
             return functional_call(self.structure, (parameters, buffers), (inputs,))
 
-        forward = vmap(one)
+        forward = vmap(one, randomness="different")  # dropout draws for each round
         return in_precision(
             self.config.precision, lambda: forward(self.parameters, self.buffers, inputs), inputs.device
         )

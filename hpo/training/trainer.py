@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from hpo.errors import RequestError
 from hpo.study.definition import Training
 from hpo.study.task import Measurement, Metric, Params, Round
-from hpo.training.batch import Batch, stack, tensors_of, to_device
-from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
+from hpo.training.batch import Batch, each, stack, tensors_of, to_device
 from hpo.training.device import CPU, describe_device, find_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.network_task import NetworkTask, Split, named_in
 from hpo.training.optimizers import TrainingConfig
-from hpo.training.rounds import GradientNorms, LoopedRounds, Loss, Rounds, StackedRounds
+from hpo.training.rounds import GradientNorms, Loss, Rounds
+from hpo.training.ways import make_rounds
+
+EXAMPLES = 16  # of each round, on which ways of training are tried
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Trainer:
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
         """Returns fresh networks of a configuration, each seeded by its round."""
-        return self._make_rounds(params, [one.seed("weights") for one in rounds], captured=not self._keeps_norms)
+        return self._make_rounds(params, rounds, "weights", captured=not self._keeps_norms)
 
     def train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Trains prepared networks on their rounds' data, and yields after every epoch."""
@@ -108,7 +109,7 @@ class Trainer:
             watch: goes through the rates one by one, as a progress bar does.
         """
         known = {**params, "learning_rate": float(rates[0])}
-        networks = self._make_rounds(known, [one.seed("range test weights") for one in rounds], captured=False)
+        networks = self._make_rounds(known, rounds, "range test weights", captured=False)
         shuffles = [one.seed("range test shuffle") for one in rounds]
         return run_range_test(networks, self.data(rounds).train, rates, self.training.batch_size, shuffles, watch)
 
@@ -138,7 +139,7 @@ class Trainer:
     def _keeps_norms(self) -> bool:
         return "gradient_norms" in self._keep
 
-    def _make_rounds(self, params: Params, seeds: Sequence[int], *, captured: bool) -> Rounds:
+    def _make_rounds(self, params: Params, rounds: Sequence[Round], stream: str, *, captured: bool) -> Rounds:
         build = partial(self.task.network, **named_in(self.task.network, params))
         config = TrainingConfig(
             epochs=self.training.epochs,
@@ -147,6 +148,7 @@ class Trainer:
             learning_rate=float(params["learning_rate"]),
             precision=self.training.precision,
         )
+        seeds = [one.seed(stream) for one in rounds]
         networks = [network.to(self._device, self._dtype) for network in build_networks(build, seeds)]
         fast_rounds = getattr(self.task, "fast_rounds", None)
         if fast_rounds is not None and self._stacked is not False:
@@ -154,7 +156,8 @@ class Trainer:
             if fast is not None:
                 return fast
         loss: Loss = partial(self.task.loss, **named_in(self.task.loss, params, skip=2))
-        return make_rounds(networks, config, loss, self._device, stacked=self._stacked, captured=captured)
+        example = each(self.data(rounds).train, lambda tensor: tensor[:, :EXAMPLES])
+        return make_rounds(networks, config, loss, example, stacked=self._stacked, captured=captured)
 
     def _errors(self, output: Any, test: Batch) -> tuple[dict[str, list[float]], list[int]]:
         """Returns metric -> (R,), and the rounds with an output that is not finite."""
@@ -216,40 +219,6 @@ def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list
             torch.manual_seed(seed)
             networks.append(build())
     return networks
-
-
-def make_rounds(
-    networks: Sequence[nn.Module],
-    config: TrainingConfig,
-    loss: Loss,
-    device: torch.device,
-    *,
-    stacked: bool | None = None,
-    captured: bool = True,
-) -> Rounds:
-    """Returns networks, already on the device, in training.
-
-    Args:
-        stacked: which of the two ways; None chooses the faster.
-        captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
-            the gradients.
-    """
-    if stacked is None:
-        stacked = device.type != "cpu" or _is_linear(networks[0])
-    if not stacked:
-        return LoopedRounds(networks, config, loss)
-    if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
-        # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
-        raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
-    if captured and device.type == "cuda":
-        return CudaGraphRounds(networks, config, loss, CudaRecorder(device))
-    return StackedRounds(networks, config, loss)
-
-
-def _is_linear(network: nn.Module) -> bool:
-    """Says whether all that a network learns are linear layers, which even a CPU trains faster stacked."""
-    learning = (module for module in network.modules() if list(module.parameters(recurse=False)))
-    return all(type(module) is nn.Linear for module in learning)
 
 
 def _means(examples: Tensor, worst: float) -> list[float]:

@@ -16,7 +16,8 @@ from hpo.training.batch import of_round, to_device
 from hpo.training.cuda_graph import EAGER_STEPS, CudaGraphRounds, Recorder
 from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
-from hpo.training.trainer import build_networks, make_rounds
+from hpo.training.trainer import build_networks
+from hpo.training.ways import fused, make_rounds
 
 SEEDS = [1, 2, 3]
 TASK = DigitPairs(dataset="digits", main_weight=0.8, auxiliary_weight=0.2)
@@ -76,7 +77,7 @@ def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
 
     orders = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     shuffles = [torch.stack([torch.randperm(200, generator=g) for g in orders]) for _ in range(how.epochs)]
-    ways: list[Rounds] = [StackedRounds(fresh(), how, loss), LoopedRounds(fresh(), how, loss)]
+    ways: list[Rounds] = [StackedRounds(fresh(), how, loss), LoopedRounds(fresh(), how, loss, fused)]
     if architecture == "fnn":
         ways.append(MLPRounds(fresh(), how, (0.8, 0.2) if auxiliary_loss else (1.0, 0.0)))
     plain_networks = fresh()
@@ -138,7 +139,7 @@ def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tupl
     how = config(optimizer, 0.003, batch_size=30)
     pairs, test = (to_device(part, device) for part in digit_pairs)
     captured, ordinary = (
-        make_rounds([n.to(device) for n in make_networks("cnn_bn")], how, loss_of(), device, captured=way)
+        make_rounds([n.to(device) for n in make_networks("cnn_bn")], how, loss_of(), test, captured=way)
         for way in (True, False)
     )
     assert isinstance(captured, CudaGraphRounds)

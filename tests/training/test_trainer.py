@@ -160,7 +160,7 @@ def test_fused_layers_agree_in_float32_within_what_rounding_makes(
     """15 rounds, paired: the interval of the mean difference of test errors holds zero."""
     rounds, measured = [Round(number, 5) for number in range(15)], task(train_pairs=300, test_pairs=300)
     fused = measure(params(architecture), rounds, measured=measured)[-1].errors["recognition"]
-    monkeypatch.setattr("hpo.training.rounds.fuse", lambda network: network)
+    monkeypatch.setattr("hpo.training.ways.fuse", lambda network: network)
     plain = measure(params(architecture), rounds, measured=measured)[-1].errors["recognition"]
     assert fused != plain  # or the plain networks were not plain
     assert paired_difference(fused, plain).holds(0)

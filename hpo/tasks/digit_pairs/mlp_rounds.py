@@ -44,6 +44,8 @@ class MLPRounds(Rounds):
         weights: of the comparison's loss and of the digits', as in `DigitPairs.loss`.
     """
 
+    way = "stacked, by loops of the task's own"
+
     def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, weights: tuple[float, float]) -> None:
         self.config, self._weights = config, weights
         self._towers, self._head = _parts(networks[0])

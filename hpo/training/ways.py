@@ -1,0 +1,159 @@
+"""Chooses how the rounds of a configuration are trained together, and finds out by trying what a network allows.
+
+A network may do with its layers what it likes, as look at a weight or branch on its data. So before layers are
+replaced, or rounds are stacked, both ways are tried on a few examples, and must come to the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hpo.errors import RequestError
+from hpo.kernels.fuse import fuse
+from hpo.training.batch import Batch, each, of_round, tensors_of
+from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
+from hpo.training.optimizers import TrainingConfig
+from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
+
+ROUNDING = 1e-3  # of the largest number, in float32: batch norm of few examples makes much of it
+
+
+def make_rounds(
+    networks: Sequence[nn.Module],
+    config: TrainingConfig,
+    loss: Loss,
+    example: Batch,
+    *,
+    stacked: bool | None = None,
+    captured: bool = True,
+) -> Rounds:
+    """Returns networks, already on their device, in training.
+
+    Args:
+        example: a few examples of each round, (R, N, ...).
+        stacked: which of the two ways; None chooses the faster that the network allows.
+        captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
+            the gradients.
+
+    Raises:
+        RequestError: where the precision is not for such networks.
+    """
+    device = example[0].device
+    fault = None
+    if stacked is None:
+        stacked = device.type != "cpu" or _is_linear(networks[0])
+        fault = stacking_fault(networks, config, loss, example) if stacked else None
+    if fault or not stacked:
+        way = f"looped, for it cannot be stacked: {fault}" if fault else "looped"
+        return _loop(networks, config, loss, example, way)
+    if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
+        # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
+        raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
+    if captured and device.type == "cuda":
+        return CudaGraphRounds(networks, config, loss, CudaRecorder(device))
+    return StackedRounds(networks, config, loss)
+
+
+def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch) -> str | None:
+    """Returns why networks cannot be trained stacked, in a line; None where they can.
+
+    A step must be possible; and without what is random, losses and gradients must be those of each network alone.
+    """
+    two = each(example, lambda tensor: tensor[[0, -1]])
+    try:
+        chosen = [copy.deepcopy(networks[r]) for r in (0, -1)]
+        alone = [_losses_and_gradients(network.eval(), loss, of_round(two, r)) for r, network in enumerate(chosen)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*performance drop.*")  # an operation that vmap runs in a loop
+            rounds = StackedRounds(copy.deepcopy(chosen), config, loss)
+            rounds.structure.eval()
+            losses = rounds.losses(two)
+            gradients = _gradients(losses.sum(), rounds.parameters.values())
+            with torch.random.fork_rng(devices=[]):
+                StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
+    except Exception as error:  # whatever vmap makes of what somebody wrote
+        return str(error).partition("\n")[0] or type(error).__name__
+    together = [[losses[r : r + 1], *(gradient[r] for gradient in gradients)] for r in range(2)]
+    same = all(_is_close(ours, theirs) for ours, theirs in zip(alone, together, strict=True))
+    return None if same else "it computes something else then"
+
+
+def _losses_and_gradients(network: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
+    """Returns a network's loss, (1,), and the gradients of its parameters."""
+    value = loss(network(batch[0]), batch)
+    return [value.reshape(1), *_gradients(value, network.parameters())]
+
+
+def _gradients(value: Tensor, parameters: Iterable[Tensor]) -> Sequence[Tensor]:
+    """Returns a value's gradients by the parameters that are trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
+
+
+def _loop(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch, way: str) -> Rounds:
+    """Returns looped rounds: their layers fused and their images with the channels last, as far as that can be."""
+    can_fuse = example[0].is_cpu and config.precision == "float32"
+    for adapt in (fused, channels_last) if can_fuse else (channels_last,):
+        if _computes_the_same(networks[0], adapt, example):
+            return LoopedRounds(networks, config, loss, adapt, f"{way}, layers fused" if adapt is fused else way)
+    return LoopedRounds(networks, config, loss, way=way)
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """Returns a network with its layers fused, its images with the channels last."""
+    return fuse(channels_last(network))
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Returns a network whose images have their channels last in memory, which convolutions on a CPU like better."""
+    return network.to(memory_format=torch.channels_last)
+
+
+def _is_linear(network: nn.Module) -> bool:
+    """Says whether all that a network learns are linear layers, which even a CPU trains faster stacked."""
+    learning = (module for module in network.modules() if list(module.parameters(recurse=False)))
+    return all(type(module) is nn.Linear for module in learning)
+
+
+def _computes_the_same(network: nn.Module, adapt: Callable[[nn.Module], nn.Module], example: Batch) -> bool:
+    """Says whether an adapted network computes what the network does: tried on copies, in training and after it."""
+    try:
+        expected = _outcome(copy.deepcopy(network), None, example[0][0])
+        other = copy.deepcopy(network)
+        found = _outcome(adapt(other), other, example[0][0])
+    except Exception:  # it cannot be copied, or makes something else of other layers; its own faults show in training
+        return False
+    return all(_is_close(*both) for both in zip(expected, found, strict=True))
+
+
+def _outcome(network: nn.Module, shared: nn.Module | None, inputs: Tensor) -> list[list[Tensor]]:
+    """Returns what a network gives, its gradients, and its buffers, after a batch and one look without training.
+
+    Args:
+        shared: the network whose parameters and buffers it has; None where they are its own.
+    """
+    owner = shared or network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # as dropout may ask for
+        trained = tensors_of(network.train()(inputs))
+    objective = torch.stack([tensor.sin().mean() for tensor in trained if tensor.requires_grad]).sum()
+    gradients = _gradients(objective, owner.parameters())
+    with torch.no_grad():
+        then = tensors_of(network.eval()(inputs))
+    return [[*trained, *then], list(gradients), list(owner.buffers())]
+
+
+def _is_close(expected: list[Tensor], found: list[Tensor]) -> bool:
+    """Says whether tensors differ by no more than rounding makes of the largest number among them."""
+    groups = (expected, found)
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return False
+    flat = [torch.zeros(1, dtype=torch.double)]  # not empty
+    ours, theirs = (torch.cat([*flat, *(one.detach().double().cpu().flatten() for one in group)]) for group in groups)
+    tolerance = ROUNDING * ours.nan_to_num(0, 0, 0).abs().max().item()
+    return torch.allclose(ours, theirs, rtol=0.0, atol=tolerance, equal_nan=True)

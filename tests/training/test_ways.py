@@ -1,0 +1,288 @@
+"""Whatever a network does with its layers, it is trained as its author's plain loop would train it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, prune, weight_norm
+
+from hpo.kernels.stand_in import StandIn
+from hpo.training.batch import Batch
+from hpo.training.optimizers import TrainingConfig
+from hpo.training.rounds import LoopedRounds, Rounds, StackedRounds
+from hpo.training.trainer import build_networks
+from hpo.training.ways import make_rounds
+
+HOW = TrainingConfig(epochs=1, batch_size=10, optimizer="sgd", learning_rate=0.05)
+SEEDS = (1, 2, 3)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is standardised before it is used."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(images, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Net(nn.Module):
+    """Convolutions of the shapes that would be fused, and a linear layer; tests change something about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.ReLU())
+        self.second = nn.Conv2d(4, 5, 3)
+        self.norm = nn.BatchNorm2d(5)
+        self.last = nn.Linear(80, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = torch.relu(self.norm(self.second(self.first(images))))
+        return self.last(maps.flatten(1))  # type: ignore[no-any-return]
+
+
+class Subclass(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = Standardised(4, 5, 3)
+
+
+class FirstIsSubclass(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first[0] = Standardised(1, 4, 3)
+
+
+class Hooked(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.register_forward_hook(lambda layer, given, made: 3 * made)
+
+
+class HookedBefore(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.register_forward_pre_hook(lambda layer, given: (given[0].abs(),))
+
+
+class HookedWithin(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first[2].register_forward_hook(lambda layer, given, made: made.clamp(max=0.1))
+
+
+class HookedBackwards(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.register_full_backward_hook(lambda layer, theirs, ours: (-theirs[0],))  # type: ignore[index]
+
+
+class Parametrized(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        parametrizations.weight_norm(self.second)
+        parametrizations.spectral_norm(self.first[0])
+
+
+class OldWeightNorm(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            weight_norm(self.second)
+
+
+class Pruned(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        prune.l1_unstructured(self.second, "weight", 0.5)  # type: ignore[no-untyped-call]
+
+
+class ReadsWeights(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * self.norm.weight.mean() + self.second.weight.square().mean()
+
+
+class ReadsSettings(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.second.out_channels == self.norm.num_features == 5
+        assert self.first[0].kernel_size == (3, 3)
+        return super().forward(images)
+
+
+class LooksInBetween(Net):
+    """Takes what each layer of a sequence makes, as for skip connections."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = []
+        for layer in self.first:
+            images = layer(images)
+            seen.append(images.mean())
+        logits: Tensor = self.last(torch.relu(self.norm(self.second(images))).flatten(1))
+        return logits + torch.stack(seen[1:]).sum()
+
+
+class Views(Net):
+    """As tutorials have it; what a convolution makes with its channels last has no such view."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.second(self.first(images)))
+        return self.last(torch.relu(maps).view(-1, 80))  # type: ignore[no-any-return]
+
+
+class Frozen(Net):
+    """Keeps its first batch norm at its running statistics, also in training."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.first[1].eval()
+        return self
+
+
+class Untrained(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.requires_grad_(False)
+
+
+class OwnForward(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        plain = self.second.forward
+        self.second.forward = lambda images: 2 * plain(images)  # type: ignore[method-assign, assignment]
+
+
+class Tied(Net):
+    """One layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.third = nn.Conv2d(5, 5, 1)
+        self.again = self.norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.again(self.third(self.norm(self.second(self.first(images)))))
+        return self.last(torch.relu(maps).flatten(1))  # type: ignore[no-any-return]
+
+
+def plain_loop(network: nn.Module, batch: Batch, tests: Tensor, steps: int) -> tuple[list[float], Tensor]:
+    """Trains one network as its author would; returns the losses, and what it makes of the test examples."""
+    optimizer, losses = torch.optim.SGD(network.parameters(), lr=HOW.learning_rate), []
+    network.train()
+    for _ in range(steps):
+        loss = functional.cross_entropy(network(batch[0]), batch[1])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        return losses, network.eval()(tests)
+
+
+def loss(output: Tensor, batch: Batch) -> Tensor:
+    return functional.cross_entropy(output, batch[1])
+
+
+def data(*shape: int) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(len(SEEDS), 10, *shape, generator=draw, dtype=torch.float64),
+        torch.randint(3, (len(SEEDS), 10), generator=draw),
+    )
+
+
+def trained(build: Callable[[], nn.Module], batch: Batch, *, stacked: bool | None = None, steps: int = 6) -> Rounds:
+    """Trains three rounds in the way that is chosen, and compares each with its author's plain loop."""
+    rounds = make_rounds([one.double() for one in build_networks(build, SEEDS)], HOW, loss, batch, stacked=stacked)
+    losses = torch.stack([rounds.step(batch) for _ in range(steps)], dim=1)
+    outputs = rounds.predict(batch[0])
+    for r, network in enumerate(build_networks(build, SEEDS)):
+        expected, output = plain_loop(network.double(), (batch[0][r], batch[1][r]), batch[0][r], steps)
+        torch.testing.assert_close(losses[r].tolist(), expected, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(outputs[r], output, rtol=1e-8, atol=1e-8)
+    return rounds
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Net, Subclass, FirstIsSubclass, Hooked, HookedBefore, HookedWithin, HookedBackwards, Parametrized),
+        *(OldWeightNorm, Pruned, ReadsWeights, ReadsSettings, LooksInBetween, Views, Frozen, Untrained, OwnForward),
+        Tied,
+    ],
+)
+def test_whatever_a_network_does_with_its_layers_it_is_trained_as_a_plain_loop_trains_it(kind: type[Net]) -> None:
+    rounds = trained(kind, data(1, 14, 14))
+    assert isinstance(rounds, LoopedRounds)
+    replaced = [module for module in rounds._adapted[0].modules() if isinstance(module, StandIn)]
+    assert bool(replaced) == (kind not in {Views, LooksInBetween, Frozen, OldWeightNorm, Pruned})
+
+
+class Linear(nn.Module):
+    """Linear layers alone, which are stacked on a CPU too; tests change something about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(7, 5), nn.Linear(5, 3)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.between(torch.tanh(self.first(inputs))))  # type: ignore[no-any-return]
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class AsksForANumber(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden / hidden.abs().max().item()
+
+
+class Branches(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden if hidden.mean() > 0 else 2 * hidden
+
+
+class WritesInPlace(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        means = torch.zeros(5, dtype=hidden.dtype)
+        means += hidden.mean(0)
+        return hidden - means
+
+
+class NoBatch(Linear):
+    """Looks at the other examples of its batch."""
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden - hidden.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [Linear, NoBatch])
+def test_linear_layers_are_stacked(kind: type[Linear]) -> None:
+    assert isinstance(trained(kind, data(7)), StackedRounds)
+
+
+@pytest.mark.parametrize("kind", [AsksForANumber, Branches, WritesInPlace])
+def test_what_cannot_be_stacked_is_looped_and_it_is_said_why(kind: type[Linear]) -> None:
+    rounds = trained(kind, data(7))
+    assert isinstance(rounds, LoopedRounds)
+    assert rounds.way.startswith("looped, for it cannot be stacked: ")
+
+
+def test_dropout_draws_for_each_round_when_it_is_stacked() -> None:
+    class Drops(Linear):
+        def between(self, hidden: Tensor) -> Tensor:
+            return self.dropout(hidden)  # type: ignore[no-any-return]
+
+    networks = build_networks(Drops, (1, 1))
+    batch = tuple(tensor[[0, 0]] for tensor in data(7))
+    rounds = make_rounds([one.double() for one in networks], HOW, loss, batch)
+    assert isinstance(rounds, StackedRounds)
+    first = rounds.step(batch)
+    assert first[0] != first[1]  # the same networks, on the same data
+    once, again = (rounds.predict(batch[0]) for _ in range(2))
+    assert torch.equal(once, again)
