@@ -27,6 +27,7 @@ from hpo.storage.backends import open_storage
 from hpo.storage.postgresql import AdvisoryLock
 from hpo.storage.studies import create_study
 from hpo.study.catalog import load_study
+from hpo.study.loading import light_card
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
 from tests.chaos.network import Link
@@ -77,7 +78,7 @@ def _databases(server: TemporaryPostgres, number: int) -> tuple[str, str]:
     _, definition = load_study("cnn")
     first = server.create_database(f"ours{number}")
     opened = open_storage(first, create=True)
-    create_study(opened, "cnn", first_attributes("cnn", definition), 10**9)
+    create_study(opened, "cnn", first_attributes(definition, light_card(definition)), 10**9)
     fill(opened, "cnn", definition, FINISHED)
     opened.engine.dispose()
     return first, server.create_database(f"plain{number}", template=f"ours{number}")

@@ -23,7 +23,9 @@ from hpo.storage.queries import read_trials
 from hpo.storage.studies import create_study
 from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.loading import light_card
 from hpo.workers.launch import first_attributes, run_study
 from hpo.workers.plan import Plan
 from hpo.workers.samplers import Slot, make_pruner, make_sampler
@@ -33,9 +35,9 @@ WORKERS = 64
 TRIALS_EACH = 10
 
 
-def make_objective(definition: StudyDefinition, device: str, folder: Path) -> Objective:
+def make_objective(definition: StudyDefinition, device: str, sources: Sources) -> Objective:
     """Returns the objective, once every worker is there."""
-    meet(folder)
+    meet(sources.data)
     return Objective(definition, batch_writes)
 
 
@@ -76,12 +78,17 @@ def main() -> None:
     url = server.create_database("ours")
     with tempfile.TemporaryDirectory() as folder:
         opened = open_storage(url, create=True)
-        create_study(opened, "cnn", first_attributes("cnn", definition), count)
+        create_study(
+            opened,
+            "cnn",
+            first_attributes(definition, light_card(definition)),
+            count,
+        )
         run_study(
             opened,
             Plan("cnn", definition, count),
             devices=["cpu"] * WORKERS,
-            data_folder=Path(folder),
+            sources=Sources(Path(folder)),
             show=lambda status: None,
             make_objective="benchmarks.many_workers:make_objective",
         )

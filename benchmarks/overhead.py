@@ -29,6 +29,7 @@ from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
 from hpo.study.definition import StudyDefinition, Training
+from hpo.study.loading import light_card
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import first_attributes
@@ -127,7 +128,12 @@ def main() -> None:
             for kind in ("SQLite", "PostgreSQL"):
                 url = f"sqlite:///{folder}/{count}.db" if kind == "SQLite" else server.create_database(f"n{count}")
                 opened = open_storage(url, create=True)
-                create_study(opened, "cnn", first_attributes("cnn", definition), 10**9)
+                create_study(
+                    opened,
+                    "cnn",
+                    first_attributes(definition, light_card(definition)),
+                    10**9,
+                )
                 fill(opened, "cnn", definition, count)
                 opened.engine.dispose()
                 if kind == "SQLite":

@@ -19,6 +19,7 @@ from benchmarks.many_trials import fill
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
 from hpo.study.catalog import load_study
+from hpo.study.loading import light_card
 from hpo.workers.launch import first_attributes
 from tests.postgres import TemporaryPostgres
 
@@ -57,7 +58,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, url in (("SQLite", f"sqlite:///{folder}/many.db"), ("PostgreSQL", server.create_database("many"))):
             opened = open_storage(url, create=True)
-            create_study(opened, "cnn", first_attributes("cnn", definition), 2 * TRIALS)
+            create_study(
+                opened,
+                "cnn",
+                first_attributes(definition, light_card(definition)),
+                2 * TRIALS,
+            )
             fill(opened, "cnn", definition, TRIALS)
             plain = RDBStorage(opened.engine.url.render_as_string(hide_password=False))
             every = [f"{reading_seconds(one):.2f}" for one in (opened, plain)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from hpo.study.catalog import load_study
 from hpo.study.definition import Training
-from hpo.study.loading import make_task
+from hpo.study.loading import load_task
 from hpo.study.task import Round, Value
 from hpo.tasks.datasets import data_folder
 from hpo.tasks.digit_pairs.task import DigitPairs
@@ -23,7 +23,7 @@ def final_params(architecture: str) -> dict[str, Value]:
 def cnn_task() -> tuple[DigitPairs, Training]:
     """Returns the task of the cnn study, its data at hand, and how its networks are trained."""
     _, definition = load_study("cnn")
-    task: DigitPairs = make_task(definition, study="cnn")
+    task: DigitPairs = load_task(definition, study="cnn").task
     task.prepare(data_folder())
     assert definition.training is not None  # a study of networks has one
     return task, definition.training

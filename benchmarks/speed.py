@@ -44,8 +44,9 @@ from benchmarks.report_a import cnn_task, final_params
 from hpo.provenance import cpu_name, versions
 from hpo.storage.queries import read_trials
 from hpo.study.catalog import load_study
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.loading import resolve
+from hpo.study.resolving import resolve
 from hpo.tasks.datasets import data_folder
 from hpo.workers.devices import assign_devices
 from hpo.workers.launch import begin, run_study
@@ -96,8 +97,8 @@ def time_ours(architecture: str, devices: list[str], rounds: range, **changes: A
     plan = Plan("speed", study_of(architecture, trials, rounds, changes), trials)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        storage = begin(f"sqlite:///{folder}/speed.db", plan, data_folder())
-        run_study(storage, plan, devices=devices, data_folder=data_folder(), show=lambda _: None)
+        storage = begin(f"sqlite:///{folder}/speed.db", plan, Sources(data_folder()))
+        run_study(storage, plan, devices=devices, sources=Sources(data_folder()), show=lambda _: None)
         done = read_trials(storage, "speed")
     ends: dict[int, list[float]] = {}
     for trial in done:

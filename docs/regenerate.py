@@ -32,7 +32,7 @@ RELIABILITY = ROOT / "docs" / "reliability.md"
 REPRODUCTION = ROOT / "docs" / "reproduction.md"
 CHAOS = re.compile(r"(?<=<!-- chaos -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
-CONTENT = ("models", "studies", "benchmarks")  # beside the program itself
+CONTENT = ("examples", "models", "studies", "benchmarks")  # beside the program itself
 
 
 def regenerate(text: str) -> str:

@@ -36,7 +36,7 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     return [flatten(row, first_round) for row in read_rows(opened, study)]
 
 
-def load_network(file: str | Path, number: int | None = None) -> nn.Module:
+def load_network(file: str | Path, number: int | None = None, code: str | Path | None = None) -> nn.Module:
     """Returns a network that `hpo export` has written, in evaluation mode, on the CPU.
 
     It takes inputs as the data has them. That of the digit pairs maps pairs of images (B, 2, 14, 14), pixels as the
@@ -46,6 +46,7 @@ def load_network(file: str | Path, number: int | None = None) -> nn.Module:
     Args:
         file: the `.safetensors` file.
         number: of the round whose network it is to be; the first in the file unless given.
+        code: the folder of the file that defines the network, where that is your own; naming it lets it be imported.
 
     Raises:
         hpo.errors.RequestError: where the file is not there, is another, or lacks that round.
@@ -54,4 +55,4 @@ def load_network(file: str | Path, number: int | None = None) -> nn.Module:
 
     from hpo.training.export import load_network
 
-    return load_network(Path(file), number)
+    return load_network(Path(file), number, None if code is None else Path(code))

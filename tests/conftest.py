@@ -23,8 +23,10 @@ from optuna.storages._rdb.storage import _VersionManager as VersionManager
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
 from hpo.study.card import Card
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.loading import make_card, resolve
+from hpo.study.loading import light_card
+from hpo.study.resolving import resolve
 from hpo.study.task import Round
 from hpo.tasks.digit_pairs.pairs import Pairs, draw_round
 from hpo.training.batch import stack
@@ -178,7 +180,7 @@ def create(
     opened: RDBStorage, name: str, definition: StudyDefinition, target: int, data_folder: Path = Path()
 ) -> RDBStorage:
     """Creates a study, and returns the storage."""
-    return begin(opened.url, Plan(name, definition, target), data_folder)
+    return begin(opened.url, Plan(name, definition, target), Sources(data_folder))
 
 
 def work(
@@ -190,7 +192,7 @@ def work(
     make: MakeObjective = stubs.quick,
 ) -> None:
     """Brings studies to their trials, in this process; without training unless told how."""
-    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", data_folder=folder)
+    told = Assignment(url=opened.url, studies=studies, target=target, device="cpu", sources=Sources(folder))
     run_worker(told, make, Stop(), lambda said: None)
 
 
@@ -204,7 +206,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0, pause_secon
 
 def card_of(definition: StudyDefinition) -> Card:
     """Returns the card of a study."""
-    return make_card(definition, study="x")
+    return light_card(definition)
 
 
 CARD = card_of(defined(SMALL_STUDY, "small"))

@@ -18,20 +18,22 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from optuna.storages import RDBStorage
 
 from hpo.cli.main import COMMANDS, main
 from hpo.report import figures
 from hpo.report import html as page
 from hpo.workers import launch as optimize
+from hpo.workers.checking import check_study
 from hpo.workers.evaluate import Stop
-from hpo.workers.messages import GaveUp
+from hpo.workers.messages import Assignment, Check, Checked, GaveUp
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
 
@@ -58,10 +60,16 @@ class Alone(Supervisor):
 
     def __enter__(self) -> Supervisor:
         self._lock.__enter__()
-        module, _, function = self._assignment.make_objective.partition(":")
-        told = replace(self._assignment, device=self._devices[0])
-        run_worker(told, getattr(importlib.import_module(module), function), Stop(), self._note)
         return self
+
+    def check_study(self, order: Check, show: Callable[[str], None]) -> Checked:
+        return check_study(order, show)
+
+    def assign(self, storage: RDBStorage, assignment: Assignment) -> None:
+        self._assignment = assignment
+        module, _, function = assignment.make_objective.partition(":")
+        told = replace(assignment, device=self._devices[0])
+        run_worker(told, getattr(importlib.import_module(module), function), Stop(), self._note)
 
     def _note(self, said: Any) -> None:
         if isinstance(said, GaveUp):

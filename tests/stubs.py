@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.samplers import suggest
 
@@ -36,19 +37,19 @@ class Stub:
         return value
 
 
-def quick(definition: StudyDefinition, device: str, folder: Path) -> Stub:
-    return Stub(definition, folder, lambda trial, folder: None)
+def quick(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
+    return Stub(definition, sources.data, lambda trial, folder: None)
 
 
-def pruned_every_third(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def pruned_every_third(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     def act(trial: optuna.Trial, folder: Path) -> None:
         if trial.number % 3 == 2:
             raise optuna.TrialPruned
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def waits_for_three(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def waits_for_three(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     """No trial ends before three worker processes have begun one."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
@@ -56,10 +57,10 @@ def waits_for_three(definition: StudyDefinition, device: str, folder: Path) -> S
         while len(list(folder.glob("worker-*"))) < 3:
             time.sleep(0.02)
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def drops_a_table(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def drops_a_table(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     """Damages the database, which then fails the worker when it starts its next trial."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
@@ -68,10 +69,10 @@ def drops_a_table(definition: StudyDefinition, device: str, folder: Path) -> Stu
             connection.execute(sa.text("drop table trial_heartbeats"))
         engine.dispose()
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def sleeps_until_told(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def sleeps_until_told(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     """Leaves a file STARTED-number, then sleeps until a file GO is there."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
@@ -79,59 +80,59 @@ def sleeps_until_told(definition: StudyDefinition, device: str, folder: Path) ->
         while not (folder / "GO").exists():
             time.sleep(0.02)
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def fails_always(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def fails_always(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     def act(trial: optuna.Trial, folder: Path) -> None:
-        raise ArithmeticError("the numbers ran out")
+        raise ArithmeticError(f"the numbers ran out at {trial.number}")
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def fails_twice(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def fails_twice(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     def act(trial: optuna.Trial, folder: Path) -> None:
         if trial.number < 2:
             raise ArithmeticError("the numbers ran out")
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def killed_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def killed_once(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     """The first trial kills its own process, as the kernel does when memory runs out."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
         if trial.number == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def killed_always(definition: StudyDefinition, device: str, folder: Path) -> Stub:
-    return Stub(definition, folder, lambda trial, folder: os.kill(os.getpid(), signal.SIGKILL))
+def killed_always(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
+    return Stub(definition, sources.data, lambda trial, folder: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def fails_where_broken(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def fails_where_broken(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     """Fails in a study with the title 'broken', and nowhere else."""
 
     def act(trial: optuna.Trial, folder: Path) -> None:
         if definition.title == "broken":
             raise ArithmeticError("the numbers ran out")
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def hangs_once(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def hangs_once(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     def act(trial: optuna.Trial, folder: Path) -> None:
         if trial.number == 1:
             time.sleep(3600)
 
-    return Stub(definition, folder, act)
+    return Stub(definition, sources.data, act)
 
 
-def takes_a_moment(definition: StudyDefinition, device: str, folder: Path) -> Stub:
-    return Stub(definition, folder, lambda trial, folder: time.sleep(0.1))
+def takes_a_moment(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
+    return Stub(definition, sources.data, lambda trial, folder: time.sleep(0.1))
 
 
-def cannot_be_made(definition: StudyDefinition, device: str, folder: Path) -> Stub:
+def cannot_be_made(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     raise ArithmeticError("the numbers ran out\nand more")

@@ -34,7 +34,7 @@ HOMES = {
     "torch": {"kernels", "training", "tasks"},
     "numba": {"kernels"},
     "optuna": {"storage", "workers", "analysis", "report", "dashboard"},
-    "torchvision": set(),  # only the program that downloads MNIST, in hpo/tasks/datasets.py, imports it
+    "torchvision": {"tasks"},
     "safetensors": {"training"},
     "sqlalchemy": {"storage"},
     "optuna_dashboard": {"dashboard"},
@@ -172,7 +172,8 @@ DRAWN = {"hpo.cli.columns", "hpo.cli.terminal", "hpo.cli.measure.lr_curve"}  # i
 
 STEMS = {module.rpartition(".")[2]: file for module, file in FILES.items()}
 OTHERS = {"torch", "nn", "optuna", "hpo", "pandas"}
-NAMES = {file.name for folder in ("hpo", "models", "benchmarks") for file in Path(folder).rglob("*.py")} | {"signal.py"}
+FOLDERS_OF_FILES = ("hpo", "models", "benchmarks", "examples")
+NAMES = {file.name for folder in FOLDERS_OF_FILES for file in Path(folder).rglob("*.py")} | {"signal.py"}
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -27,9 +27,9 @@ from hpo.errors import RequestError, UnknownName
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
-from hpo.study.definition import StudyDefinition, define_study, derived_table
-from hpo.study.loading import resolve
+from hpo.study.definition import StudyDefinition, derived_table
 from hpo.study.repetition import identity_of
+from hpo.study.resolving import resolve_derived
 from hpo.study.schema import Table
 from hpo.text.names import free_name
 
@@ -158,7 +158,7 @@ def define_confirmation(
         "trials": [trial.number for trial in best],
         "searched": [trial.value for trial in best],
     }
-    defined = resolve(define_study(table, name=f"{study}-confirm"), study=study)
+    defined = resolve_derived(table, study=study)
     ours = own_studies(storage)
 
     def is_same(name: str) -> bool:
@@ -217,8 +217,10 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
         confirmed.append(
             Confirmed(number, trial.params, searched, errors, mean_of(errors).within(metric.low, metric.high))
         )
-    pairs, width = list(pairwise(confirmed)), metric.high - metric.low
-    differences = [paired_difference(second.errors, first.errors).within(-width, width) for first, second in pairs]
+    pairs = list(pairwise(confirmed))
+    differences = [
+        paired_difference(second.errors, first.errors).within(*metric.differences) for first, second in pairs
+    ]
     corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
     return Confirmation(
         study=confirms.study,

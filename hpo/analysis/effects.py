@@ -137,8 +137,7 @@ def _difference(pairs: Sequence[_Pair], metric: MetricCard) -> Interval:
         [fmean(round_) for round_ in zip(*(entry.errors[metric.name] for entry in side), strict=True)]
         for side in zip(*pairs, strict=True)
     )
-    width = metric.high - metric.low
-    return paired_difference(after, before).within(-width, width)
+    return paired_difference(after, before).within(*metric.differences)
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:

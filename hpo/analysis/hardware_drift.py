@@ -26,8 +26,8 @@ from hpo.errors import RequestError
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
-from hpo.study.definition import StudyDefinition, define_study, derived_table
-from hpo.study.loading import resolve
+from hpo.study.definition import StudyDefinition, derived_table
+from hpo.study.resolving import resolve_derived
 from hpo.text.names import free_name
 
 REPEATS = "repeats"  # the attribute of a repetition that says which trial it repeats, and where
@@ -116,7 +116,7 @@ def define_repetition(
 
     here = f"-drift-{host}-{device.replace(':', '')}"  # or two machines that begin together would make one study
     name = free_name(study, here, study_names(storage), is_unfinished)
-    return name, resolve(define_study(table, name=name), study=study), repeats
+    return name, resolve_derived(table, study=study), repeats
 
 
 def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
@@ -135,8 +135,9 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
     metric = read_card(storage, study).metric
-    width = metric.high - metric.low
-    differences = [paired_difference(other.errors, measured[0].errors).within(-width, width) for other in measured[1:]]
+    differences = [
+        paired_difference(other.errors, measured[0].errors).within(*metric.differences) for other in measured[1:]
+    ]
     repetitions = [Repetition(first, None) for first in measured[:1]] + [
         Repetition(other, replace(difference, p_value=p_value))
         for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)

@@ -35,11 +35,13 @@ class Interval:
     standard_error: float | None = None
     p_value: float | None = None
 
-    def within(self, lowest: float, highest: float) -> Interval:
-        """Returns the interval without what lies outside what can be, as an error below 0 or above 100 %."""
+    def within(self, lowest: float | None, highest: float | None) -> Interval:
+        """Returns the interval without what lies outside what can be, as an error below 0; None is no bound."""
         if self.low is None or self.high is None:
             return self
-        return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
+        low = self.low if lowest is None else max(lowest, self.low)
+        high = self.high if highest is None else min(highest, self.high)
+        return replace(self, low=low, high=high)
 
     def holds(self, value: float) -> bool:
         """Says whether the value could be the true one."""

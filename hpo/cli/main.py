@@ -27,6 +27,7 @@ from hpo.text.secrets import remember_secrets, show_url
 
 COMMANDS = {  # name -> the file and the function
     "optimize": ("measure/optimize.py", "optimize"),
+    "check": ("measure/check.py", "check"),
     "confirm": ("measure/confirm.py", "confirm"),
     "drift": ("measure/drift.py", "drift_"),
     "worker": ("measure/worker.py", "worker"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,8 +17,13 @@ from hpo import limits
 from hpo.cli.arguments import File, Folder, WholeNumber
 from hpo.storage.url import DEFAULT, FILE, URL, find_url
 
+if TYPE_CHECKING:
+    from hpo.study.code import Sources
+
 ROUNDS = WholeNumber(1, limits.ROUNDS)
 TRIAL = WholeNumber(0, limits.TRIAL_NUMBER)
+
+ALLOW = "HPO_ALLOW"  # the environment variable; patterns with blanks in between
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,6 +91,51 @@ def data_option(command: Command) -> Command:
         metavar="DIR",
         help="The folder of datasets.  [default: $HPO_DATA, else the cache folder]",
     )(command)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was said of where data and code are.
+
+    Attributes:
+        code: the folder of code; None where it was not said.
+        allowed: patterns of code that may be opened though a database asks for it.
+    """
+
+    data: Path | None
+    code: Path | None
+    allowed: tuple[str, ...]
+
+    def sources(self) -> Sources:
+        """Returns where data and code are, for a study that the storage has."""
+        from hpo.study.code import Sources
+        from hpo.tasks.datasets import data_folder
+
+        return Sources(data_folder(self.data), self.code or Path(), self.allowed)
+
+
+def sources_options(command: Command) -> Command:
+    """`--data DIR`, `--code DIR` and `--allow PATTERN`, as `given`."""
+
+    @data_option
+    @click.option(
+        "--code",
+        type=Folder(),
+        metavar="DIR",
+        help="Below it are the files of code that studies name.  [default: the study file's folder, else this one]",
+    )
+    @click.option(
+        "--allow",
+        metavar="PATTERN",
+        multiple=True,
+        help=f"Open such code though a database asks for it, as 'forest.py:*'; ${ALLOW} too. Can be repeated.",
+    )
+    @wraps(command)
+    def resolved(*arguments: Any, data: Path | None, code: Path | None, allow: tuple[str, ...], **settings: Any) -> Any:
+        allowed = (*allow, *os.environ.get(ALLOW, "").split())
+        return command(*arguments, given=Given(data, code, allowed), **settings)
+
+    return resolved  # type: ignore[return-value]
 
 
 def dataset_option(command: Command) -> Command:

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo.signals import stop_on_signals
 from hpo.text.commands import this_command
 from hpo.text.formatting import count
 from hpo.text.output import say
 
+if TYPE_CHECKING:
+    from hpo.study.code import Sources
+    from hpo.workers.messages import Checked
 
-def run_trials(opened: Any, plan: Any, devices: list[str], data_folder: Path, *more: str) -> None:
+
+def run_trials(
+    opened: Any, plan: Any, devices: list[str], sources: Any, *more: str, supervisor: Any | None = None
+) -> None:
     """Brings a study to its trials, showing how far it is.
 
     Args:
         more: what this command needs besides, to go on after an interruption.
+        supervisor: the one whose workers wait for orders already, if any.
     """
     from hpo.cli.console import Console
     from hpo.cli.terminal import StudyProgress
     from hpo.workers.launch import run_study
 
-    progress = StudyProgress(Console(stderr=True), plan.target, plan.definition.steps)
+    definition = plan.definition
+    progress = StudyProgress(Console(stderr=True), plan.target, definition.steps or 1, definition.step_word)
     try:
         with progress:
             run_study(
                 opened,
                 plan,
                 devices=devices,
-                data_folder=data_folder,
+                sources=sources,
                 show=progress.show,
                 meanwhile=lambda: _note(opened, plan.name),
+                supervisor=supervisor,
             )
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         say(
@@ -39,6 +47,21 @@ def run_trials(opened: Any, plan: Any, devices: list[str], data_folder: Path, *m
             err=True,
         )
         raise
+
+
+def checked_by(supervisor: Any, wanted: Any, device: str, sources: Sources) -> Checked:
+    """Lets the first worker check a study, saying on a terminal what it does."""
+    from hpo.cli.console import Console
+    from hpo.workers.messages import Check
+
+    console = Console(stderr=True)
+    order = Check(wanted.name, wanted.definition, device, sources)
+    if not console.is_terminal:
+        silent: Checked = supervisor.check_study(order, lambda doing: None)
+        return silent
+    with console.status("") as status:
+        watched: Checked = supervisor.check_study(order, lambda doing: status.update(f"checking the study: {doing}"))
+        return watched
 
 
 def begin_work() -> None:
@@ -55,7 +78,7 @@ def begin_work() -> None:
 
 
 def serve_studies(
-    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], data_folder: Path, exit_when_done: bool
+    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], sources: Any, exit_when_done: bool
 ) -> None:
     """Lets workers serve studies, all or those of these names, and shows how far they are.
 
@@ -73,7 +96,7 @@ def serve_studies(
                 opened,
                 studies,
                 devices=devices,
-                data_folder=data_folder,
+                sources=sources,
                 exit_when_done=exit_when_done,
                 show=lambda statuses: watch.show(statuses_view(statuses)),
                 meanwhile=lambda study: _note(opened, study),

@@ -12,7 +12,7 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.space import Choices, Parameter
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown
-from hpo.text.formatting import count, text_of
+from hpo.text.formatting import count, rounds_on, text_of
 from hpo.text.markdown import code_span, markdown_table
 
 
@@ -47,7 +47,7 @@ def study_note(name: str, definition: StudyDefinition, card: Card) -> str:
             f"# {escape_markdown(definition.title)}",
             f"{what}:",
             markdown_table(rows),
-            f"**A trial** measures {count(protocol.rounds, 'round')} of {escape_markdown(card.dataset)}, each with "
+            f"**A trial** measures {rounds_on(protocol.rounds, escape_markdown(card.dataset), word='of')}, each with "
             f"random streams of its own, from seed {protocol.seed}. {trained}All trials share the rounds.",
             f"**Its value** is the mean {escape_markdown(card.metric.axis_title)} of the rounds"
             f"{': ' if card.metric.description else ''}{escape_markdown(card.metric.description)}. Intermediate values "

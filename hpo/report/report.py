@@ -18,7 +18,7 @@ from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
 from hpo.study.space import short_name
 from hpo.text.commands import command
-from hpo.text.formatting import count, interval, spread
+from hpo.text.formatting import count, interval, rounds_on, spread
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _headline(
 ) -> list[str]:
     best, metric = _ranked(trials)[0], card.metric
     lowest = (
-        f"Lowest {metric.title}: {_error(best, metric.unit)} over {count(definition.protocol.rounds, 'round')} on "
-        f"{card.dataset}, trial {best.number}: {_name(best, definition)}."
+        f"Lowest {metric.title}: {_error(best, metric.unit)} over "
+        f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:

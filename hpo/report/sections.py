@@ -164,14 +164,16 @@ def _importances(importances: dict[str, float]) -> Section:
 
 
 def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
-    if definition.pruner.name == "none":
+    steps, word = definition.steps, definition.step_word
+    if definition.pruner.name == "none" or steps is None:
         return
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    spent = sum(_epochs(trial, definition) for trial in finished)
-    whole = definition.steps * len(finished)
+    spent = sum(_steps(trial, steps) for trial in finished)
+    whole = steps * len(finished)
+    done = "trained" if definition.training else "taken"
     text = [
         f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "
-        f"all epochs were trained, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
+        f"all {word}s were {done}, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
     ]
     yield Section("pruning", "Pruning", text)
 
@@ -205,7 +207,7 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         row = [entry.label, spread(published.mean, published.std), _error(trial)]
         by = difference_of_means(
             trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
-        ).within(metric.low - metric.high, metric.high - metric.low)
+        ).within(*metric.differences)
         rows.append([*row, f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"])
     if len(rows) > 1:
         what = metric.axis_title.capitalize()
@@ -222,7 +224,12 @@ def _environment(
     search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
     rows = [
         ["", ""],
-        ["dataset", f"{card.dataset} (SHA-256 {card.data_sha256[:12]}…)"],
+        *([["dataset", f"{card.dataset} (SHA-256 {card.data_sha256[:12]}…)"]] if card.dataset else []),
+        *(
+            [["code", ", ".join(f"{path} (SHA-256 {sha[:12]}…)" for path, sha in card.code.items())]]
+            if card.code
+            else []
+        ),
         ["task", ", ".join([definition.task.name, *(f"{name} = {text_of(settings[name])}" for name in settings)])],
     ]
     if training:
@@ -252,10 +259,10 @@ def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
     return sum(trial.state is state for trial in trials)
 
 
-def _epochs(trial: StoredTrial, definition: StudyDefinition) -> int:
-    """Returns how many epochs a finished trial was trained."""
+def _steps(trial: StoredTrial, steps: int) -> int:
+    """Returns how many of its steps a finished trial has done."""
     if trial.state is TrialState.COMPLETE:
-        return definition.steps
+        return steps
     return max(map(int, trial.attributes.get("errors_by_step") or {0: 0}))
 
 

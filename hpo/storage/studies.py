@@ -165,6 +165,11 @@ def read_card(storage: RDBStorage, study: str) -> Card:
     return parse_card(_attributes_of_ours(storage, study)["card"], study=study)
 
 
+def derived_card(storage: RDBStorage, study: str) -> Card:
+    """Returns the card of a study that measures another's trials again."""
+    return read_card(storage, study).model_copy(update={"at_chance": {}})
+
+
 def _attributes_of_ours(storage: RDBStorage, study: str) -> dict[str, Any]:
     attributes = own_attributes(storage, study)
     if attributes is None:

@@ -23,14 +23,21 @@ class MetricCard(Table):
     title: str
     description: str
     unit: str
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    maximize: bool = False
     resolution: float | None
 
     @property
     def axis_title(self) -> str:
         """What stands at an axis: `test error (%)`."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def differences(self) -> tuple[float | None, float | None]:
+        """What a difference of two can be, at least and at most; None for no bound."""
+        width = None if self.low is None or self.high is None else self.high - self.low
+        return (None, None) if width is None else (-width, width)
 
     @property
     def smallest(self) -> float | None:
@@ -43,9 +50,10 @@ class Card(Table):
 
     Attributes:
         metrics: all that it measures, the objective first.
-        parameters: name -> who takes it: `network`, `loss` or `training`.
-        dataset: what it measures on, in a word or two.
+        parameters: name -> who takes it: `network`, `loss` or `training`, or `function`.
+        dataset: what it measures on, in a word or two; empty where it is the code's affair.
         data_sha256: the hash of that.
+        code: path or module -> SHA-256 of each file that was imported for it, but for what is shipped with hpo.
         conditions: name -> the values that others must have for a parameter to be there.
         at_chance: label of a listed trial -> the metrics that no loss trains in its configuration.
     """
@@ -53,8 +61,9 @@ class Card(Table):
     metrics: Annotated[tuple[MetricCard, ...], Field(strict=False, min_length=1)]
     parameters: dict[str, str]
     conditions: dict[str, When] = {}
-    dataset: str
-    data_sha256: str
+    dataset: str = ""
+    data_sha256: str = ""
+    code: dict[str, str] = {}
     at_chance: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = {}
 
     @property

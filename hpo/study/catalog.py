@@ -10,7 +10,8 @@ from pathlib import Path
 import hpo
 from hpo.errors import RequestError, UnknownName
 from hpo.study.definition import StudyDefinition, define_study, read_study
-from hpo.study.loading import resolve
+from hpo.study.loading import is_light
+from hpo.study.resolving import resolve
 from hpo.text.names import derived_name
 
 
@@ -31,10 +32,10 @@ def name_of(name_or_file: str) -> str:
     return path.stem if path.suffix == ".toml" else name_or_file
 
 
-def load_study(
+def find_study(
     name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
-) -> tuple[str, StudyDefinition]:
-    """Returns a study's name and definition, found by name or by path, as its task understands it.
+) -> tuple[str, StudyDefinition, Path]:
+    """Returns a study's name, definition and file, found by name or by path; resolved where its task is light.
 
     With another dataset or number of rounds than the file's it is a study of its own, NAME-DATASET or NAME-N-rounds.
 
@@ -51,7 +52,7 @@ def load_study(
             raise UnknownName("study", name_or_file, known, hint=hint)
         path = known[name_or_file]
     name = name_of(name_or_file)
-    definition = resolve(read_study(path), study=name)
+    definition = _resolved(read_study(path), name)
     for table, key, value in (("task", "dataset", dataset), ("protocol", "rounds", rounds)):
         changed = definition.model_dump(mode="json")
         if value is None or value == changed[table].get(key):
@@ -60,8 +61,19 @@ def load_study(
             raise RequestError(f"--{key} is not for study {name!r}: its task has no {key}")
         changed[table][key] = value
         name = derived_name(name, f"-{value}" if key == "dataset" else f"-{value}-rounds")
-        definition = resolve(define_study(changed, name=name), study=name)
-    return name, definition
+        definition = _resolved(define_study(changed, name=name), name)
+    return name, definition, path.resolve()
+
+
+def load_study(
+    name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
+) -> tuple[str, StudyDefinition]:
+    """Returns a study's name and definition, as `find_study` does."""
+    return find_study(name_or_file, dataset=dataset, rounds=rounds)[:2]
+
+
+def _resolved(definition: StudyDefinition, name: str) -> StudyDefinition:
+    return resolve(definition, study=name) if is_light(definition, study=name) else definition
 
 
 def shipped(kind: str) -> Path:

@@ -23,7 +23,6 @@ from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
 from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, space_of
 from hpo.study.task import Round
 from hpo.text.files import NotUtf8, read_text
-from hpo.text.formatting import count
 
 FORMAT: Literal[1] = 1
 
@@ -171,18 +170,9 @@ class StudyDefinition(Table):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
         check_conditions(self.space)
-        self._check_pruner()
+        if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
+            raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self
-
-    def _check_pruner(self) -> None:
-        training = self.training or Training()
-        needed = {"none": 0, "power_law": 2}.get(self.pruner.name, 1)
-        asked = sum(epoch < training.epochs for epoch in set(training.evaluate_at))
-        if asked < needed:
-            raise ValueError(
-                f"training.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner "
-                f"{self.pruner.name!r} has nothing to go by, but is {shown(training.evaluate_at)}"
-            )
 
     @property
     def rounds(self) -> list[Round]:
@@ -190,9 +180,18 @@ class StudyDefinition(Table):
         return [Round(number, self.protocol.seed) for number in self.protocol.round_numbers]
 
     @property
-    def steps(self) -> int:
-        """The last step of a trial: how many epochs its networks are trained, or 1."""
-        return self.training.epochs if self.training else 1
+    def steps(self) -> int | None:
+        """The last step of a trial: how many epochs networks are trained, or what the task's settings say.
+
+        None where they say nothing.
+        """
+        steps = self.training.epochs if self.training else self.task.settings.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def step_word(self) -> str:
+        """What a step is called."""
+        return "epoch" if self.training else "step"
 
     @property
     def search_space(self) -> dict[str, Parameter]:

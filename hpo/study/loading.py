@@ -1,185 +1,274 @@
-"""Asks a study's task what the study may say, and opens it for work.
+"""Finds a study's task by its name, and asks it what there is to know of it.
 
-Tasks come after this folder in the order of imports, and training after that, so both are imported by their names, and
-only where they are needed: nothing here imports torch before a task is opened.
+This is the one place that knows of every kind of task: those that hpo brings, which are imported when they are asked
+for, and code that a study names (code.py).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from hpo.errors import StudyError, UnknownName, suggestion
+from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.study.card import Card, MetricCard
-from hpo.study.definition import TRAINED_BY, Entry, StudyDefinition, Training, define_study
-from hpo.study.schema import explain, shown
-from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, When
-from hpo.study.task import Metric, Task, Value
+from hpo.study.code import NOWHERE, Reference, Sources, code_hashes, explain_code, load, parse_reference
+from hpo.study.definition import TRAINED_BY, StudyDefinition
+from hpo.study.schema import explain
+from hpo.study.task import Measurement, Metric, Params, Round, Task
 
-NEEDED = inspect.Parameter.empty  # in place of a default
-SHIPPED = {"digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs"}
+SHIPPED = {
+    "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
+    "classification": "hpo.tasks.classification:Classification",
+    "regression": "hpo.tasks.regression:Regression",
+}
+NETWORK_TASK = ("network", "loss", "data", "errors")  # the functions of one
 
 
-def make_task(definition: StudyDefinition, *, study: str) -> Any:
+class LoadedTask:
+    """A study's task, and what it says of itself; what it leaves out has a default here.
+
+    Attributes:
+        task: what the name stands for: a `NetworkTask`, or a `Task`.
+        settings: the keywords that it was made with, defaults filled in as far as they are known.
+        references: the code that it is made of, besides what hpo brings.
+        metrics: what it measures, the objective first.
+        rules: parameter -> the type of its values, as pydantic checks it; those of a function's keywords come from
+            their annotations.
+        conditions: parameter -> the values that others must have for it to be there; elsewhere it has no effect.
+        dataset, data_sha256: see `Card`.
+    """
+
+    def __init__(self, task: Any, settings: Mapping[str, Any], references: Sequence[Reference]) -> None:
+        self.task, self.settings, self.references = task, dict(settings), tuple(references)
+        self.metrics: Sequence[Metric] = tuple(getattr(task, "metrics", None) or (Metric(),))
+        self.rules: Mapping[str, Any] = getattr(task, "rules", {})
+        self.conditions: Mapping[str, Mapping[str, Any]] = getattr(task, "conditions", {})
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains networks, as `[training]` says."""
+        return all(hasattr(self.task, name) for name in NETWORK_TASK)
+
+    @property
+    def dataset(self) -> str:
+        """What it measures on, in a word or two."""
+        return str(getattr(self.task, "dataset", ""))
+
+    @property
+    def data_sha256(self) -> str:
+        """The hash of that, once `prepare` was called."""
+        return str(getattr(self.task, "data_sha256", ""))
+
+    @property
+    def example(self) -> Params:
+        """A configuration to begin with, but for its training: what it says itself, else the values of its space."""
+        return dict(getattr(self.task, "example", {}))
+
+    def keywords(self) -> dict[str, tuple[str, inspect.Parameter]]:
+        """Returns what its networks and losses are made of: keyword -> who takes it, and how; nothing of a function's.
+
+        Raises:
+            ValueError: where their signatures cannot be read.
+        """
+        found: dict[str, tuple[str, inspect.Parameter]] = {}
+        for taker, skip in (("network", 0), ("loss", 2)) if self.trains else ():
+            for name, keyword in _signature(getattr(self.task, taker), taker, skip).items():
+                if name in found or name in TRAINED_BY:
+                    raise ValueError(
+                        f"{name} is a keyword of its {taker}, and of its {found.get(name, ('training',))[0]}"
+                    )
+                found[name] = taker, keyword
+        return found
+
+    def prepare(self, data_folder: Any) -> None:
+        """Lets it make sure of its data, as by downloading it."""
+        if hasattr(self.task, "prepare"):
+            self.task.prepare(data_folder)
+
+    def check(self, training: Any) -> None:
+        """Lets it check how its networks are to be trained.
+
+        Raises:
+            ValueError: where that cannot be.
+        """
+        if hasattr(self.task, "check"):
+            self.task.check(training)
+
+    def untrained(self, params: Params) -> Sequence[str]:
+        """Returns the metrics that nothing trains in a configuration, so that they are at chance level."""
+        return self.task.untrained(params) if hasattr(self.task, "untrained") else ()
+
+
+def _signature(function: Callable[..., Any], taker: str, skip: int) -> dict[str, inspect.Parameter]:
+    """Returns the keywords of a function, without its first `skip` arguments.
+
+    Raises:
+        ValueError: where they cannot be read.
+    """
+    try:
+        keywords = list(inspect.signature(function, eval_str=True).parameters.values())[skip:]
+    except NameError:  # of an annotation
+        keywords = list(inspect.signature(function).parameters.values())[skip:]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"what its {taker} takes cannot be read: {error}") from error
+    only_by_place = [keyword.name for keyword in keywords if keyword.kind is keyword.POSITIONAL_ONLY]
+    if only_by_place:
+        raise ValueError(f"its {taker} takes {only_by_place[0]!r} by place alone, so no parameter can be it")
+    return {one.name: one for one in keywords if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+
+
+def task_reference(definition: StudyDefinition, *, study: str) -> Reference | None:
+    """Returns the code that a study's task is, None where it is shipped.
+
+    Raises:
+        StudyError: where the name is neither.
+    """
+    name = definition.task.name
+    try:
+        reference = parse_reference(name)
+    except ValueError as error:
+        raise StudyError(f"study {study!r}: task.name: {error}") from error
+    if reference is None and name not in SHIPPED:
+        raise UnknownName("task", name, SHIPPED, where=f"study {study!r}: ")
+    return reference
+
+
+def is_light(definition: StudyDefinition, *, study: str) -> bool:
+    """Says whether a study can be understood without anybody's code, and without its data.
+
+    So any process may do so: one that supervises, or reads. Others are understood in a process of their own.
+    """
+    return task_reference(definition, study=study) is None and not hasattr(_shipped(definition), "configure")
+
+
+class _Opened:
+    """A task that trains no networks, with what it may leave out."""
+
+    def __init__(self, loaded: LoadedTask, device: str) -> None:
+        self.metrics, self._task = loaded.metrics, loaded.task
+        self.device = str(getattr(loaded.task, "device", "") or device)
+
+    def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        """Measures a configuration, as the task does."""
+        yield from self._task.measure(params, rounds)
+
+
+def load_task(definition: StudyDefinition, *, study: str, sources: Sources = NOWHERE) -> LoadedTask:
     """Returns a study's task, with the settings that the study has for it; `study` stands in the error.
 
     Raises:
-        UnknownName: where there is no such task.
-        StudyError: where a setting breaks a rule.
+        RequestError: where there is no such task, it may not be opened, or a setting breaks a rule.
     """
-    name = definition.task.name
-    if name not in SHIPPED:
-        raise UnknownName("task", name, SHIPPED, where=f"study {study!r}: ")
+    reference = task_reference(definition, study=study)
+    settings = definition.task.settings
     try:
-        return _import(SHIPPED[name]).model_validate(definition.task.settings)
+        if reference is None:
+            return _load_shipped(definition, sources)
+        return _load_code(reference, settings, sources)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: {explain(error, within='task')}") from error
+    except (StudyError, ValueError) as error:
+        raise StudyError(f"study {study!r}: task: {error}") from error
 
 
-def resolve(definition: StudyDefinition, *, study: str) -> StudyDefinition:
-    """Returns a study as its task understands it: every default filled in, every condition said, or what is wrong.
+def _shipped(definition: StudyDefinition) -> Any:
+    module, _, name = SHIPPED[definition.task.name].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load_shipped(definition: StudyDefinition, sources: Sources) -> LoadedTask:
+    kind, settings = _shipped(definition), definition.task.settings
+    if not hasattr(kind, "configure"):
+        made = kind.model_validate(settings)
+        return LoadedTask(made, made.model_dump(mode="json"), ())
+    made, resolved, references = kind.configure(settings, sources)
+    return LoadedTask(made, resolved, references)
+
+
+def _load_code(reference: Reference, settings: Mapping[str, Any], sources: Sources) -> LoadedTask:
+    """Returns the task that code is: a function, a class with the functions of a task, or an object with them."""
+    named = load(reference, sources)
+    if inspect.isclass(named):
+        _check_shape(named, reference)
+        named = _make(named, settings, reference)
+    elif not callable(named) or hasattr(named, "measure"):
+        _check_shape(named, reference)
+        if settings:
+            raise StudyError(f"{reference} is no class, so it takes no settings, but is given {', '.join(settings)}")
+    else:
+        function: Any = importlib.import_module("hpo.tasks.function").Function
+        named, settings = function.of(named, settings, str(reference))
+    return LoadedTask(named, settings, (reference,))
+
+
+def load_builder(definition: StudyDefinition, given: Mapping[str, Any], sources: Sources) -> Callable[..., Any]:
+    """Returns what builds a study's networks, without the study's data: `given` is what it knew of them.
 
     Raises:
-        RequestError: that names the first thing which is wrong.
+        RequestError: where that is code which may not be opened, or no task needs it.
     """
-    task = make_task(definition, study=study)
-    parameters = _Parameters(task, study)
-    metrics = {metric.name: metric for metric in task.metrics}
-    metric = definition.protocol.metric or next(iter(metrics))
-    if metric not in metrics:
-        _refuse(study, f"protocol.metric must be one of {', '.join(map(repr, metrics))}, but is {metric!r}")
-    for entry in definition.trial:
-        _check_published(entry, metrics[metric], study)
-    training = definition.training or Training()
-    try:
-        task.check(training)
-    except ValueError as error:
-        raise StudyError(f"study {study!r}: {error}") from error
-    table = {
-        **definition.model_dump(mode="json"),
-        "task": {"name": definition.task.name, **task.model_dump(mode="json")},
-        "training": training.model_dump(mode="json"),
-        "protocol": {**definition.protocol.model_dump(mode="json"), "metric": metric},
-        "space": parameters.check_space(definition.space) if definition.space else {},
-        "trial": [entry.model_dump(mode="json") for entry in map(parameters.check_trial, definition.trial)],
-    }
-    return define_study(table, name=study)
+    kind: Any = _shipped(definition) if definition.task.name in SHIPPED else None
+    if not hasattr(kind, "rebuild"):
+        raise StudyError(f"task {definition.task.name!r} builds no networks from what it knew of its data")
+    build: Callable[..., Any] = kind.rebuild(definition.task.settings, given, sources)
+    return build
 
 
-class _Parameters:
-    """What a task's parameters are: who takes them, by what rule, and where they are there at all."""
-
-    def __init__(self, task: Any, study: str) -> None:
-        self._study = study
-        self.takers = _takers(task)
-        self._rules: Mapping[str, TypeAdapter[Any]] = {
-            name: TypeAdapter(rule, config=ConfigDict(strict=True, allow_inf_nan=False))
-            for name, rule in {**TRAINED_BY, **task.rules}.items()
-        }
-        self._conditions: Mapping[str, When] = task.conditions
-        self._needed = [name for name, (_, default) in self.takers.items() if default is NEEDED]
-        self._defaults = {
-            name: default for name, (_, default) in self.takers.items() if default is not NEEDED and default is not None
-        }
-
-    def check_space(self, space: Mapping[str, Parameter]) -> dict[str, Any]:
-        """Returns a space with all conditions, its numbers as its parameters take them."""
-        if missing := [name for name in self._needed if name not in space]:
-            example = f"a fixed value will do, as in {missing[0]} = …"
-            _refuse(self._study, f"space lacks {', '.join(missing)}; {example}")
-        return {name: self._check(name, parameter).model_dump(mode="json") for name, parameter in space.items()}
-
-    def check_trial(self, entry: Entry) -> Entry:
-        """Returns a listed trial, its values as its parameters take them."""
-        where = f"trial {entry.label!r}"
-        if missing := [name for name in self._needed if name not in entry.params]:
-            _refuse(self._study, f"{where} lacks {', '.join(missing)}")
-        params = {
-            name: value
-            if (name, value) == (LEARNING_RATE, RANGE_TEST)
-            else self._value(f"{where}: {name}", name, value)
-            for name, value in entry.params.items()
-        }
-        for name, when in self._conditions.items():
-            for key, wanted in when.items() if name in params else ():
-                if params.get(key) != wanted:
-                    _refuse(self._study, f"{where}: {name} is there only where {key} is {shown(wanted)}")
-        defaults = {name: value for name, value in self._defaults.items() if name not in params}
-        for name, value in defaults.items():
-            if all(params.get(key) == wanted for key, wanted in self._conditions.get(name, {}).items()):
-                params[name] = value
-        return entry.model_copy(update={"params": params})
-
-    def _check(self, name: str, parameter: Parameter) -> Parameter:
-        values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
-        if parameter.when and name in self._needed:
-            _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
-        when = {**self._conditions.get(name, {}), **parameter.when}
-        for key, wanted in self._conditions.get(name, {}).items():
-            if when[key] != wanted:
-                _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {shown(wanted)}")
-        if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
-            if parameter.step != 1:
-                _refuse(self._study, f"space.{name} is no whole number, so it can have no 'step'")
-            return FloatRange(low=values[0], high=values[1], log=parameter.log, when=when)
-        changed = {"choices": values} if not isinstance(parameter, FloatRange | IntRange) else {}
-        return parameter.model_copy(update={"when": when, **changed})
-
-    def _value(self, where: str, name: str, value: Value) -> Any:
-        if name not in self.takers:
-            _refuse(self._study, f"{where}: no parameter has this name; {suggestion(name, self.takers)}")
-        try:
-            return self._rules[name].validate_python(value)
-        except ValidationError as error:
-            hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
-            raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
-
-
-def parameters_of(task: Any) -> dict[str, str]:
-    """Returns the parameters of a task by name: who takes each, `network`, `loss` or `training`."""
-    return {name: taker for name, (taker, _) in _takers(task).items()}
-
-
-def _check_published(entry: Entry, metric: Metric, study: str) -> None:
-    """Makes sure that a published figure is one of the metric's."""
-    if entry.published is None:
+def _check_shape(named: Any, reference: Reference) -> None:
+    """Makes sure, before any of it is called, that a class or an object is a task."""
+    if hasattr(named, "measure") or all(hasattr(named, name) for name in NETWORK_TASK):
         return
-    for key, value, low, high in (
-        ("mean", entry.published.mean, metric.low, metric.high),
-        ("std", entry.published.std, 0.0, metric.high - metric.low),
-    ):
-        if not low <= value <= high:
-            where = f"trial {entry.label!r}: published.{key}"
-            _refuse(study, f"{where} must be between {low:g} and {high:g}, but is {shown(value)}")
+    there = [name for name in NETWORK_TASK if hasattr(named, name)]
+    missing = [name for name in NETWORK_TASK if name not in there]
+    raise StudyError(
+        f"{reference} is no task: it is no function (params, seed), has no measure, and "
+        + (f"lacks {', '.join(missing)}" if there else f"none of {', '.join(NETWORK_TASK)}")
+    )
 
 
-def _takers(task: Any) -> dict[str, tuple[str, Any]]:
-    """Returns the parameters by name: who takes each, and its default, or NEEDED."""
-    found: dict[str, tuple[str, Any]] = {}
-    for taker, function, skip in (("network", task.network, 0), ("loss", task.loss, 2)):
-        for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
-            found[name] = taker, parameter.default
-    return found | {name: ("training", NEEDED) for name in TRAINED_BY}
+def _make(kind: type[Any], settings: Mapping[str, Any], reference: Reference) -> Any:
+    try:
+        inspect.signature(kind).bind(**settings)
+    except TypeError as error:
+        raise StudyError(f"{reference}: {error}") from error
+    except ValueError:
+        pass  # its signature cannot be read; calling it will tell
+    try:
+        return kind(**settings)
+    except Exception as error:
+        raise StudyError(f"{reference} cannot be made: {explain_code(error)}") from error
 
 
-def make_card(definition: StudyDefinition, *, study: str) -> Card:
-    """Returns the card of a study that is resolved."""
-    task = make_task(definition, study=study)
+def make_card(definition: StudyDefinition, loaded: LoadedTask, sources: Sources = NOWHERE) -> Card:
+    """Returns the card of a study that is resolved, its data prepared."""
     objective = definition.protocol.metric
     return Card(
-        metrics=tuple(map(_metric_card, sorted(task.metrics, key=lambda metric: metric.name != objective))),
-        parameters=parameters_of(task),
-        conditions={name: dict(when) for name, when in task.conditions.items()},
-        dataset=task.dataset,
-        data_sha256=task.data_sha256,
-        at_chance={entry.label: tuple(names) for entry in definition.trial if (names := task.untrained(entry.params))},
+        metrics=tuple(map(_metric_card, sorted(loaded.metrics, key=lambda metric: metric.name != objective))),
+        parameters={name: _taker(name, loaded) for name in definition.parameters},
+        conditions={name: dict(when) for name, when in loaded.conditions.items()},
+        dataset=loaded.dataset,
+        data_sha256=loaded.data_sha256,
+        code=code_hashes(loaded.references, sources) if loaded.references else {},
+        at_chance={
+            entry.label: tuple(names) for entry in definition.trial if (names := loaded.untrained(entry.params))
+        },
     )
+
+
+def light_card(definition: StudyDefinition) -> Card:
+    """Returns the card of a study that is resolved, and whose task is light."""
+    return make_card(definition, load_task(definition, study=definition.title))
+
+
+def _taker(name: str, loaded: LoadedTask) -> str:
+    if not loaded.trains:
+        return "function"
+    return "training" if name in TRAINED_BY else loaded.keywords()[name][0]
 
 
 def _metric_card(metric: Metric) -> MetricCard:
@@ -187,33 +276,17 @@ def _metric_card(metric: Metric) -> MetricCard:
     return MetricCard(**{name: shown_of[name] for name in MetricCard.model_fields})
 
 
-def prepare_data(definition: StudyDefinition, folder: Path, *, study: str) -> None:
-    """Makes sure that a study's data can be read here, downloading what is missing.
-
-    Raises:
-        DatasetError: where it cannot be had.
-    """
-    make_task(definition, study=study).prepare(folder)
-
-
-def open_task(definition: StudyDefinition, device: str, data_folder: Path) -> Task:
-    """Opens a study's task on a device; imports torch.
+def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str) -> Task:
+    """Opens a study's task, its data prepared, on a device; imports torch where it trains networks.
 
     Raises:
         RequestError: where the device or the data cannot be used.
     """
-    task = make_task(definition, study=definition.title)
-    task.prepare(data_folder)
-    opened: Task = _import("hpo.training.trainer:open_trainer")(
-        task, definition.training, device, definition.rounds, keep=definition.run.keep
-    )
-    return opened
-
-
-def _import(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _refuse(study: str, complaint: str) -> NoReturn:
-    raise StudyError(f"study {study!r}: {complaint}")
+    if not loaded.trains:
+        if hasattr(loaded.task, "open"):
+            loaded.task.open(device)
+        return _Opened(loaded, device)
+    if definition.training is None:
+        raise RequestError("this study says nothing of training; it was not resolved")
+    trainer: Callable[..., Task] = importlib.import_module("hpo.training.trainer").open_trainer
+    return trainer(loaded.task, definition.training, device, definition.rounds, keep=definition.run.keep)

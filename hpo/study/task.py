@@ -2,7 +2,8 @@
 
 A *task* is opened once, for a device, and asked again and again for the errors of a configuration. It is repeated in
 *rounds*, each with random streams of its own, so that every configuration is measured over the same rounds. Neither
-optuna nor torch is known here; a task may use any library.
+optuna nor torch is known here; a task may use any library. What a task may say of itself besides, as which values its
+parameters can have, is listed at `LoadedTask`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Metric:
-    """An error, to be minimised.
+    """An error, to be minimised; or an accuracy or the like, to be maximised.
 
     Attributes:
         title: what it is called in a sentence, as in "the lowest test error"; its name, unless given.
         description: what it is, in a clause.
-        low, high: what it can be; intervals stay within.
-        worst: what stands in for a number that is not finite, so that no value is ever NaN.
+        low, high: what it can be, None for no bound; intervals stay within.
+        worst: what stands in for a number that is not finite, so that no value is ever NaN; with None a trial fails
+            that comes to one.
+        maximize: whether more is better.
         resolution: the smallest difference that it can show, 100 / N percent of N examples; None where there is none.
     """
 
@@ -48,9 +51,10 @@ class Metric:
     title: str = ""
     description: str = ""
     unit: str = "%"
-    low: float = 0.0
-    high: float = 100.0
-    worst: float = 100.0
+    low: float | None = 0.0
+    high: float | None = 100.0
+    worst: float | None = 100.0
+    maximize: bool = False
     resolution: float | None = None
 
 
@@ -60,14 +64,14 @@ class Measurement:
 
     Attributes:
         step: what a pruner sees.
-        fraction: how much of the whole is done, in (0, 1]; 1 ends it.
+        fraction: how much of the whole is done, in (0, 1]; 1 ends it. None where that is not known, but not at the end.
         errors: metric -> (R,); empty after a step at which nothing was evaluated.
         diverged: the rounds that came to something that is not finite, the first being 0.
         details: what else may be kept: `losses`, (R,), and `gradient_norms`, layer -> (R,).
     """
 
     step: int
-    fraction: float
+    fraction: float | None
     errors: Mapping[str, Sequence[float]]
     diverged: Sequence[int] = ()
     details: Mapping[str, Any] = field(default_factory=dict)

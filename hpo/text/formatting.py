@@ -30,6 +30,11 @@ def spread(mean: float, std: float | None, unit: str = "") -> str:
     return with_unit(f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}", unit)
 
 
+def rounds_on(number: int, dataset: str, kind: str = "round", word: str = "on") -> str:
+    """Returns `5 rounds on mnist`; without the dataset where a study names none."""
+    return f"{count(number, kind)} {word} {dataset}" if dataset else count(number, kind)
+
+
 def with_unit(text: str, unit: str) -> str:
     """Returns `2.08 %`; a number without a unit as it is."""
     return f"{text} {unit}" if unit else text

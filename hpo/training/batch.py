@@ -22,9 +22,16 @@ def each(batch: AnyBatch, function: Callable[[Tensor], Tensor]) -> AnyBatch:
 
 
 def stack(rounds: Sequence[AnyBatch]) -> AnyBatch:
-    """Returns the batches of R rounds as one: (N, ...) each -> (R, N, ...)."""
-    parts = iter([torch.stack(tensors) for tensors in zip(*rounds, strict=True)])
+    """Returns the batches of R rounds as one: (N, ...) each -> (R, N, ...). What all rounds share is kept once."""
+    parts = iter([_stacked(tensors) for tensors in zip(*rounds, strict=True)])
     return each(rounds[0], lambda _: next(parts))
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    first, *others = tensors
+    if others and all(other is first for other in others):
+        return first.expand(len(tensors), *first.shape)
+    return torch.stack(list(tensors))
 
 
 def of_round(batch: AnyBatch, r: int) -> AnyBatch:
@@ -34,7 +41,14 @@ def of_round(batch: AnyBatch, r: int) -> AnyBatch:
 
 def to_device(batch: AnyBatch, device: torch.device, dtype: torch.dtype = torch.float32) -> AnyBatch:
     """Returns a batch on a device, its floats as `dtype`."""
-    return each(batch, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+
+    def moved(tensor: Tensor) -> Tensor:
+        wanted = dtype if tensor.is_floating_point() else tensor.dtype
+        if tensor.dim() and tensor.stride(0) == 0:  # the rounds share it
+            return tensor[0].to(device, wanted).expand(tensor.shape)
+        return tensor.to(device, wanted)
+
+    return each(batch, moved)
 
 
 def batches(data: AnyBatch, orders: Tensor, size: int) -> Iterator[tuple[AnyBatch, float]]:
@@ -45,9 +59,16 @@ def batches(data: AnyBatch, orders: Tensor, size: int) -> Iterator[tuple[AnyBatc
     rounds, count = orders.shape
     firsts = count * torch.arange(rounds, device=orders.device).unsqueeze(1)  # (R, 1), where a round's examples begin
     for chosen in torch.split(orders, size, dim=1):  # (R, B)
-        rows = (firsts + chosen).flatten()
+        rows, shared = (firsts + chosen).flatten(), chosen.flatten()
 
-        def chosen_of(tensor: Tensor, rows: Tensor = rows, shape: torch.Size = chosen.shape) -> Tensor:
+        def chosen_of(
+            tensor: Tensor,
+            rows: Tensor = rows,
+            shared: Tensor = shared,
+            shape: torch.Size = chosen.shape,
+        ) -> Tensor:
+            if tensor.stride(0) == 0:  # the rounds share it
+                return tensor[0].index_select(0, shared).view(*shape, *tensor.shape[2:])
             return tensor.flatten(0, 1).index_select(0, rows).view(*shape, *tensor.shape[2:])
 
         yield each(data, chosen_of), chosen.shape[1] / count

@@ -7,21 +7,26 @@ beside it holds the same description for people. `load_network` needs the former
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hpo import limits
 from hpo.errors import RequestError
 from hpo.provenance import versions
+from hpo.study.code import NOWHERE, Sources
 from hpo.study.definition import StudyDefinition, TaskTable, Training, define_study
-from hpo.study.loading import make_task, resolve
-from hpo.study.schema import Factor, explain
+from hpo.study.loading import load_builder, load_task
+from hpo.study.resolving import resolve_by
+from hpo.study.schema import explain, shown
 from hpo.study.space import Given, short_name
 from hpo.study.task import Measurement, Params, Round
 from hpo.text.files import write_together
@@ -37,7 +42,7 @@ def train_again(
     *,
     rounds: int,
     device: str,
-    data_folder: Path,
+    sources: Sources,
     watch: Callable[[Iterable[Measurement], int], Iterable[Measurement]] = lambda steps, total: steps,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Trains a configuration again on its study's first rounds; returns its description, and weights by name.
@@ -54,10 +59,10 @@ def train_again(
     """
     protocol = definition.protocol.model_copy(update={"rounds": rounds})
     training = (definition.training or Training()).model_copy(update={"evaluate_at": ()})
-    task = make_task(definition, study=definition.title)
-    task.prepare(data_folder)
+    loaded = load_task(definition, study=definition.title, sources=sources)
+    loaded.prepare(sources.data)
     numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
-    trainer = open_trainer(task, training, device, numbered)
+    trainer = open_trainer(loaded.task, training, device, numbered)
     networks = trainer.prepare(params, numbered)
     *_, last = watch(trainer.train(networks, numbered), training.epochs)
     errors = last.errors[str(protocol.metric)]
@@ -66,8 +71,9 @@ def train_again(
         "task": definition.task.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
         "protocol": protocol.model_dump(mode="json"),
+        "given": dict(getattr(loaded.task, "given", {})),
         "rounds": [
-            {"round": one.number, "error": error, **_normalisation(task, one)}
+            {"round": one.number, "error": error, **_normalisation(loaded.task, one)}
             for one, error in zip(numbered, errors, strict=True)
         ],
         "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
@@ -81,8 +87,8 @@ def train_again(
     return described, weights
 
 
-def _normalisation(task: Any, round_: Round) -> dict[str, float]:
-    mean, deviation = task.normalisation(round_)
+def _normalisation(task: Any, round_: Round) -> dict[str, Any]:
+    mean, deviation = task.normalisation(round_) if hasattr(task, "normalisation") else (0.0, 1.0)
     return {"input_mean": mean, "input_deviation": deviation}
 
 
@@ -100,8 +106,21 @@ class _Round(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     round: Annotated[int, Field(ge=0, lt=2**63)]
-    input_mean: float
-    input_deviation: Factor
+    input_mean: Annotated[Any, PlainValidator(lambda given: _numbers(given))]
+    input_deviation: Annotated[Any, PlainValidator(lambda given: _numbers(given, smallest=limits.SMALLEST))]
+
+
+def _numbers(given: Any, smallest: float = -math.inf) -> Any:
+    """Returns a number, or lists of lists of numbers, each a feature's."""
+    numbers = [given] if not isinstance(given, list) else given
+    for number in numbers:
+        if isinstance(number, list):
+            _numbers(number, smallest)
+        elif isinstance(number, bool) or not isinstance(number, int | float) or not smallest <= number < math.inf:
+            raise ValueError(f"must be a finite number, but is {shown(number)}")
+    if not numbers:
+        raise ValueError("must be a number, but is []")
+    return given
 
 
 class _Description(BaseModel):
@@ -110,12 +129,14 @@ class _Description(BaseModel):
     task: TaskTable
     training: Training
     params: dict[str, Given]
+    given: dict[str, Any] = {}
     rounds: Annotated[list[_Round], Field(min_length=1)]
 
 
-def load_network(file: Path, number: int | None = None) -> nn.Module:
+def load_network(file: Path, number: int | None = None, code: Path | None = None) -> nn.Module:
     """Returns an exported network, ready to be used; see `hpo.load_network`."""
     text, stored = _read(file)
+    sources = NOWHERE if code is None else Sources(Path(), code, allowed=("*.py:*",))
     try:
         described = _Description.model_validate_json(text)
     except ValidationError as error:
@@ -125,9 +146,13 @@ def load_network(file: Path, number: int | None = None) -> nn.Module:
         "trial": [{"label": "exported", "params": described.params}],
     }
     try:
-        definition = resolve(define_study(listed, name="export"), study="export")
-        task, params = make_task(definition, study="export"), definition.trial[0].params
-        network: nn.Module = task.network(**named_in(task.network, params))
+        definition, params = define_study(listed, name="export"), described.params
+        if described.given:
+            build: Any = load_builder(definition, described.given, sources)
+        else:
+            loaded = load_task(definition, study="export", sources=sources)
+            build, params = loaded.task.network, resolve_by(loaded, definition, study="export").trial[0].params
+        network: nn.Module = build(**named_in(build, params))
     except RequestError as error:
         raise RequestError(f"{file} is no export that can be loaded: {error}") from error
     rounds = {one.round: one for one in described.rounds}
@@ -167,9 +192,14 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
 class Normalised(nn.Module):
     """A network that takes inputs as the data has them, and normalises them as its round did."""
 
-    def __init__(self, network: nn.Module, mean: float, deviation: float) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module, mean: Any, deviation: Any) -> None:
         super().__init__()
-        self.network, self.mean, self.deviation = network, mean, deviation
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
         self.requires_grad_(False)  # to be used, not trained
 
     def forward(self, inputs: Tensor) -> Any:

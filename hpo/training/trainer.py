@@ -98,6 +98,29 @@ class Trainer:
             errors, diverged = self._errors(epoch.output, split.test)
             yield Measurement(epoch.number, epoch.number / epochs, errors, diverged, details)
 
+    def rehearse(self, params: Params, rounds: Sequence[Round]) -> str:
+        """Takes a step with the first round's first examples, and measures it; returns how a trial's are trained.
+
+        Raises:
+            ValueError: where networks, loss and errors do not fit each other.
+        """
+        networks, split = self.prepare(params, rounds), self.data(rounds)
+        one, first = self.prepare(params, rounds[:1]), each(split.train, lambda tensor: tensor[:1])
+        count, size = first[0].shape[1], self.training.batch_size
+        sizes = {min(size, count), count % size or size}  # the last batch of an epoch may be smaller
+        for examples in sorted(sizes, reverse=True):
+            loss = one.step(each(first, lambda tensor, n=examples: tensor[:, :n]))  # type: ignore[misc]
+            if loss.shape != (1,):
+                raise ValueError(f"a loss must be one number, but is of shape {tuple(loss.shape[1:])}")
+        tests = each(split.test, lambda tensor: tensor[:1])
+        errors, _ = self._errors(one.predict(tests[0]), tests)
+        known = {metric.name for metric in self.metrics}
+        if set(errors) != known:
+            raise ValueError(
+                f"errors are of {', '.join(sorted(errors))}, but the metrics are {', '.join(sorted(known))}"
+            )
+        return networks.way
+
     def range_test(
         self, params: Params, rounds: Sequence[Round], rates: Floats, watch: Callable[..., Iterable[float]] = iter
     ) -> LRCurve:
@@ -163,11 +186,11 @@ class Trainer:
         """Returns metric -> (R,), and the rounds with an output that is not finite."""
         if output is None:
             return {}, []
-        worst = {metric.name: metric.worst for metric in self.task.metrics}
+        metrics = {metric.name: metric for metric in self.task.metrics}
         examples = vmap(self.task.errors)(output, test)  # metric -> (R, N)
         finite = [tensor.isfinite().flatten(1).all(1) for tensor in tensors_of(output)]  # (R,) each
         return (
-            {name: _means(errors, worst[name]) for name, errors in examples.items()},
+            {name: _means(errors, metrics[name]) for name, errors in examples.items()},
             torch.stack(finite).all(0).logical_not().nonzero().flatten().tolist(),
         )
 
@@ -221,7 +244,15 @@ def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list
     return networks
 
 
-def _means(examples: Tensor, worst: float) -> list[float]:
-    """Returns the rounds' means (R,) of examples' errors (R, ...), what is not finite counted as the worst."""
+def _means(examples: Tensor, metric: Metric) -> list[float]:
+    """Returns the rounds' means (R,) of examples' errors (R, ...), what is not finite counted as the worst.
+
+    Raises:
+        ValueError: where something is not finite, and the metric has no worst.
+    """
     errors = examples.double().reshape(len(examples), -1)
-    return errors.where(errors.isfinite(), worst).mean(1).tolist()
+    if metric.worst is None:
+        if not bool(errors.isfinite().all()):
+            raise ValueError(f"{metric.name} came to something that is not finite, and has no worst to count it as")
+        return errors.mean(1).tolist()
+    return errors.where(errors.isfinite(), metric.worst).mean(1).tolist()

@@ -39,6 +39,7 @@ from hpo.text.formatting import count
 from hpo.workers.liveness import probe
 from hpo.workers.samplers import Slot, enqueued_fault, make_sampler, suggest
 
+SAME_FAILURES = 3  # trials in a row that fail by one error, before any has finished, end a run
 MOST_LOST_LOCKS = 3  # one after the other, before the connection is blamed
 
 
@@ -235,7 +236,7 @@ def find_slot(
     """Returns the slot of the next trial; needs the start lock for the answer to stay true.
 
     Raises:
-        WorkError: where too many trials of this run failed.
+        WorkError: where too many trials of this run failed, or its first ones all failed by the same error.
     """
     slots = read_slots(storage, study)
     if slots.finished >= target:
@@ -247,6 +248,8 @@ def find_slot(
             f"study {study!r}: {count(recent, 'trial')} failed by an error, as many as "
             f"run.max_failed_trials allows; {command_here('trials', '--study', study)} shows their errors"
         )
+    if recent >= SAME_FAILURES and not slots.finished:
+        _check_differ(storage, study, run_began_at)
     # The lowest free slot is not just their number: a worker that lost the lock may be adding a trial, to fail it.
     if slots.finished + slots.running >= target or slots.lowest_free >= target:
         return NoTrial.TAKEN
@@ -258,3 +261,19 @@ def find_slot(
         if len(measured | _measured(storage, study, (TrialState.RUNNING,))) >= different:
             return NoTrial.TAKEN
     return Slot(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))
+
+
+def _check_differ(storage: RDBStorage, study: str, run_began_at: int) -> None:
+    """Makes sure that the latest trials of this run did not all fail by the same error: then so would the next.
+
+    Raises:
+        WorkError: with that error.
+    """
+    failed = read_trials(storage, study, states=(TrialState.FAIL,))
+    errors = [one.attributes.get("error") for one in failed if one.number >= run_began_at]
+    last = [str(error) for error in errors if error is not None][-SAME_FAILURES:]
+    if len(last) == SAME_FAILURES and len(set(last)) == 1:
+        raise WorkError(
+            f"study {study!r}: {SAME_FAILURES} trials in a row failed by the same error, before any finished: "
+            f"{last[0]}; {command_here('trials', '--study', study)} shows their configurations"
+        )

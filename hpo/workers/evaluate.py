@@ -20,6 +20,7 @@ from hpo.errors import HpoError
 from hpo.signals import interrupt
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.trials import trial_id_of
+from hpo.study.code import explain_code
 from hpo.text.secrets import without_secrets
 
 Evaluate = Callable[[optuna.Trial], float]
@@ -98,8 +99,8 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, sto
         raise
     except (UpdateFinishedTrialError, TrialGone):
         raise
-    except Exception as error:
-        trial.set_user_attr("error", without_secrets(f"{type(error).__name__}: {error}"))
+    except (Exception, SystemExit) as error:
+        trial.set_user_attr("error", without_secrets(explain_code(error)))
         trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
         tell(TrialState.FAIL)
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -15,8 +15,10 @@ from hpo.provenance import versions
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study, not_ours, own_studies
+from hpo.study.card import Card
+from hpo.study.code import Sources, check_allowed
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_card, prepare_data
+from hpo.study.loading import is_light, load_task, make_card, task_reference
 from hpo.text.formatting import count
 from hpo.workers.messages import Assignment
 from hpo.workers.plan import Plan, check_same
@@ -27,28 +29,35 @@ from hpo.workers.worker import was_deleted
 REFRESH_SECONDS = 0.5
 
 
-def begin(url: str, plan: Plan, data_folder: Path) -> RDBStorage:
+def begin(url: str, plan: Plan, sources: Sources) -> RDBStorage:
     """Makes sure of the data, creates the study where it is new, and returns the storage, open for work.
 
     Raises:
         RequestError: where the data cannot be had, or another has created the study differently meanwhile.
     """
-    prepare_data(plan.definition, data_folder, study=plan.name)
+    card = plan.card
+    if is_light(plan.definition, study=plan.name):
+        loaded = load_task(plan.definition, study=plan.name)
+        loaded.prepare(sources.data)
+        card = card or make_card(plan.definition, loaded)
+    if card is None:
+        raise WorkError(f"study {plan.name!r} was not checked")
+    check_allowed(task_reference(plan.definition, study=plan.name), sources, study=plan.name)
     storage = open_storage(url, create=True)
-    attributes = first_attributes(plan.name, plan.definition)
+    attributes = first_attributes(plan.definition, card)
     create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)
-    check_same(storage, plan.name, plan.definition)
+    check_same(storage, plan.name, plan.definition, card)
     for key in ("definition", "card"):  # its title and labels may be new
         set_study_attribute(storage, plan.name, key, attributes[key])
     return storage
 
 
-def first_attributes(name: str, definition: StudyDefinition) -> dict[str, Any]:
+def first_attributes(definition: StudyDefinition, card: Card) -> dict[str, Any]:
     """Returns what a study is created with."""
     return {
         "definition": definition.model_dump(mode="json"),
         "definition_sha256": definition.sha256,
-        "card": make_card(definition, study=name).model_dump(mode="json"),
+        "card": card.model_dump(mode="json"),
         "versions": versions(),
     }
 
@@ -58,10 +67,11 @@ def run_study(
     plan: Plan,
     *,
     devices: Sequence[str],
-    data_folder: Path,
+    sources: Sources,
     show: Callable[[Status], None],
     meanwhile: Callable[[], None] = lambda: None,
     make_objective: str = Assignment.make_objective,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Works on a study until it has its trials; `show` is given its status meanwhile.
 
@@ -70,6 +80,7 @@ def run_study(
     Args:
         devices: that of each worker process.
         meanwhile: is called once, while the workers start, which takes them seconds.
+        supervisor: the one whose workers wait for orders already; None makes one.
 
     Raises:
         HpoError: where the work failed, or a worker found that it cannot be done.
@@ -79,22 +90,18 @@ def run_study(
     show(status)
     if status.finished >= plan.target:
         return
+    terms: dict[str, Any] = {"target": plan.target, "identity": identity, "began_at": {plan.name: status.trials}}
     assignment = Assignment(
-        url=storage.url,
-        studies=(plan.name,),
-        target=plan.target,
-        identity=identity,
-        began_at={plan.name: status.trials},
-        device="",
-        data_folder=data_folder,
-        make_objective=make_objective,
+        url=storage.url, studies=(plan.name,), device="", sources=sources, make_objective=make_objective, **terms
     )
-    with Supervisor(storage, assignment, devices[: plan.target - status.finished]) as supervisor:
+    fresh = Supervisor(devices[: plan.target - status.finished])
+    with fresh if supervisor is None else nullcontext(supervisor) as working:
+        working.assign(storage, assignment)
         meanwhile()
-        while supervisor.is_working():
-            supervisor.wait(REFRESH_SECONDS)
+        while working.is_working():
+            working.wait(REFRESH_SECONDS)
             status = _status_of_ours(storage, plan.name, identity)
-            show(_with_steps(status, supervisor))
+            show(_with_steps(status, working))
             if _is_lowered(began, status) and status.finished >= (status.total or 0):
                 break
     status = _status_of_ours(storage, plan.name, identity)  # again: trials may have finished since
@@ -136,7 +143,7 @@ def serve(
     studies: tuple[str, ...] | None,
     *,
     devices: Sequence[str],
-    data_folder: Path,
+    sources: Sources,
     exit_when_done: bool,
     show: Callable[[list[Status]], None],
     meanwhile: Callable[[str], None] = lambda study: None,
@@ -164,14 +171,15 @@ def serve(
         began_at=before,
         exit_when_done=exit_when_done,
         device="",
-        data_folder=data_folder,
+        sources=sources,
         make_objective=make_objective,
     )
 
     def look() -> None:
         show(read_statuses(storage, studies or own_studies(storage)))
 
-    with Supervisor(storage, assignment, devices) as supervisor:
+    with Supervisor(devices) as supervisor:
+        supervisor.assign(storage, assignment)
         for name in before if studies else ():
             meanwhile(name)
         while supervisor.is_working():

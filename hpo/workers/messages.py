@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
+
+from hpo.study.code import Sources
+from hpo.study.definition import StudyDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,8 @@ class Assignment:
         exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
             for more.
         device: for each process in turn.
-        make_objective: `module:function`, given the study's definition, the device and the data folder.
+        sources: where data and code are here, and which code may be opened.
+        make_objective: `module:function`, given the study's definition, the device and the sources.
         parent: the lock file of the process that looks after the worker.
     """
 
@@ -30,9 +34,47 @@ class Assignment:
     began_at: Mapping[str, int] = field(default_factory=dict)
     exit_when_done: bool = True
     device: str
-    data_folder: Path
+    sources: Sources
     make_objective: str = "hpo.workers.objective:make_objective"
     parent: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the first worker is told of a study that is new, or names code: to find out whether it can be measured.
+
+    Attributes:
+        study: its name, for messages.
+    """
+
+    study: str
+    definition: StudyDefinition
+    device: str
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class Checking:
+    """A worker that checks a study says what it does now."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A study can be measured here.
+
+    Attributes:
+        definition: as its task understands it.
+        card: the study's, as JSON has it.
+        way: how its networks are trained; empty where there are none.
+        printed: what its code has printed meanwhile.
+    """
+
+    definition: StudyDefinition
+    card: dict[str, Any]
+    way: str
+    printed: str
 
 
 @dataclass(frozen=True)
@@ -70,3 +112,7 @@ class Crashed:
     """A worker process ends by an error that is a bug, here or in what it calls."""
 
     message: str
+
+
+Message = Began | StepDone | Ended | GaveUp | Crashed | Checking | Checked
+"""What a worker tells its supervisor."""

@@ -5,30 +5,35 @@ A trial's value is the mean error of its rounds at the end, by the study's metri
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
 
 from hpo.provenance import versions
 from hpo.storage.trials import batch_writes
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import open_task
+from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
 from hpo.study.task import Params, Task
+from hpo.text.capture import capture
+from hpo.text.secrets import without_secrets
 from hpo.workers.record import Record
 from hpo.workers.samplers import suggest
 
 
-def make_objective(definition: StudyDefinition, device: str, data_folder: Path) -> Objective:
+def make_objective(definition: StudyDefinition, device: str, sources: Sources) -> Objective:
     """Returns the objective of a study, its task opened on a device.
 
     Raises:
-        RequestError: where the device or the data cannot be used.
+        RequestError: where the device, the data or the code cannot be used.
     """
-    return Objective(definition, open_task(definition, device, data_folder), device)
+    loaded = load_task(definition, study=definition.title, sources=sources)
+    loaded.prepare(sources.data)
+    return Objective(definition, open_task(definition, loaded, device), device, is_quiet=bool(loaded.references))
 
 
 class Objective:
@@ -36,10 +41,11 @@ class Objective:
 
     Args:
         device: where the task measures, as a claim names it.
+        is_quiet: whether what the task prints is kept from the terminal; its end is kept where a trial fails.
     """
 
-    def __init__(self, definition: StudyDefinition, task: Task, device: str) -> None:
-        self._definition, self._task, self.device = definition, task, device
+    def __init__(self, definition: StudyDefinition, task: Task, device: str, *, is_quiet: bool = False) -> None:
+        self._definition, self._task, self.device, self._is_quiet = definition, task, device, is_quiet
         self._metric = definition.protocol.metric or task.metrics[0].name
 
     def __call__(self, trial: optuna.Trial, step_done: Callable[[int], None] = lambda step: None) -> float:
@@ -48,7 +54,22 @@ class Objective:
         Raises:
             optuna.TrialPruned: where the pruner says so.
         """
-        began, record = time.perf_counter(), Record(self._metric)
+        if not self._is_quiet:
+            return self._measure(trial, step_done)
+        process = os.getpid()
+        try:
+            with capture() as printed:
+                return self._measure(trial, step_done)
+        except (Exception, SystemExit) as error:
+            if printed.text and not isinstance(error, optuna.TrialPruned):
+                trial.set_user_attr("printed", without_secrets(printed.text))
+            raise
+        finally:
+            if os.getpid() != process:
+                os._exit(0)  # a copy of this worker, which the code has forked and not ended
+
+    def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> float:
+        began, record = time.perf_counter(), Record(self._task.metrics, self._metric)
         with batch_writes(trial):
             params = suggest(trial, self._definition, lambda listed: self._find_rate(trial.study, listed))
         for measured in self._task.measure(params, self._definition.rounds):
@@ -57,8 +78,9 @@ class Objective:
             if not measured.errors:
                 continue
             trial.report(record.value, measured.step)
-            pruned = measured.fraction < 1 and trial.should_prune()
-            if pruned or measured.fraction == 1:
+            is_last = measured.fraction == 1
+            pruned = not is_last and trial.should_prune()
+            if pruned or is_last:
                 self._keep(trial, {**record.kept(whole=not pruned), "seconds": time.perf_counter() - began})
             if pruned:
                 raise optuna.TrialPruned

@@ -1,8 +1,13 @@
-"""What `hpo optimize` is asked for: which study, brought to how many trials; nothing is changed yet."""
+"""What `hpo optimize` is asked for: which study, brought to how many trials; nothing is changed yet.
+
+A study whose task is light is understood here. Any other names code, or data, which this process does not touch: a
+worker understands it, and says what it found (checking.py).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from optuna.storages import RDBStorage
 
@@ -11,12 +16,56 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import study_names
 from hpo.storage.studies import own_attributes, read_card, read_definition, stored_target
 from hpo.study import catalog
+from hpo.study.card import Card, parse_card
+from hpo.study.code import Sources, references_in
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_task, resolve
+from hpo.study.loading import SHIPPED, is_light, load_task, make_card
+from hpo.study.resolving import resolve
 from hpo.text.formatting import count
 from hpo.text.names import check_name
 from hpo.text.secrets import show_url
 from hpo.workers.budget import most_trials
+from hpo.workers.messages import Checked
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A study that is asked for, as its file has it, or the storage.
+
+    Attributes:
+        name: in the storage.
+        definition: resolved, where the task is light or the storage has it.
+        file: where it was read; None for one that the storage has.
+        asked: how many finished trials it is to come to.
+        asked_before: how many were asked for before.
+        is_stored: whether the storage has it.
+        must_be_checked: whether a worker is to try it before anything is written.
+    """
+
+    name: str
+    definition: StudyDefinition
+    file: Path | None
+    asked: int
+    asked_before: int
+    is_stored: bool
+    must_be_checked: bool
+
+    @property
+    def preload(self) -> str:
+        """The module that workers can import while they wait for orders; empty where it is not known."""
+        return "hpo.training.trainer" if self.definition.task.name in SHIPPED else ""
+
+    def sources(self, given: Sources, code: Path | None) -> Sources:
+        """Returns where its data and code are; whoever names a file allows what that names.
+
+        Args:
+            given: what was said of them.
+            code: the folder of code; None takes the file's.
+        """
+        if self.file is None:
+            return given
+        named = references_in([self.definition.task.name, *self.definition.task.settings.values()])
+        return replace(given, code=code or self.file.parent).allowing(*named)
 
 
 @dataclass(frozen=True)
@@ -27,6 +76,7 @@ class Plan:
         most: at how many finished trials every configuration is measured; None where they are countless.
         lower: whether `target` is to be the study's, though more were asked for earlier.
         notes: what to say beforehand.
+        card: the study's; None where the task is light, so that anybody can make it.
     """
 
     name: str
@@ -35,19 +85,29 @@ class Plan:
     most: int | None = None
     lower: bool = False
     notes: tuple[str, ...] = ()
+    card: Card | None = None
 
 
-def make_plan(
+def find_file(study: str) -> Wanted:
+    """Returns a study by its name or its file, as one that is new, without a storage.
+
+    Raises:
+        RequestError: where there is no such study, or its file breaks a rule.
+    """
+    name, definition, file = catalog.find_study(study)
+    return Wanted(name, definition, file, 1, 0, is_stored=False, must_be_checked=True)
+
+
+def find_study(
     url: str,
     study: str,
     *,
     trials: int | None = None,
-    lower: bool = False,
     dataset: str | None = None,
     rounds: int | None = None,
     name: str | None = None,
-) -> Plan:
-    """Finds out what is asked for; reads the storage, if there is one, and changes nothing.
+) -> Wanted:
+    """Finds out which study is asked for; reads the storage, if there is one, and changes nothing.
 
     A study's definition comes from its file; where there is none by that name, from the study in the storage, so that
     joining needs no file.
@@ -56,33 +116,61 @@ def make_plan(
         study: a name or a file.
         dataset, rounds: others than the file's make it a study of its own.
         trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
-        lower: whether that number is to be the study's target, though more were asked for earlier.
         name: the study's name in the storage; None takes the file's.
 
     Raises:
-        RequestError: where there is no such study, its file or a new name breaks a rule or differs from the study that
-            is being joined, or no number of trials can be found.
+        RequestError: where there is no such study, its file or a new name breaks a rule, or no number of trials can be
+            found.
     """
-    try:
-        storage = open_storage(url)
-    except NoStorage:
-        storage = None
+    storage = _open(url)
     known = study_names(storage) if storage else []
+    file: Path | None = None
     if storage and dataset is None and rounds is None and study in known and not catalog.has_study(study):
-        found, definition = study, resolve(read_definition(storage, study), study=study)
+        found, definition = study, read_definition(storage, study)
+        if is_light(definition, study=study):
+            definition = resolve(definition, study=study)
     else:
-        found, definition = catalog.load_study(study, dataset=dataset, rounds=rounds)
+        found, definition, file = catalog.find_study(study, dataset=dataset, rounds=rounds)
     found = found if name is None else name
     if found not in known:
         check_name(catalog.name_of(study) if name is None else name)
+    # Else it is new, its creator died half-way, or it is another program's.
     attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
-    if storage and attributes:  # else it is new, its creator died half-way, or it is another program's
-        check_same(storage, found, definition)
     before = stored_target(attributes)
     asked = _find_target(found, definition, trials, before)
-    most = most_trials(storage, found, definition) if storage and attributes else definition.configurations
-    target, before = (number if most is None else min(number, most) for number in (asked, before))
-    return Plan(found, definition, target, most, lower, _notes(found, asked, target, 0 if lower else before))
+    light = is_light(definition, study=found)
+    must_be_checked = not attributes if light else file is not None
+    return Wanted(found, definition, file, asked, before, bool(attributes), must_be_checked)
+
+
+def make_plan(url: str, wanted: Wanted, checked: Checked | None = None, *, lower: bool = False) -> Plan:
+    """Makes sure that a study in the storage is the one that is asked for, and finds its target; changes nothing.
+
+    Args:
+        checked: what a worker found out, where it was to.
+        lower: whether the number of trials that is asked for is to be the target, though more were asked for earlier.
+
+    Raises:
+        RequestError: where the study differs from the one that is being joined.
+    """
+    storage, name = _open(url), wanted.name
+    definition = checked.definition if checked else wanted.definition
+    card = parse_card(checked.card, study=name) if checked else None
+    if storage and wanted.is_stored:
+        if card is None and wanted.file is None:
+            card = read_card(storage, name)
+        check_same(storage, name, definition, card)
+    most = most_trials(storage, name, definition) if storage and wanted.is_stored else definition.configurations
+    target, before = (number if most is None else min(number, most) for number in (wanted.asked, wanted.asked_before))
+    notes = _notes(name, wanted.asked, target, 0 if lower else before)
+    return Plan(name, definition, target, most, lower, notes, card)
+
+
+def _open(url: str) -> RDBStorage | None:
+    try:
+        return open_storage(url)
+    except NoStorage:
+        return None
 
 
 def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, ...]:
@@ -96,21 +184,32 @@ def _notes(name: str, asked: int, target: int, asked_before: int) -> tuple[str, 
     return ()
 
 
-def check_same(storage: RDBStorage, name: str, definition: StudyDefinition) -> None:
-    """Makes sure that a study in the storage has this definition, and was made on the same data.
+def check_same(storage: RDBStorage, name: str, definition: StudyDefinition, card: Card | None = None) -> None:
+    """Makes sure that a study in the storage has this definition, and was made on the same data and with the same code.
+
+    Args:
+        card: that of the study which is asked for; None where its task is light.
 
     Raises:
         StudyError: that says what differs, and how to start a new study.
     """
     where = f"study {name!r} in {show_url(storage.url)}"
-    differences = definition.differences(resolve(read_definition(storage, name), study=name))
+    beside = "--name NEW starts a new study"
+    stored, stored_card = read_definition(storage, name), read_card(storage, name)
+    light = is_light(stored, study=name)
+    differences = definition.differences(resolve(stored, study=name) if light else stored)
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise StudyError(
-            f"{where} was created with another definition: {differences[0]}{more}; --name NEW starts a new study"
-        )
-    if read_card(storage, name).data_sha256 != make_task(definition, study=name).data_sha256:
-        raise StudyError(f"{where} was created on other data; --name NEW starts a new study")
+        raise StudyError(f"{where} was created with another definition: {differences[0]}{more}; {beside}")
+    if card is None and light:
+        card = make_card(definition, load_task(definition, study=name))
+    if card is None:  # a worker looks at the code and the data, before it works
+        return
+    if stored_card.data_sha256 != card.data_sha256:
+        raise StudyError(f"{where} was created on other data; {beside}")
+    for path in sorted(stored_card.code.keys() | card.code.keys()):
+        if stored_card.code.get(path) != card.code.get(path):
+            raise StudyError(f"{where} was created with other code: {path} differs; {beside}")
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

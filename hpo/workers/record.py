@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from hpo.study.task import Measurement
+from hpo.study.task import Measurement, Metric
 
-DECIMALS = 6  # of an error; 2.74 need not be kept as 2.7399999999999998
+DECIMALS = 6  # of a mean over examples; 2.74 need not be kept as 2.7399999999999998
+DIGITS = 12  # of any other error
 
 
 class Record:
-    """Collects the measurements of a trial.
+    """Collects the measurements of a trial. What is to be maximised is kept with its sign changed: less is better.
 
     Args:
-        metric: the objective.
+        metrics: all that is measured.
+        objective: the name of the one that counts.
     """
 
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
+    def __init__(self, metrics: Sequence[Metric], objective: str) -> None:
+        self._metrics, self._objective = {metric.name: metric for metric in metrics}, objective
         self._last: Mapping[str, list[float]] = {}
         self._diverged: list[int] = []
         self._by_step: dict[int, list[float]] = {}
@@ -33,28 +35,35 @@ class Record:
         for layer, norms in measured.details.get("gradient_norms", {}).items():
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
         if measured.errors:
-            self._last = {metric: list(errors) for metric, errors in measured.errors.items()}
+            self._last = {name: _to_minimise(errors, self._metrics[name]) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
-            self._by_step[measured.step] = _rounded(self._last[self._metric])
+            self._by_step[measured.step] = self._rounded(self._objective)
 
     @property
     def value(self) -> float:
         """The mean error of the rounds when they were last measured."""
-        return round(fmean(self._last[self._metric]), DECIMALS)
+        return _rounded(fmean(self._last[self._objective]), self._metrics[self._objective])
 
     def kept(self, *, whole: bool) -> dict[str, Any]:
         """Returns the attributes of a trial that was measured to the end, or was pruned."""
         kept = {"errors_by_step": self._by_step, **self._details}
         if not whole:
             return kept
-        errors = self._last[self._metric]
+        errors = self._last[self._objective]
         return {
             **kept,
-            "errors": _rounded(errors),
-            **{f"errors_{metric}": _rounded(others) for metric, others in self._last.items()},
+            "errors": self._rounded(self._objective),
+            **{f"errors_{name}": self._rounded(name) for name in self._last},
             "std": stdev(errors) if len(errors) > 1 else None,
             "diverged_rounds": self._diverged,
         }
+
+    def _rounded(self, name: str) -> list[float]:
+        return [_rounded(error, self._metrics[name]) for error in self._last[name]]
+
+
+def _to_minimise(errors: Sequence[float], metric: Metric) -> list[float]:
+    return [-error if metric.maximize else error for error in errors]
 
 
 def _shortened(values: list[float]) -> list[float | None]:
@@ -62,5 +71,5 @@ def _shortened(values: list[float]) -> list[float | None]:
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
 
 
-def _rounded(errors: list[float]) -> list[float]:
-    return [round(error, DECIMALS) for error in errors]
+def _rounded(error: float, metric: Metric) -> float:
+    return float(f"{error:.{DIGITS}g}") if metric.resolution is None else round(error, DECIMALS)

@@ -25,7 +25,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.errors import suggestion
+from hpo.errors import StudyError, suggestion
 from hpo.seeding import derive_seed
 from hpo.storage.backends import experimental
 from hpo.storage.trial_attributes import is_ours
@@ -76,6 +76,8 @@ def _make_search(definition: StudyDefinition, seed: int) -> BaseSampler:
 def make_pruner(definition: StudyDefinition) -> BasePruner:
     """Returns the study's pruner."""
     if definition.pruner.name == "power_law":
+        if definition.steps is None:  # nobody resolved it
+            raise StudyError("pruner 'power_law' needs to know how many steps a trial has")
         return PowerLawPruner(last_step=definition.steps, margin=definition.pruner.margin)
     pruners: Mapping[str, type[BasePruner]] = {
         "none": optuna.pruners.NopPruner,

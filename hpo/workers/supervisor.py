@@ -1,23 +1,20 @@
 """The supervisor of several worker processes: starts them, watches them, replaces those that die.
 
 Processes are spawned, never forked, and handed their objective as the import path of a function: the parent never
-imports torch. Only the parent answers the terminal: workers ignore SIGINT and SIGHUP and stop at SIGTERM, which the
-parent passes on once. A parent that dies takes its workers along.
+imports torch, nor any code that a study names. Each waits for its orders: the first may have a study to check before
+there is anything to work on. Only the parent answers the terminal: workers ignore SIGINT and SIGHUP and stop at
+SIGTERM, which the parent passes on once. A parent that dies takes its workers along.
 """
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
-import os
-import select
 import signal
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -26,21 +23,25 @@ from types import TracebackType
 
 from optuna.storages import RDBStorage
 
-from hpo.errors import HpoError, WorkError, explain_os_error
-from hpo.signals import INTERRUPTED, SIGNALS, check, deferred, end_on_signals, hush, stopping
-from hpo.storage.backends import FAILURES, explain_failure
+from hpo.errors import StudyError, WorkError
+from hpo.signals import INTERRUPTED, SIGNALS, check, deferred, stopping
 from hpo.storage.queries import study_names
 from hpo.text.formatting import count
-from hpo.text.output import guard_streams
-from hpo.text.secrets import show_url
-from hpo.text.streams import prepare
 from hpo.workers.budget import fail_trial_of
-from hpo.workers.evaluate import Stop
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.messages import Assignment, Began, Crashed, Ended, GaveUp, StepDone
-from hpo.workers.worker import run_worker
+from hpo.workers.messages import (
+    Assignment,
+    Began,
+    Check,
+    Checked,
+    Checking,
+    Crashed,
+    Ended,
+    GaveUp,
+    StepDone,
+)
+from hpo.workers.process import STOP_SECONDS, live
 
-STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
 
@@ -69,12 +70,17 @@ class Supervisor:
 
     On leaving, every worker is asked to stop, and ended if it does not.
 
+    Args:
+        preload: a module that workers import while they wait for orders, if any.
+
     Attributes:
         given_up: what workers said of studies that cannot be served here.
     """
 
-    def __init__(self, storage: RDBStorage, assignment: Assignment, devices: Sequence[str]) -> None:
-        self._storage, self._assignment, self._devices = storage, assignment, devices
+    def __init__(self, devices: Sequence[str], preload: str = "") -> None:
+        self._devices, self._preload = devices, preload
+        self._storage: RDBStorage | None = None
+        self._assignment: Assignment | None = None
         self._spawn = multiprocessing.get_context("spawn")
         self._lock = LivenessLock()
         self._processes: list[_Process] = []
@@ -86,13 +92,52 @@ class Supervisor:
         try:
             with deferred():  # not in `_start`: it lets the signals through that are blocked there
                 multiprocessing.resource_tracker.ensure_running()
-            self._assignment = replace(self._assignment, parent=str(self._lock.file))
             for device in self._devices:
                 self._start(device)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
+
+    def check_study(self, order: Check, show: Callable[[str], None]) -> Checked:
+        """Lets the first worker check a study; `show` is told what it does, again and again.
+
+        Raises:
+            HpoError: where it cannot be measured.
+        """
+        worker = self._processes[0]
+        worker.connection.send(order)
+        doing = "starting"
+        while True:
+            check()
+            show(doing)
+            if not worker.connection.poll(POLL_SECONDS):
+                continue
+            try:
+                said = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                worker.process.join()
+                cause = f"the process that checked it {_cause(worker)} ({doing})"
+                raise StudyError(f"study {order.study!r}: {cause}") from None
+            if isinstance(said, Checking):
+                doing = said.what
+            elif isinstance(said, GaveUp):
+                raise WorkError(said.message, said.exit_code)
+            elif isinstance(said, Crashed):
+                worker.crashed = said
+            elif isinstance(said, Checked):
+                return said
+
+    def assign(self, storage: RDBStorage, assignment: Assignment) -> None:
+        """Sets the workers to work."""
+        self._storage, self._assignment = storage, replace(assignment, parent=str(self._lock.file))
+        for worker in self._processes:
+            self._order(worker)
+
+    def _order(self, worker: _Process) -> None:
+        if self._assignment is not None:
+            with suppress(BrokenPipeError):  # it is dead, as `is_working` will find
+                worker.connection.send(replace(self._assignment, device=worker.device))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -156,7 +201,7 @@ class Supervisor:
                     self._hear(said)
 
     def _hear(self, said: GaveUp) -> None:
-        if said.study is None or len(self._assignment.studies or ()) == 1:
+        if said.study is None or len((self._assignment and self._assignment.studies) or ()) == 1:
             raise WorkError(said.message, said.exit_code)
         if said not in self.given_up:  # each worker finds it out for itself
             self.given_up.add(said)
@@ -186,16 +231,17 @@ class Supervisor:
         self._start(worker.device)
 
     def _fail_trial_of(self, worker: _Process, cause: str) -> None:
-        studies = self._assignment.studies or study_names(self._storage)
-        fail_trial_of(self._storage, studies, worker.process.pid or 0, self._assignment.parent, cause)
+        if self._storage is not None and self._assignment is not None:
+            studies = self._assignment.studies or study_names(self._storage)
+            fail_trial_of(self._storage, studies, worker.process.pid or 0, self._assignment.parent, cause)
 
     def _remove(self, worker: _Process) -> None:
         worker.connection.close()
         self._processes.remove(worker)
 
     def _start(self, device: str) -> None:
-        ours, theirs = self._spawn.Pipe(duplex=False)
-        process = self._spawn.Process(target=_main, args=(replace(self._assignment, device=device), theirs))
+        ours, theirs = self._spawn.Pipe()
+        process = self._spawn.Process(target=live, args=(self._preload, theirs))
         # A worker inherits what is blocked, and lets signals in once it can answer them.
         with deferred():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -205,6 +251,7 @@ class Supervisor:
                 self._processes.append(_Process(process, ours, device))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._order(self._processes[-1])
 
 
 def _cause(worker: _Process) -> str:
@@ -213,52 +260,3 @@ def _cause(worker: _Process) -> str:
         name = signal.Signals(-exit_code).name
         return f"was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
     return f"ended with exit code {exit_code}" + (f" ({worker.crashed.message})" if worker.crashed else "")
-
-
-def _main(assignment: Assignment, parent: Connection) -> None:
-    """The life of a worker process; what ends it for good it says to its parent."""
-    prepare()
-    guard_streams()
-    hush()
-    stop = Stop()
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    end_on_signals()  # while it imports torch, it has nothing to give back
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-    def tell(said: Began | StepDone | Ended | GaveUp | Crashed) -> None:
-        if not isinstance(said, StepDone) or _has_room(parent):
-            with suppress(BrokenPipeError):  # the parent is gone: `_follow_parent` ends us too
-                parent.send(said)
-
-    try:
-        module, _, function = assignment.make_objective.partition(":")
-        make_objective = getattr(importlib.import_module(module), function)
-        signal.signal(signal.SIGTERM, stop.ask)
-        run_worker(assignment, make_objective, stop, tell)
-    except HpoError as error:
-        tell(GaveUp(None, str(error), error.exit_code))
-    except FAILURES as error:
-        tell(GaveUp(None, f"storage {show_url(assignment.url)} failed: {explain_failure(error)}", 1))
-    except OSError as error:
-        tell(GaveUp(None, explain_os_error(error), 1))
-    except Exception as error:
-        tell(Crashed(f"{type(error).__name__}: {error}".partition("\n")[0]))
-        raise
-    sys.exit(INTERRUPTED if stop.asked else 0)
-
-
-def _has_room(connection: Connection) -> bool:
-    """Whether something can be sent at once: no training shall wait for a parent that waits for the database."""
-    return bool(select.select([], [connection], [], 0)[1])
-
-
-def _follow_parent() -> None:
-    """Waits for the parent's end, however it comes, and follows it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_SECONDS)
-        os._exit(INTERRUPTED)

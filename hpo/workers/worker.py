@@ -14,7 +14,6 @@ import platform
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -25,12 +24,13 @@ from hpo.storage.backends import open_storage
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import Stopped
 from hpo.storage.queries import study_attributes
-from hpo.storage.studies import UnfinishedStudy, own_studies, read_card, read_definition, unfinished_studies
+from hpo.storage.studies import UnfinishedStudy, own_studies, unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_task, prepare_data, resolve
 from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
+from hpo.workers.checking import open_stored
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import Assignment, Began, Ended, GaveUp, StepDone
@@ -48,7 +48,7 @@ class Objective(Protocol):
         """Evaluates the trial; `step_done` is given the number of each step that is done."""
 
 
-MakeObjective = Callable[[StudyDefinition, str, Path], Objective]
+MakeObjective = Callable[[StudyDefinition, str, Sources], Objective]
 
 MAX_OBJECTIVES = 4  # kept at a time: each holds its rounds' pairs, 31 MB
 SHORTEST_PAUSE_SECONDS = 0.2
@@ -180,9 +180,7 @@ class _Server:
             if isinstance(slot, NoTrial):
                 return slot
             self._make_room()
-            self._objectives[key] = self._make_objective(
-                definition, self.assignment.device, self.assignment.data_folder
-            )
+            self._objectives[key] = self._make_objective(definition, self.assignment.device, self.assignment.sources)
         objective = self._objectives[key]
         worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self.assignment.parent)
         started = start_trial(self._storage, study, definition, worker, **terms)
@@ -212,10 +210,7 @@ class _Server:
             del self._objectives[next(iter(self._objectives))]
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
-        definition = resolve(read_definition(self._storage, name), study=name)  # anybody can have changed it
-        if read_card(self._storage, name).data_sha256 != make_task(definition, study=name).data_sha256:
-            raise WorkError(f"study {name!r} was created on other data than is here under its name")
-        prepare_data(definition, self.assignment.data_folder, study=name)
+        definition = open_stored(self._storage, name, self.assignment.sources)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
         show_only(self._storage, study, partial(concerns, definition=definition))
         return study, definition

@@ -17,6 +17,7 @@ from hpo.analysis.hardware_drift import define_repetition
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import count_trials, read_trials, set_study_attribute
+from hpo.study.code import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from tests.conftest import SMALL_STUDY, claim, create, defined, work
@@ -174,5 +175,5 @@ def test_a_trial_that_leaves_a_parameter_to_its_default_is_measured_again(
         define_repetition(fresh_storage, "small", trial, host="here", device="cpu"),
     ):
         for _again in range(2):  # it is created, and joined
-            begin(fresh_storage.url, Plan(name, definition, 1), tmp_path)
+            begin(fresh_storage.url, Plan(name, definition, 1), Sources(tmp_path))
         assert definition.trial[0].params == {**trial.params, "elu_alpha": 1.0}

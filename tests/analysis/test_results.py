@@ -41,8 +41,8 @@ def test_a_fresh_study_has_a_status_but_no_best(created: RDBStorage) -> None:
 
 def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     from hpo.errors import RequestError
-    from hpo.workers.plan import make_plan
+    from hpo.workers.plan import find_study, make_plan
 
-    assert make_plan(fresh_storage.url, "report_a_best").target == 1
+    assert make_plan(fresh_storage.url, find_study(fresh_storage.url, "report_a_best")).target == 1
     with pytest.raises(RequestError, match="lists 1 trial, so --trials cannot be 5"):
-        make_plan(fresh_storage.url, "report_a_best", trials=5)
+        make_plan(fresh_storage.url, find_study(fresh_storage.url, "report_a_best", trials=5))

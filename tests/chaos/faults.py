@@ -22,6 +22,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 
 from hpo.storage.trials import batch_writes
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers import budget
 from hpo.workers.budget import NoTrial
@@ -63,10 +64,10 @@ def read_strikes(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def make_objective(definition: StudyDefinition, device: str, folder: Path) -> Target:
+def make_objective(definition: StudyDefinition, device: str, sources: Sources) -> Target:
     """Returns the objective, its worker prepared to be struck."""
-    faults = Faults(**json.loads((folder / "faults.json").read_text()))
-    target = Target(definition, folder, faults)
+    faults = Faults(**json.loads((sources.data / "faults.json").read_text()))
+    target = Target(definition, sources.data, faults)
     target.arm()
     return target
 

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from hpo.storage.claims import FINISHED
 from hpo.storage.queries import StoredTrial, count_trials, read_trials
+from hpo.study.code import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from hpo.workers.status import Status, read_status
@@ -90,7 +91,7 @@ class Field:
         self.faults = faults or Faults()
         self.faults.write(folder)
         definition = defined({**STUDY, "run": run}, name="chaos")
-        self.storage = begin(url, Plan("chaos", definition, budget), folder)
+        self.storage = begin(url, Plan("chaos", definition, budget), Sources(folder))
 
     def launch(
         self, *, machines: int = 2, workers: int = 4, prefix: Sequence[str] = (), url: str | None = None

@@ -12,6 +12,7 @@ from hpo.errors import HpoError
 from hpo.signals import stop_on_signals
 from hpo.storage.backends import FAILURES, explain_failure, open_storage
 from hpo.storage.studies import read_definition
+from hpo.study.code import Sources
 from hpo.workers.launch import run_study
 from hpo.workers.plan import Plan
 
@@ -26,7 +27,7 @@ def main(url: str, target: str, workers: str, folder: str) -> int:
             opened,
             plan,
             devices=["cpu"] * int(workers),
-            data_folder=Path(folder),
+            sources=Sources(Path(folder)),
             show=lambda status: None,
             make_objective="tests.chaos.faults:make_objective",
         )

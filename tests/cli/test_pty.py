@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hpo.storage.backends import open_storage
+from hpo.study.code import Sources
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
@@ -65,7 +66,7 @@ def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) ->
     (tmp_path / "tiny.toml").write_text(TINY)
     opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     create(opened, "small", defined(SMALL_STUDY, name="small"), 3)
-    told = Assignment(url=opened.url, studies=("small",), target=3, device="cpu", data_folder=tmp_path)
+    told = Assignment(url=opened.url, studies=("small",), target=3, device="cpu", sources=Sources(tmp_path))
     run_worker(told, stubs.quick, Stop(), lambda said: None)
     opened.engine.dispose()
     find = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "5", "--set", "architecture=fnn"]

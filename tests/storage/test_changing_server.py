@@ -23,6 +23,7 @@ from hpo.storage.claims import read_slots
 from hpo.storage.locks import LockLost
 from hpo.storage.postgresql import AdvisoryLock
 from hpo.storage.queries import count_trials, set_study_attribute
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.launch import run_study
 from hpo.workers.plan import Plan
@@ -71,7 +72,7 @@ def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
     restoring.start()
     plan = Plan("small", small_study, 30)
     run_study(
-        opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
+        opened, plan, devices=["cpu"] * 3, sources=Sources(tmp_path), show=lambda status: None,
         make_objective="tests.stubs:takes_a_moment",
     )  # fmt: skip
     restoring.join()
@@ -186,7 +187,7 @@ def test_limits_and_settings_of_an_administrator_are_worked_with(
     opened = create(open_storage(url, create=True), "small", small_study, 6)
     plan = Plan("small", small_study, 6)
     run_study(
-        opened, plan, devices=["cpu"] * 3, data_folder=tmp_path, show=lambda status: None,
+        opened, plan, devices=["cpu"] * 3, sources=Sources(tmp_path), show=lambda status: None,
         make_objective="tests.stubs:takes_a_moment",
     )  # fmt: skip
     status = read_status(opened, "small")

@@ -23,6 +23,7 @@ from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import trial_id_of
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop
@@ -162,15 +163,15 @@ def test_a_trial_that_is_gone_is_one_line_and_the_worker_goes_on(
 ) -> None:
     forgotten = threading.Event()
 
-    def forget_the_first(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def forget_the_first(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             if not forgotten.is_set():
                 forgotten.set()
                 forget_trials(created)
 
-        return stubs.Stub(definition, folder, act)
+        return stubs.Stub(definition, sources.data, act)
 
-    told = Assignment(url=created.url, studies=("small",), target=3, device="cpu", data_folder=tmp_path)
+    told = Assignment(url=created.url, studies=("small",), target=3, device="cpu", sources=Sources(tmp_path))
     run_worker(told, forget_the_first, Stop(), lambda said: None)
     assert capsys.readouterr().err.strip() == "trial 0 was deleted meanwhile; its result is dropped"
     assert [trial.attributes["slot"] for trial in read_trials(created, "small")] == [0, 1, 2]

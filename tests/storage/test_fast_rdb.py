@@ -21,6 +21,7 @@ from hpo.storage.fast_rdb import FastRDBStorage
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, batch_writes, trial_id_of
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
@@ -214,7 +215,7 @@ def test_a_trial_takes_few_ways_to_the_server(postgres: TemporaryPostgres, small
             if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
                 ways.append(name)
 
-    objective = make_objective(definition, "cpu", Path())
+    objective = make_objective(definition, "cpu", Sources(Path()))
     with LivenessLock() as presence:
         worker = Worker("h", 1, "cpu", str(presence.file))
         for _ in range(3):

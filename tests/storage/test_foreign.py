@@ -20,11 +20,12 @@ from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import count_trials, read_trials
 from hpo.storage.studies import unfinished_studies
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin, serve
 from hpo.workers.messages import Assignment
-from hpo.workers.plan import make_plan
+from hpo.workers.plan import find_study, make_plan
 from hpo.workers.status import read_status
 from hpo.workers.worker import run_worker
 from tests import stubs
@@ -187,7 +188,7 @@ def test_a_study_with_some_of_our_attributes_is_served_by_nobody(created: RDBSto
             created,
             ("theirs",),
             devices=["cpu"],
-            data_folder=tmp_path,
+            sources=Sources(tmp_path),
             exit_when_done=False,
             show=lambda statuses: None,
         )
@@ -196,14 +197,14 @@ def test_a_study_with_some_of_our_attributes_is_served_by_nobody(created: RDBSto
 def test_a_worker_told_of_a_study_of_another_program_serves_the_others(created: RDBStorage, tmp_path: Path) -> None:
     foreign(created)
     heard: list[Any] = []
-    told = Assignment(url=created.url, studies=("theirs",), target=2, device="cpu", data_folder=tmp_path)
+    told = Assignment(url=created.url, studies=("theirs",), target=2, device="cpu", sources=Sources(tmp_path))
     run_worker(told, stubs.quick, Stop(), heard.append)
     assert [said.message for said in heard if hasattr(said, "message")] != []
 
 
 def test_joining_names_a_study_that_is_not_ours_before_anything_is_written(fresh_storage: RDBStorage) -> None:
     study = foreign(fresh_storage, "quickstart", direction="maximize")
-    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "quickstart", trials=3))
     with pytest.raises(StorageError, match="was not made by hpo"):
-        begin(fresh_storage.url, plan, Path())
+        begin(fresh_storage.url, plan, Sources(Path()))
     assert study.user_attrs == {}

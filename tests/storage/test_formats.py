@@ -11,6 +11,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from hpo.storage.queries import set_study_attribute
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment, GaveUp
@@ -108,4 +109,4 @@ def test_a_definition_that_somebody_has_spoiled_is_one_line_and_ends_no_other_st
 
 
 def told(opened: RDBStorage, folder: Path) -> Assignment:
-    return Assignment(url=opened.url, studies=None, device="cpu", data_folder=folder)
+    return Assignment(url=opened.url, studies=None, device="cpu", sources=Sources(folder))

@@ -17,10 +17,11 @@ from hpo.errors import StorageError
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import count_trials, set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.text.secrets import show_url
 from hpo.workers.launch import begin
-from hpo.workers.plan import Plan, make_plan
+from hpo.workers.plan import Plan, find_study, make_plan
 from tests.conftest import CARD
 from tests.postgres import TemporaryPostgres
 
@@ -116,9 +117,10 @@ def test_many_processes_may_meet_at_a_brand_new_database(
     script = (
         "import sys, time, random\n"
         "from pathlib import Path\n"
-        "from hpo.workers.launch import begin; from hpo.workers.plan import make_plan\n"
+        "from hpo.study.code import Sources\n"
+        "from hpo.workers.launch import begin; from hpo.workers.plan import find_study, make_plan\n"
         "time.sleep(random.random() / 2)\n"
-        "begin(sys.argv[1], make_plan(sys.argv[1], 'quickstart', trials=5), Path())\n"
+        "begin(sys.argv[1], make_plan(sys.argv[1], find_study(sys.argv[1], 'quickstart', trials=5)), Sources(Path()))\n"
     )
     for attempt in range(2):
         url = f"sqlite:///{tmp_path}/{attempt}.db" if kind == "sqlite" else postgres.create_database(uuid.uuid4().hex)
@@ -161,7 +163,7 @@ def test_a_study_is_created_once_and_keeps_the_largest_target(fresh_storage: RDB
 
 def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, small_study: StudyDefinition) -> None:
     def target(asked: int, **how: Any) -> int:
-        begin(fresh_storage.url, Plan("a", small_study, asked, **how), Path())
+        begin(fresh_storage.url, Plan("a", small_study, asked, **how), Sources(Path()))
         return int(study_attributes(fresh_storage, "a")["target"])
 
     assert [target(2000), target(20), target(20, lower=True), target(30), target(30, most=12)] == [
@@ -173,9 +175,9 @@ def test_a_target_is_lowered_where_that_is_asked_for(fresh_storage: RDBStorage, 
 def test_a_target_that_is_no_number_of_trials_is_none(
     fresh_storage: RDBStorage, small_study: StudyDefinition, stored: Any
 ) -> None:
-    begin(fresh_storage.url, Plan("a", small_study, 3), Path())
+    begin(fresh_storage.url, Plan("a", small_study, 3), Sources(Path()))
     set_study_attribute(fresh_storage, "a", "target", stored)
-    begin(fresh_storage.url, Plan("a", small_study, 2), Path())
+    begin(fresh_storage.url, Plan("a", small_study, 2), Sources(Path()))
     assert study_attributes(fresh_storage, "a")["target"] == 2
 
 
@@ -184,19 +186,19 @@ def test_a_half_created_study_is_completed(
     fresh_storage: RDBStorage, small_study: StudyDefinition, kept: list[str]
 ) -> None:
     study = optuna.create_study(study_name="quickstart", storage=fresh_storage)
-    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "quickstart", trials=3))
     for key in kept:
         study.set_user_attr(key, plan.definition.model_dump(mode="json"))
-    begin(fresh_storage.url, plan, Path())
+    begin(fresh_storage.url, plan, Sources(Path()))
     assert study_attributes(fresh_storage, "quickstart")["definition"]["title"] == plan.definition.title
 
 
 def test_a_foreign_study_is_not_touched(fresh_storage: RDBStorage) -> None:
     foreign = optuna.create_study(study_name="quickstart", storage=fresh_storage)
     foreign.add_trial(optuna.trial.create_trial(value=1.0))
-    plan = make_plan(fresh_storage.url, "quickstart", trials=3)
+    plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "quickstart", trials=3))
     with pytest.raises(StorageError, match=r"'quickstart' in .* was not made by hpo"):
-        begin(fresh_storage.url, plan, Path())
+        begin(fresh_storage.url, plan, Sources(Path()))
     assert foreign.user_attrs == {}
 
 

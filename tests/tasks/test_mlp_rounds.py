@@ -142,10 +142,12 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
         from pathlib import Path
         from threadpoolctl import threadpool_info
         from hpo.study import catalog
-        from hpo.study.loading import open_task
+        from hpo.study.loading import load_task, open_task
 
         definition = catalog.load_study("cnn", dataset="digits", rounds=1)[1]
-        task = open_task(definition, "cpu", Path())
+        loaded = load_task(definition, study="cnn")
+        loaded.prepare(Path())
+        task = open_task(definition, loaded, "cpu")
         params = {"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"}
         next(task.measure({**params, "optimizer": "sgd", "learning_rate": 0.1}, definition.rounds))
         print(*(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"))

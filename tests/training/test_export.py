@@ -15,6 +15,7 @@ import torch
 
 import hpo
 from hpo.errors import RequestError
+from hpo.study.code import Sources
 from hpo.training.export import train_again, write
 from tests.conftest import SMALL_STUDY, defined, draw_pairs
 from tests.text.test_files import full_disk
@@ -29,7 +30,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         **{"architecture": request.param, "weight_sharing": True, "auxiliary_loss": True, "activation": "elu"},
         **{"elu_alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.1},
     }
-    described, weights = train_again(defined(study, name="small"), params, rounds=2, device="cpu", data_folder=Path())
+    described, weights = train_again(
+        defined(study, name="small"), params, rounds=2, device="cpu", sources=Sources(Path())
+    )
     file = tmp_path_factory.mktemp("exported") / "winner.safetensors"
     write(file, {"study": "small", **described}, weights)
     return file

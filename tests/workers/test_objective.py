@@ -13,7 +13,7 @@ from hpo.errors import RequestError
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import make_task
+from hpo.study.loading import load_task
 from hpo.training.device import find_device
 from hpo.workers.objective import make_objective
 from hpo.workers.samplers import suggest
@@ -142,5 +142,5 @@ def test_report_as_final_network_learns_mnist(mnist_folder: Path, tmp_path: Path
 
 
 def test_the_auxiliary_share_is_report_bs_alpha(small_study: StudyDefinition) -> None:
-    task = make_task(small_study, study="small")
+    task = load_task(small_study, study="small").task
     assert (task.weights(None), task.weights(0.2)) == ((1.0, 1.0), (0.8, 0.2))

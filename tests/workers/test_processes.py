@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import RequestError, WorkError
 from hpo.storage.queries import read_trials
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers import supervisor as supervisor
 from hpo.workers.evaluate import Stop
@@ -76,8 +77,9 @@ def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RD
     assert hung.attributes["error"] == "it took longer than 1 s (run.trial_timeout_seconds)"
 
 
-def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
-    with Supervisor(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"), ["cpu"]) as supervisor:
+def test_leaving_the_supervisor_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
+    with Supervisor(["cpu"]) as supervisor:
+        supervisor.assign(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"))
         wait_for(lambda: (tmp_path / "STARTED-0").exists())
         began = time.monotonic()
     assert time.monotonic() - began < 5
@@ -88,7 +90,8 @@ def test_leaving_the_crew_stops_its_workers_at_once(created: RDBStorage, tmp_pat
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
     created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Supervisor(created, assignment(created, tmp_path, target=2), ["cpu"]) as supervisor:
+    with Supervisor(["cpu"]) as supervisor:
+        supervisor.assign(created, assignment(created, tmp_path, target=2))
         for child in multiprocessing.active_children():
             for number in (signal.SIGINT, signal.SIGHUP):
                 os.kill(child.pid or 0, number)
@@ -112,13 +115,14 @@ def start_parent(told: Assignment, folder: Path) -> subprocess.Popen[bytes]:
         "import signal, sys\n"
         "from pathlib import Path\n"
         "from hpo.storage import backends as storage; from hpo.workers.supervisor import Supervisor\n"
-        "from hpo.workers.messages import Assignment\n"
+        "from hpo.study.code import Sources; from hpo.workers.messages import Assignment\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"    told = Assignment(url={told.url!r}, studies=('small',), target=3, device='cpu',\n"
-        f"        data_folder=Path({str(folder)!r}), make_objective={told.make_objective!r})\n"
+        f"        sources=Sources(Path({str(folder)!r})), make_objective={told.make_objective!r})\n"
         "    try:\n"
-        "        with Supervisor(storage.open_storage(told.url), told, ['cpu']) as supervisor:\n"
+        "        with Supervisor(['cpu']) as supervisor:\n"
+        "            supervisor.assign(storage.open_storage(told.url), told)\n"
         "            while supervisor.is_working(): supervisor.wait(1)\n"
         "    except KeyboardInterrupt: sys.exit(130)\n"
     )
@@ -168,11 +172,11 @@ def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -
 
 
 def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorage, tmp_path: Path) -> None:
-    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             raise RequestError("the dataset went away")
 
-        return stubs.Stub(definition, folder, act)
+        return stubs.Stub(definition, sources.data, act)
 
     with pytest.raises(WorkError, match="went away") as raised:
         run_worker(assignment(created, tmp_path, target=1), make, Stop(), raise_what_is_given_up)

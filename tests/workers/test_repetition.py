@@ -19,6 +19,7 @@ from hpo.storage.queries import read_trials, study_attributes
 from hpo.storage.studies import read_definition
 from hpo.storage.trials import trial_id_of
 from hpo.study import catalog
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.study.repetition import count_configurations, identity_of, neighbours
 from hpo.study.space import IntRange
@@ -26,7 +27,7 @@ from hpo.study.task import Params
 from hpo.workers import budget
 from hpo.workers.budget import NoTrial
 from hpo.workers.launch import begin
-from hpo.workers.plan import make_plan
+from hpo.workers.plan import find_study, make_plan
 from hpo.workers.samplers import suggest
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.workers.test_budget import finish, start, started
@@ -187,12 +188,12 @@ def test_who_asks_for_repetitions_gets_them(fresh_storage: RDBStorage, tmp_path:
 def test_the_target_is_what_the_space_has(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = define({**FIXED, "learning_rate": RATES})
     create(fresh_storage, "small", definition, 200)  # as a version did that did not count them
-    plan = make_plan(fresh_storage.url, "small", trials=200)
+    plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "small", trials=200))
     assert (plan.target, plan.most) == (4, 4)
     assert plan.notes == ("study 'small' comes to 4 trials: then every configuration of its space is measured",)
-    begin(fresh_storage.url, plan, tmp_path)
+    begin(fresh_storage.url, plan, Sources(tmp_path))
     assert study_attributes(fresh_storage, "small")["target"] == 4
-    assert make_plan(fresh_storage.url, "small", trials=3).notes == (
+    assert make_plan(fresh_storage.url, find_study(fresh_storage.url, "small", trials=3)).notes == (
         "study 'small' is to come to 4 trials, asked for earlier; --lower-target makes it 3",
     )
 
@@ -207,7 +208,7 @@ def test_a_study_that_has_repetitions_ends_when_the_others_are_measured_too(
     assert before < 4  # by this seed
     definition = define({**FIXED, "learning_rate": RATES}, sampler=RANDOM)
     create(fresh_storage, "small", definition, 200)
-    plan = make_plan(fresh_storage.url, "small")
+    plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "small"))
     assert plan.most == 5 + 4 - before
     work(fresh_storage, tmp_path, target=200)
     assert len(measured(fresh_storage)) == plan.most

@@ -15,6 +15,7 @@ from hpo.storage.queries import last_finishes, set_study_attribute
 from hpo.storage.studies import unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers import launch as optimize
 from hpo.workers import supervisor as supervisor
@@ -23,7 +24,7 @@ from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import Began, Ended, GaveUp, StepDone
-from hpo.workers.plan import make_plan
+from hpo.workers.plan import find_study, make_plan
 from hpo.workers.status import Status
 from hpo.workers.worker import _Server, run_worker
 from tests import stubs
@@ -50,9 +51,9 @@ def test_a_target_that_is_lowered_ends_who_serves_the_study(
 
     def lower(statuses: list[Status]) -> None:
         if statuses[0].finished >= 3 and statuses[0].total == 2000:
-            plan = make_plan(fresh_storage.url, "small", trials=3, lower=True)
+            plan = make_plan(fresh_storage.url, find_study(fresh_storage.url, "small", trials=3), lower=True)
             assert plan.notes == ()
-            begin(fresh_storage.url, plan, tmp_path)
+            begin(fresh_storage.url, plan, Sources(tmp_path))
 
     serve(fresh_storage, tmp_path, show=lower)
     assert 3 <= counts(fresh_storage)["COMPLETE"] < 2000
@@ -74,12 +75,13 @@ def test_a_target_that_is_lowered_ends_the_run_that_was_asked_for_more(
 def test_who_asks_for_fewer_trials_than_before_is_told_how_to_lower_the_target(
     created: RDBStorage, tmp_path: Path
 ) -> None:
-    plan = make_plan(created.url, "small", trials=3)
+    plan = make_plan(created.url, find_study(created.url, "small", trials=3))
     assert (plan.target, plan.lower) == (3, False)
     assert plan.notes == ("study 'small' is to come to 10 trials, asked for earlier; --lower-target makes it 3",)
-    assert make_plan(created.url, "small", trials=10).notes == ()
+    assert make_plan(created.url, find_study(created.url, "small", trials=10)).notes == ()
     set_study_attribute(created, "small", "target", 10**30)  # by a version that had no limit
-    assert make_plan(created.url, "small", trials=3).notes[0].endswith("--lower-target makes it 3")
+    notes = make_plan(created.url, find_study(created.url, "small", trials=3)).notes
+    assert notes[0].endswith("--lower-target makes it 3")
 
 
 def test_a_worker_picks_up_a_study_that_comes_later(
@@ -136,14 +138,14 @@ def test_a_worker_tells_a_study_from_its_successor_of_the_same_name(
     successor = defined({**SMALL_STUDY, "title": "the successor"}, name="small")
     served: list[str] = []
 
-    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             served.append(definition.title)
             if len(served) == 1:
                 optuna.delete_study(study_name="small", storage=fresh_storage)
                 create(fresh_storage, "small", successor, 1)
 
-        return stubs.Stub(definition, folder, act)
+        return stubs.Stub(definition, sources.data, act)
 
     said: list[Began | StepDone | Ended | GaveUp] = []
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=None, target=None)
@@ -160,10 +162,10 @@ def test_an_objective_is_made_only_where_there_is_something_to_do(
     stop = Stop()
     made = 0
 
-    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         nonlocal made
         made += 1
-        return stubs.Stub(definition, folder, lambda trial, folder: None)
+        return stubs.Stub(definition, sources.data, lambda trial, folder: None)
 
     with LivenessLock() as other:
         for name in names:
@@ -190,7 +192,7 @@ def serve(
         opened,
         studies,
         devices=["cpu"] * workers,
-        data_folder=folder,
+        sources=Sources(folder),
         exit_when_done=exit_when_done,
         show=show,
         make_objective=f"tests.stubs:{stub}",

@@ -14,6 +14,7 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, study_names
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.workers import worker
 from hpo.workers.evaluate import Stop
@@ -58,12 +59,12 @@ def test_a_worker_ends_at_once_where_all_is_done_and_does_not_wait_for_what_was_
     create(fresh_storage, "small", small_study, 1)
     create(fresh_storage, "other", small_study, 1)
 
-    def make(definition: StudyDefinition, device: str, folder: Path) -> stubs.Stub:
+    def make(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:
             if trial.study.study_name == "small":
                 optuna.delete_study(study_name="small", storage=fresh_storage)
 
-        return stubs.Stub(definition, folder, act)
+        return stubs.Stub(definition, sources.data, act)
 
     told = replace(assignment(fresh_storage, tmp_path, target=1), studies=("small", "other"), target=None)
     run_worker(told, make, Stop(), lambda said: None)

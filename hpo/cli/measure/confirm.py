@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,17 +11,18 @@ from hpo.analysis.caveats import NEW_SELECTION, beside_search
 from hpo.cli.arguments import WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
-    data_option,
+    Given,
     device_option,
     json_option,
     print_json,
     print_parts,
+    sources_options,
     storage_option,
     workers_option,
 )
 from hpo.cli.run import begin_work, run_trials
 from hpo.study.space import short_name
-from hpo.text.formatting import count, interval, p_value, points, spread, with_unit
+from hpo.text.formatting import interval, p_value, points, rounds_on, spread, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.confirmation import Confirmation
@@ -44,10 +44,17 @@ if TYPE_CHECKING:
 @workers_option
 @storage_option
 @device_option
-@data_option
+@sources_options
 @json_option
 def confirm(
-    study: str, top: int, rounds: int, workers: str, storage: str, device: str, data: Path | None, as_json: bool
+    study: str,
+    top: int,
+    rounds: int,
+    workers: str,
+    storage: str,
+    device: str,
+    given: Given,
+    as_json: bool,
 ) -> None:
     """Measure a study's best again, on fresh rounds.
 
@@ -59,18 +66,20 @@ def confirm(
     from hpo.errors import WorkError
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import set_study_attribute
-    from hpo.tasks.datasets import data_folder
+    from hpo.storage.studies import derived_card
     from hpo.workers.devices import assign_devices
     from hpo.workers.launch import begin
     from hpo.workers.plan import Plan
 
     begin_work()
     devices = assign_devices(workers, device)
-    name, definition, confirms = define_confirmation(open_storage(storage), study, top=top, rounds=rounds)
-    plan, folder = Plan(name, definition, len(definition.trial)), data_folder(data)
-    opened = begin(storage, plan, folder)
+    read = open_storage(storage)
+    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds)
+    card = derived_card(read, study)
+    plan, sources = Plan(name, definition, len(definition.trial), card=card), given.sources()
+    opened = begin(storage, plan, sources)
     set_study_attribute(opened, name, CONFIRMS, confirms)
-    run_trials(opened, plan, devices, folder)
+    run_trials(opened, plan, devices, sources)
     found = read_confirmation(opened, name)
     if found is None:
         raise WorkError(f"study {name!r} is not finished")
@@ -84,10 +93,11 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which differ significantly."""
     first, metric = found.confirmed[0], found.metric
     fresh = spread(first.mean.estimate, None, metric.unit)
+    over = rounds_on(found.rounds, found.dataset, "fresh round", "of")
     headline = (
         f"study {found.study}: best trial {first.trial}: {metric.title} {fresh} "
-        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {count(found.rounds, 'fresh round')} "
-        f"of {found.dataset}; {beside_search(first.mean.estimate, first.optimism, metric.unit)}"
+        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {over}; "
+        f"{beside_search(first.mean.estimate, first.optimism, metric.unit)}"
     )
     table = FittedTable()
     for heading, rank in {"trial": 0, "search": 1, "fresh": 0}.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,11 +10,12 @@ from hpo.analysis.statistics import LEVEL, Interval
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
     TRIAL,
-    data_option,
+    Given,
     device_option,
     json_option,
     print_json,
     print_parts,
+    sources_options,
     storage_option,
 )
 from hpo.cli.run import begin_work, run_trials
@@ -35,10 +35,16 @@ if TYPE_CHECKING:
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
 @device_option
-@data_option
+@sources_options
 @json_option
 def drift_(
-    study: str, trial: int | None, only_show: bool, storage: str, device: str, data: Path | None, as_json: bool
+    study: str,
+    trial: int | None,
+    only_show: bool,
+    storage: str,
+    device: str,
+    given: Given,
+    as_json: bool,
 ) -> None:
     """Measure a trial again on this machine, and compare.
 
@@ -51,7 +57,7 @@ def drift_(
     from hpo.analysis.results import read_trial
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import set_study_attribute
-    from hpo.tasks.datasets import data_folder
+    from hpo.storage.studies import derived_card
     from hpo.workers.devices import assign_devices
     from hpo.workers.launch import begin
     from hpo.workers.plan import Plan
@@ -60,12 +66,12 @@ def drift_(
     opened = open_storage(storage)
     found = read_trial(opened, study, trial)
     if not only_show:
-        devices, folder = assign_devices("1", device), data_folder(data)
+        devices, card, sources = assign_devices("1", device), derived_card(opened, study), given.sources()
         name, definition, repeats = define_repetition(opened, study, found, host=platform.node(), device=devices[0])
-        opened = begin(storage, Plan(name, definition, 0), folder)  # of no target, so that no other worker takes it
+        opened = begin(storage, Plan(name, definition, 0, card=card), sources)  # of no target: no other works on it
         set_study_attribute(opened, name, REPEATS, repeats)
         more = () if trial is not None else ("--trial", str(found.number))
-        run_trials(opened, Plan(name, definition, 1), devices, folder, *more)
+        run_trials(opened, Plan(name, definition, 1), devices, sources, *more)
         set_study_attribute(opened, name, "target", 1)
     drift = read_drift(opened, study, found.number)
     if as_json:

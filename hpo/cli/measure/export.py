@@ -13,12 +13,13 @@ from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
     ROUNDS,
     TRIAL,
-    data_option,
+    Given,
     device_option,
     json_option,
     print_json,
     print_parts,
     share_option,
+    sources_options,
     storage_option,
     written_by_request,
 )
@@ -43,7 +44,7 @@ ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 @click.option("--trial", type=TRIAL, metavar="N", help="Train this trial instead of the best.")
 @storage_option
 @device_option
-@data_option
+@sources_options
 @share_option
 @json_option
 def export(
@@ -53,7 +54,7 @@ def export(
     trial: int | None,
     storage: str,
     device: str,
-    data: Path | None,
+    given: Given,
     share: bool,
     as_json: bool,
 ) -> None:
@@ -68,19 +69,18 @@ def export(
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_card, read_definition
-    from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import find_devices
 
     begin_work()
     from hpo.training.export import train_again, write  # torch needs a working folder that is there
 
     files = _files(file)
-    place, folder = find_devices(device)[0], data_folder(data)
+    place, sources = find_devices(device)[0], given.sources()
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
     trained, weights = train_again(
-        definition, chosen.params, rounds=rounds, device=place, data_folder=folder, watch=_show_epochs
+        definition, chosen.params, rounds=rounds, device=place, sources=sources, watch=_show_epochs
     )
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
     searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}

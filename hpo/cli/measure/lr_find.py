@@ -14,11 +14,12 @@ from hpo import limits
 from hpo.cli.arguments import Folder, Number, WholeNumber
 from hpo.cli.options import (
     ROUNDS,
-    data_option,
+    Given,
     device_option,
     json_option,
     print_json,
     print_parts,
+    sources_options,
     storage_option,
     written_by_request,
 )
@@ -28,7 +29,9 @@ from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
 if TYPE_CHECKING:
+    from hpo.study.code import Sources
     from hpo.study.definition import StudyDefinition
+    from hpo.study.loading import LoadedTask
     from hpo.training.lr_curve import LRCurve
 
 RATE = Number(limits.SMALLEST, limits.LARGEST)
@@ -65,7 +68,7 @@ BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "
 )  # fmt: skip
 @storage_option
 @device_option
-@data_option
+@sources_options
 @json_option
 def lr_find(
     optimizers: tuple[str, ...],
@@ -79,7 +82,7 @@ def lr_find(
     folder: Path | None,
     storage: str,
     device: str,
-    data: Path | None,
+    given: Given,
     as_json: bool,
 ) -> None:
     """Find a learning rate by a range test.
@@ -99,21 +102,20 @@ def lr_find(
         if value not in (None, before):
             unsaved = unsaved or f"study {study!r} has {key} = {before}"
             table[where][key] = value
-    if folder is not None:
+    if folder:
         _check_writable(folder)
-    tests = [_define(table, settings, optimizer) for optimizer in optimizers or ("sgd",)]
-    found = []
-    for definition in tests:
-        curve, described = _run_range_test(definition, (low, high, steps), device, data)
-        found.append(described)
-        name = short_name(described["params"])
+    tests = [_define(table, settings, optimizer, given.sources()) for optimizer in optimizers or ("sgd",)]
+    found: list[dict[str, Any]] = []
+    for definition, loaded in tests:
+        curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
+        found, name = [*found, described], short_name(described["params"])
         if not as_json:
             print_parts(*curve_view(name, curve, described["dataset"]))
         figure = range_test_figure(f"Range test: {name} ({described['dataset']})", curve)
         key = f"range_test_{safe_file_name(name.replace('+', '-').replace(' ', '-'))}"
-        if folder is not None:
+        if folder:
             _write(figure, described, folder / key)
-        if study is not None:
+        if study:
             _save(figure, key, opened, study, unsaved)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
@@ -145,42 +147,48 @@ def _check_writable(folder: Path) -> None:
         check_writable(folder / "range_test.json")
 
 
-def _define(table: dict[str, Any], settings: Sequence[str], optimizer: str) -> StudyDefinition:
-    """Returns the study of one configuration that is tested: the task's own example, but for what is set.
+def _define(
+    table: dict[str, Any], settings: Sequence[str], optimizer: str, sources: Sources
+) -> tuple[StudyDefinition, LoadedTask]:
+    """Returns the study of one configuration that is tested, and its task: the task's example, but for what is set.
 
     Raises:
         RequestError: where a setting is none, or the task does not take it.
     """
     from hpo.errors import RequestError, suggestion
     from hpo.study.definition import define_study
-    from hpo.study.loading import make_task, parameters_of, resolve
+    from hpo.study.loading import load_task
+    from hpo.study.resolving import resolve_by
     from hpo.study.space import LEARNING_RATE, RANGE_TEST
 
     chosen = _parse(settings)
     given = define_study({**table, "trial": [{"label": "range test", "params": {}}]}, name="lr-find")
-    task = make_task(given, study="lr-find")
-    known = parameters_of(task).keys() - {LEARNING_RATE, "optimizer"}
+    loaded = load_task(given, study="lr-find", sources=sources)
+    if not loaded.trains:
+        raise RequestError(f"task {given.task.name!r} trains no networks, so it has no learning rate")
+    known = loaded.keywords().keys()
     for key in chosen:
         if key in ("optimizer", LEARNING_RATE):
             raise RequestError(f"--set {key} is not for a range test; --optimizer names the optimizer")
         if key not in known:
             raise RequestError(f"--set: no key named {key!r}; {suggestion(key, known)}")
-    params = {**task.example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
+    params = {**loaded.example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
     tested = {**table, "trial": [{"label": "range test", "params": params}]}
-    return resolve(define_study(tested, name="lr-find"), study="lr-find")
+    definition = resolve_by(loaded, define_study(tested, name="lr-find"), study="lr-find")
+    loaded.prepare(sources.data)
+    return definition, loaded
 
 
 def _run_range_test(
-    definition: StudyDefinition, rates: tuple[float, float, int], device: str, data: Path | None
+    definition: StudyDefinition, loaded: LoadedTask, rates: tuple[float, float, int], device: str
 ) -> tuple[LRCurve, dict[str, Any]]:
     """Returns the curve of what is tested, and what is said of it in JSON."""
     from rich.progress import Progress
 
     from hpo.cli.console import Console
     from hpo.errors import WorkError
-    from hpo.study.loading import make_card, open_task
+    from hpo.study.loading import open_task
     from hpo.study.space import LEARNING_RATE, short_name
-    from hpo.tasks.datasets import data_folder
     from hpo.text.formatting import count
     from hpo.training.lr_curve import describe_curve, spaced_rates
     from hpo.workers.devices import find_devices
@@ -188,7 +196,7 @@ def _run_range_test(
     params = {name: value for name, value in definition.trial[0].params.items() if name != LEARNING_RATE}
     low, high, steps = rates
     place = find_devices(device)[0]
-    task: Any = open_task(definition, place, data_folder(data))
+    task: Any = open_task(definition, loaded, place)
     shown = f"{count(definition.protocol.rounds, 'round')}, {steps} rates to {high:g}"
     say(f"{short_name(params)}: {shown}", err=True)
     console = Console(stderr=True)
@@ -196,8 +204,8 @@ def _run_range_test(
         curve = task.range_test(params, definition.rounds, spaced_rates(low, high, steps), progress.track)
     if math.isnan(curve.mean):
         raise WorkError(f"every round diverged at its first rates, from {low:g}; try a lower --low")
-    dataset = make_card(definition, study="lr-find").dataset
-    return curve, {**describe_curve(curve, str(params["optimizer"])), "params": params, "dataset": dataset}
+    described = describe_curve(curve, str(params["optimizer"]))
+    return curve, {**described, "params": params, "dataset": loaded.dataset}
 
 
 def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,16 +12,17 @@ from hpo import limits
 from hpo.cli.arguments import WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
-    data_option,
+    Given,
     dataset_option,
     device_option,
     print_parts,
+    sources_options,
     storage_option,
     workers_option,
 )
-from hpo.cli.run import begin_work, run_trials
+from hpo.cli.run import begin_work, checked_by, run_trials
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, spread, with_unit
+from hpo.text.formatting import count, rounds_on, spread, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @device_option
 @dataset_option
 @click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
-@data_option
+@sources_options
 def optimize(
     study: str,
     trials: int | None,
@@ -56,7 +57,7 @@ def optimize(
     device: str,
     dataset: str | None,
     name: str | None,
-    data: Path | None,
+    given: Given,
 ) -> None:
     """Create or join a study, and bring it to N trials.
 
@@ -64,22 +65,26 @@ def optimize(
     the same every time.
     """
     from hpo.cli.read.status import foreign_notes
-    from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices
     from hpo.workers.launch import begin
-    from hpo.workers.plan import make_plan
+    from hpo.workers.plan import find_study, make_plan
     from hpo.workers.status import read_status
+    from hpo.workers.supervisor import Supervisor
 
     if lower and trials is None:
         raise click.UsageError("--lower-target needs the new number, as in --trials 20")
     begin_work()
     devices = assign_devices(workers, device)
-    plan = make_plan(storage, study, trials=trials, lower=lower, dataset=dataset, name=name)
-    for note in plan.notes:
-        say(note, err=True)
-    folder = data_folder(data)
-    opened = begin(storage, plan, folder)
-    run_trials(opened, plan, devices, folder)
+    wanted = find_study(storage, study, trials=trials, dataset=dataset, name=name)
+    sources = wanted.sources(given.sources(), given.code)
+    needs_check = wanted.must_be_checked
+    with Supervisor(devices[: wanted.asked], preload=wanted.preload) if needs_check else nullcontext() as supervisor:
+        checked = checked_by(supervisor, wanted, devices[0], sources) if supervisor else None
+        plan = make_plan(storage, wanted, checked, lower=lower)
+        for note in plan.notes:
+            say(note, err=True)
+        opened = begin(storage, plan, sources)
+        run_trials(opened, plan, devices, sources, supervisor=supervisor)
     status = read_status(opened, plan.name)
     say(*foreign_notes([status]), err=True)
     if status.complete:
@@ -126,7 +131,7 @@ def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinitio
         table.add_row(entry.label, error, *([beside] if published else []))
     headline = (
         f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured, "
-        f"{card.metric.title} (mean and deviation of {count(definition.protocol.rounds, 'round')} on {card.dataset})"
+        f"{card.metric.title} (mean and deviation of {rounds_on(definition.protocol.rounds, card.dataset)})"
     )
     return [headline, table]
 

@@ -25,6 +25,7 @@ from hpo.text.output import say
 
 if TYPE_CHECKING:
     from hpo.errors import WorkError
+    from hpo.study.code import Sources
     from hpo.workers.plan import Plan
 
 
@@ -58,15 +59,17 @@ def reproduce(
     from hpo.analysis.reproduction import architectures_of, find_items, read_reproduction, reports, studies_of
     from hpo.report.reproduction import looked_at, table_of
     from hpo.study import catalog
+    from hpo.study.code import Sources
     from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices
-    from hpo.workers.plan import make_plan
+    from hpo.workers.plan import find_study, make_plan
 
     begin_work()
     items = find_items(names)
     devices = assign_devices(workers, device)
-    plans = {study: make_plan(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)}
-    opened, given_up = _measure(storage, list(plans.values()), devices, data_folder(data))
+    wanted = [find_study(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)]
+    plans = [make_plan(storage, one) for one in wanted]
+    opened, given_up = _measure(storage, plans, devices, Sources(data_folder(data)))
     stored = {
         study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(reports().items)
     }
@@ -83,20 +86,18 @@ def reproduce(
         raise given_up
 
 
-def _measure(
-    storage: str, plans: Sequence[Plan], devices: list[str], data_folder: Path
-) -> tuple[Any, WorkError | None]:
+def _measure(storage: str, plans: Sequence[Plan], devices: list[str], sources: Sources) -> tuple[Any, WorkError | None]:
     """Brings studies to their trials; returns their storage, if any, and the error where one had to be given up."""
     from hpo.errors import WorkError
     from hpo.workers.launch import begin
 
     opened = None
     for plan in plans:
-        opened = begin(storage, plan, data_folder)
+        opened = begin(storage, plan, sources)
     if opened is not None:
         try:
             names = tuple(plan.name for plan in plans)
-            serve_studies(opened, names, devices=devices, data_folder=data_folder, exit_when_done=True)
+            serve_studies(opened, names, devices=devices, sources=sources, exit_when_done=True)
         except WorkError as error:  # what the other studies have measured is written all the same
             return opened, error
     return opened, None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from hpo.cli.options import data_option, device_option, storage_option, workers_option
+from hpo.cli.options import Given, device_option, sources_options, storage_option, workers_option
 from hpo.cli.run import begin_work, serve_studies
 
 
@@ -20,9 +18,14 @@ from hpo.cli.run import begin_work, serve_studies
     is_flag=True,
     help="End when every study has its trials, those too that are still to come.",
 )
-@data_option
+@sources_options
 def worker(
-    storage: str, studies: tuple[str, ...], workers: str, device: str, exit_when_done: bool, data: Path | None
+    storage: str,
+    studies: tuple[str, ...],
+    workers: str,
+    device: str,
+    exit_when_done: bool,
+    given: Given,
 ) -> None:
     """Serve every unfinished study in a storage, and wait for more.
 
@@ -30,11 +33,10 @@ def worker(
     trials it shall have; a worker that was started before waits for it.
     """
     from hpo.storage.backends import open_storage
-    from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices
 
     begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
-    folder = data_folder(data)
-    serve_studies(opened, studies or None, devices=devices, data_folder=folder, exit_when_done=exit_when_done)
+    sources = given.sources()
+    serve_studies(opened, studies or None, devices=devices, sources=sources, exit_when_done=exit_when_done)

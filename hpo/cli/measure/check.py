@@ -1,0 +1,72 @@
+"""`hpo check`: finds out whether a study can be measured, and creates nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import Given, device_option, json_option, print_json, print_parts, sources_options
+from hpo.cli.run import begin_work, checked_by
+from hpo.text.formatting import count, with_unit
+from hpo.text.output import say
+
+if TYPE_CHECKING:
+    from hpo.study.card import Card
+    from hpo.workers.messages import Checked
+
+
+@click.command()
+@click.argument("study", metavar="NAME_OR_FILE")
+@device_option
+@sources_options
+@json_option
+def check(study: str, device: str, given: Given, as_json: bool) -> None:
+    """Find out whether a study can be measured.
+
+    Its task is loaded, one round opened, and one step taken with the first values of its space. Nothing is created.
+    hpo optimize does the same with a new study, before anything else.
+    """
+    from hpo.study.card import parse_card
+    from hpo.workers.devices import assign_devices
+    from hpo.workers.plan import find_file
+    from hpo.workers.supervisor import Supervisor
+
+    begin_work()
+    devices = assign_devices("1", device)
+    wanted = find_file(study)
+    with Supervisor(devices) as supervisor:
+        checked = checked_by(supervisor, wanted, devices[0], wanted.sources(given.sources(), given.code))
+    card = parse_card(checked.card, study=wanted.name)
+    if as_json:
+        print_json({"study": wanted.name, "card": checked.card, "way": checked.way, "printed": checked.printed})
+        return
+    print_parts(f"study {wanted.name}: can be measured", card_table(checked, card))
+    if checked.printed:
+        say("", "printed meanwhile:", *(f"  {line}" for line in checked.printed.splitlines()))
+
+
+def card_table(checked: Checked, card: Card) -> FittedTable:
+    """Returns what was found out of a study."""
+    definition = checked.definition
+    takers = dict.fromkeys(card.parameters.values())
+    rows = {
+        "metric": ", ".join(with_unit(metric.title, metric.unit) for metric in card.metrics),
+        **{
+            taker: ", ".join(name for name in definition.parameters if card.parameters[name] == taker)
+            for taker in takers
+        },
+        "rounds": str(definition.protocol.rounds),
+        "steps": count(definition.steps, definition.step_word) if definition.steps else "",
+        "way": checked.way,
+        "data": card.dataset,
+        "code": ", ".join(card.code),
+    }
+    table = FittedTable()
+    table.add_column()
+    table.add_column(wraps=True)
+    for name, value in rows.items():
+        if value:
+            table.add_row(f"  {name}", value)
+    return table

@@ -1,0 +1,216 @@
+"""Resolves a study: every default filled in, every condition said, every value as its parameter takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hpo.errors import StudyError, suggestion
+from hpo.study.definition import TRAINED_BY, Entry, StudyDefinition, Training, define_study
+from hpo.study.loading import LoadedTask, is_light, load_task
+from hpo.study.schema import explain, shown
+from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter
+from hpo.study.task import Metric, Value
+from hpo.text.formatting import count
+
+NEEDED = object()  # in place of a default
+
+
+def resolve(definition: StudyDefinition, *, study: str) -> StudyDefinition:
+    """Returns a study whose task is light (see `is_light`) as `resolve_by` does.
+
+    Raises:
+        RequestError: that names the first thing which is wrong.
+    """
+    return resolve_by(load_task(definition, study=study), definition, study=study)
+
+
+def resolve_derived(table: dict[str, Any], *, study: str) -> StudyDefinition:
+    """Returns the study of a table that was made from one which is resolved: its trials measured again.
+
+    Raises:
+        StudyError: where it breaks a rule.
+    """
+    definition = define_study(table, name=study)
+    return resolve(definition, study=study) if is_light(definition, study=study) else definition
+
+
+def resolve_by(loaded: LoadedTask, definition: StudyDefinition, *, study: str) -> StudyDefinition:
+    """Returns a study as its task understands it, or says what is wrong; `study` stands in the error.
+
+    Raises:
+        StudyError: that names the first thing which is wrong.
+    """
+    metric = _objective(definition, loaded, study)
+    for entry in definition.trial:
+        _check_published(entry, metric, study)
+    training = _training(definition, loaded, study)
+    parameters = _Parameters(loaded, study)
+    table = {
+        **definition.model_dump(mode="json"),
+        "task": {"name": definition.task.name, **loaded.settings},
+        "training": training and training.model_dump(mode="json"),
+        "protocol": {**definition.protocol.model_dump(mode="json"), "metric": metric.name},
+        "space": parameters.check_space(definition.space) if definition.space else {},
+        "trial": [entry.model_dump(mode="json") for entry in map(parameters.check_trial, definition.trial)],
+    }
+    resolved = define_study(table, name=study)
+    _check_pruner(resolved, loaded, metric, study)
+    return resolved
+
+
+def _objective(definition: StudyDefinition, loaded: LoadedTask, study: str) -> Metric:
+    metrics = {metric.name: metric for metric in loaded.metrics}
+    wanted = definition.protocol.metric or next(iter(metrics))
+    if wanted not in metrics:
+        _refuse(study, f"protocol.metric must be one of {', '.join(map(repr, metrics))}, but is {wanted!r}")
+    return metrics[wanted]
+
+
+def _training(definition: StudyDefinition, loaded: LoadedTask, study: str) -> Training | None:
+    if not loaded.trains:
+        if definition.training is not None:
+            _refuse(study, f"task {definition.task.name!r} trains no networks, so there can be no [training]")
+        return None
+    training = definition.training or Training()
+    try:
+        loaded.check(training)
+    except ValueError as error:
+        raise StudyError(f"study {study!r}: {error}") from error
+    return training
+
+
+def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metric, study: str) -> None:
+    """Makes sure that the pruner has something to go by."""
+    name = definition.pruner.name
+    if name == "none":
+        return
+    needed = 2 if name == "power_law" else 1
+    if definition.training:
+        training = definition.training
+        asked = sum(epoch < training.epochs for epoch in set(training.evaluate_at))
+        if asked < needed:
+            _refuse(
+                study,
+                f"training.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner {name!r} has "
+                f"nothing to go by, but is {shown(training.evaluate_at)}",
+            )
+    elif getattr(loaded.task, "has_steps", True) is False:
+        _refuse(study, f"pruner {name!r} has nothing to go by: {definition.task.name} returns once, and yields nothing")
+    elif name == "power_law" and (definition.steps or 0) <= needed:
+        _refuse(
+            study, f"pruner 'power_law' needs task.steps, how many steps a trial has, and more than {needed} of them"
+        )
+    if name == "power_law" and (metric.maximize or metric.low is None or metric.low < 0):
+        _refuse(study, f"pruner 'power_law' is for what is never negative (task.low = 0), as {metric.name!r} may be")
+
+
+class _Parameters:
+    """What a task's parameters are: who takes them, by what rule, and where they are there at all."""
+
+    def __init__(self, loaded: LoadedTask, study: str) -> None:
+        self._study = study
+        try:
+            keywords = loaded.keywords()
+        except ValueError as error:
+            raise StudyError(f"study {study!r}: task: {error}") from error
+        self._rules: Mapping[str, TypeAdapter[Any]] = {
+            name: TypeAdapter(rule, config=ConfigDict(strict=True, allow_inf_nan=False))
+            for name, rule in {
+                **{name: _rule(keyword.annotation) for name, (_, keyword) in keywords.items()},
+                **(TRAINED_BY if loaded.trains else {}),
+                **loaded.rules,
+            }.items()
+        }
+        self._conditions = loaded.conditions
+        self._defaults = {
+            name: NEEDED if keyword.default is keyword.empty else keyword.default
+            for name, (_, keyword) in keywords.items()
+        } | (dict.fromkeys(TRAINED_BY, NEEDED) if loaded.trains else {})
+        self._needed = [name for name, default in self._defaults.items() if default is NEEDED]
+        self._is_closed = loaded.trains or bool(loaded.rules)  # a function is given whatever there is
+
+    def check_space(self, space: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Returns a space with all conditions, its numbers as its parameters take them."""
+        if missing := [name for name in self._needed if name not in space]:
+            example = f"a fixed value will do, as in {missing[0]} = …"
+            _refuse(self._study, f"space lacks {', '.join(missing)}; {example}")
+        return {name: self._check(name, parameter).model_dump(mode="json") for name, parameter in space.items()}
+
+    def check_trial(self, entry: Entry) -> Entry:
+        """Returns a listed trial, its values as its parameters take them."""
+        where = f"trial {entry.label!r}"
+        if missing := [name for name in self._needed if name not in entry.params]:
+            _refuse(self._study, f"{where} lacks {', '.join(missing)}")
+        params = {
+            name: value if self._is_range_test(name, value) else self._value(f"{where}: {name}", name, value)
+            for name, value in entry.params.items()
+        }
+        for name, when in self._conditions.items():
+            for key, wanted in when.items() if name in params else ():
+                if params.get(key) != wanted:
+                    _refuse(self._study, f"{where}: {name} is there only where {key} is {shown(wanted)}")
+        for name, value in self._defaults.items():
+            if (
+                name not in params
+                and isinstance(value, bool | int | float | str)
+                and all(params.get(key) == wanted for key, wanted in self._conditions.get(name, {}).items())
+            ):
+                params[name] = value
+        return entry.model_copy(update={"params": params})
+
+    def _is_range_test(self, name: str, value: Value) -> bool:
+        return self._is_closed and (name, value) == (LEARNING_RATE, RANGE_TEST)
+
+    def _check(self, name: str, parameter: Parameter) -> Parameter:
+        values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
+        if parameter.when and name in self._needed:
+            _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
+        when = {**self._conditions.get(name, {}), **parameter.when}
+        for key, wanted in self._conditions.get(name, {}).items():
+            if when[key] != wanted:
+                _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {shown(wanted)}")
+        if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
+            if parameter.step != 1:
+                _refuse(self._study, f"space.{name} is no whole number, so it can have no 'step'")
+            return FloatRange(low=values[0], high=values[1], log=parameter.log, when=when)
+        changed = {"choices": values} if not isinstance(parameter, FloatRange | IntRange) else {}
+        return parameter.model_copy(update={"when": when, **changed})
+
+    def _value(self, where: str, name: str, value: Value) -> Any:
+        if name not in self._rules:
+            if not self._is_closed:
+                return value
+            _refuse(self._study, f"{where}: no parameter has this name; {suggestion(name, self._rules)}")
+        try:
+            return self._rules[name].validate_python(value)
+        except ValidationError as error:
+            hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
+            raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
+
+
+def _rule(annotation: Any) -> Any:
+    """Returns the type by which a keyword's values are checked; anything that a study can say where there is none."""
+    plain = annotation in (bool, int, float, str) or get_origin(annotation) in (Literal, Annotated)
+    return annotation if plain else Value
+
+
+def _check_published(entry: Entry, metric: Metric, study: str) -> None:
+    """Makes sure that a published figure is one of the metric's."""
+    if entry.published is None:
+        return
+    low, high, published = metric.low, metric.high, entry.published
+    width = None if low is None or high is None else high - low
+    for key, value, least, most in (("mean", published.mean, low, high), ("std", published.std, 0.0, width)):
+        if (least is not None and value < least) or (most is not None and value > most):
+            if least is None or most is None:
+                reach = f"at least {least:g}" if most is None else f"at most {most:g}"
+            else:
+                reach = f"between {least:g} and {most:g}"
+            _refuse(study, f"trial {entry.label!r}: published.{key} must be {reach}, but is {shown(value)}")
+
+
+def _refuse(study: str, complaint: str) -> NoReturn:
+    raise StudyError(f"study {study!r}: {complaint}")

@@ -1,0 +1,116 @@
+"""Makes sure that a study can be measured here: when it is new, before anything is created; and by each worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+from hpo.errors import StudyError, WorkError
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.code import Sources, check_files, check_same_code, code_hashes, explain_code
+from hpo.study.definition import StudyDefinition
+from hpo.study.loading import load_task, make_card, open_task
+from hpo.study.resolving import resolve_by
+from hpo.study.space import LEARNING_RATE, RANGE_TEST, in_order, is_there
+from hpo.study.task import Params, Task
+from hpo.text.capture import capture
+from hpo.workers.messages import Check, Checked
+
+
+def check_study(order: Check, say: Callable[[str], None]) -> Checked:
+    """Tries a study: imports its task, opens one round, and takes one step with the first values of its space.
+
+    Args:
+        say: is told what is done now.
+
+    Raises:
+        RequestError: where it cannot be measured.
+    """
+    name, sources = order.study, order.sources
+    with capture() as printed:
+        say(f"loading {order.definition.task.name}")
+        loaded = load_task(order.definition, study=name, sources=sources)
+        say("making sure of the data")
+        loaded.prepare(sources.data)
+        definition = resolve_by(loaded, order.definition, study=name)
+        say("taking one step")
+        way = _try(open_task(definition, loaded, order.device), definition, name)
+        card = make_card(definition, loaded, sources)
+    return Checked(definition, card.model_dump(mode="json"), way, printed.text)
+
+
+def _try(task: Task, definition: StudyDefinition, name: str) -> str:
+    """Takes one step of a task, in one round; returns how it is trained.
+
+    Raises:
+        StudyError: where that fails, or comes to something else than errors.
+    """
+    params, process = first_params(definition), os.getpid()
+    try:
+        if hasattr(task, "rehearse"):
+            return str(task.rehearse(params, definition.rounds))
+        steps = task.measure(params, definition.rounds[:1])
+        measured = next(steps)
+        steps.close()  # type: ignore[attr-defined]
+    except StopIteration:
+        raise StudyError(f"study {name!r}: its task measures nothing") from None
+    except (Exception, SystemExit) as error:
+        raise StudyError(f"study {name!r}: with {_listed(params)}: {explain_code(error)}") from error
+    finally:
+        if os.getpid() != process:
+            os._exit(0)  # a copy of this process, which the code has forked and not ended
+    _check(measured, task, name)
+    return ""
+
+
+def _check(measured: Any, task: Task, name: str) -> None:
+    """Makes sure that a measurement is one: errors of one round, by the task's own metrics."""
+    known = {metric.name for metric in task.metrics}
+    errors = getattr(measured, "errors", None)
+    if errors is None or not hasattr(measured, "step"):
+        raise StudyError(f"study {name!r}: its task must yield measurements, but yields {type(measured).__name__}")
+    if errors and set(errors) != known:
+        raise StudyError(f"study {name!r}: its task measures {', '.join(sorted(errors))}, but its metrics are {known}")
+
+
+def first_params(definition: StudyDefinition) -> Params:
+    """Returns a configuration to try a study with: the first value of each parameter, or of the first listed trial."""
+    if definition.trial:
+        params = dict(definition.trial[0].params)
+        if params.get(LEARNING_RATE) == RANGE_TEST and definition.training:
+            params[LEARNING_RATE] = 1e-3
+        return params
+    chosen: dict[str, Any] = {}
+    for parameter, values in in_order(definition.space):
+        if is_there(values, chosen):
+            chosen[parameter] = values.values[0]
+    return chosen
+
+
+def _listed(params: Params) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in params.items())
+
+
+def open_stored(storage: RDBStorage, name: str, sources: Sources) -> StudyDefinition:
+    """Returns a stored study's definition, once it is sure that this machine has the same task, code and data.
+
+    Anybody can have changed what is stored, so it is checked as a file is.
+
+    Raises:
+        RequestError: where something is missing, differs, or may not be opened.
+    """
+    definition, card = read_definition(storage, name), read_card(storage, name)
+    try:
+        check_files(card.code, sources)
+        loaded = load_task(definition, study=name, sources=sources)
+        check_same_code(card.code, code_hashes(loaded.references, sources))
+    except StudyError as error:
+        said = str(error)
+        raise StudyError(said if said.startswith("study ") else f"study {name!r}: {said}") from error
+    loaded.prepare(sources.data)
+    if card.data_sha256 != loaded.data_sha256:
+        raise WorkError(f"study {name!r} was created on other data than is here under its name")
+    return resolve_by(loaded, definition, study=name)
