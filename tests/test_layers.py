@@ -146,6 +146,8 @@ CLI = sorted(file for file, _ in COMMANDS.values())
         ("hpo.workers.launch", ("torch", "sklearn")),
         ("hpo.workers.worker", ("torch",)),
         ("hpo.workers.supervisor", ("torch",)),
+        ("hpo.dashboard.note", ("torch", "sklearn", "optuna_dashboard")),  # the parent of every run writes one
+        ("hpo.tasks.digit_pairs.pairs", ("sklearn", "torchvision")),
     ],
 )
 def test_importing_loads_nothing_heavy(module: str, absent: tuple[str, ...]) -> None:

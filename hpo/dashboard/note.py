@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import optuna
 from optuna.storages import RDBStorage
-from optuna_dashboard import get_note, save_note
 
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
@@ -15,12 +13,20 @@ from hpo.text.escaping import escape_markdown
 from hpo.text.formatting import count, rounds_on, text_of
 from hpo.text.markdown import code_span, markdown_table
 
+# Where optuna-dashboard keeps the note of a study (its module `_note`). Written here, not by its save_note: importing
+# it takes a second, for it imports scikit-learn, and the parent of every run would wait for it.
+_VERSION, _PART, _PART_LENGTH = "dashboard:note_ver", "dashboard:note_str:", 2045
+
 
 def note_study(storage: RDBStorage, name: str) -> None:
     """Gives a study its note, where it has none yet."""
-    study = optuna.load_study(study_name=name, storage=storage)
-    if not get_note(study):
-        save_note(study, study_note(name, read_definition(storage, name), read_card(storage, name)))
+    study_id = storage.get_study_id_from_name(name)
+    if _VERSION in storage.get_study_system_attrs(study_id):
+        return
+    note = study_note(name, read_definition(storage, name), read_card(storage, name))
+    for number, start in enumerate(range(0, len(note), _PART_LENGTH)):
+        storage.set_study_system_attr(study_id, f"{_PART}{number}", note[start : start + _PART_LENGTH])
+    storage.set_study_system_attr(study_id, _VERSION, 1)
 
 
 def study_note(name: str, definition: StudyDefinition, card: Card) -> str:

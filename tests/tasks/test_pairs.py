@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hpo.errors import DatasetError
 from hpo.tasks.datasets import DATASETS, Dataset, data_folder, mnist_files, prepare
+from hpo.tasks.digit_pairs import pairs
 from hpo.tasks.digit_pairs.pairs import Images, Pairs, _draw_ordered, read_images
 from tests.conftest import draw_pairs
 
@@ -40,6 +44,29 @@ def test_training_and_test_digits_are_disjoint_images() -> None:
     assert (len(train.digits), len(test.digits)) == (1198, 599)
     a, b = ({tuple(image.flatten().tolist()) for image in part.images} for part in (train, test))
     assert not a & b
+
+
+def test_digits_of_a_damaged_or_missing_scikit_learn_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = find_spec("sklearn")
+    assert package
+    assert package.submodule_search_locations
+    monkeypatch.setattr(pairs, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    with pytest.raises(DatasetError, match=r"digits\.csv\.gz.* not found.*; install scikit-learn again"):
+        pairs._read_digits()
+    original = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    changed = gzip.decompress(original.read_bytes()).replace(b"0,", b"1,", 1)
+    (tmp_path / "datasets" / "data").mkdir(parents=True)
+    (tmp_path / "datasets" / "data" / "digits.csv.gz").write_bytes(gzip.compress(changed))
+    with pytest.raises(DatasetError, match="scikit-learn's copy has changed"):
+        pairs._read_digits()
+    (tmp_path / "datasets" / "data" / "digits.csv.gz").write_bytes(original.read_bytes()[:9000])
+    with pytest.raises(DatasetError, match="install scikit-learn again"):
+        pairs._read_digits()
+    monkeypatch.setattr(pairs, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match="install scikit-learn again"):
+        pairs._read_digits()
 
 
 def test_ordered_pairs_are_drawn_without_replacement_up_to_the_last() -> None:

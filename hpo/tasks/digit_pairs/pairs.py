@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,9 +102,15 @@ def _read_mnist(folder: Path) -> tuple[Images, Images]:
 
 
 def _read_digits() -> tuple[Images, Images]:
-    from sklearn.datasets import load_digits
-
-    images, digits = load_digits(return_X_y=True)
+    # Not by scikit-learn's load_digits, which reads this file: importing it takes most of a second of a worker's start.
+    package = find_spec("sklearn")
+    (folder,) = (package and package.submodule_search_locations) or [""]
+    file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+    try:
+        rows = np.loadtxt(file, delimiter=",")
+    except (OSError, EOFError, ValueError) as error:
+        raise DatasetError(f"dataset 'digits': {file}: {error}; install scikit-learn again, which brings it") from error
+    images, digits = rows[:, :-1], rows[:, -1].astype(int)
     actual = hashlib.sha256(images.astype("<f8").tobytes() + digits.astype("<i8").tobytes()).hexdigest()
     if actual != DATASETS["digits"].checksums["digits"]:
         raise DatasetError(
