@@ -112,7 +112,8 @@ def listed_study() -> StudyDefinition:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[TemporaryPostgres]:
     """A server of PostgreSQL, one for each process that runs tests."""
-    server = TemporaryPostgres()
+    # Autovacuum would look into hundreds of small databases, one after the other, all the time.
+    server = TemporaryPostgres(autovacuum="off")
     open_storage(server.create_database("template"), create=True).engine.dispose()
     yield server
     server.remove()

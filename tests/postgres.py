@@ -35,13 +35,16 @@ SETTINGS = {
 class TemporaryPostgres:
     """A server in a folder of its own; `start`, `stop` and `restart` it as often as you like, then `remove` it."""
 
-    def __init__(self, listen: str = "127.0.0.1", certificate: tuple[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self, listen: str = "127.0.0.1", certificate: tuple[bytes, bytes] | None = None, **settings: str
+    ) -> None:
         """`listen` is the address to listen on; `*` lets every host in, without a password.
 
         With a certificate and its key, both PEM, a database called as its user is for TLS and a password alone.
+        Settings are the server's.
         """
         self._listen = listen
-        self._settings = {**SETTINGS, **({"ssl": "on"} if certificate else {})}
+        self._settings = {**SETTINGS, **settings, **({"ssl": "on"} if certificate else {})}
         self._binaries = find_binaries()
         self._folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
         self._user = _unprivileged_user()

@@ -233,6 +233,41 @@ optimizer = ["sgd", "adam"]
 learning_rate = { low = 1e-3, high = 1.0, log = true }
 """
 
+# The same without torch, for what concerns processes, streams or storages, not training.
+QUICK = """
+title = "A quick search"
+[task]
+name = "quick.py:bowl"
+[protocol]
+rounds = 2
+[sampler]
+name = "tpe"
+[pruner]
+name = "none"
+[space]
+x = { low = 0.0, high = 1.0 }
+seconds = SECONDS
+"""
+BOWL = """
+import time
+
+calls = 0
+
+
+def bowl(params, seed):
+    global calls
+    calls += 1
+    if calls > 1:  # the first may be the check's
+        time.sleep(params["seconds"])
+    return 10 + (params["x"] - 0.3) ** 2
+"""
+
+
+def write_quick(folder: Path, name: str = "quick.toml", seconds: float = 0.0) -> None:
+    """Writes the study of a function, each of whose rounds after the first lasts so many seconds."""
+    (folder / name).write_text(QUICK.replace("SECONDS", str(seconds)))
+    (folder / "quick.py").write_text(BOWL)
+
 
 def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
     assert done.returncode == exit_code, done.stderr

@@ -20,7 +20,16 @@ from hpo import provenance
 from hpo.cli.main import _Program
 from hpo.provenance import versions
 from tests.conftest import wait_for
-from tests.program import TINY, assert_one_line, clean_environment, hpo, python_m_hpo, running_trials, start_hpo
+from tests.program import (
+    TINY,
+    assert_one_line,
+    clean_environment,
+    hpo,
+    python_m_hpo,
+    running_trials,
+    start_hpo,
+    write_quick,
+)
 
 SHADOWS = [
     *("click", "enum", "logging", "multiprocessing", "numpy", "optuna", "pickle", "random", "re", "selectors"),
@@ -84,7 +93,10 @@ MOMENTS: dict[str, Callable[[int, Path], bool]] = {
 @pytest.mark.parametrize(("moment", "times"), list(zip(MOMENTS, (1, 10, 10, 1), strict=True)))
 def test_ctrl_c_at_any_moment_leaves_nothing_running(moment: str, times: int, tmp_path: Path) -> None:
     """Once, or with a key that is held."""
-    (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    if moment == "workers start":  # which takes those that train longest
+        (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    else:
+        write_quick(tmp_path, "long.toml", seconds=60)
     process = started(tmp_path, "optimize", "--study", "long.toml", "--trials", "3", "--workers", "2")
     wait_for(lambda: process.poll() is not None or MOMENTS[moment](process.pid, tmp_path / "hpo.db"))
     said = strike(process, times=times)

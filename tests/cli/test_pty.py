@@ -24,7 +24,7 @@ from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import TINY, clean_environment
+from tests.program import clean_environment, write_quick
 
 REDRAWN = "\x1b[2K"  # a line is erased, to be drawn again
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -63,7 +63,7 @@ def on_terminal(folder: Path, columns: int, *arguments: str, until: str | None =
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 200])
 def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
+    write_quick(tmp_path)
     opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     create(opened, "small", defined(SMALL_STUDY, name="small"), 3)
     told = Assignment(url=opened.url, studies=("small",), target=3, device="cpu", sources=Sources(tmp_path))
@@ -72,8 +72,8 @@ def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) ->
     find = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "5", "--set", "architecture=fnn"]
     for arguments, until in (
         (["status", "--watch"], "small"),
-        (["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1"], None),
-        (["worker", "--study", "tiny", "--exit-when-done", "--workers", "1"], None),
+        (["optimize", "--study", "quick.toml", "--trials", "2", "--workers", "1"], None),
+        (["worker", "--study", "quick", "--exit-when-done", "--workers", "1"], None),
         (find, None),
         (["export", "--study", "small", "-o", "winner"], None),
     ):

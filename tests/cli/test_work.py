@@ -14,7 +14,7 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute
 from tests.cli.test_cli import read
 from tests.conftest import wait_for
-from tests.program import TINY, assert_one_line, hpo, hpo_in_one_process, running_trials, start_hpo
+from tests.program import TINY, assert_one_line, hpo, hpo_in_one_process, running_trials, start_hpo, write_quick
 
 
 def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_path: Path) -> None:
@@ -52,7 +52,10 @@ def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    if number == signal.SIGINT:
+        (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    else:
+        write_quick(tmp_path, "long.toml", seconds=60)
     command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "1"]
     running = start_hpo(*command, folder=tmp_path)
     try:

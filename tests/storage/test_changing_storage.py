@@ -32,7 +32,7 @@ from hpo.workers.status import read_status
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import create, wait_for, work
-from tests.program import TINY, start_hpo
+from tests.program import start_hpo, write_quick
 
 
 def start(opened: RDBStorage, host: str) -> optuna.Trial:
@@ -98,9 +98,9 @@ def test_a_file_that_is_overwritten_is_found_out(tmp_path: Path, small_study: St
 
 
 def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
+    write_quick(tmp_path)
     running = start_hpo(
-        *("optimize", "--study", "tiny.toml", "--trials", "4000", "--workers", "1"),
+        *("optimize", "--study", "quick.toml", "--trials", "4000", "--workers", "1"),
         *("--storage", "sqlite:///studies.db"),
         folder=tmp_path,
     )
@@ -122,7 +122,7 @@ def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(
 
 def finished(folder: Path, name: str = "studies.db") -> int:
     try:
-        return read_status(open_storage(f"sqlite:///{folder}/{name}"), "tiny").finished
+        return read_status(open_storage(f"sqlite:///{folder}/{name}"), "quick").finished
     except (RequestError, sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError):
         return 0
 

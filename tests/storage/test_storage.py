@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import random
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from hpo.workers.launch import begin
 from hpo.workers.plan import Plan, find_study, make_plan
 from tests.conftest import CARD
 from tests.postgres import TemporaryPostgres
+from tests.program import WARM
 
 
 @pytest.mark.parametrize(
@@ -114,20 +117,19 @@ def test_many_processes_may_meet_at_a_brand_new_database(
     kind: str, tmp_path: Path, postgres: TemporaryPostgres
 ) -> None:
     """Each plans and begins, as `hpo optimize` does, at a moment of its own."""
-    script = (
-        "import sys, time, random\n"
-        "from pathlib import Path\n"
-        "from hpo.study.code import Sources\n"
-        "from hpo.workers.launch import begin; from hpo.workers.plan import find_study, make_plan\n"
-        "time.sleep(random.random() / 2)\n"
-        "begin(sys.argv[1], make_plan(sys.argv[1], find_study(sys.argv[1], 'quickstart', trials=5)), Sources(Path()))\n"
-    )
     for attempt in range(2):
         url = f"sqlite:///{tmp_path}/{attempt}.db" if kind == "sqlite" else postgres.create_database(uuid.uuid4().hex)
-        command = [sys.executable, "-c", script, url]
-        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
-        said = [process.communicate()[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * 6, said
+        processes = [WARM.Process(target=plan_and_begin, args=(url,)) for _ in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * 6
+
+
+def plan_and_begin(url: str) -> None:
+    time.sleep(random.random() / 5)
+    begin(url, make_plan(url, find_study(url, "quickstart", trials=5)), Sources(Path()))
 
 
 def test_an_empty_database_holds_no_studies(tmp_path: Path) -> None:

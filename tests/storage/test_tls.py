@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.postgres import TemporaryPostgres
-from tests.program import TINY, assert_one_line, hpo, start_hpo
+from tests.program import assert_one_line, hpo, start_hpo, write_quick
 
 PASSWORD = "very/secret"
 QUOTED = "very%2Fsecret"  # as it stands in a URL
@@ -49,10 +49,10 @@ def url(server: TemporaryPostgres, authority: trustme.CA, tmp_path: Path) -> str
 @pytest.mark.slow
 def test_a_study_runs_over_a_verified_connection_and_its_password_shows_nowhere(url: str, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(url)
-    (tmp_path / "tiny.toml").write_text(TINY)
+    write_quick(tmp_path)
     arguments = ["--storage-file", str(tmp_path / "url")]
     shown: set[str] = set()
-    run = ["optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    run = ["optimize", "--study", "quick.toml", "--trials", "1", "--workers", "1"]
     with start_hpo(*run, *arguments, folder=tmp_path, stderr=subprocess.STDOUT) as process:
         while process.poll() is None:
             time.sleep(0.05)
@@ -62,7 +62,7 @@ def test_a_study_runs_over_a_verified_connection_and_its_password_shows_nowhere(
                     shown |= {*one.cmdline(), *one.environ().values()}
         said = process.stdout.read() if process.stdout else ""
     assert process.returncode == 0, said
-    assert f"hpo trials --study tiny --storage-file {tmp_path / 'url'}" in said
+    assert f"hpo trials --study quick --storage-file {tmp_path / 'url'}" in said
     assert any("optimize" in part for part in shown)  # the processes were looked at
     everything = said + "".join(shown) + hpo("status", *arguments, folder=tmp_path).stdout
     assert PASSWORD not in everything

@@ -25,7 +25,7 @@ from hpo.text.secrets import remember_secrets, show_url, without_secrets
 from hpo.workers.evaluate import Stop, run_trial
 from tests.conftest import claim, wait_for
 from tests.postgres import TemporaryPostgres
-from tests.program import TINY, hpo_in_one_process, several, start_hpo
+from tests.program import TINY, hpo_in_one_process, several, start_hpo, write_quick
 
 PARTS = ("hunter2", "ter2secret")  # of every planted password
 OPENING = [  # of a server that asks for none, so these open it; SERVER is HOST:PORT/DATABASE
@@ -195,7 +195,7 @@ def test_no_command_prints_a_password_of_the_environment(url: str, server: str, 
 @pytest.mark.slow
 def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: TemporaryPostgres, tmp_path: Path) -> None:
     url = OPENING[3].replace("SERVER", server)
-    (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
+    write_quick(tmp_path, "long.toml", seconds=60)
     (tmp_path / "tiny.toml").write_text(TINY)
     running = start_hpo(
         *("optimize", "--study", "long.toml", "--trials", "3", "--workers", "1", "--storage", url),

@@ -13,7 +13,7 @@ import pytest
 from hpo.storage.backends import open_storage
 from hpo.workers.status import read_status
 from tests.conftest import SMALL_STUDY, create, defined, wait_for, work
-from tests.program import TINY, hpo, python_m_hpo, running_trials, start_hpo
+from tests.program import hpo, python_m_hpo, running_trials, start_hpo, write_quick
 
 STUDY = "größe"
 
@@ -114,8 +114,8 @@ def test_closed_streams_are_no_failure(searched: Path, redirection: str) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["2>&1 | head -1; exit ${PIPESTATUS[0]}", "2> /dev/full", "<&- >&- 2>&-"])
 def test_work_goes_on_when_nobody_watches(tmp_path: Path, redirection: str) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
-    command = ["optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1"]
+    write_quick(tmp_path)
+    command = ["optimize", "--study", "quick.toml", "--trials", "1", "--workers", "1"]
     done = run_in_shell(tmp_path, redirection, *command)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
@@ -124,8 +124,8 @@ def test_work_goes_on_when_nobody_watches(tmp_path: Path, redirection: str) -> N
 
 @pytest.mark.slow
 def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
-    command = ["optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1"]
+    write_quick(tmp_path)
+    command = ["optimize", "--study", "quick.toml", "--trials", "2", "--workers", "1"]
     working = start_hpo(*command, folder=tmp_path, prefix=["nohup"])
     wait_for(lambda: running_trials(tmp_path / "hpo.db") == 1)
     working.send_signal(signal.SIGHUP)
@@ -135,4 +135,4 @@ def test_work_goes_on_after_its_terminal_where_nohup_says_so(tmp_path: Path) -> 
 
 
 def finished(folder: Path) -> int:
-    return read_status(open_storage(f"sqlite:///{folder}/hpo.db"), "tiny").finished
+    return read_status(open_storage(f"sqlite:///{folder}/hpo.db"), "quick").finished
