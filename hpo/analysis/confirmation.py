@@ -1,6 +1,6 @@
 """Confirms what a search has found: measures its best again, on rounds that no trial of the study has used.
 
-The lowest of many measurements owes some of its place to luck, so the winner's own figure is too low (selection bias).
+The best of many measurements owes some of its place to luck, so the winner's own figure is too good (selection bias).
 On fresh rounds that luck is not repeated. The headline is the search's first, confirmed; picking another of the
 confirmed ones for its fresh figure is a new selection, and biases that figure again.
 
@@ -63,6 +63,7 @@ class Confirmed:
     Attributes:
         trial: its number in the search.
         searched: its mean error there.
+        optimism: by how much that was too good.
         errors: of the fresh rounds.
         mean: theirs, with its 95 % interval.
     """
@@ -70,6 +71,7 @@ class Confirmed:
     trial: int
     params: dict[str, Any]
     searched: float
+    optimism: float
     errors: list[float]
     mean: Interval
 
@@ -77,11 +79,6 @@ class Confirmed:
     def std(self) -> float:
         """The deviation of the fresh rounds."""
         return stdev(self.errors)
-
-    @property
-    def optimism(self) -> float:
-        """By how much the search's figure was too low."""
-        return self.mean.estimate - self.searched
 
 
 @dataclass(frozen=True)
@@ -214,9 +211,9 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     confirmed = []
     for (_, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
         errors = trial.attributes["errors"]
-        confirmed.append(
-            Confirmed(number, trial.params, searched, errors, mean_of(errors).within(metric.low, metric.high))
-        )
+        mean = mean_of(errors).within(metric.low, metric.high)
+        optimism = metric.sign * (mean.estimate - searched)
+        confirmed.append(Confirmed(number, trial.params, searched, optimism, errors, mean))
     pairs = list(pairwise(confirmed))
     differences = [
         paired_difference(second.errors, first.errors).within(*metric.differences) for first, second in pairs

@@ -151,7 +151,7 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     whole = [trial for trial in opened.get_trials(deepcopy=False) if trial.number in ours]
     if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:
         return {}
-    opened = optuna.create_study()  # without what other programs have added
+    opened = optuna.create_study(direction=opened.direction)  # without what other programs have added
     opened.add_trials(whole)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE, region_quantile=1.0, evaluate_on_local=True)
     with experimental(), warnings.catch_warnings():

@@ -80,11 +80,12 @@ class Drift:
 
     Attributes:
         own: the study's measurement; too low where the trial was chosen for it.
-        unit: of the errors.
+        noun, unit: of the errors.
     """
 
     study: str
     trial: int
+    noun: str
     unit: str
     params: dict[str, Any]
     own: OnMachine
@@ -142,7 +143,7 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         Repetition(other, replace(difference, p_value=p_value))
         for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)
     ]
-    return Drift(study, trial.number, metric.unit, trial.params, _measurement(trial), repetitions)
+    return Drift(study, trial.number, metric.noun, metric.unit, trial.params, _measurement(trial), repetitions)
 
 
 def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:

@@ -46,10 +46,11 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class Best:
-    """The winner of a study: the lowest mean error among trials measured to the end.
+    """The winner of a study: the trial with the best mean among those measured to the end.
 
     Attributes:
         metric: the objective's name; `title` is what it is called in a sentence.
+        direction: `minimize` or `maximize`.
         label: of the listed entry that it measured; None in a search.
     """
 
@@ -64,6 +65,7 @@ class Best:
     metric: str
     title: str
     unit: str
+    direction: str
     confirmed: dict[str, Any] | None
     label: str | None = None
 
@@ -126,6 +128,7 @@ def read_best(storage: RDBStorage, study: str) -> Best:
         metric=card.metric.name,
         title=card.metric.title,
         unit=card.metric.unit,
+        direction=card.metric.direction,
         confirmed=None,
         label=entry.label if entry else None,
     )

@@ -81,27 +81,28 @@ def _headline(
     card: Card,
     confirmation: Confirmation | None,
 ) -> list[str]:
-    best, metric = _ranked(trials)[0], card.metric
-    lowest = (
-        f"Lowest {metric.title}: {_error(best, metric.unit)} over "
+    best, metric = _ranked(trials, card.metric)[0], card.metric
+    which = "Highest" if metric.maximize else "Lowest"
+    extreme = (
+        f"{which} {metric.title}: {_error(best, metric, metric.unit)} over "
         f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {_name(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
         if not definition.space:
-            return [lowest]
+            return [extreme]
         unsure = f"Not confirmed: {SELECTION_BIAS}."
-        return [lowest, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
+        return [extreme, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
     confirmed = fresh[best.number]
     estimate = spread(confirmed.mean.estimate, None, metric.unit)
     sure = (
         f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {estimate} "
-        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high)}); "
-        f"{beside_search(confirmed.mean.estimate, confirmed.optimism, metric.unit)}."
+        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high, metric.unit)}); "
+        f"{beside_search(confirmed.searched, confirmed.optimism, metric.unit, confirmed.std)}."
     )
     alike = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_significant]
     said = [f"On fresh rounds trials {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
-    return [lowest, sure, *said]
+    return [extreme, sure, *said]
 
 
 def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms, card: Card) -> list[str]:
@@ -112,6 +113,6 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms,
         return [f"{which}, is not measured yet."]
     over = count(len(first.attributes["errors"]), "fresh round")
     return [
-        f"{which}: {_error(first, card.metric.unit)} on {over}, {short_name(first.params)}.",
+        f"{which}: {_error(first, card.metric, card.metric.unit)} on {over}, {short_name(first.params)}.",
         f"{NEW_SELECTION.capitalize()}.",
     ]

@@ -34,7 +34,7 @@ from hpo.storage.queries import study_attributes
 from hpo.storage.studies import own_studies
 from hpo.study.range_tests import read_range_tests
 from hpo.text.files import NotUtf8, read_text, write_together
-from hpo.text.formatting import count, interval, spread
+from hpo.text.formatting import count, interval, mean_and_deviation
 from hpo.text.markdown import markdown_table
 from hpo.training.lr_curve import from_json
 
@@ -104,10 +104,10 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     rows = [["", "published", "measured", *(["difference (95 %)", "verdict"] if judged else [])]]
     for cell in cells:
         published, measured = (cell.published_mean, cell.published_std), (cell.mean, cell.std)
-        row = [cell.label, *(spread(*figures, unit="") for figures in (published, measured))]
+        row = [cell.label, *(mean_and_deviation(*figures, "%") for figures in (published, measured))]
         if judged:
             verdict = judge(cell)
-            reach = f"{verdict.difference:+.2f} ({interval(verdict.low, verdict.high, '+')})" if verdict else ""
+            reach = f"{verdict.difference:+.2f} ({interval(verdict.low, verdict.high, '%', '+')})" if verdict else ""
             row += [reach, str(verdict or "")]
         rows.append(row)
     if rates:
@@ -125,7 +125,7 @@ def _ratio_of_spreads(cell: Cell) -> str:
     if not cell.is_at_chance or cell.std is None or judge(cell) is None:
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
-    return f"{ratio.estimate:.2f} ({interval(ratio.low, ratio.high)})"
+    return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _both_metrics(cells: Sequence[Cell]) -> str:
@@ -136,7 +136,7 @@ def _both_metrics(cells: Sequence[Cell]) -> str:
             rows.append(
                 [
                     cell.label,
-                    spread(cell.published_mean, cell.published_std, unit=""),
+                    mean_and_deviation(cell.published_mean, cell.published_std, "%"),
                     *(_mean_and_deviation(errors) for errors in (cell.errors_recognition, cell.errors_head)),
                 ]
             )
@@ -144,7 +144,7 @@ def _both_metrics(cells: Sequence[Cell]) -> str:
 
 
 def _mean_and_deviation(errors: Sequence[float]) -> str:
-    return spread(mean(errors), stdev(errors) if len(errors) > 1 else None, unit="")
+    return mean_and_deviation(mean(errors), stdev(errors) if len(errors) > 1 else None, "%")
 
 
 def _parameter_rows(parameters: Mapping[str, Sequence[int]]) -> list[list[str]]:

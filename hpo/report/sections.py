@@ -16,7 +16,7 @@ from hpo.analysis.caveats import NEW_SELECTION
 from hpo.analysis.confirmation import Confirmation
 from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
 from hpo.analysis.results import entry_of, measured_entries
-from hpo.analysis.statistics import LEVEL, difference_of_means, mean_of
+from hpo.analysis.statistics import LEVEL, Interval, difference_of_means, mean_of
 from hpo.report.study_figures import (
     MOST,
     effect_name,
@@ -31,7 +31,17 @@ from hpo.storage.queries import StoredTrial
 from hpo.study.card import Card, MetricCard
 from hpo.study.definition import Entry, StudyDefinition
 from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
-from hpo.text.formatting import count, interval, lasted, p_value, points, spread, text_of, with_unit
+from hpo.text.formatting import (
+    change,
+    count,
+    interval,
+    lasted,
+    mean_and_deviation,
+    p_value,
+    points,
+    text_of,
+    with_unit,
+)
 
 BEST = 10  # configurations in the table
 
@@ -61,17 +71,17 @@ def _best(
     rows = [
         [
             "trial",
-            with_unit("error", card.metric.unit),
+            with_unit(card.metric.noun, card.metric.unit),
             "95 %",
             *(["on fresh rounds"] if fresh else []),
             "configuration",
         ]
     ]
-    for trial in _ranked(trials)[:BEST]:
+    for trial in _ranked(trials, card.metric)[:BEST]:
         confirmed = fresh.get(trial.number)
-        again = spread(confirmed.mean.estimate, confirmed.std) if confirmed else ""
+        again = mean_and_deviation(confirmed.mean.estimate, confirmed.std, card.metric.unit) if confirmed else ""
         reach = _interval(trial.attributes["errors"], card.metric)
-        row = [str(trial.number), _error(trial), reach, *([again] if fresh else [])]
+        row = [str(trial.number), _error(trial, card.metric), reach, *([again] if fresh else [])]
         rows.append([*row, _name(trial, definition)])
     flags = [
         name for name, parameter in definition.search_space.items() if any(value is True for value in parameter.values)
@@ -97,7 +107,7 @@ def _of_search(
     if isinstance(definition.space.get(LEARNING_RATE), FloatRange):
         text = ["A colour for each optimizer."]
         figure = rates_figure(trials, card.metric)
-        yield Section("rates", "Error against learning rate", text, figure=figure)
+        yield Section("rates", f"{card.metric.noun.capitalize()} against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
@@ -123,7 +133,7 @@ def _of_list(
     text = [
         f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
     ]
-    yield Section("errors", "Errors", text, figure=listed_figure(measured, labels, card.metric))
+    yield Section("errors", _heading(card.metric), text, figure=listed_figure(measured, labels, card.metric))
     yield from _published(entries, card.metric)
     lists = related_lists(storage, study)
     yield from _effects(read_effects(storage, lists), list(map(clean, lists)), card.metric)
@@ -139,8 +149,8 @@ def _effects(effects: Sequence[Effect], lists: Sequence[str], metric: MetricCard
             told = "too few rounds"
         else:
             told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not significant"
-        change = f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"
-        rows.append([effect_name(effect, metric), str(effect.pairs), change, p_value(effect.p_value), told])
+        changed = _change(by, effect.metric)
+        rows.append([effect_name(effect, metric), str(effect.pairs), changed, p_value(effect.p_value), told])
     where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
         f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
@@ -204,11 +214,11 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         published, std = entry.published, trial.attributes["std"]
         if published is None or trial.value is None:
             continue
-        row = [entry.label, spread(published.mean, published.std), _error(trial)]
+        row = [entry.label, mean_and_deviation(published.mean, published.std, metric.unit), _error(trial, metric)]
         by = difference_of_means(
             trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
         ).within(*metric.differences)
-        rows.append([*row, f"{by.estimate:+.2f} ({interval(by.low, by.high, '+')})"])
+        rows.append([*row, _change(by, metric)])
     if len(rows) > 1:
         what = metric.axis_title.capitalize()
         text = [f"{what}, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
@@ -250,9 +260,9 @@ def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
     return entry.label if entry else short_name(trial.params)
 
 
-def _ranked(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+def _ranked(trials: Sequence[StoredTrial], metric: MetricCard) -> list[StoredTrial]:
     whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-    return sorted(whole, key=lambda trial: (trial.value or 0.0, trial.number))
+    return sorted(whole, key=lambda trial: (metric.sign * (trial.value or 0.0), trial.number))
 
 
 def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
@@ -266,16 +276,24 @@ def _steps(trial: StoredTrial, steps: int) -> int:
     return max(map(int, trial.attributes.get("errors_by_step") or {0: 0}))
 
 
-def _error(trial: StoredTrial, unit: str = "") -> str:
-    """Returns a trial's mean error and deviation, and how many of its rounds diverged."""
+def _error(trial: StoredTrial, metric: MetricCard, unit: str = "") -> str:
+    """Returns a trial's mean and deviation, and how many of its rounds diverged."""
     diverged = len(trial.attributes.get("diverged_rounds") or [])
-    shown = spread(trial.value or 0.0, trial.attributes.get("std"), unit)
+    shown = with_unit(mean_and_deviation(trial.value or 0.0, trial.attributes.get("std"), metric.unit), unit)
     return f"{shown} ({diverged} diverged)" if diverged else shown
 
 
 def _interval(errors: Sequence[float], metric: MetricCard) -> str:
     mean = mean_of(errors).within(metric.low, metric.high)
-    return interval(mean.low, mean.high)
+    return interval(mean.low, mean.high, metric.unit)
+
+
+def _heading(metric: MetricCard) -> str:
+    return metric.noun.capitalize() if metric.maximize else "Errors"
+
+
+def _change(by: Interval, metric: MetricCard) -> str:
+    return f"{change(by.estimate, metric.unit, by.standard_error)} ({interval(by.low, by.high, metric.unit, '+')})"
 
 
 def _percent(share: float) -> str:

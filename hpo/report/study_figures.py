@@ -33,7 +33,7 @@ LAYOUT: dict[str, Any] = {
 }
 MOST = 1000  # trials in a figure, the best: a page is to open on a phone
 GREY = "#888888"
-SHARES = (  # of the trials, by error: up to which, its name, its line, its opacity
+SHARES = (  # of the trials, the best first: up to which, its name, its line, its opacity
     (0.1, "the best tenth", {"color": COLOURS[1], "width": 2}, 1.0),
     (0.5, "the better half", {"color": COLOURS[0], "width": 1}, 0.75),
     (1.0, "the others", {"color": GREY, "width": 1}, 0.5),
@@ -44,8 +44,8 @@ MOST_TICKS = 8  # on an axis of numbers; else its ends
 def history_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure:
     """Draws trials in their order: each round as a dot, the mean, the best so far; the pruned, as far as they got."""
     figure = _errors_figure(trials, [trial.number for trial in trials], metric)
-    whole = _whole(trials)
-    best = list(accumulate((_shown(trial.value, metric) for trial in whole), min))
+    whole = _whole(trials, metric)
+    best = list(accumulate((_shown(trial.value, metric) for trial in whole), max if metric.maximize else min))
     figure.add_scatter(
         x=[trial.number for trial in whole], y=best, name="best so far", mode="lines",
         line={"shape": "hv", "color": COLOURS[1], "width": 2}, hoverinfo="skip",
@@ -65,7 +65,7 @@ def _errors_figure(
     trials: Sequence[StoredTrial], places: Sequence[int] | Sequence[str], metric: MetricCard
 ) -> go.Figure:
     figure, place = go.Figure(layout=LAYOUT), {trial.number: at for trial, at in zip(trials, places, strict=True)}
-    whole = _whole(trials)
+    whole = _whole(trials, metric)
     pruned = [trial for trial in trials if trial.state is TrialState.PRUNED and last_mean(trial) is not None]
     if pruned:
         figure.add_scatter(
@@ -87,9 +87,9 @@ def _errors_figure(
 
 
 def rates_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure:
-    """Draws the error against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
+    """Draws the objective against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
-    measured = [*_whole(trials), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
+    measured = [*_whole(trials, metric), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
     names, named = sorted({trial.params["optimizer"] for trial in measured}), set[str]()
     for name, colour in zip(names, COLOURS, strict=False):
         for state, symbol, opacity in ((TrialState.COMPLETE, "circle", 1.0), (TrialState.PRUNED, "x-thin-open", 0.6)):
@@ -126,7 +126,7 @@ def importances_figure(importances: Mapping[str, float]) -> go.Figure:
 
 
 def effects_figure(effects: Sequence[Effect], metric: MetricCard) -> go.Figure:
-    """Draws each effect with its interval; left of zero is better."""
+    """Draws each effect with its interval."""
     shown = list(reversed(effects))
     differences = [effect.difference for effect in shown]
     above = [0.0 if by.high is None else by.high - by.estimate for by in differences]
@@ -151,18 +151,18 @@ def parallel_figure(
 
     Of plain lines, not plotly's own parallel coordinates, which take WebGL, and not every browser has that.
     """
-    whole = _whole(trials)
+    whole = _whole(trials, metric)
     shared = [name for name in names if all(name in trial.params for trial in whole)]
     logarithmic = {name for name, parameter in definition.space.items() if getattr(parameter, "log", False)}
     axes = [_axis(_words(name), [trial.params[name] for trial in whole], name in logarithmic) for name in shared]
     axes.append(
         _axis(
-            f"error ({metric.unit})" if metric.unit else "error",
+            f"{metric.noun} ({metric.unit})" if metric.unit else metric.noun,
             [_shown(trial.value, metric) for trial in whole],
             _is_logarithmic(metric),
         )
     )
-    ranked = sorted(range(len(whole)), key=lambda i: whole[i].value or 0.0)
+    ranked = sorted(range(len(whole)), key=lambda i: metric.sign * (whole[i].value or 0.0))
     figure = go.Figure(layout={**LAYOUT, "height": 440, "margin": {"l": 30, "r": 30, "t": 40, "b": 50}})
     ends = [0, *(ceil(share * len(ranked)) for share, *_ in SHARES)]
     for (_, name, line, opacity), first, last in reversed(list(zip(SHARES, ends, ends[1:], strict=False))):
@@ -254,10 +254,10 @@ def _error_axis(metric: MetricCard) -> dict[str, Any]:
     return axis
 
 
-def _whole(trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+def _whole(trials: Sequence[StoredTrial], metric: MetricCard) -> list[StoredTrial]:
     """Returns the trials that were measured to the end; of very many, the best."""
     whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
-    chosen = {trial.number for trial in sorted(whole, key=lambda trial: trial.value or 0.0)[:MOST]}
+    chosen = {trial.number for trial in sorted(whole, key=lambda trial: metric.sign * (trial.value or 0.0))[:MOST]}
     return [trial for trial in whole if trial.number in chosen]
 
 

@@ -94,8 +94,8 @@ def study_attributes(storage: RDBStorage, name: str) -> dict[str, Any]:
     return read_study(storage, name)[0]
 
 
-def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], bool]:
-    """Returns a study's user attributes, and whether it has a single objective, to be minimised.
+def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], str]:
+    """Returns a study's user attributes, and its direction, `minimize` or `maximize`; nothing where it has several.
 
     Raises:
         UnknownName: where the storage has no such study.
@@ -106,20 +106,20 @@ def read_study(storage: RDBStorage, name: str) -> tuple[dict[str, Any], bool]:
     return found[name]
 
 
-def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], bool]]:
+def read_studies(storage: RDBStorage) -> dict[str, tuple[dict[str, Any], str]]:
     """Returns of each study what `read_study` does, in order of their creation."""
     return _read_studies(storage)
 
 
 @retried
-def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], bool]]:
+def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[str, tuple[dict[str, Any], str]]:
     study, attribute = models.StudyModel, models.StudyUserAttributeModel
     query = (
         sa.select(
             sa.cast(study.study_name, sa.Text),
             sa.cast(attribute.key, sa.Text),
             sa.cast(attribute.value_json, sa.Text),
-            _minimises(study.study_id),
+            _only_direction(study.study_id),
         )
         .select_from(study)
         .outerjoin(attribute, attribute.study_id == study.study_id)
@@ -127,20 +127,20 @@ def _read_studies(storage: RDBStorage, *chosen: sa.ColumnElement[bool]) -> dict[
         .order_by(study.study_id)
     )
     texts: dict[str, list[tuple[str, str]]] = {}
-    minimised: dict[str, bool] = {}
+    directions: dict[str, str] = {}
     with reading(storage) as connection:
-        for name, key, text, is_minimised in connection.execute(query):
-            minimised[name] = bool(is_minimised)
+        for name, key, text, direction in connection.execute(query):
+            directions[name] = str(direction or "").lower()
             texts.setdefault(name, []).extend([(key, text)] if key is not None else [])
-    return {name: (read_attributes(texts[name]), minimised[name]) for name in texts}
+    return {name: (read_attributes(texts[name]), directions[name]) for name in texts}
 
 
-def _minimises(study_id: Any) -> sa.ColumnElement[bool]:
-    """The condition that a study's only direction is to minimise."""
+def _only_direction(study_id: Any) -> sa.ColumnElement[str | None]:
+    """A study's direction, as `MINIMIZE`; null where it has none or several."""
     direction = models.StudyDirectionModel
-    of_study = sa.select(sa.func.count()).where(direction.study_id == study_id).correlate(models.StudyModel)
-    minimised = of_study.where(sa.cast(direction.direction, sa.Text) == "MINIMIZE")
-    return sa.and_(of_study.scalar_subquery() == 1, minimised.scalar_subquery() == 1)
+    text = sa.func.max(sa.cast(direction.direction, sa.Text))
+    only = sa.select(text).where(direction.study_id == study_id).having(sa.func.count() == 1)
+    return only.correlate(models.StudyModel, models.TrialModel).scalar_subquery()
 
 
 def set_study_attribute(storage: RDBStorage, name: str, key: str, value: Any) -> None:
@@ -192,8 +192,8 @@ def read_trials(
 
     Args:
         states: only trials in these states.
-        best: only so many, the lowest values first, the earlier trial first among equals; trials without a value are
-            left out.
+        best: only so many, the best values first, by the study's direction, and the earlier trial first among equals;
+            trials without a value are left out.
         number: only the trial of this number.
         foreign: whether to read those too that this program has not started, or that cannot be believed.
     """
@@ -211,7 +211,8 @@ def read_trials(
     if best is None:
         query = query.order_by(claim.number)
     else:
-        query = query.where(value.value.is_not(None)).order_by(value.value, claim.number)
+        less_is_better = sa.case((_only_direction(trial.study_id) == "MAXIMIZE", -value.value), else_=value.value)
+        query = query.where(value.value.is_not(None)).order_by(less_is_better, claim.number)
     found: list[StoredTrial] = []
     with reading(storage) as connection:
         needed = _needed_params(connection, name)

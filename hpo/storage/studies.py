@@ -32,6 +32,16 @@ def are_ours(attributes: Mapping[str, Any]) -> bool:
     return all(isinstance(attributes.get(key), kind) for key, kind in STUDY_ATTRIBUTES.items())
 
 
+def _is_ours(attributes: Mapping[str, Any], direction: str) -> bool:
+    """Says whether this program has made a study: it has all that one is created with, and its card's direction."""
+    if not are_ours(attributes):
+        return False
+    metrics = attributes["card"].get("metrics")
+    objective = metrics[0] if isinstance(metrics, list) and metrics else None
+    more_is_better = isinstance(objective, dict) and objective.get("maximize") is True
+    return direction == ("maximize" if more_is_better else "minimize")
+
+
 OLD_ATTRIBUTES = {"definition", "definition_sha256", "dataset_sha256"}  # of a study from before format 1
 
 
@@ -44,7 +54,7 @@ def create_study(
     most: int | None = None,
     lower: bool = False,
 ) -> None:
-    """Creates a study that minimises, with its attributes, or joins it; its target is the largest that was asked.
+    """Creates a study with its attributes, or joins it; its target is the largest that was asked.
 
     A study without trials that lacks attributes, and has no others, is one whose creator died half-way, or an empty
     one; it is completed. Nothing is written to any other that is not ours.
@@ -57,15 +67,17 @@ def create_study(
         StorageError: where there is a study of that name that this program has not made.
     """
     with start_lock(storage, name).hold():
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        metric = parse_card(attributes["card"], study=name).metric
+        study = optuna.create_study(study_name=name, storage=storage, direction=metric.direction, load_if_exists=True)
         known = study.user_attrs
-        if study.directions != [StudyDirection.MINIMIZE] or not (are_ours(known) or _is_empty(study, attributes)):
+        is_fit = study.directions == [StudyDirection[metric.direction.upper()]]
+        if not is_fit or not (are_ours(known) or _is_empty(study, attributes)):
             raise not_ours(storage, name)
         if not are_ours(known):
             for key, value in {**attributes, "identity": uuid.uuid4().hex}.items():
                 study.set_user_attr(key, value)
             with experimental():
-                study.set_metric_names([parse_card(attributes["card"], study=name).metric.axis_title])
+                study.set_metric_names([metric.axis_title])
         largest = target if lower else max(target, stored_target(known))
         study.set_user_attr("target", largest if most is None else min(largest, most))
 
@@ -112,21 +124,19 @@ class UnfinishedStudy:
 def own_attributes(storage: RDBStorage, study: str) -> dict[str, Any] | None:
     """Returns the attributes of a study that this program has made; None for another program's.
 
-    Ours minimises one objective, and has all that a study is created with.
-
     Raises:
         UnknownName: where the storage has no such study.
     """
-    attributes, is_minimised = read_study(storage, study)
-    return attributes if is_minimised and are_ours(attributes) else None
+    attributes, direction = read_study(storage, study)
+    return attributes if _is_ours(attributes, direction) else None
 
 
 def own_studies(storage: RDBStorage) -> dict[str, dict[str, Any]]:
     """Returns the studies of a storage that this program has made, name -> attributes, in order of their creation."""
     return {
         name: attributes
-        for name, (attributes, is_minimised) in read_studies(storage).items()
-        if is_minimised and are_ours(attributes)
+        for name, (attributes, direction) in read_studies(storage).items()
+        if _is_ours(attributes, direction)
     }
 
 

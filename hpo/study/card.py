@@ -7,7 +7,7 @@ parameter, come from here; and whether another machine has the same data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -29,6 +29,21 @@ class MetricCard(Table):
     resolution: float | None
 
     @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """What is to be done with it, as Optuna says it: `minimize` or `maximize`."""
+        return "maximize" if self.maximize else "minimize"
+
+    @property
+    def sign(self) -> int:
+        """1, or -1 where more is better: times this, less is better."""
+        return -1 if self.maximize else 1
+
+    @property
+    def noun(self) -> str:
+        """What one of its values is called, in a heading: an error, unless more is better."""
+        return self.title if self.maximize else "error"
+
+    @property
     def axis_title(self) -> str:
         """What stands at an axis: `test error (%)`."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
@@ -41,8 +56,8 @@ class MetricCard(Table):
 
     @property
     def smallest(self) -> float | None:
-        """Where an error of zero stands on a logarithmic axis: at half of what it can differ by."""
-        return None if self.resolution is None else self.resolution / 2
+        """Where an error of zero stands on a logarithmic axis: at half of what it can differ by; None on others."""
+        return None if self.resolution is None or self.maximize else self.resolution / 2
 
 
 class Card(Table):

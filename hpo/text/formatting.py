@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 LONGEST_SECONDS = 1000 * 365.25 * 86_400
+LONGEST = 8  # digits of a number that is written without an exponent
 SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
 
 
@@ -25,9 +26,36 @@ def progress(finished: int, target: int | None) -> str:
     return f"{finished}/{'?' if target is None else target}"
 
 
-def spread(mean: float, std: float | None, unit: str = "") -> str:
+def figure(value: float, unit: str, scale: float | None = None, sign: str = "") -> str:
+    """Returns `2.08`: a metric's value, without its unit.
+
+    A percentage has two decimals; any other as many as leave two digits of its scale, or of itself four digits.
+
+    Args:
+        scale: what it varies by, as its deviation.
+        sign: `+` gives positive numbers a sign too.
+    """
+    if unit == "%":
+        return f"{value:{sign}.2f}"
+    if not scale or not math.isfinite(scale) or not math.isfinite(value):
+        return f"{value:{sign}.4g}"
+    decimals = 1 - math.floor(math.log10(abs(scale)))
+    digits = decimals + (math.floor(math.log10(abs(value))) + 1 if value else 0)
+    if max(decimals, digits) > LONGEST or decimals < 1 - LONGEST:
+        return f"{value:{sign}.{max(1, min(digits, LONGEST)) - 1}e}"
+    return f"{value:{sign}.{max(0, decimals)}f}"
+
+
+def mean_and_deviation(mean: float, std: float | None, unit: str) -> str:
+    """Returns `2.08 ± 0.56`, the unit standing elsewhere; the mean alone where there is no deviation."""
+    if std is None:
+        return figure(mean, unit)
+    return f"{figure(mean, unit, std)} ± {figure(std, unit, std)}"
+
+
+def spread(mean: float, std: float | None, unit: str) -> str:
     """Returns `2.08 ± 0.56 %`."""
-    return with_unit(f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}", unit)
+    return with_unit(mean_and_deviation(mean, std, unit), unit)
 
 
 def rounds_on(number: int, dataset: str, kind: str = "round", word: str = "on") -> str:
@@ -38,6 +66,11 @@ def rounds_on(number: int, dataset: str, kind: str = "round", word: str = "on") 
 def with_unit(text: str, unit: str) -> str:
     """Returns `2.08 %`; a number without a unit as it is."""
     return f"{text} {unit}" if unit else text
+
+
+def change(by: float, unit: str, scale: float | None = None) -> str:
+    """Returns `+0.57`: a difference, without its unit; `scale` as in `figure`."""
+    return figure(by, unit, scale, "+")
 
 
 def points(difference: str, unit: str) -> str:
@@ -104,9 +137,11 @@ def time_left(trials: int, trials_per_hour: float | None) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def interval(low: float | None, high: float | None, sign: str = "") -> str:
+def interval(low: float | None, high: float | None, unit: str, sign: str = "") -> str:
     """Returns `1.70 to 2.23`, with a sign of `+` also `+0.91 to +1.83`; where there is none, the reason."""
-    return "too few rounds" if low is None or high is None else f"{low:{sign}.2f} to {high:{sign}.2f}"
+    if low is None or high is None:
+        return "too few rounds"
+    return " to ".join(figure(end, unit, high - low, sign) for end in (low, high))
 
 
 def p_value(p: float | None) -> str:

@@ -14,7 +14,7 @@ DIGITS = 12  # of any other error
 
 
 class Record:
-    """Collects the measurements of a trial. What is to be maximised is kept with its sign changed: less is better.
+    """Collects the measurements of a trial.
 
     Args:
         metrics: all that is measured.
@@ -35,7 +35,7 @@ class Record:
         for layer, norms in measured.details.get("gradient_norms", {}).items():
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
         if measured.errors:
-            self._last = {name: _to_minimise(errors, self._metrics[name]) for name, errors in measured.errors.items()}
+            self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
             self._by_step[measured.step] = self._rounded(self._objective)
 
@@ -60,10 +60,6 @@ class Record:
 
     def _rounded(self, name: str) -> list[float]:
         return [_rounded(error, self._metrics[name]) for error in self._last[name]]
-
-
-def _to_minimise(errors: Sequence[float], metric: Metric) -> list[float]:
-    return [-error if metric.maximize else error for error in errors]
 
 
 def _shortened(values: list[float]) -> list[float | None]:

@@ -17,7 +17,9 @@ from tests.conftest import LISTED_STUDY, card_of, defined
 
 def test_a_list_suggests_a_command_that_a_shell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/hpo", "best", "--storage", "sqlite:///my db.db"])
-    best = Best("it's \x1b; x", 0, 2.0, 0.5, [1.5, 2.5], {}, 2, "digits", "head", "error", "%", None, label="FNN")
+    best = Best(
+        "it's \x1b; x", 0, 2.0, 0.5, [1.5, 2.5], {}, 2, "digits", "head", "error", "%", "minimize", None, label="FNN"
+    )
     *_, said = best_table(best)
     assert said == (
         r"hpo report --study $'it\x27s \x1b; x' -o report --storage 'sqlite:///my db.db' "
@@ -35,6 +37,6 @@ def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     )
     one, other = (OnMachine(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
-    assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "%", {}, one, repetitions))[0]
+    assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "error", "%", {}, one, repetitions))[0]
     status = Status("x", 1, 0, 0, 0, 0, 0, None, [], None, None, foreign=1)
     assert foreign_notes([status]) == ["study x: 1 trial of other programs in it, not counted"]

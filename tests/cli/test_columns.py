@@ -85,12 +85,12 @@ def statuses() -> list[Any]:
 def trials() -> list[Any]:
     failed = trial(1041, state="FAIL", value=None, std=None, error="ValueError: not in [/data/of/the/batch]")
     pruned = trial(1042, state="PRUNED", value=None, std=None)
-    return [trials_table([trial(8), failed, pruned], "%")]
+    return [trials_table([trial(8), failed, pruned], RECOGNITION)]
 
 
 def best() -> list[Any]:
     confirmed = {"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16}
-    what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit
+    what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
     return best_table(Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", *what, confirmed))
 
 
@@ -102,7 +102,8 @@ def listed() -> list[Any]:
 
 def confirmed() -> list[Any]:
     found = [
-        Confirmed(i, PARAMS, 12.34, errors, mean_of(errors)) for i, errors in zip((8, 1041, 17), FRESH, strict=True)
+        Confirmed(i, PARAMS, 12.34, 0.16, errors, mean_of(errors))
+        for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
     by = paired_difference(FRESH[1], FRESH[0])
     contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
@@ -113,7 +114,7 @@ def drift() -> list[Any]:
     own = OnMachine("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
     by = paired_difference(FRESH[1], FRESH[0])
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
-    return drift_view(Drift("quickstart", 8, "%", PARAMS, own, repetitions))
+    return drift_view(Drift("quickstart", 8, "error", "%", PARAMS, own, repetitions))
 
 
 def exported() -> list[Any]:
@@ -122,7 +123,7 @@ def exported() -> list[Any]:
         "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
         "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
     }  # fmt: skip
-    return export_view(described, Path("winner.safetensors"))
+    return export_view(described, Path("winner.safetensors"), RECOGNITION)
 
 
 def names() -> list[Any]:

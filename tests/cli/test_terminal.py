@@ -94,4 +94,4 @@ def test_values_are_written_as_in_a_study_file(value: object, text: str) -> None
 
 def test_a_mean_has_its_spread_beside_it() -> None:
     assert spread(2.0449, 0.2701, "%") == "2.04 ± 0.27 %"
-    assert spread(2.0449, None) == "2.04"
+    assert spread(2.0449, None, "%") == "2.04 %"

@@ -4,8 +4,23 @@ import math
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpo.text.formatting import clock, count, duration, interval, lasted, p_value, progress, roughly, time_left
+from hpo.text.formatting import (
+    clock,
+    count,
+    duration,
+    figure,
+    interval,
+    lasted,
+    p_value,
+    progress,
+    roughly,
+    spread,
+    time_left,
+)
+from tests.conftest import thorough
 
 
 def test_one_of_a_thing_has_no_plural() -> None:
@@ -83,6 +98,44 @@ def test_a_p_value_is_never_printed_as_zero() -> None:
 
 
 def test_an_interval_that_is_not_there_says_why() -> None:
-    assert interval(1.7, 2.23) == "1.70 to 2.23"
-    assert interval(-0.5, 1.0, "+") == "-0.50 to +1.00"
-    assert interval(None, None) == "too few rounds"
+    assert interval(1.7, 2.23, "%") == "1.70 to 2.23"
+    assert interval(-0.5, 1.0, "%", "+") == "-0.50 to +1.00"
+    assert interval(None, None, "%") == "too few rounds"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "unit", "text"),
+    [
+        (2.083, 0.56, "%", "2.08 ± 0.56 %"),
+        (99.123, 12.0, "%", "99.12 ± 12.00 %"),
+        (0.97312, 0.0042, "", "0.9731 ± 0.0042"),
+        (0.97312, None, "", "0.9731"),
+        (0.97312, 0.0, "", "0.9731 ± 0"),
+        (123456.7, 1234.5, "ms", "123457 ± 1234 ms"),
+        (4.5, 11.2, "", "4 ± 11"),
+        (0.0, 0.01, "", "0.000 ± 0.010"),
+        (3.2e-9, 1e-10, "", "3.20e-09 ± 1.0e-10"),
+        (-3.2e12, 1e10, "", "-3.200e+12 ± 1.0e+10"),
+        (math.nan, 1.0, "", "nan ± 1.0"),
+        (math.inf, math.inf, "", "inf ± inf"),
+        (1e-320, 1e-320, "", "1.0e-320 ± 1.0e-320"),
+    ],
+)
+def test_what_is_no_percentage_has_the_digits_that_its_deviation_leaves_it(
+    mean: float, std: float | None, unit: str, text: str
+) -> None:
+    assert spread(mean, std, unit) == text
+
+
+@given(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.none() | st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from(["%", "", "ms"]),
+)
+@thorough(300)
+def test_any_number_is_a_figure_and_a_finite_one_not_far_from_itself(
+    value: float, scale: float | None, unit: str
+) -> None:
+    shown = figure(value, unit, scale)
+    if math.isfinite(value) and unit != "%" and scale and math.isfinite(scale):
+        assert abs(float(shown) - value) <= max(abs(scale), abs(value) * 1e-3)

@@ -22,7 +22,17 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, run_trials
 from hpo.study.space import short_name
-from hpo.text.formatting import interval, p_value, points, rounds_on, spread, with_unit
+from hpo.text.formatting import (
+    change,
+    figure,
+    interval,
+    mean_and_deviation,
+    p_value,
+    points,
+    rounds_on,
+    spread,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from hpo.analysis.confirmation import Confirmation
@@ -96,8 +106,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     over = rounds_on(found.rounds, found.dataset, "fresh round", "of")
     headline = (
         f"study {found.study}: best trial {first.trial}: {metric.title} {fresh} "
-        f"(95 %: {interval(first.mean.low, first.mean.high)}) on {over}; "
-        f"{beside_search(first.mean.estimate, first.optimism, metric.unit)}"
+        f"(95 %: {interval(first.mean.low, first.mean.high, metric.unit)}) on {over}; "
+        f"{beside_search(first.searched, first.optimism, metric.unit, first.std)}"
     )
     table = FittedTable()
     for heading, rank in {"trial": 0, "search": 1, "fresh": 0}.items():
@@ -107,19 +117,21 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     table.add_column("95 %", rank=2)
     table.add_column("configuration", wraps=True)
     for one in found.confirmed:
-        reach = interval(one.mean.low, one.mean.high)
-        fresh = spread(one.mean.estimate, one.std)
-        table.add_row(str(one.trial), f"{one.searched:.2f}", fresh, reach, short_name(one.params))
+        reach = interval(one.mean.low, one.mean.high, metric.unit)
+        fresh = mean_and_deviation(one.mean.estimate, one.std, metric.unit)
+        searched = figure(one.searched, metric.unit, one.std)
+        table.add_row(str(one.trial), searched, fresh, reach, short_name(one.params))
     lines = []
     for contrast in found.contrasts:
         by = contrast.difference
         apart = (
-            f"{contrast.second} is {'worse' if by.estimate > 0 else 'better'} than {contrast.first}"
+            f"{contrast.second} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {contrast.first}"
             if contrast.is_significant
             else f"{contrast.first} and {contrast.second} do not differ significantly"
         )
-        reach = f"95 %: {interval(by.low, by.high, '+')}"
-        lines.append(f"{apart}: {points(f'{by.estimate:+.2f}', metric.unit)} ({reach}; p {p_value(contrast.p_value)})")
+        reach = f"95 %: {interval(by.low, by.high, metric.unit, '+')}"
+        apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
+        lines.append(f"{apart}: {apart_by} ({reach}; p {p_value(contrast.p_value)})")
     if not lines:
         return [headline, table]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"

@@ -22,7 +22,7 @@ from hpo.cli.run import begin_work, run_trials
 from hpo.limits import FEWEST_ROUNDS
 from hpo.study.space import short_name
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, interval, with_unit
+from hpo.text.formatting import change, count, figure, interval, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -88,15 +88,16 @@ def drift_view(found: Drift) -> list[Any]:
     others = len(found.repetitions) - 1
     table = FittedTable()
     beside_the_first = ("less the first", "95 %") if others > 0 else ()
-    for heading in (with_unit("error", found.unit), *beside_the_first, "rounds that differ"):
+    for heading in (with_unit(found.noun, found.unit), *beside_the_first, "rounds that differ"):
         table.add_column(heading, justify="right", rank={"95 %": 1, "rounds that differ": 2}.get(heading, 0))
     table.add_column("measured on", wraps=True)
 
     def add(one: OnMachine, by: Interval | None, what: str) -> None:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
-        reach = (f"{by.estimate:+.2f}", interval(by.low, by.high, "+")) if by else ("", "")
-        table.add_row(f"{one.mean:.2f}", *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
+        unit, scale = found.unit, by.standard_error if by else None
+        reach = (change(by.estimate, unit, scale), interval(by.low, by.high, unit, "+")) if by else ("", "")
+        table.add_row(figure(one.mean, unit), *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
     add(found.own, None, "in the study: ")
     for one in found.repetitions:

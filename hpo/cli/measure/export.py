@@ -25,8 +25,9 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work
 from hpo.signals import checked
+from hpo.study.card import MetricCard
 from hpo.study.space import short_name
-from hpo.text.formatting import count, spread, with_unit
+from hpo.text.formatting import count, figure, spread, with_unit
 
 ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
@@ -82,11 +83,12 @@ def export(
     trained, weights = train_again(
         definition, chosen.params, rounds=rounds, device=place, sources=sources, watch=_show_epochs
     )
+    metric = read_card(opened, study).metric
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
     searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}
     described = {
         **{"study": shown, "trial": chosen.number, **trained, "search": searched},
-        **{"unit": read_card(opened, study).metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
+        **{"unit": metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
     }
     with written_by_request():
         write(files[0], described, weights)
@@ -95,7 +97,7 @@ def export(
     if as_json:
         print_json(described)
     else:
-        print_parts(*export_view(described, files[0]))
+        print_parts(*export_view(described, files[0], metric))
 
 
 def _files(given: Path) -> tuple[Path, Path]:
@@ -129,18 +131,18 @@ def _show_epochs(epochs: Iterable[Any], total: int) -> Iterable[Any]:
     )
 
 
-def export_view(described: Mapping[str, Any], file: Path) -> list[Any]:
+def export_view(described: Mapping[str, Any], file: Path, metric: MetricCard) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
     table = FittedTable()
-    unit = described["unit"]
-    for rank, heading in ((0, "round"), (0, with_unit("error", unit)), (1, with_unit("in the search", unit))):
+    unit, std = metric.unit, described["error"]["std"]
+    for rank, heading in ((0, "round"), (0, with_unit(metric.noun, unit)), (1, with_unit("in the search", unit))):
         table.add_column(heading, justify="right", rank=rank)
     first = described["protocol"]["first_round"]
     for one in described["rounds"]:
         place = one["round"] - first
-        before = f"{searched['errors'][place]:.2f}" if place < len(searched["errors"]) else "fresh"
-        table.add_row(str(one["round"]), f"{one['error']:.2f}", before)
+        before = figure(searched["errors"][place], unit, std) if place < len(searched["errors"]) else "fresh"
+        table.add_row(str(one["round"]), figure(one["error"], unit, std), before)
     headline = (
         f"study {described['study']}, trial {described['trial']} ({short_name(described['params'])}): "
         f"{spread(described['error']['mean'], described['error']['std'], unit)} over {count(rounds, 'round')}; "

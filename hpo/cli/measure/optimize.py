@@ -22,7 +22,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, checked_by, run_trials
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, rounds_on, spread, with_unit
+from hpo.text.formatting import count, mean_and_deviation, rounds_on, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -119,19 +119,20 @@ def _print_outcome(opened: Any, plan: Any, *, whole: bool) -> None:
 def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinition, card: Card) -> list[Any]:
     """Returns what a list has measured, in the list's order, by its labels."""
     measured = {row.label: row for row in rows if row.state == "COMPLETE" and row.value is not None}
+    metric = card.metric
     published = any(entry.published for entry in definition.trial)
     table = FittedTable()
     table.add_column("configuration", wraps=True)
-    for rank, heading in enumerate(("error", *(["published"] if published else []))):
-        table.add_column(with_unit(heading, card.metric.unit), justify="right", rank=rank)
+    for rank, heading in enumerate((metric.noun, *(["published"] if published else []))):
+        table.add_column(with_unit(heading, metric.unit), justify="right", rank=rank)
     for entry in definition.trial:
         row = measured.get(entry.label)
-        error = "" if row is None or row.value is None else spread(row.value, row.std)
-        beside = spread(entry.published.mean, entry.published.std) if entry.published else ""
+        error = "" if row is None or row.value is None else mean_and_deviation(row.value, row.std, metric.unit)
+        beside = mean_and_deviation(entry.published.mean, entry.published.std, metric.unit) if entry.published else ""
         table.add_row(entry.label, error, *([beside] if published else []))
     headline = (
         f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured, "
-        f"{card.metric.title} (mean and deviation of {rounds_on(definition.protocol.rounds, card.dataset)})"
+        f"{metric.title} (mean and deviation of {rounds_on(definition.protocol.rounds, card.dataset)})"
     )
     return [headline, table]
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def best(study: str, storage: str, as_json: bool) -> None:
     """Show a study's best trial, and what fresh rounds say of it.
 
-    The best is the trial with the lowest mean error among those measured to the end.
+    The best is the trial with the lowest mean error among those measured to the end, or of a metric that is to be
+    maximised the highest.
     """
     from hpo.analysis.confirmation import read_winner
     from hpo.storage.backends import open_storage
@@ -44,9 +45,10 @@ def best_table(best: Best) -> list[Any]:
     table.add_column(wraps=True)
     for name, value in best.params.items():
         table.add_row(f"  {name}", f" {text_of(value)}")
+    extreme = "highest" if best.direction == "maximize" else "lowest"
     which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
     headline = (
-        f"study {best.study}: {which} has the lowest {best.title}, {spread(best.value, best.std, best.unit)} "
+        f"study {best.study}: {which} has the {extreme} {best.title}, {spread(best.value, best.std, best.unit)} "
         f"(mean and deviation of {rounds_on(best.rounds, best.dataset)})"
     )
     return [headline, table, _verdict(best)]
@@ -58,8 +60,8 @@ def _verdict(best: Best) -> str:
         confirmed = best.confirmed
         return (
             f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {spread(confirmed['mean'], None, best.unit)} "
-            f"(95 %: {interval(confirmed['low'], confirmed['high'])}); "
-            f"{beside_search(confirmed['mean'], confirmed['optimism'], best.unit)}"
+            f"(95 %: {interval(confirmed['low'], confirmed['high'], best.unit)}); "
+            f"{beside_search(best.value, confirmed['optimism'], best.unit, confirmed['std'])}"
         )
     if best.label is not None:
         compare = command_here("report", "--study", best.study, "-o", "report")

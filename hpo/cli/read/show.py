@@ -12,7 +12,7 @@ from hpo.cli.arguments import File
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, written_by_request
 from hpo.cli.run import begin_work
-from hpo.text.formatting import spread
+from hpo.text.formatting import text_of
 from hpo.text.output import say
 
 
@@ -82,7 +82,7 @@ def study_text(name: str, definition: dict[str, Any]) -> list[str]:
             lines += ["", f"[{table}]", *_settings(definition[table])]
     for entry in definition["trial"]:
         published = entry["published"]
-        beside = f"  (published {spread(published['mean'], published['std'])})" if published else ""
+        beside = f"  (published {text_of(published['mean'])} ± {text_of(published['std'])})" if published else ""
         lines += [
             "",
             f"[[trial]] {entry['label']}{beside}",

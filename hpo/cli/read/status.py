@@ -65,7 +65,7 @@ def status_table(statuses: Sequence[Status]) -> FittedTable:
     """Returns the studies of a storage as a table."""
     table = FittedTable()
     table.add_column("study", wraps=True)
-    ranks = {"finished": 0, "pruned": 4, "running": 2, "failed": 3, "/h": 5, "left": 1, "best error": 0}
+    ranks = {"finished": 0, "pruned": 4, "running": 2, "failed": 3, "/h": 5, "left": 1, "best": 0}
     for heading, rank in ranks.items():
         table.add_column(heading, justify="right", rank=rank)
     for status in statuses:

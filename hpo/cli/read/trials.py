@@ -12,8 +12,9 @@ import click
 
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option
+from hpo.study.card import MetricCard
 from hpo.study.space import short_name
-from hpo.text.formatting import spread, with_unit
+from hpo.text.formatting import mean_and_deviation, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow
@@ -45,15 +46,15 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
         writer.writerow(map(escape_csv, columns))
         writer.writerows([escape_csv(row.get(column)) for column in columns] for row in flat)
     else:
-        print_parts(trials_table(rows, read_card(opened, study).metric.unit))
+        print_parts(trials_table(rows, read_card(opened, study).metric))
 
 
-def trials_table(rows: Sequence[TrialRow], unit: str) -> FittedTable:
-    """Returns trials as a table; `unit` is that of their errors."""
+def trials_table(rows: Sequence[TrialRow], metric: MetricCard) -> FittedTable:
+    """Returns trials as a table."""
     table = FittedTable()
     table.add_column("trial", justify="right")
     table.add_column("state", rank=1)
-    table.add_column(with_unit("error", unit), justify="right")
+    table.add_column(with_unit(metric.noun, metric.unit), justify="right")
     table.add_column("s", justify="right", rank=2)
     table.add_column("configuration", wraps=True)
     for row in rows:
@@ -61,7 +62,7 @@ def trials_table(rows: Sequence[TrialRow], unit: str) -> FittedTable:
         table.add_row(
             str(row.number),
             "interrupted" if row.state == "FAIL" and row.error is None else row.state.lower(),
-            "" if row.value is None else spread(row.value, row.std),
+            "" if row.value is None else mean_and_deviation(row.value, row.std, metric.unit),
             seconds,
             _described(row),
         )
