@@ -49,6 +49,23 @@ def storage_option(command: Command) -> Command:
     return resolved  # type: ignore[return-value]
 
 
+def is_file(study: str) -> bool:
+    """Says whether a study is given by its file."""
+    return study.endswith(".toml")
+
+
+def stored_name(study: str) -> str:
+    """Returns the name under which a storage has a study that is given by its name or its file."""
+    return Path(study).stem if is_file(study) else study
+
+
+def study_option(command: Command) -> Command:
+    """`--study NAME_OR_FILE` of a storage's study; the command is given it as it stands, see `stored_name`."""
+    return click.option(
+        "--study", required=True, metavar="NAME_OR_FILE", help="The study's name in the storage, or its TOML file."
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """`--json`, as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")(command)
@@ -106,12 +123,29 @@ class Given:
     code: Path | None
     allowed: tuple[str, ...]
 
-    def sources(self) -> Sources:
-        """Returns where data and code are, for a study that the storage has."""
+    def sources(self, *studies: str) -> Sources:
+        """Returns where data and code are; who names a study's file allows the code that it names.
+
+        Args:
+            studies: as they were given.
+
+        Raises:
+            RequestError: where one is a file that breaks a rule, or several lie in different folders.
+        """
+        from hpo.errors import RequestError
         from hpo.study.code import Sources
         from hpo.tasks.datasets import data_folder
 
-        return Sources(data_folder(self.data), self.code or Path(), self.allowed)
+        sources = Sources(data_folder(self.data), self.code or Path(), self.allowed)
+        files = [Path(study) for study in studies if is_file(study)]
+        if self.code is None and len({file.resolve().parent for file in files}) > 1:
+            raise RequestError("studies of different folders need --code DIR, below which the code of all is")
+        if files:
+            from hpo.study.definition import read_study
+
+            for file in files:
+                sources = sources.of_file(file, read_study(file).references, code=self.code)
+        return sources
 
 
 def sources_options(command: Command) -> Command:

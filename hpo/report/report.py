@@ -15,6 +15,7 @@ from hpo.report.sections import Section, _best, _environment, _error, _name, _of
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
+from hpo.study.code import allow_words
 from hpo.study.definition import StudyDefinition
 from hpo.study.space import short_name
 from hpo.text.commands import command
@@ -91,8 +92,11 @@ def _headline(
     if confirmation is None or best.number not in fresh:
         if not definition.space:
             return [extreme]
-        unsure = f"Not confirmed: {SELECTION_BIAS}."
-        return [extreme, f"{unsure} `{command('confirm', '--study', study)}` measures it on fresh rounds."]
+        again = command("confirm", "--study", study, *allow_words(definition.references))
+        return [
+            extreme,
+            f"Not confirmed: {SELECTION_BIAS}. `{again}` measures it on fresh rounds.",
+        ]
     confirmed = fresh[best.number]
     estimate = spread(confirmed.mean.estimate, None, metric.unit)
     sure = (

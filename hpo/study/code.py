@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from hpo.errors import StudyError
+from hpo.text.commands import quote
 
 HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
 
@@ -68,6 +69,14 @@ class Sources:
         """Returns the same, but these may be opened besides."""
         return replace(self, allowed=(*self.allowed, *(_literally(str(one)) for one in references)))
 
+    def of_file(self, file: Path, references: Iterable[Reference], *, code: Path | None) -> Sources:
+        """Returns the same for a study that is given by its file, which allows the code that it names.
+
+        Args:
+            code: the folder of code; None takes the file's.
+        """
+        return replace(self, code=code or file.resolve().parent).allowing(*references)
+
     def allows(self, reference: Reference) -> bool:
         """Says whether a reference may be opened."""
         return any(fnmatchcase(str(reference), pattern) for pattern in self.allowed)
@@ -96,6 +105,11 @@ def parse_reference(text: str) -> Reference | None:
     if not all(part.isidentifier() for part in place.split(".")):
         raise ValueError(f"{text!r} must be a file ending in .py, or a package's module, before the colon")
     return Reference(place, name)
+
+
+def allow_words(references: Iterable[Reference]) -> list[str]:
+    """Returns the options that let a command open code, as `--allow forest.py:objective`."""
+    return [word for one in references for word in ("--allow", _literally(str(one)))]
 
 
 def references_in(values: Iterable[Any]) -> list[Reference]:
@@ -134,7 +148,7 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
         where = f"study {study!r}: " if study else ""
         raise StudyError(
             f"{where}{reference} is code that is not shipped with hpo, and is opened only where that is allowed: "
-            f"--allow '{reference}'"
+            f"--allow {quote(_literally(str(reference)))}"
         )
 
 

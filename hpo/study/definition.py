@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from hpo import limits
 from hpo.errors import StudyError
+from hpo.study.code import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.schema import Count, Factor, Rounds, Seconds, Table, Words, explain, shown
 from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
@@ -173,6 +174,11 @@ class StudyDefinition(Table):
         if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self
+
+    @property
+    def references(self) -> list[Reference]:
+        """The code that its task names."""
+        return references_in([self.task.name, *self.task.settings.values()])
 
     @property
     def rounds(self) -> list[Round]:

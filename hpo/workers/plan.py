@@ -6,7 +6,7 @@ worker understands it, and says what it found (checking.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.storages import RDBStorage
@@ -17,7 +17,7 @@ from hpo.storage.queries import study_names
 from hpo.storage.studies import own_attributes, read_card, read_definition, stored_target
 from hpo.study import catalog
 from hpo.study.card import Card, parse_card
-from hpo.study.code import Sources, references_in
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import SHIPPED, is_light, load_task, make_card
 from hpo.study.resolving import resolve
@@ -64,8 +64,7 @@ class Wanted:
         """
         if self.file is None:
             return given
-        named = references_in([self.definition.task.name, *self.definition.task.settings.values()])
-        return replace(given, code=code or self.file.parent).allowing(*named)
+        return given.of_file(self.file, self.definition.references, code=code)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
         "metric",
         "title",
         "unit",
+        "direction",
         "confirmed",
         "label",
     }

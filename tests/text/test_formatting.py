@@ -137,5 +137,5 @@ def test_any_number_is_a_figure_and_a_finite_one_not_far_from_itself(
     value: float, scale: float | None, unit: str
 ) -> None:
     shown = figure(value, unit, scale)
-    if math.isfinite(value) and unit != "%" and scale and math.isfinite(scale):
+    if abs(value) < 1e300 and unit != "%" and scale and math.isfinite(scale):
         assert abs(float(shown) - value) <= max(abs(scale), abs(value) * 1e-3)

@@ -18,6 +18,8 @@ from hpo.cli.options import (
     print_parts,
     sources_options,
     storage_option,
+    stored_name,
+    study_option,
     workers_option,
 )
 from hpo.cli.run import begin_work, run_trials
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @click.option(
     "--top", default=3, show_default=True, type=WholeNumber(1, limits.TOP), metavar="K", help="Measure the best K."
 )
@@ -83,10 +85,11 @@ def confirm(
 
     begin_work()
     devices = assign_devices(workers, device)
+    sources, study = given.sources(study), stored_name(study)
     read = open_storage(storage)
     name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds)
     card = derived_card(read, study)
-    plan, sources = Plan(name, definition, len(definition.trial), card=card), given.sources()
+    plan = Plan(name, definition, len(definition.trial), card=card)
     opened = begin(storage, plan, sources)
     set_study_attribute(opened, name, CONFIRMS, confirms)
     run_trials(opened, plan, devices, sources)

@@ -17,6 +17,8 @@ from hpo.cli.options import (
     print_parts,
     sources_options,
     storage_option,
+    stored_name,
+    study_option,
 )
 from hpo.cli.run import begin_work, run_trials
 from hpo.limits import FEWEST_ROUNDS
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command("drift")
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @click.option("--trial", type=TRIAL, metavar="N", help="Measure this trial instead of the best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option
@@ -63,10 +65,10 @@ def drift_(
     from hpo.workers.plan import Plan
 
     begin_work()
-    opened = open_storage(storage)
+    opened, given_study, study = open_storage(storage), study, stored_name(study)
     found = read_trial(opened, study, trial)
     if not only_show:
-        devices, card, sources = assign_devices("1", device), derived_card(opened, study), given.sources()
+        devices, card, sources = assign_devices("1", device), derived_card(opened, study), given.sources(given_study)
         name, definition, repeats = define_repetition(opened, study, found, host=platform.node(), device=devices[0])
         opened = begin(storage, Plan(name, definition, 0, card=card), sources)  # of no target: no other works on it
         set_study_attribute(opened, name, REPEATS, repeats)
@@ -78,7 +80,7 @@ def drift_(
         print_json(drift_json(drift))
     else:
         print_parts(*drift_view(drift))
-        again = command_here("drift", "--study", study, "--trial", str(found.number))
+        again = command_here("drift", "--study", given_study, "--trial", str(found.number))
         say("", "on a machine of another kind:", f"  {again}")
 
 

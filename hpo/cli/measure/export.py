@@ -21,6 +21,8 @@ from hpo.cli.options import (
     share_option,
     sources_options,
     storage_option,
+    stored_name,
+    study_option,
     written_by_request,
 )
 from hpo.cli.run import begin_work
@@ -33,7 +35,7 @@ ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @click.option(
     "-o", "file", required=True, type=File(), metavar="FILE",
     help="Write FILE.safetensors, and FILE.json beside it.",
@@ -76,7 +78,7 @@ def export(
     from hpo.training.export import train_again, write  # torch needs a working folder that is there
 
     files = _files(file)
-    place, sources = find_devices(device)[0], given.sources()
+    place, sources, study = find_devices(device)[0], given.sources(study), stored_name(study)
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +16,11 @@ from hpo.cli.options import (
     Given,
     dataset_option,
     device_option,
+    is_file,
     print_parts,
     sources_options,
     storage_option,
+    stored_name,
     workers_option,
 )
 from hpo.cli.run import begin_work, checked_by, run_trials
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow
     from hpo.study.card import Card
     from hpo.study.definition import StudyDefinition
+    from hpo.workers.plan import Plan
 
 
 @click.command()
@@ -88,13 +92,30 @@ def optimize(
     status = read_status(opened, plan.name)
     say(*foreign_notes([status]), err=True)
     if status.complete:
-        _print_outcome(opened, plan, whole=plan.most is not None and status.finished >= plan.most)
+        _print_outcome(opened, plan, _words(study, plan), whole=plan.most is not None and status.finished >= plan.most)
 
 
-def _print_outcome(opened: Any, plan: Any, *, whole: bool) -> None:
+def _words(study: str, plan: Plan) -> list[str]:
+    """Returns the words by which a command that runs a study's code finds the study and may open its code.
+
+    Args:
+        study: as it was given.
+    """
+    from hpo.study.code import allow_words
+
+    references = plan.definition.references
+    if references and is_file(study) and stored_name(study) == plan.name:
+        return ["--study", study]
+    folder = str(Path(study).parent)
+    code = ["--code", folder] if references and is_file(study) and folder != "." else []
+    return ["--study", plan.name, *code, *allow_words(references)]
+
+
+def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) -> None:
     """Prints what a study has found, and what to do next.
 
     Args:
+        words: name the study, see `_words`.
         whole: whether every configuration of its space is measured.
     """
     from hpo.analysis.confirmation import read_winner
@@ -108,7 +129,7 @@ def _print_outcome(opened: Any, plan: Any, *, whole: bool) -> None:
         said = [all_measured(plan.definition.configurations or 0)] if whole else []
         print_parts(*best_table(winner), *said)
         if winner.confirmed is None:
-            next_ones[0] = ["confirm", "--study", plan.name]
+            next_ones[0] = ["confirm", *words]
     else:
         print_parts(
             *listed_view(plan.name, read_rows(opened, plan.name), plan.definition, read_card(opened, plan.name))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from hpo.cli.options import Given, device_option, sources_options, storage_option, workers_option
+from hpo.cli.options import Given, device_option, sources_options, storage_option, stored_name, workers_option
 from hpo.cli.run import begin_work, serve_studies
 
 
 @click.command()
 @storage_option
-@click.option("--study", "studies", metavar="NAME", multiple=True, help="Serve this study only. Can be repeated.")
+@click.option(
+    "--study", "studies", metavar="NAME_OR_FILE", multiple=True, help="Serve this study only. Can be repeated."
+)
 @workers_option
 @device_option
 @click.option(
@@ -38,5 +40,5 @@ def worker(
     begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
-    sources = given.sources()
-    serve_studies(opened, studies or None, devices=devices, sources=sources, exit_when_done=exit_when_done)
+    sources, names = given.sources(*studies), tuple(map(stored_name, studies))
+    serve_studies(opened, names or None, devices=devices, sources=sources, exit_when_done=exit_when_done)

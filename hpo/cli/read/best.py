@@ -9,7 +9,7 @@ import click
 
 from hpo.analysis.caveats import SELECTION_BIAS, beside_search
 from hpo.cli.columns import FittedTable
-from hpo.cli.options import json_option, print_json, print_parts, storage_option
+from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.text.commands import command_here
 from hpo.text.formatting import count, interval, rounds_on, spread, text_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @storage_option
 @json_option
 def best(study: str, storage: str, as_json: bool) -> None:
@@ -31,7 +31,7 @@ def best(study: str, storage: str, as_json: bool) -> None:
     from hpo.storage.backends import open_storage
 
     opened = open_storage(storage)
-    winner = read_winner(opened, study)
+    winner = read_winner(opened, stored_name(study))
     if as_json:
         print_json(asdict(winner))
         return

@@ -10,6 +10,8 @@ from hpo.cli.arguments import Folder
 from hpo.cli.options import (
     share_option,
     storage_option,
+    stored_name,
+    study_option,
     written_by_request,
 )
 from hpo.signals import stop_on_signals
@@ -17,7 +19,7 @@ from hpo.text.output import say
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @click.option(
     "-o", "folder", required=True, type=Folder(), metavar="DIR",
     help="Write NAME.html and NAME.md here.",
@@ -37,6 +39,7 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
 
     stop_on_signals()
     opened = open_storage(storage)
+    study = stored_name(study)
     found = read_report(opened, study, cleaner(known_hosts(opened, study)) if share else str)
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)

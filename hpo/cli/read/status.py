@@ -11,7 +11,7 @@ import click
 from rich.console import Group
 
 from hpo.cli.columns import FittedTable
-from hpo.cli.options import json_option, print_json, print_parts, storage_option
+from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
 from hpo.signals import check, stop_on_signals
 from hpo.text.formatting import count, duration, progress, spread
 from hpo.text.streams import lost
@@ -23,7 +23,7 @@ WATCH_SECONDS = 2.0
 
 
 @click.command()
-@click.option("--study", metavar="NAME", help="Show this study only.")
+@click.option("--study", metavar="NAME_OR_FILE", help="Show this study only.")
 @storage_option
 @click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
 @json_option
@@ -38,7 +38,7 @@ def status(study: str | None, storage: str, watch: bool, as_json: bool) -> None:
     opened = open_storage(storage)
 
     def read() -> list[Status]:
-        return [read_status(opened, name) for name in (study_names(opened) if study is None else [study])]
+        return [read_status(opened, name) for name in (study_names(opened) if study is None else [stored_name(study)])]
 
     if watch:
         _watch(lambda: statuses_view(read()))

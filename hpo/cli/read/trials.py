@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.columns import FittedTable
-from hpo.cli.options import json_option, print_json, print_parts, storage_option
+from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.study.card import MetricCard
 from hpo.study.space import short_name
 from hpo.text.formatting import mean_and_deviation, with_unit
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME", help="The study's name in the storage.")
+@study_option
 @storage_option
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
@@ -35,6 +35,7 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     opened = open_storage(storage)
+    study = stored_name(study)
     rows = read_rows(opened, study)
     if as_json:
         print_json([asdict(row) for row in rows])
