@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from hpo.training.batch import Batch, batches, each, join, of_round
 from hpo.training.optimizers import TrainingConfig, in_precision, make_optimizer
+from hpo.training.randomness import RandomStream
 
 Loss = Callable[[Any, Any], Tensor]
 """Maps a network's output and the batch, of one round, to the mean loss ()."""
@@ -81,6 +83,7 @@ class LoopedRounds(Rounds):
 
     Args:
         adapt: returns what to run in a network's place, on its very parameters and buffers.
+        streams: of random numbers, one for each round; empty where nothing draws any.
     """
 
     def __init__(
@@ -90,14 +93,20 @@ class LoopedRounds(Rounds):
         loss: Loss,
         adapt: Callable[[nn.Module], nn.Module] = lambda network: network,
         way: str = "looped",
+        streams: Sequence[RandomStream] = (),
     ) -> None:
+        self._streams = streams
         self.networks, self.config, self._loss, self.way = networks, config, loss, way
         self._adapted = [adapt(network) for network in networks]
         self._in_training = [False] * len(networks)
         self.optimizers = [make_optimizer(config, list(network.parameters())) for network in networks]
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
-        return torch.stack([self._step(r, of_round(batch, r)) for r in range(len(self.networks))])
+        losses = []
+        for r in range(len(self.networks)):
+            with self._drawing(r):
+                losses.append(self._step(r, of_round(batch, r)))
+        return torch.stack(losses)
 
     def train_epoch(self, data: Batch, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         losses = []
@@ -105,12 +114,13 @@ class LoopedRounds(Rounds):
         for r, network in enumerate(self.networks):
             total, gradients = torch.zeros((), dtype=data[0].dtype, device=data[0].device), []
             ours = each(data, lambda tensor, r=r: tensor[r : r + 1])  # type: ignore[misc]
-            for batch, share in batches(ours, orders[r : r + 1], self.config.batch_size):
-                total += share * self._step(r, of_round(batch, 0))
-                if norms is not None:
-                    gradients.append(
-                        {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
-                    )
+            with self._drawing(r):
+                for batch, share in batches(ours, orders[r : r + 1], self.config.batch_size):
+                    total += share * self._step(r, of_round(batch, 0))
+                    if norms is not None:
+                        gradients.append(
+                            {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+                        )
             losses.append(total)
             steps.append(gradients)
         if norms is not None:
@@ -139,7 +149,12 @@ class LoopedRounds(Rounds):
     def _predict(self, r: int, inputs: Tensor) -> Any:
         network, self._in_training[r] = self._adapted[r].eval(), False
         # In batches that stay in the cache: all 1 000 pairs at once took four times as long (cnn_bn, one core).
-        return join([self._forward(network, part) for part in torch.split(inputs, self.config.batch_size)], torch.cat)
+        parts = torch.split(inputs, self.config.batch_size)
+        with self._drawing(r, goes_on=False):  # to look at a network changes nothing of its training
+            return join([self._forward(network, part) for part in parts], torch.cat)
+
+    def _drawing(self, r: int, *, goes_on: bool = True) -> AbstractContextManager[None]:
+        return self._streams[r].drawing(goes_on=goes_on) if self._streams else nullcontext()
 
     def _forward(self, network: nn.Module, inputs: Tensor) -> Any:
         return in_precision(self.config.precision, lambda: network(inputs), inputs.device)

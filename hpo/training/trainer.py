@@ -20,6 +20,7 @@ from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_cu
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.network_task import NetworkTask, Split, named_in
 from hpo.training.optimizers import TrainingConfig
+from hpo.training.randomness import RandomStream
 from hpo.training.rounds import GradientNorms, Loss, Rounds
 from hpo.training.ways import make_rounds
 
@@ -180,7 +181,8 @@ class Trainer:
                 return fast
         loss: Loss = partial(self.task.loss, **named_in(self.task.loss, params, skip=2))
         example = each(self.data(rounds).train, lambda tensor: tensor[:, :EXAMPLES])
-        return make_rounds(networks, config, loss, example, stacked=self._stacked, captured=captured)
+        draws = [one.seed(f"{stream} draws") for one in rounds]
+        return make_rounds(networks, config, loss, example, draws, stacked=self._stacked, captured=captured)
 
     def _errors(self, output: Any, test: Batch) -> tuple[dict[str, list[float]], list[int]]:
         """Returns metric -> (R,), and the rounds with an output that is not finite."""
@@ -237,9 +239,8 @@ def train_epochs(
 def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
     """Returns a network for each seed, the same on every device; the global random state stays as it was."""
     networks = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in seeds:
-            torch.manual_seed(seed)
+    for seed in seeds:
+        with RandomStream(seed, CPU).drawing():
             networks.append(build())
     return networks
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from hpo.kernels.fuse import fuse
 from hpo.training.batch import Batch, each, of_round, tensors_of
 from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
 from hpo.training.optimizers import TrainingConfig
+from hpo.training.randomness import RandomStream, draws
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
 
 ROUNDING = 1e-3  # of the largest number, in float32: batch norm of few examples makes much of it
@@ -28,6 +30,7 @@ def make_rounds(
     config: TrainingConfig,
     loss: Loss,
     example: Batch,
+    seeds: Sequence[int],
     *,
     stacked: bool | None = None,
     captured: bool = True,
@@ -36,6 +39,7 @@ def make_rounds(
 
     Args:
         example: a few examples of each round, (R, N, ...).
+        seeds: of what each round draws in its training, as for dropout. Stacked rounds would draw from one generator.
         stacked: which of the two ways; None chooses the faster that the network allows.
         captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
             the gradients.
@@ -45,12 +49,15 @@ def make_rounds(
     """
     device = example[0].device
     fault = None
+    is_random = stacked is not True and _is_random(networks[0], loss, of_round(example, 0))
     if stacked is None:
         stacked = device.type != "cpu" or _is_linear(networks[0])
-        fault = stacking_fault(networks, config, loss, example) if stacked else None
-    if fault or not stacked:
-        way = f"looped, for it cannot be stacked: {fault}" if fault else "looped"
-        return _loop(networks, config, loss, example, way)
+        fault = stacking_fault(networks, config, loss, example) if stacked and not is_random else None
+    if fault or is_random or not stacked:
+        why = f", for it cannot be stacked: {fault}" if fault else ""
+        way = "looped, for its training draws random numbers" if is_random else f"looped{why}"
+        streams = [RandomStream(seed, device) for seed in seeds] if is_random else []
+        return _loop(networks, config, loss, example, way, streams)
     if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
         raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
@@ -95,13 +102,29 @@ def _gradients(value: Tensor, parameters: Iterable[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
 
 
-def _loop(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch, way: str) -> Rounds:
+def _is_random(network: nn.Module, loss: Loss, batch: Batch) -> bool:
+    """Says whether a network, or its loss, draws random numbers."""
+    with suppress(Exception), torch.no_grad():  # what is wrong with it shows in training
+        other = copy.deepcopy(network)
+        return draws(lambda: (loss(other.train()(batch[0]), batch), other.eval()(batch[0])), batch[0].device)
+    return True
+
+
+def _loop(
+    networks: Sequence[nn.Module],
+    config: TrainingConfig,
+    loss: Loss,
+    example: Batch,
+    way: str,
+    streams: Sequence[RandomStream],
+) -> Rounds:
     """Returns looped rounds: their layers fused and their images with the channels last, as far as that can be."""
     can_fuse = example[0].is_cpu and config.precision == "float32"
     for adapt in (fused, channels_last) if can_fuse else (channels_last,):
         if _computes_the_same(networks[0], adapt, example):
-            return LoopedRounds(networks, config, loss, adapt, f"{way}, layers fused" if adapt is fused else way)
-    return LoopedRounds(networks, config, loss, way=way)
+            said = f"{way}, layers fused" if adapt is fused else way
+            return LoopedRounds(networks, config, loss, adapt, said, streams)
+    return LoopedRounds(networks, config, loss, way=way, streams=streams)
 
 
 def fused(network: nn.Module) -> nn.Module:
@@ -138,13 +161,12 @@ def _outcome(network: nn.Module, shared: nn.Module | None, inputs: Tensor) -> li
         shared: the network whose parameters and buffers it has; None where they are its own.
     """
     owner = shared or network
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # as dropout may ask for
+    with RandomStream(0, inputs.device).drawing():  # as dropout may ask for
         trained = tensors_of(network.train()(inputs))
-    objective = torch.stack([tensor.sin().mean() for tensor in trained if tensor.requires_grad]).sum()
-    gradients = _gradients(objective, owner.parameters())
-    with torch.no_grad():
-        then = tensors_of(network.eval()(inputs))
+        objective = torch.stack([tensor.sin().mean() for tensor in trained if tensor.requires_grad]).sum()
+        gradients = _gradients(objective, owner.parameters())
+        with torch.no_grad():
+            then = tensors_of(network.eval()(inputs))
     return [[*trained, *then], list(gradients), list(owner.buffers())]
 
 

@@ -139,7 +139,7 @@ def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tupl
     how = config(optimizer, 0.003, batch_size=30)
     pairs, test = (to_device(part, device) for part in digit_pairs)
     captured, ordinary = (
-        make_rounds([n.to(device) for n in make_networks("cnn_bn")], how, loss_of(), test, captured=way)
+        make_rounds([n.to(device) for n in make_networks("cnn_bn")], how, loss_of(), test, SEEDS, captured=way)
         for way in (True, False)
     )
     assert isinstance(captured, CudaGraphRounds)

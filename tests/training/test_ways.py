@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -197,7 +199,9 @@ def data(*shape: int) -> Batch:
 
 def trained(build: Callable[[], nn.Module], batch: Batch, *, stacked: bool | None = None, steps: int = 6) -> Rounds:
     """Trains three rounds in the way that is chosen, and compares each with its author's plain loop."""
-    rounds = make_rounds([one.double() for one in build_networks(build, SEEDS)], HOW, loss, batch, stacked=stacked)
+    rounds = make_rounds(
+        [one.double() for one in build_networks(build, SEEDS)], HOW, loss, batch, SEEDS, stacked=stacked
+    )
     losses = torch.stack([rounds.step(batch) for _ in range(steps)], dim=1)
     outputs = rounds.predict(batch[0])
     for r, network in enumerate(build_networks(build, SEEDS)):
@@ -273,16 +277,66 @@ def test_what_cannot_be_stacked_is_looped_and_it_is_said_why(kind: type[Linear])
     assert rounds.way.startswith("looped, for it cannot be stacked: ")
 
 
-def test_dropout_draws_for_each_round_when_it_is_stacked() -> None:
-    class Drops(Linear):
-        def between(self, hidden: Tensor) -> Tensor:
-            return self.dropout(hidden)  # type: ignore[no-any-return]
+class Drops(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        return self.dropout(hidden)  # type: ignore[no-any-return]
 
-    networks = build_networks(Drops, (1, 1))
+
+class DropsByNumpy(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        kept = np.random.random(hidden.shape) > 0.5 if self.training else np.ones(hidden.shape)
+        return hidden * torch.from_numpy(kept)
+
+
+class DropsAlways(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        return functional.dropout(hidden, 0.5, training=True) * (1 + random.random())
+
+
+@pytest.mark.parametrize("kind", [Drops, DropsByNumpy, DropsAlways])
+def test_a_round_draws_the_same_numbers_whatever_was_drawn_before_and_whoever_trains_beside_it(
+    kind: type[Linear],
+) -> None:
+    batch = data(7)
+
+    def train(chosen: Sequence[int], *, looking: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(random.randrange(10**6))
+        ours = tuple(tensor[list(chosen)] for tensor in batch)
+        networks = [one.double() for one in build_networks(kind, [SEEDS[r] for r in chosen])]
+        rounds = make_rounds(networks, HOW, loss, ours, [SEEDS[r] + 10 for r in chosen])
+        assert isinstance(rounds, LoopedRounds)
+        assert rounds.way.startswith("looped, for its training draws random numbers")
+        orders = torch.arange(7).expand(len(chosen), 7)
+        losses = []
+        for _ in range(4):
+            losses += [rounds.train_epoch(ours, orders, None), rounds.step(ours)]
+            if looking:
+                assert torch.equal(rounds.predict(ours[0]), rounds.predict(ours[0]))
+        return torch.stack(losses, 1), rounds.predict(ours[0])
+
+    losses, outputs = train((0, 1, 2), looking=True)
+    again = train((0, 1, 2), looking=False)
+    assert torch.equal(losses, again[0])
+    assert torch.equal(outputs, again[1])
+    for r in range(3):
+        alone = train((r,), looking=False)
+        assert torch.equal(losses[r], alone[0][0])
+        assert torch.equal(outputs[r], alone[1][0])
+
+
+def test_networks_of_the_same_weights_draw_each_their_own() -> None:
     batch = tuple(tensor[[0, 0]] for tensor in data(7))
-    rounds = make_rounds([one.double() for one in networks], HOW, loss, batch)
-    assert isinstance(rounds, StackedRounds)
+    rounds = make_rounds([one.double() for one in build_networks(Drops, (1, 1))], HOW, loss, batch, (1, 2))
     first = rounds.step(batch)
-    assert first[0] != first[1]  # the same networks, on the same data
-    once, again = (rounds.predict(batch[0]) for _ in range(2))
-    assert torch.equal(once, again)
+    assert first[0] != first[1]
+
+
+def test_training_leaves_everybodys_random_numbers_as_they_were() -> None:
+    batch = data(7)
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    rounds = make_rounds([one.double() for one in build_networks(DropsAlways, SEEDS)], HOW, loss, batch, SEEDS)
+    rounds.step(batch)
+    rounds.predict(batch[0])
+    after = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
