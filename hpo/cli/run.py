@@ -49,13 +49,13 @@ def run_trials(
         raise
 
 
-def checked_by(supervisor: Any, wanted: Any, device: str, sources: Sources) -> Checked:
-    """Lets the first worker check a study, saying on a terminal what it does."""
+def checked_by(supervisor: Any, wanted: Any, device: str, sources: Sources, *, promises: bool = False) -> Checked:
+    """Lets the first worker check a study, and what its task promises, saying on a terminal what it does."""
     from hpo.cli.console import Console
     from hpo.workers.messages import Check
 
     console = Console(stderr=True)
-    order = Check(wanted.name, wanted.definition, device, sources)
+    order = Check(wanted.name, wanted.definition, device, sources, promises)
     if not console.is_terminal:
         silent: Checked = supervisor.check_study(order, lambda doing: None)
         return silent

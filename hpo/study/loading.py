@@ -19,7 +19,7 @@ from hpo.study.card import Card, MetricCard
 from hpo.study.code import NOWHERE, Reference, Sources, code_hashes, explain_code, load, parse_reference
 from hpo.study.definition import TRAINED_BY, StudyDefinition
 from hpo.study.schema import explain
-from hpo.study.task import Measurement, Metric, Params, Round, Task
+from hpo.study.task import Measurement, Metric, Params, Round, Task, metrics_of
 
 SHIPPED = {
     "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
@@ -45,7 +45,7 @@ class LoadedTask:
 
     def __init__(self, task: Any, settings: Mapping[str, Any], references: Sequence[Reference]) -> None:
         self.task, self.settings, self.references = task, dict(settings), tuple(references)
-        self.metrics: Sequence[Metric] = tuple(getattr(task, "metrics", None) or (Metric(),))
+        self.metrics: Sequence[Metric] = metrics_of(task)
         self.rules: Mapping[str, Any] = getattr(task, "rules", {})
         self.conditions: Mapping[str, Mapping[str, Any]] = getattr(task, "conditions", {})
 
@@ -276,8 +276,11 @@ def _metric_card(metric: Metric) -> MetricCard:
     return MetricCard(**{name: shown_of[name] for name in MetricCard.model_fields})
 
 
-def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str) -> Task:
+def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str, **how: Any) -> Task:
     """Opens a study's task, its data prepared, on a device; imports torch where it trains networks.
+
+    Args:
+        how: its networks are trained, see `open_trainer`.
 
     Raises:
         RequestError: where the device or the data cannot be used.
@@ -289,4 +292,4 @@ def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str) -> T
     if definition.training is None:
         raise RequestError("this study says nothing of training; it was not resolved")
     trainer: Callable[..., Task] = importlib.import_module("hpo.training.trainer").open_trainer
-    return trainer(loaded.task, definition.training, device, definition.rounds, keep=definition.run.keep)
+    return trainer(loaded.task, definition.training, device, definition.rounds, keep=definition.run.keep, **how)

@@ -99,3 +99,8 @@ class Task(Protocol):
             params: by name.
         """
         ...
+
+
+def metrics_of(task: object) -> Sequence[Metric]:
+    """Returns a task's metrics; one that names none measures `error`, in percent."""
+    return tuple(getattr(task, "metrics", ())) or (Metric(),)

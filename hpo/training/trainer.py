@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from hpo.study.definition import Training
-from hpo.study.task import Measurement, Metric, Params, Round
+from hpo.study.task import Measurement, Metric, Params, Round, metrics_of
 from hpo.training.batch import Batch, each, stack, tensors_of, to_device
 from hpo.training.device import CPU, describe_device, find_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
@@ -70,7 +70,7 @@ class Trainer:
     @property
     def metrics(self) -> Sequence[Metric]:
         """The task's own."""
-        return self.task.metrics
+        return metrics_of(self.task)
 
     @property
     def device(self) -> str:
@@ -188,7 +188,7 @@ class Trainer:
         """Returns metric -> (R,), and the rounds with an output that is not finite."""
         if output is None:
             return {}, []
-        metrics = {metric.name: metric for metric in self.task.metrics}
+        metrics = {metric.name: metric for metric in self.metrics}
         examples = vmap(self.task.errors)(output, test)  # metric -> (R, N)
         finite = [tensor.isfinite().flatten(1).all(1) for tensor in tensors_of(output)]  # (R,) each
         return (
@@ -198,14 +198,25 @@ class Trainer:
 
 
 def open_trainer(
-    task: NetworkTask, training: Training, device: str, rounds: Sequence[Round], *, keep: Collection[str] = ()
+    task: NetworkTask,
+    training: Training,
+    device: str,
+    rounds: Sequence[Round],
+    *,
+    keep: Collection[str] = (),
+    stacked: bool | None = None,
+    is_exact: bool = False,
 ) -> Trainer:
     """Returns a trainer on the device of a name, the data of its rounds drawn; see `find_device` and `Trainer`.
+
+    Args:
+        is_exact: whether it computes in float64.
 
     Raises:
         RequestError: where this machine has no such device, or the data cannot be read.
     """
-    trainer = Trainer(task, training, find_device(device), keep=keep)
+    dtype = torch.float64 if is_exact else torch.float32
+    trainer = Trainer(task, training, find_device(device), keep=keep, stacked=stacked, dtype=dtype)
     trainer.data(rounds)
     return trainer
 

@@ -12,12 +12,13 @@ from hpo.errors import StudyError, WorkError
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.code import Sources, check_files, check_same_code, code_hashes, explain_code
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import load_task, make_card, open_task
+from hpo.study.loading import LoadedTask, load_task, make_card, open_task
 from hpo.study.resolving import resolve_by
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, in_order, is_there
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
-from hpo.workers.messages import Check, Checked
+from hpo.workers.contract import find_faults
+from hpo.workers.messages import Check, Checked, Promise
 
 
 def check_study(order: Check, say: Callable[[str], None]) -> Checked:
@@ -39,7 +40,23 @@ def check_study(order: Check, say: Callable[[str], None]) -> Checked:
         say("taking one step")
         way = _try(open_task(definition, loaded, order.device), definition, name)
         card = make_card(definition, loaded, sources)
-    return Checked(definition, card.model_dump(mode="json"), way, printed.text)
+        promises = _promises(loaded, definition, order, say) if order.promises else ()
+    return Checked(definition, card.model_dump(mode="json"), way, printed.text, promises)
+
+
+def _promises(
+    loaded: LoadedTask, definition: StudyDefinition, order: Check, say: Callable[[str], None]
+) -> tuple[Promise, ...]:
+    """Returns what a task promises, and where it breaks that.
+
+    Raises:
+        StudyError: where it fails.
+    """
+    params, other = chosen_params(definition), chosen_params(definition, last=True)
+    try:
+        return tuple(find_faults(loaded, definition, params, other, order.device, say))
+    except (Exception, SystemExit) as error:
+        raise StudyError(f"study {order.study!r}: with {_listed(params)}: {explain_code(error)}") from error
 
 
 def _try(task: Task, definition: StudyDefinition, name: str) -> str:
@@ -48,7 +65,7 @@ def _try(task: Task, definition: StudyDefinition, name: str) -> str:
     Raises:
         StudyError: where that fails, or comes to something else than errors.
     """
-    params, process = first_params(definition), os.getpid()
+    params, process = chosen_params(definition), os.getpid()
     try:
         if hasattr(task, "rehearse"):
             return str(task.rehearse(params, definition.rounds))
@@ -76,17 +93,22 @@ def _check(measured: Any, task: Task, name: str) -> None:
         raise StudyError(f"study {name!r}: its task measures {', '.join(sorted(errors))}, but its metrics are {known}")
 
 
-def first_params(definition: StudyDefinition) -> Params:
-    """Returns a configuration to try a study with: the first value of each parameter, or of the first listed trial."""
+def chosen_params(definition: StudyDefinition, *, last: bool = False) -> Params:
+    """Returns a configuration to try a study with: the first value of each parameter, or the first that is listed.
+
+    Args:
+        last: whether to take the last ones.
+    """
+    place = -1 if last else 0
     if definition.trial:
-        params = dict(definition.trial[0].params)
+        params = dict(definition.trial[place].params)
         if params.get(LEARNING_RATE) == RANGE_TEST and definition.training:
             params[LEARNING_RATE] = 1e-3
         return params
     chosen: dict[str, Any] = {}
     for parameter, values in in_order(definition.space):
         if is_there(values, chosen):
-            chosen[parameter] = values.values[0]
+            chosen[parameter] = values.values[place]
     return chosen
 
 

@@ -45,12 +45,14 @@ class Check:
 
     Attributes:
         study: its name, for messages.
+        promises: whether to look at all that its task promises, too.
     """
 
     study: str
     definition: StudyDefinition
     device: str
     sources: Sources
+    promises: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,26 @@ class Checked:
         card: the study's, as JSON has it.
         way: how its networks are trained; empty where there are none.
         printed: what its code has printed meanwhile.
+        promises: what its task promises, if that was asked for.
     """
 
     definition: StudyDefinition
     card: dict[str, Any]
     way: str
     printed: str
+    promises: tuple[Promise, ...] = ()
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a task promises.
+
+    Attributes:
+        fault: where it breaks that; empty where it holds.
+    """
+
+    text: str
+    fault: str
 
 
 @dataclass(frozen=True)

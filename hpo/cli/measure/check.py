@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,20 +15,25 @@ from hpo.text.output import say
 
 if TYPE_CHECKING:
     from hpo.study.card import Card
-    from hpo.workers.messages import Checked
+    from hpo.workers.messages import Checked, Promise
 
 
 @click.command()
 @click.argument("study", metavar="NAME_OR_FILE")
+@click.option("--contract", is_flag=True, help="Measure, too, whether the task keeps what every task promises.")
 @device_option
 @sources_options
 @json_option
-def check(study: str, device: str, given: Given, as_json: bool) -> None:
+def check(study: str, contract: bool, device: str, given: Given, as_json: bool) -> None:
     """Find out whether a study can be measured.
 
     Its task is loaded, one round opened, and one step taken with the first values of its space. Nothing is created.
     hpo optimize does the same with a new study, before anything else.
+
+    With --contract some configurations are measured, networks for two epochs: a round is the same whenever, after
+    whatever and beside whichever others it is measured, or means and intervals would not mean what they say.
     """
+    from hpo.errors import WorkError
     from hpo.study.card import parse_card
     from hpo.workers.devices import assign_devices
     from hpo.workers.plan import find_file
@@ -37,14 +43,31 @@ def check(study: str, device: str, given: Given, as_json: bool) -> None:
     devices = assign_devices("1", device)
     wanted = find_file(study)
     with Supervisor(devices) as supervisor:
-        checked = checked_by(supervisor, wanted, devices[0], wanted.sources(given.sources(), given.code))
+        sources = wanted.sources(given.sources(), given.code)
+        checked = checked_by(supervisor, wanted, devices[0], sources, promises=contract)
     card = parse_card(checked.card, study=wanted.name)
     if as_json:
-        print_json({"study": wanted.name, "card": checked.card, "way": checked.way, "printed": checked.printed})
-        return
-    print_parts(f"study {wanted.name}: can be measured", card_table(checked, card))
-    if checked.printed:
-        say("", "printed meanwhile:", *(f"  {line}" for line in checked.printed.splitlines()))
+        found = {"study": wanted.name, "card": checked.card, "way": checked.way, "printed": checked.printed}
+        print_json(
+            {**found, "promises": {one.text: one.fault or None for one in checked.promises}} if contract else found
+        )
+    else:
+        tables = [card_table(checked, card), *([promises_table(checked.promises)] if contract else [])]
+        print_parts(f"study {wanted.name}: can be measured", *tables)
+        if checked.printed:
+            say("", "printed meanwhile:", *(f"  {line}" for line in checked.printed.splitlines()))
+    if broken := sum(bool(one.fault) for one in checked.promises):
+        raise WorkError(f"study {wanted.name!r}: its task breaks {count(broken, 'promise')}")
+
+
+def promises_table(promises: Sequence[Promise]) -> FittedTable:
+    """Returns what a task promises, and whether it holds."""
+    table = FittedTable()
+    table.add_column(wraps=True)
+    table.add_column(wraps=True)
+    for promise in promises:
+        table.add_row(f"  {promise.text}", promise.fault or "holds")
+    return table
 
 
 def card_table(checked: Checked, card: Card) -> FittedTable:
