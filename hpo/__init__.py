@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not typing's: nothing may be imported before entry.py has seen to where modules are found
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
@@ -36,7 +37,9 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     return [flatten(row, first_round) for row in read_rows(opened, study)]
 
 
-def load_network(file: str | Path, number: int | None = None, code: str | Path | None = None) -> nn.Module:
+def load_network(
+    file: str | Path, number: int | None = None, code: str | Path | None = None, allow: Sequence[str] = ()
+) -> nn.Module:
     """Returns a network that `hpo export` has written, in evaluation mode, on the CPU.
 
     It takes inputs as the data has them. That of the digit pairs maps pairs of images (B, 2, 14, 14), pixels as the
@@ -47,6 +50,7 @@ def load_network(file: str | Path, number: int | None = None, code: str | Path |
         file: the `.safetensors` file.
         number: of the round whose network it is to be; the first in the file unless given.
         code: the folder of the file that defines the network, where that is your own; naming it lets it be imported.
+        allow: patterns of packages that may be imported for it, as `package.module:*`.
 
     Raises:
         hpo.errors.RequestError: where the file is not there, is another, or lacks that round.
@@ -55,4 +59,4 @@ def load_network(file: str | Path, number: int | None = None, code: str | Path |
 
     from hpo.training.export import load_network
 
-    return load_network(Path(file), number, None if code is None else Path(code))
+    return load_network(Path(file), number, None if code is None else Path(code), allow)

@@ -178,7 +178,7 @@ class StudyDefinition(Table):
     @property
     def references(self) -> list[Reference]:
         """The code that its task names."""
-        return references_in([self.task.name, *self.task.settings.values()])
+        return references_in([self.task.name, self.task.settings.get("network")])
 
     @property
     def rounds(self) -> list[Round]:

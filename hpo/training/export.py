@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hpo import limits
 from hpo.errors import RequestError
 from hpo.provenance import versions
-from hpo.study.code import NOWHERE, Sources
+from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, TaskTable, Training, define_study
 from hpo.study.loading import load_builder, load_task
 from hpo.study.resolving import resolve_by
@@ -133,10 +133,12 @@ class _Description(BaseModel):
     rounds: Annotated[list[_Round], Field(min_length=1)]
 
 
-def load_network(file: Path, number: int | None = None, code: Path | None = None) -> nn.Module:
+def load_network(
+    file: Path, number: int | None = None, code: Path | None = None, allow: Sequence[str] = ()
+) -> nn.Module:
     """Returns an exported network, ready to be used; see `hpo.load_network`."""
     text, stored = _read(file)
-    sources = NOWHERE if code is None else Sources(Path(), code, allowed=("*.py:*",))
+    sources = Sources(Path(), code or Path(), allowed=(*allow, *(("*.py:*",) if code else ())))
     try:
         described = _Description.model_validate_json(text)
     except ValidationError as error:
@@ -147,6 +149,10 @@ def load_network(file: Path, number: int | None = None, code: Path | None = None
     }
     try:
         definition, params = define_study(listed, name="export"), described.params
+        for reference in definition.references:
+            if not sources.allows(reference):
+                how = "code=FOLDER" if reference.is_file else f"allow=['{reference}']"
+                raise RequestError(f"it needs {reference}, which load_network(…, {how}) lets be imported")
         if described.given:
             build: Any = load_builder(definition, described.given, sources)
         else:

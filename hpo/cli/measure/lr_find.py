@@ -21,6 +21,7 @@ from hpo.cli.options import (
     print_parts,
     sources_options,
     storage_option,
+    stored_name,
     written_by_request,
 )
 from hpo.cli.run import begin_work
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hpo.study.code import Sources
     from hpo.study.definition import StudyDefinition
     from hpo.study.loading import LoadedTask
+    from hpo.study.task import Params
     from hpo.training.lr_curve import LRCurve
 
 RATE = Number(limits.SMALLEST, limits.LARGEST)
@@ -47,10 +49,12 @@ BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "
 )  # fmt: skip
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
-    help="What to test; report A's final network unless set, as in --set architecture=fnn. Can be repeated.",
+    help="What to test; the task's example unless set, as in --set architecture=fnn. Can be repeated.",
 )  # fmt: skip
 @click.option(
-    "--study", metavar="NAME", help="Take this study's task, training and protocol, and save the figure into it."
+    "--study",
+    metavar="NAME_OR_FILE",
+    help="Take this study's task, training and protocol, and save the figure into it.",
 )
 @click.option(
     "--dataset", metavar="NAME", help="What to train on: mnist or digits.  [default: the study's, else mnist]"
@@ -96,7 +100,7 @@ def lr_find(
 
     begin_work()
     _check_rates(low, high)
-    opened, table, unsaved = _find_study(study, storage)
+    opened, table, unsaved, first = _find_study(study, storage)
     for where, key, value in (("protocol", "rounds", rounds), ("task", "dataset", dataset)):
         before = table.setdefault(where, {}).get(key)
         if value not in (None, before):
@@ -104,7 +108,8 @@ def lr_find(
             table[where][key] = value
     if folder:
         _check_writable(folder)
-    tests = [_define(table, settings, optimizer, given.sources()) for optimizer in optimizers or ("sgd",)]
+    sources = given.sources(study or "")
+    tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
     found: list[dict[str, Any]] = []
     for definition, loaded in tests:
         curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
@@ -116,7 +121,7 @@ def lr_find(
         if folder:
             _write(figure, described, folder / key)
         if study:
-            _save(figure, key, opened, study, unsaved)
+            _save(figure, key, opened, stored_name(study), unsaved)
     if as_json:
         print_json(found[0] if len(found) == 1 else found)
 
@@ -148,9 +153,12 @@ def _check_writable(folder: Path) -> None:
 
 
 def _define(
-    table: dict[str, Any], settings: Sequence[str], optimizer: str, sources: Sources
+    table: dict[str, Any], first: Params, settings: Sequence[str], optimizer: str, sources: Sources
 ) -> tuple[StudyDefinition, LoadedTask]:
     """Returns the study of one configuration that is tested, and its task: the task's example, but for what is set.
+
+    Args:
+        first: the first configuration of a study's space, for a task without an example.
 
     Raises:
         RequestError: where a setting is none, or the task does not take it.
@@ -172,7 +180,8 @@ def _define(
             raise RequestError(f"--set {key} is not for a range test; --optimizer names the optimizer")
         if key not in known:
             raise RequestError(f"--set: no key named {key!r}; {suggestion(key, known)}")
-    params = {**loaded.example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
+    example = loaded.example or {name: value for name, value in first.items() if name in known}
+    params = {**example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
     tested = {**table, "trial": [{"label": "range test", "params": params}]}
     definition = resolve_by(loaded, define_study(tested, name="lr-find"), study="lr-find")
     loaded.prepare(sources.data)
@@ -208,8 +217,10 @@ def _run_range_test(
     return curve, {**described, "params": params, "dataset": loaded.dataset}
 
 
-def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str]:
-    """Returns the storage, where it has the study, the tables to go by, and why nothing can be saved, if so."""
+def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], str, Params]:
+    """Returns the storage, where it has the study, the tables to go by, why nothing can be saved, if so, and the first
+    configuration of its space.
+    """
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import study_names
@@ -217,19 +228,23 @@ def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], s
     from hpo.study import catalog
     from hpo.study.definition import derived_table
     from hpo.text.secrets import show_url
+    from hpo.workers.checking import chosen_params
 
     if study is None:
-        return None, {key: dict(part) if isinstance(part, dict) else part for key, part in BY_ITSELF.items()}, ""
+        return None, {key: dict(part) if isinstance(part, dict) else part for key, part in BY_ITSELF.items()}, "", {}
+    name = stored_name(study)
     try:
         opened = open_storage(storage)
-        known = study in study_names(opened)
+        known = name in study_names(opened)
     except NoStorage:
         known = False
     if known:
         opened = open_storage(storage, write=True)  # to write the figure
-        return opened, derived_table(read_definition(opened, study), "range test"), ""
-    table = derived_table(catalog.load_study(study)[1], "range test")
-    return None, table, f"storage {show_url(storage)} has no study {study!r}"
+        definition = read_definition(opened, name)
+        return opened, derived_table(definition, "range test"), "", chosen_params(definition)
+    definition = catalog.load_study(study)[1]
+    unsaved = f"storage {show_url(storage)} has no study {name!r}"
+    return None, derived_table(definition, "range test"), unsaved, chosen_params(definition)
 
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""A network of one's own, with dropout, through every command that trains one: what it comes to is the trial's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hpo
+from hpo.errors import RequestError
+from hpo.study.code import Sources
+from hpo.tasks.arrays import read_examples
+from tests.program import hpo_in_one_process
+
+STUDY = """
+title = "Tiny"
+[task]
+name = "classification"
+network = "tiny.py:TinyNet"
+data = "sklearn:load_digits"
+train_examples = 200
+test_examples = 100
+[training]
+epochs = 3
+batch_size = 20
+evaluate_at = [1]
+[protocol]
+rounds = 2
+[space]
+hidden = { low = 8, high = 32 }
+dropout = { low = 0.2, high = 0.5 }
+optimizer = ["sgd", "adam"]
+learning_rate = { low = 0.01, high = 0.1, log = true }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two trials were made, and the best was exported with a fresh round more."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.py").write_text(Path("examples/tiny.py").read_text())
+    (folder / "tiny.toml").write_text(STUDY)
+    run(folder, "optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1")
+    run(folder, "export", "--study", "tiny.toml", "-o", "winner", "--rounds", "3")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = hpo_in_one_process(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_is_exported_errs_as_the_trial_did(folder: Path) -> None:
+    described: dict[str, Any] = json.loads((folder / "winner.json").read_text())
+    assert [one["error"] for one in described["rounds"]][:2] == described["search"]["errors"]
+    assert described["given"] == {"input_shape": [64], "outputs": 10}
+
+
+def test_what_is_exported_is_loaded_without_the_study_and_takes_data_as_they_are(folder: Path) -> None:
+    described = json.loads((folder / "winner.json").read_text())
+    data = read_examples("sklearn:load_digits", None, Sources(Path()))
+    x, y = torch.from_numpy(data.x).float(), torch.from_numpy(data.y)
+    for number in (None, 1, 2):
+        network = hpo.load_network(folder / "winner.safetensors", number, code=folder)
+        wrong = 100 * (network(x).argmax(-1) != y).double().mean().item()
+        assert wrong == pytest.approx(described["error"]["mean"], abs=15)
+
+
+def test_a_network_of_ones_own_is_loaded_only_where_its_code_is_named(folder: Path, tmp_path: Path) -> None:
+    file = folder / "winner.safetensors"
+    with pytest.raises(RequestError, match=r"it needs tiny\.py:TinyNet, which load_network\(…, code=FOLDER\) lets"):
+        hpo.load_network(file)
+    with pytest.raises(RequestError, match=r"tiny\.py"):
+        hpo.load_network(file, code=tmp_path)
+    with pytest.raises(RequestError, match="it needs"):
+        hpo.load_network(file, allow=["other.py:*"])
+
+
+def test_a_trial_is_measured_again_to_the_last_digit(folder: Path) -> None:
+    found = json.loads(run(folder, "drift", "--study", "tiny.toml", "--json"))
+    assert found["repetitions"][0]["errors"] == found["own"]["errors"]
+
+
+def test_a_rate_is_found_for_the_first_configuration_or_another(folder: Path) -> None:
+    short = ("lr-find", "--study", "tiny.toml", "--rounds", "2", "--steps", "5", "--json")
+    assert json.loads(run(folder, *short))["params"] == {"hidden": 8, "dropout": 0.2, "optimizer": "sgd"}
+    assert json.loads(run(folder, *short, "--set", "hidden=9"))["params"]["hidden"] == 9
+    wrong = hpo_in_one_process(*short, "--set", "hiden=9", folder=folder)
+    assert (wrong.returncode, "did you mean 'hidden'" in wrong.stderr) == (2, True)
+
+
+def test_a_figure_of_rates_is_saved_into_the_study_of_the_file(folder: Path) -> None:
+    done = hpo_in_one_process("lr-find", "--study", "tiny.toml", "--steps", "5", folder=folder)
+    assert (done.returncode, "saved into study 'tiny'" in done.stderr) == (0, True), done.stderr
