@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import hpo
-from hpo.errors import RequestError, UnknownName
+from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.study.definition import StudyDefinition, define_study, read_study
 from hpo.study.loading import is_light
 from hpo.study.resolving import resolve
@@ -16,8 +16,8 @@ from hpo.text.names import derived_name
 
 
 def studies() -> dict[str, Path]:
-    """Returns the known studies, name -> file; those in ./studies come before the shipped ones of the same name."""
-    folders = (shipped("studies"), Path("studies"))
+    """Returns the known studies, name -> file: the shipped ones, and those in ./studies that have other names."""
+    folders = (Path("studies"), shipped("studies"))
     return {file.stem: file for folder in folders for file in sorted(folder.glob("[!_]*.toml"))}
 
 
@@ -50,7 +50,9 @@ def find_study(
             here = Path(f"{name_or_file}.toml")
             hint = f"{here} is here, so give that; " if here.is_file() else ""
             raise UnknownName("study", name_or_file, known, hint=hint)
-        path = known[name_or_file]
+        path, here = known[name_or_file], Path("studies") / f"{name_or_file}.toml"
+        if here.is_file() and not here.samefile(path):
+            raise StudyError(f"{here} has the name of a study of hpo's own; give it another name, or name the file")
     name = name_of(name_or_file)
     definition = _resolved(read_study(path), name)
     for table, key, value in (("task", "dataset", dataset), ("protocol", "rounds", rounds)):

@@ -10,13 +10,14 @@ files are looked for below one folder of this machine; and nothing is imported t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -24,9 +25,10 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from hpo.errors import StudyError
+from hpo.errors import StudyError, UnknownName
 from hpo.text.commands import quote
 
+MODELS = "models"  # a folder below that of code, whose networks can be named without their file
 HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
 
 
@@ -70,12 +72,13 @@ class Sources:
         return replace(self, allowed=(*self.allowed, *(_literally(str(one)) for one in references)))
 
     def of_file(self, file: Path, references: Iterable[Reference], *, code: Path | None) -> Sources:
-        """Returns the same for a study that is given by its file, which allows the code that it names.
+        """Returns the same for a study that is given by its file, which allows the code that it names, and `models/`.
 
         Args:
             code: the folder of code; None takes the file's.
         """
-        return replace(self, code=code or file.resolve().parent).allowing(*references)
+        here = replace(self, code=code or file.resolve().parent, allowed=(*self.allowed, f"{MODELS}/*.py:*"))
+        return here.allowing(*references)
 
     def allows(self, reference: Reference) -> bool:
         """Says whether a reference may be opened."""
@@ -150,6 +153,41 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
             f"{where}{reference} is code that is not shipped with hpo, and is opened only where that is allowed: "
             f"--allow {quote(_literally(str(reference)))}"
         )
+
+
+def models(folder: Path) -> dict[str, list[Reference]]:
+    """Returns the public functions and classes of the files in `models/`, below a folder of code: name -> where it is.
+
+    Files are read as text; nothing of them runs.
+    """
+    found: dict[str, list[Reference]] = {}
+    for file in sorted((folder / MODELS).glob("[!_]*.py")):
+        try:
+            nodes = ast.parse(file.read_bytes()).body
+        except (OSError, SyntaxError, ValueError):  # whoever names it will say so
+            nodes = []
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(Reference(f"{MODELS}/{file.name}", node.name))
+    return found
+
+
+def find_model(name: str, folder: Path, shipped: Collection[str]) -> Reference | None:
+    """Returns where `models/`, below a folder of code, has a name; None where it is shipped with hpo.
+
+    Raises:
+        UnknownName: where it is neither.
+        StudyError: where it is both, or two files have it.
+    """
+    here = models(folder)
+    found = here.get(name, [])
+    if found and name in shipped:
+        raise StudyError(f"{found[0].place} has the name of what is shipped with hpo, {name!r}; give it another")
+    if len(found) > 1:
+        raise StudyError(f"{found[0].place} and {found[1].place} both have {name!r}; give one another name")
+    if not found and name not in shipped:
+        raise UnknownName("network", name, [*shipped, *here], hint="code of yours is named as in 'tiny.py:TinyNet'; ")
+    return found[0] if found else None
 
 
 def find_file(path: str, folder: Path) -> Path:

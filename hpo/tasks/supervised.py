@@ -12,6 +12,7 @@ the round: mean 0 and deviation 1, each feature for itself, or each channel of a
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hpo.errors import DatasetError, StudyError
-from hpo.study.code import Reference, Sources, load, parse_reference
+from hpo.study.code import Reference, Sources, find_model, load, parse_reference
 from hpo.study.schema import Count, Table, Words
 from hpo.study.task import Metric, Round
 from hpo.tasks.arrays import Examples, read_examples
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from hpo.training.network_task import Split
 
+NETWORKS = ("convnet", "mlp")  # of networks.py
 TEST_SHARE = 0.2  # of the examples, unless the study says how many
 GIVEN = ("input_shape", "outputs")  # keywords of a network that the task gives it, where it asks for them
 
@@ -37,7 +39,7 @@ class SupervisedSettings(Table):
     """What a study says of a classification or a regression.
 
     Attributes:
-        network: a class, or a function that builds networks, as `tiny.py:TinyNet`.
+        network: a class, or a function that builds networks, as `tiny.py:TinyNet`; a name of `models/`, or of ours.
         data: see arrays.py.
         target: the column of a CSV file that is to be told from the others.
         train_examples, test_examples: that each round draws for itself; by default a fifth tests, and the rest trains.
@@ -75,7 +77,8 @@ class Supervised:
         """
         chosen = SupervisedSettings.model_validate(dict(settings))
         build, reference = _load_network(chosen, sources)
-        return cls(chosen, build, sources), chosen.model_dump(mode="json"), [reference]
+        settings = {**chosen.model_dump(mode="json"), "network": str(reference or chosen.network)}
+        return cls(chosen, build, sources), settings, [reference] if reference else []
 
     @staticmethod
     def rebuild(settings: Mapping[str, Any], given: Mapping[str, Any], sources: Sources) -> NetworkOf:
@@ -180,10 +183,12 @@ class NetworkOf:
         return self._build(**params, **self._given)
 
 
-def _load_network(settings: SupervisedSettings, sources: Sources) -> tuple[Callable[..., Any], Reference]:
-    reference = parse_reference(settings.network)
+def _load_network(settings: SupervisedSettings, sources: Sources) -> tuple[Callable[..., Any], Reference | None]:
+    """Returns what builds the networks, and the code that it is; None where it is shipped with hpo."""
+    reference = parse_reference(settings.network) or find_model(settings.network, sources.code, NETWORKS)
     if reference is None:
-        raise StudyError(f"network must be code, as 'tiny.py:TinyNet', but is {settings.network!r}")
+        shipped: Callable[..., Any] = getattr(importlib.import_module("hpo.tasks.networks"), settings.network)
+        return shipped, None
     build = load(reference, sources)
     if not callable(build):
         raise StudyError(f"{reference} must be a class or a function that builds networks")

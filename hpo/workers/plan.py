@@ -36,6 +36,7 @@ class Wanted:
         name: in the storage.
         definition: resolved, where the task is light or the storage has it.
         file: where it was read; None for one that the storage has.
+        folder: of its code, unless that is named: the file's, or the working folder for one that is given by its name.
         asked: how many finished trials it is to come to.
         asked_before: how many were asked for before.
         is_stored: whether the storage has it.
@@ -45,6 +46,7 @@ class Wanted:
     name: str
     definition: StudyDefinition
     file: Path | None
+    folder: Path
     asked: int
     asked_before: int
     is_stored: bool
@@ -60,11 +62,11 @@ class Wanted:
 
         Args:
             given: what was said of them.
-            code: the folder of code; None takes the file's.
+            code: the folder of code; None takes its own.
         """
         if self.file is None:
             return given
-        return given.of_file(self.file, self.definition.references, code=code)
+        return given.of_file(self.file, self.definition.references, code=code or self.folder)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def find_file(study: str) -> Wanted:
         RequestError: where there is no such study, or its file breaks a rule.
     """
     name, definition, file = catalog.find_study(study)
-    return Wanted(name, definition, file, 1, 0, is_stored=False, must_be_checked=True)
+    return Wanted(name, definition, file, _folder(study, file), 1, 0, is_stored=False, must_be_checked=True)
 
 
 def find_study(
@@ -139,7 +141,11 @@ def find_study(
     asked = _find_target(found, definition, trials, before)
     light = is_light(definition, study=found)
     must_be_checked = not attributes if light else file is not None
-    return Wanted(found, definition, file, asked, before, bool(attributes), must_be_checked)
+    return Wanted(found, definition, file, _folder(study, file), asked, before, bool(attributes), must_be_checked)
+
+
+def _folder(study: str, file: Path | None) -> Path:
+    return file.parent if file and study.endswith(".toml") else Path()
 
 
 def make_plan(url: str, wanted: Wanted, checked: Checked | None = None, *, lower: bool = False) -> Plan:

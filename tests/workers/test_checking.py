@@ -88,7 +88,7 @@ BROKEN_STUDIES = {
     'name = "mine.py:f"\n[space]\ny = {choices = [1], when = {y = 1}}': "space.y.when must name a parameter",
     'name = "classification"\nnetwork = "mine.py:f"': "task.data is missing",
     'name = "classification"\nnetwork = "mine.py:f"\ndata = "away.npz"': "away.npz is neither in",
-    'name = "classification"\nnetwork = "mine"\ndata = "sklearn:load_wine"': "network must be code",
+    'name = "classification"\nnetwork = "mine"\ndata = "sklearn:load_wine"': "no network named 'mine'; code of",
 }
 
 
