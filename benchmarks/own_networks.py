@@ -89,7 +89,7 @@ def loader(train: tuple[Tensor, ...], size: int) -> Iterator[list[Tensor]]:
 
 def sliced(train: tuple[Tensor, ...], size: int) -> Iterator[list[Tensor]]:
     """Yields an epoch's batches, cut by hand."""
-    for chosen in torch.randperm(len(train[0])).split(size):
+    for chosen in torch.split(torch.randperm(len(train[0])), size):
         yield [tensor[chosen] for tensor in train]
 
 
@@ -107,7 +107,7 @@ def plain_loop(
             optimizer.step()
     network.eval()
     with torch.no_grad():
-        return 100 * (network(split.test[0]).argmax(1) != split.test[1]).double().mean().item()
+        return 100 * float((network(split.test[0]).argmax(1) != split.test[1]).double().mean())
 
 
 class Measured:
