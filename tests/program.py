@@ -246,7 +246,7 @@ name = "tpe"
 name = "none"
 [space]
 x = { low = 0.0, high = 1.0 }
-seconds = SECONDS
+pause = SECONDS
 """
 BOWL = """
 import time
@@ -258,7 +258,7 @@ def bowl(params, seed):
     global calls
     calls += 1
     if calls > 1:  # the first may be the check's
-        time.sleep(params["seconds"])
+        time.sleep(params["pause"])
     return 10 + (params["x"] - 0.3) ** 2
 """
 

@@ -137,6 +137,13 @@ class Run(Table):
         return self
 
 
+COLUMNS = frozenset(
+    {"number", "state", "value", "std", "label", "published_mean", "published_std"}
+    | {"seconds", "device", "precision", "error"}
+)
+"""What stands beside the parameters in a flat row of a trial."""
+
+
 class StudyDefinition(Table):
     """One study, as its file has it.
 
@@ -171,6 +178,8 @@ class StudyDefinition(Table):
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
         check_conditions(self.space)
+        if taken := [name for name in self.parameters if name in COLUMNS or name.startswith("round ")]:
+            raise ValueError(f"a parameter cannot be called {taken[0]!r}, for every table of trials has that column")
         if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self

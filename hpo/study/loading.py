@@ -46,6 +46,9 @@ class LoadedTask:
     def __init__(self, task: Any, settings: Mapping[str, Any], references: Sequence[Reference]) -> None:
         self.task, self.settings, self.references = task, dict(settings), tuple(references)
         self.metrics: Sequence[Metric] = metrics_of(task)
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names) or "by_step" in names:  # errors_by_step is an attribute of trials
+            raise ValueError(f"metrics must have different names, and none 'by_step', but are {', '.join(names)}")
         self.rules: Mapping[str, Any] = getattr(task, "rules", {})
         self.conditions: Mapping[str, Mapping[str, Any]] = getattr(task, "conditions", {})
 

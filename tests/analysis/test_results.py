@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.results import read_best
+from hpo.analysis.results import TrialRow, flatten, read_best
 from hpo.errors import StorageError, UnknownName
+from hpo.study.definition import COLUMNS
 from hpo.workers.status import read_status, trials_per_hour
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,3 +47,7 @@ def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, t
     assert make_plan(fresh_storage.url, find_study(fresh_storage.url, "report_a_best")).target == 1
     with pytest.raises(RequestError, match="lists 1 trial, so --trials cannot be 5"):
         make_plan(fresh_storage.url, find_study(fresh_storage.url, "report_a_best", trials=5))
+
+
+def test_no_parameter_may_have_the_name_of_a_column() -> None:
+    assert flatten(TrialRow(0, "RUNNING"), first_round=0).keys() == COLUMNS
