@@ -24,9 +24,9 @@ from optuna.storages import RDBStorage
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, read_study
 from hpo.study.loading import load_task, make_card
+from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial

@@ -23,9 +23,9 @@ from hpo.storage.queries import read_trials
 from hpo.storage.studies import create_study
 from hpo.storage.trials import batch_writes
 from hpo.study.catalog import load_study
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import light_card
+from hpo.study.references import Sources
 from hpo.workers.launch import first_attributes, run_study
 from hpo.workers.plan import Plan
 from hpo.workers.samplers import Slot, make_pruner, make_sampler

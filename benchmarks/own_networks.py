@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.loading import load_task
+from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.task import Params, Round
 from hpo.training.network_task import Split

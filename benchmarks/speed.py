@@ -44,8 +44,8 @@ from benchmarks.report_a import cnn_task, final_params
 from hpo.provenance import cpu_name, versions
 from hpo.storage.queries import read_trials
 from hpo.study.catalog import load_study
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.references import Sources
 from hpo.study.resolving import resolve
 from hpo.tasks.datasets import data_folder
 from hpo.workers.devices import assign_devices

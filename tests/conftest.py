@@ -23,9 +23,9 @@ from optuna.storages._rdb.storage import _VersionManager as VersionManager
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
 from hpo.study.card import Card
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.loading import light_card
+from hpo.study.references import Sources
 from hpo.study.resolving import resolve
 from hpo.study.task import Round
 from hpo.tasks.digit_pairs.pairs import Pairs, draw_round

@@ -12,8 +12,8 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.samplers import suggest
 
 

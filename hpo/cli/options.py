@@ -18,7 +18,7 @@ from hpo.cli.arguments import File, Folder, WholeNumber
 from hpo.storage.url import DEFAULT, FILE, URL, find_url
 
 if TYPE_CHECKING:
-    from hpo.study.code import Sources
+    from hpo.study.references import Sources
 
 ROUNDS = WholeNumber(1, limits.ROUNDS)
 TRIAL = WholeNumber(0, limits.TRIAL_NUMBER)
@@ -133,7 +133,7 @@ class Given:
             RequestError: where one is a file that breaks a rule, or several lie in different folders.
         """
         from hpo.errors import RequestError
-        from hpo.study.code import Sources
+        from hpo.study.references import Sources
         from hpo.tasks.datasets import data_folder
 
         sources = Sources(data_folder(self.data), self.code or Path(), self.allowed)

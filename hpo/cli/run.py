@@ -10,7 +10,7 @@ from hpo.text.formatting import count
 from hpo.text.output import say
 
 if TYPE_CHECKING:
-    from hpo.study.code import Sources
+    from hpo.study.references import Sources
     from hpo.workers.messages import Checked
 
 

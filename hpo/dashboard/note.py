@@ -6,8 +6,8 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
-from hpo.study.code import allow_words
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import allow_words
 from hpo.study.space import Choices, Parameter
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown

@@ -15,8 +15,8 @@ from hpo.report.sections import Section, _best, _environment, _error, _name, _of
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
-from hpo.study.code import allow_words
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import allow_words
 from hpo.study.space import short_name
 from hpo.text.commands import command
 from hpo.text.formatting import count, interval, rounds_on, spread

@@ -1,129 +1,26 @@
-"""Code that a study names: which there is, who may open it, and how one finds out whether two machines have the same.
+"""Imports the code that a study names, and finds out whether two machines have the same; see references.py.
 
-    [task]
-    name = "forest.py:objective"        # a file below the folder of code, and what to take of it
-    name = "package.module:Class"       # an installed package
-
-A database can be written by others, and must not be able to make a worker run anything. So code is named, never stored;
-files are looked for below one folder of this machine; and nothing is imported that its operator has not allowed.
+Whatever somebody's code does while it is imported comes to one line that names their file.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hpo.errors import StudyError, UnknownName
-from hpo.text.commands import quote
+from hpo.errors import StudyError
+from hpo.study.references import Reference, Sources, check_allowed, find_file
 
-MODELS = "models"  # a folder below that of code, whose networks can be named without their file
 HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A name of code, as a study has it.
-
-    Attributes:
-        place: a file's path, with /; or a module's name, with points.
-        name: what to take of it.
-    """
-
-    place: str
-    name: str
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is of a file."""
-        return self.place.endswith(".py")
-
-    def __str__(self) -> str:
-        return f"{self.place}:{self.name}"
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where this machine has data and code, and which code may be opened on it.
-
-    Attributes:
-        data: the folder of datasets.
-        code: the folder below which files of code, and of data that belong to it, are looked for.
-        allowed: patterns of references, as `forest.py:*`.
-    """
-
-    data: Path
-    code: Path = Path()
-    allowed: tuple[str, ...] = ()
-
-    def allowing(self, *references: Reference) -> Sources:
-        """Returns the same, but these may be opened besides."""
-        return replace(self, allowed=(*self.allowed, *(_literally(str(one)) for one in references)))
-
-    def of_file(self, file: Path, references: Iterable[Reference], *, code: Path | None) -> Sources:
-        """Returns the same for a study that is given by its file, which allows the code that it names, and `models/`.
-
-        Args:
-            code: the folder of code; None takes the file's.
-        """
-        here = replace(self, code=code or file.resolve().parent, allowed=(*self.allowed, f"{MODELS}/*.py:*"))
-        return here.allowing(*references)
-
-    def allows(self, reference: Reference) -> bool:
-        """Says whether a reference may be opened."""
-        return any(fnmatchcase(str(reference), pattern) for pattern in self.allowed)
-
-
-NOWHERE = Sources(Path())
-"""For what needs neither data nor code."""
-
-
-def parse_reference(text: str) -> Reference | None:
-    """Returns the reference that a text is; None where it is none, as the name of what is shipped.
-
-    Raises:
-        ValueError: where it is meant to be one, but cannot be.
-    """
-    place, colon, name = text.partition(":")
-    if not colon:
-        return None
-    if not name.isidentifier():
-        raise ValueError(f"{text!r} must name something after the colon, as in 'forest.py:objective'")
-    path = PurePosixPath(place)
-    if place.endswith(".py"):
-        if path.is_absolute() or ".." in path.parts or "\\" in place:
-            raise ValueError(f"{text!r} must be a path below the folder of code, so neither absolute nor with '..'")
-        return Reference(path.as_posix(), name)
-    if not all(part.isidentifier() for part in place.split(".")):
-        raise ValueError(f"{text!r} must be a file ending in .py, or a package's module, before the colon")
-    return Reference(place, name)
-
-
-def allow_words(references: Iterable[Reference]) -> list[str]:
-    """Returns the options that let a command open code, as `--allow forest.py:objective`."""
-    return [word for one in references for word in ("--allow", _literally(str(one)))]
-
-
-def references_in(values: Iterable[Any]) -> list[Reference]:
-    """Returns the references that are among some values of a study."""
-    found = []
-    for value in values:
-        with suppress(ValueError):  # whoever opens it will say so
-            reference = parse_reference(value) if isinstance(value, str) else None
-            if reference is not None:
-                found.append(reference)
-    return found
 
 
 def load(reference: Reference, sources: Sources) -> Any:
@@ -139,69 +36,6 @@ def load(reference: Reference, sources: Sources) -> Any:
     except AttributeError:
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise StudyError(f"{reference.place} has no {reference.name!r}; there are: {', '.join(known)}") from None
-
-
-def check_allowed(reference: Reference | None, sources: Sources, *, study: str = "") -> None:
-    """Makes sure that code may be opened here, before anything else is done.
-
-    Raises:
-        StudyError: where it may not.
-    """
-    if reference is not None and not sources.allows(reference):
-        where = f"study {study!r}: " if study else ""
-        raise StudyError(
-            f"{where}{reference} is code that is not shipped with hpo, and is opened only where that is allowed: "
-            f"--allow {quote(_literally(str(reference)))}"
-        )
-
-
-def models(folder: Path) -> dict[str, list[Reference]]:
-    """Returns the public functions and classes of the files in `models/`, below a folder of code: name -> where it is.
-
-    Files are read as text; nothing of them runs.
-    """
-    found: dict[str, list[Reference]] = {}
-    for file in sorted((folder / MODELS).glob("[!_]*.py")):
-        try:
-            nodes = ast.parse(file.read_bytes()).body
-        except (OSError, SyntaxError, ValueError):  # whoever names it will say so
-            nodes = []
-        for node in nodes:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(Reference(f"{MODELS}/{file.name}", node.name))
-    return found
-
-
-def find_model(name: str, folder: Path, shipped: Collection[str]) -> Reference | None:
-    """Returns where `models/`, below a folder of code, has a name; None where it is shipped with hpo.
-
-    Raises:
-        UnknownName: where it is neither.
-        StudyError: where it is both, or two files have it.
-    """
-    here = models(folder)
-    found = here.get(name, [])
-    if found and name in shipped:
-        raise StudyError(f"{found[0].place} has the name of what is shipped with hpo, {name!r}; give it another")
-    if len(found) > 1:
-        raise StudyError(f"{found[0].place} and {found[1].place} both have {name!r}; give one another name")
-    if not found and name not in shipped:
-        raise UnknownName("network", name, [*shipped, *here], hint="code of yours is named as in 'tiny.py:TinyNet'; ")
-    return found[0] if found else None
-
-
-def find_file(path: str, folder: Path) -> Path:
-    """Returns the file of a relative path below a folder.
-
-    Raises:
-        StudyError: where it is not there, or a link leads out of the folder.
-    """
-    file = folder / path
-    if not file.is_file():
-        raise StudyError(f"{path} is not in {folder.resolve()}; --code names the folder that has it")
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise StudyError(f"{path} is a link that leads out of {folder.resolve()}")
-    return file
 
 
 def _import_file(reference: Reference, sources: Sources) -> ModuleType:
@@ -339,8 +173,3 @@ def check_same_code(expected: Mapping[str, str], found: Mapping[str, str]) -> No
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _literally(text: str) -> str:
-    """Returns the pattern that matches a text alone."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in text)

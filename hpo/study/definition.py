@@ -17,11 +17,11 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from hpo import limits
 from hpo.errors import StudyError
-from hpo.study.code import Reference, references_in
+from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.schema import Count, Factor, Rounds, Seconds, Table, Words, explain, shown
 from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
-from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, space_of
+from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
 from hpo.text.files import NotUtf8, read_text
 
@@ -137,13 +137,6 @@ class Run(Table):
         return self
 
 
-COLUMNS = frozenset(
-    {"number", "state", "value", "std", "label", "published_mean", "published_std"}
-    | {"seconds", "device", "precision", "error"}
-)
-"""What stands beside the parameters in a flat row of a trial."""
-
-
 class StudyDefinition(Table):
     """One study, as its file has it.
 
@@ -177,9 +170,8 @@ class StudyDefinition(Table):
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
+        check_names(self.parameters)
         check_conditions(self.space)
-        if taken := [name for name in self.parameters if name in COLUMNS or name.startswith("round ")]:
-            raise ValueError(f"a parameter cannot be called {taken[0]!r}, for every table of trials has that column")
         if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.study.card import Card, MetricCard
-from hpo.study.code import NOWHERE, Reference, Sources, code_hashes, explain_code, load, parse_reference
+from hpo.study.code import code_hashes, explain_code, load
 from hpo.study.definition import TRAINED_BY, StudyDefinition
+from hpo.study.references import NOWHERE, Reference, Sources, parse_reference
 from hpo.study.schema import explain
 from hpo.study.task import Measurement, Metric, Params, Round, Task, metrics_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
@@ -26,6 +26,12 @@ def _is_value(given: Any) -> Any:
 Given = Annotated[Value, PlainValidator(_is_value)]  # pydantic's own check would complain once for each of the four
 When = dict[str, Given]
 """The values that other parameters must have for a parameter to be there."""
+
+COLUMNS = frozenset(
+    {"number", "state", "value", "std", "label", "published_mean", "published_std"}
+    | {"seconds", "device", "precision", "error"}
+)
+"""What stands beside the parameters in a row of a trial, besides its rounds."""
 
 
 class Choices(Table):
@@ -174,6 +180,17 @@ def in_order(space: Space) -> list[tuple[str, Parameter]]:
 def is_there(parameter: Parameter, params: Params) -> bool:
     """Says whether a parameter's condition holds among parameters that are chosen before."""
     return all(params.get(key) == value for key, value in parameter.when.items())
+
+
+def check_names(parameters: Iterable[str]) -> None:
+    """Makes sure that no parameter has the name of something else that stands beside it in a row of a trial.
+
+    Raises:
+        ValueError: that names the parameter.
+    """
+    for name in parameters:
+        if name in COLUMNS or name.startswith("round "):
+            raise ValueError(f"a parameter cannot be called {name!r}, for every table of trials has that column")
 
 
 def check_conditions(space: Space) -> None:

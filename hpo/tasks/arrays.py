@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import DatasetError, suggestion
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.text.files import NotUtf8, read_text
 
 Array = NDArray[Any]

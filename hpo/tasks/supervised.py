@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hpo.errors import DatasetError, StudyError
-from hpo.study.code import Reference, Sources, find_model, load, parse_reference
+from hpo.study.code import load
+from hpo.study.references import Reference, Sources, find_model, parse_reference
 from hpo.study.schema import Count, Table, Words
 from hpo.study.task import Metric, Round
 from hpo.tasks.arrays import Examples, read_examples

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from hpo import limits
 from hpo.errors import RequestError
 from hpo.provenance import versions
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition, TaskTable, Training, define_study
 from hpo.study.loading import load_builder, load_task
+from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.schema import explain, shown
 from hpo.study.space import Given, short_name

@@ -14,10 +14,10 @@ import optuna
 
 from hpo.provenance import versions
 from hpo.storage.trials import batch_writes
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
+from hpo.study.references import Sources
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets

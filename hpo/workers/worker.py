@@ -27,8 +27,8 @@ from hpo.storage.queries import study_attributes
 from hpo.storage.studies import UnfinishedStudy, own_studies, unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
 from hpo.workers.checking import open_stored
 from hpo.workers.evaluate import Stop, run_trial

@@ -17,7 +17,7 @@ from hpo.analysis.hardware_drift import define_repetition
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import count_trials, read_trials, set_study_attribute
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from tests.conftest import SMALL_STUDY, claim, create, defined, work

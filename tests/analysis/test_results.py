@@ -8,7 +8,7 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.results import TrialRow, flatten, read_best
 from hpo.errors import StorageError, UnknownName
-from hpo.study.definition import COLUMNS
+from hpo.study.space import COLUMNS
 from hpo.workers.status import read_status, trials_per_hour
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -22,8 +22,8 @@ import sqlalchemy as sa
 import sqlalchemy.orm
 
 from hpo.storage.trials import batch_writes
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers import budget
 from hpo.workers.budget import NoTrial
 from hpo.workers.samplers import suggest

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from hpo.storage.claims import FINISHED
 from hpo.storage.queries import StoredTrial, count_trials, read_trials
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from hpo.workers.status import Status, read_status

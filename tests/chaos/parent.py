@@ -12,7 +12,7 @@ from hpo.errors import HpoError
 from hpo.signals import stop_on_signals
 from hpo.storage.backends import FAILURES, explain_failure, open_storage
 from hpo.storage.studies import read_definition
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.workers.launch import run_study
 from hpo.workers.plan import Plan
 

@@ -11,7 +11,7 @@ import torch
 
 import hpo
 from hpo.errors import RequestError
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.tasks.arrays import read_examples
 from tests.program import hpo_in_one_process
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hpo.storage.backends import open_storage
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker

@@ -23,8 +23,8 @@ from hpo.storage.claims import read_slots
 from hpo.storage.locks import LockLost
 from hpo.storage.postgresql import AdvisoryLock
 from hpo.storage.queries import count_trials, set_study_attribute
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.launch import run_study
 from hpo.workers.plan import Plan
 from hpo.workers.status import read_status

@@ -23,8 +23,8 @@ from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import trial_id_of
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment

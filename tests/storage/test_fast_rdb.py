@@ -21,8 +21,8 @@ from hpo.storage.fast_rdb import FastRDBStorage
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, batch_writes, trial_id_of
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock

@@ -20,8 +20,8 @@ from hpo.storage.backends import open_storage
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import count_trials, read_trials
 from hpo.storage.studies import unfinished_studies
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin, serve
 from hpo.workers.messages import Assignment

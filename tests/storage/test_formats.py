@@ -11,8 +11,8 @@ import pytest
 from optuna.storages import RDBStorage
 
 from hpo.storage.queries import set_study_attribute
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment, GaveUp
 from hpo.workers.status import read_status

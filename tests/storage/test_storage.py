@@ -19,8 +19,8 @@ from hpo.errors import StorageError
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import count_trials, set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.text.secrets import show_url
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan, find_study, make_plan

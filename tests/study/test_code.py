@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import StudyError
-from hpo.study.code import Reference, Sources, check_files, code_hashes, load, parse_reference
+from hpo.study.code import check_files, code_hashes, load
+from hpo.study.references import Reference, Sources, parse_reference
 
 ALL = ("*",)
 
@@ -64,7 +65,8 @@ def write(folder: Path, **files: str) -> Sources:
 
 def run(folder: Path, program: str) -> str:
     """Runs a program where nothing else was imported."""
-    head = "from pathlib import Path\nfrom hpo.study.code import *\nhere = Sources(Path('.'), Path('.'), ('*',))\n"
+    imports = "from pathlib import Path", "from hpo.study.code import *", "from hpo.study.references import *"
+    head = "\n".join([*imports, "here = Sources(Path('.'), Path('.'), ('*',))", ""])
     done = subprocess.run([sys.executable, "-P", "-c", head + program], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

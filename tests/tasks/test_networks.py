@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hpo.errors import StudyError, UnknownName
-from hpo.study.code import Reference, Sources, find_model
 from hpo.study.definition import define_study
 from hpo.study.loading import load_task
+from hpo.study.references import Reference, Sources, find_model
 from hpo.tasks.networks import convnet, mlp
 from hpo.tasks.supervised import NETWORKS
 from tests.program import assert_one_line, hpo_in_one_process

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hpo.errors import RequestError
-from hpo.study.code import Sources
 from hpo.study.definition import Training
+from hpo.study.references import Sources
 from hpo.study.task import Round
 from hpo.tasks.arrays import read_examples
 from hpo.tasks.classification import Classification

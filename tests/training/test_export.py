@@ -15,7 +15,7 @@ import torch
 
 import hpo
 from hpo.errors import RequestError
-from hpo.study.code import Sources
+from hpo.study.references import Sources
 from hpo.training.export import train_again, write
 from tests.conftest import SMALL_STUDY, defined, draw_pairs
 from tests.text.test_files import full_disk

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from hpo.errors import RequestError, WorkError
 from hpo.storage.queries import read_trials
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers import supervisor as supervisor
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment
@@ -115,7 +115,7 @@ def start_parent(told: Assignment, folder: Path) -> subprocess.Popen[bytes]:
         "import signal, sys\n"
         "from pathlib import Path\n"
         "from hpo.storage import backends as storage; from hpo.workers.supervisor import Supervisor\n"
-        "from hpo.study.code import Sources; from hpo.workers.messages import Assignment\n"
+        "from hpo.study.references import Sources; from hpo.workers.messages import Assignment\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"    told = Assignment(url={told.url!r}, studies=('small',), target=3, device='cpu',\n"

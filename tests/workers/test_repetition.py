@@ -19,8 +19,8 @@ from hpo.storage.queries import read_trials, study_attributes
 from hpo.storage.studies import read_definition
 from hpo.storage.trials import trial_id_of
 from hpo.study import catalog
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.study.repetition import count_configurations, identity_of, neighbours
 from hpo.study.space import IntRange
 from hpo.study.task import Params

@@ -15,8 +15,8 @@ from hpo.storage.queries import last_finishes, set_study_attribute
 from hpo.storage.studies import unfinished_studies
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers import launch as optimize
 from hpo.workers import supervisor as supervisor
 from hpo.workers.budget import NoTrial

@@ -14,8 +14,8 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, study_names
-from hpo.study.code import Sources
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import Sources
 from hpo.workers import worker
 from hpo.workers.evaluate import Stop
 from hpo.workers.status import Status

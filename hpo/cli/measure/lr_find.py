@@ -30,9 +30,9 @@ from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
 if TYPE_CHECKING:
-    from hpo.study.code import Sources
     from hpo.study.definition import StudyDefinition
     from hpo.study.loading import LoadedTask
+    from hpo.study.references import Sources
     from hpo.study.task import Params
     from hpo.training.lr_curve import LRCurve
 

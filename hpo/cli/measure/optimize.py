@@ -101,7 +101,7 @@ def _words(study: str, plan: Plan) -> list[str]:
     Args:
         study: as it was given.
     """
-    from hpo.study.code import allow_words
+    from hpo.study.references import allow_words
 
     references = plan.definition.references
     if references and is_file(study) and stored_name(study) == plan.name:

@@ -25,7 +25,7 @@ from hpo.text.output import say
 
 if TYPE_CHECKING:
     from hpo.errors import WorkError
-    from hpo.study.code import Sources
+    from hpo.study.references import Sources
     from hpo.workers.plan import Plan
 
 
@@ -59,7 +59,7 @@ def reproduce(
     from hpo.analysis.reproduction import architectures_of, find_items, read_reproduction, reports, studies_of
     from hpo.report.reproduction import looked_at, table_of
     from hpo.study import catalog
-    from hpo.study.code import Sources
+    from hpo.study.references import Sources
     from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices
     from hpo.workers.plan import find_study, make_plan
