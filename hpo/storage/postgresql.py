@@ -152,16 +152,18 @@ def connect(url: str, *, write: bool, create_tables: bool) -> RDBStorage:
 
 
 def _drop_useless_connection(context: sa.engine.ExceptionContext) -> None:
-    """Lets go of a connection that will fail again and again, though its server is there.
+    """Lets go of a connection that will fail again and again.
 
     After a fail-over the old server may only be read; after a restore, statements that were prepared before are of
-    tables that are gone.
+    tables that are gone. And where the server has said nothing, as over a link that is cut, an answer may still be on
+    its way, before which there can be no rollback.
     """
     state = getattr(context.original_exception, "sqlstate", None)
     if state in UNPREPARED and context.engine is not None:
         shown = show_url(context.engine.url.render_as_string(hide_password=False))
         raise StorageError(f"storage {shown}: {POOLER}") from context.original_exception
-    if state in RECONNECT:
+    nothing_said = state is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
+    if state in RECONNECT or nothing_said:
         context.is_disconnect = True
 
 

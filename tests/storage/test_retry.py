@@ -3,16 +3,20 @@ from __future__ import annotations
 import signal
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
+import psycopg
 import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from psycopg import waiting
 
 from hpo.errors import StorageError
 from hpo.storage import queries as records
@@ -195,3 +199,40 @@ def test_operations_within_operations_give_up_together(monkeypatch: pytest.Monke
             operation()
         assert 1.0 <= time.monotonic() - began < 1.5
         assert attempts > 5
+
+
+def test_a_connection_that_breaks_while_a_statement_is_under_way_is_let_go_without_a_word(
+    postgres: TemporaryPostgres,
+    small_study: StudyDefinition,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a link is cut: to roll back then fails too, which SQLAlchemy's pool would log with its traceback."""
+    opened = create(
+        open_storage(postgres.create_database(uuid.uuid4().hex, template="template"), create=True),
+        "small",
+        small_study,
+        10,
+    )
+    whole, broken = waiting.wait, list[Any]()
+
+    def wait(generator: Any, *arguments: Any, **settings: Any) -> Any:
+        if not broken:
+            try:
+                broken.append(next(generator))  # the statement is sent, and its answer not read
+            except StopIteration as end:  # nothing is sent
+                return end.value
+            raise psycopg.OperationalError("polling the socket failed")
+        return whole(generator, *arguments, **settings)
+
+    with opened.engine.connect():  # one is in the pool
+        pass
+    monkeypatch.setattr(waiting, "wait", wait)
+    study = optuna.load_study(study_name="small", storage=opened)
+    assert broken
+    trial = trials.ask(opened, study, claim(0))
+    broken.clear()
+    trial.report(1.0, step=1)
+    assert broken
+    assert not caplog.records
+    assert opened.get_trial(trial_id_of(trial)).intermediate_values == {1: 1.0}
