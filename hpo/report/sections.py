@@ -105,7 +105,7 @@ def _of_search(
         text.append(f"The figures draw the best {MOST} of them.")
     yield Section("history", "History", text, figure=history_figure(trials, card.metric))
     if isinstance(definition.space.get(LEARNING_RATE), FloatRange):
-        text = ["A colour for each optimizer."]
+        text = ["A colour for each optimizer."] if "optimizer" in definition.parameters else []
         figure = rates_figure(trials, card.metric)
         yield Section("rates", f"{card.metric.noun.capitalize()} against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
@@ -230,16 +230,15 @@ def _environment(
 ) -> Section:
     protocol, training = definition.protocol, definition.training
     used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
-    settings = {name: value for name, value in definition.task.settings.items() if name != "dataset"}
+    settings = {
+        name: value for name, value in definition.task.settings.items() if name != "dataset" and value not in ("", None)
+    }
+    code = ", ".join(f"{path} (SHA-256 {sha[:12]}…)" for path, sha in card.code.items())
     search = f"{definition.sampler.name}, {definition.pruner.name}" if definition.space else "none: a list"
     rows = [
         ["", ""],
         *([["dataset", f"{card.dataset} (SHA-256 {card.data_sha256[:12]}…)"]] if card.dataset else []),
-        *(
-            [["code", ", ".join(f"{path} (SHA-256 {sha[:12]}…)" for path, sha in card.code.items())]]
-            if card.code
-            else []
-        ),
+        *([["code", code]] if code else []),
         ["task", ", ".join([definition.task.name, *(f"{name} = {text_of(settings[name])}" for name in settings)])],
     ]
     if training:

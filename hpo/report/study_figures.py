@@ -90,13 +90,13 @@ def rates_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure
     """Draws the objective against the learning rate, a colour for each optimizer; what was pruned, as far as it got."""
     figure = go.Figure(layout=LAYOUT)
     measured = [*_whole(trials, metric), *(trial for trial in trials if trial.state is TrialState.PRUNED)]
-    names, named = sorted({trial.params["optimizer"] for trial in measured}), set[str]()
+    names, named = sorted({_optimizer(trial) for trial in measured}), set[str]()
     for name, colour in zip(names, COLOURS, strict=False):
         for state, symbol, opacity in ((TrialState.COMPLETE, "circle", 1.0), (TrialState.PRUNED, "x-thin-open", 0.6)):
             shown = [
                 trial
                 for trial in measured
-                if trial.state is state and trial.params["optimizer"] == name and last_mean(trial) is not None
+                if trial.state is state and _optimizer(trial) == name and last_mean(trial) is not None
             ]
             if not shown:
                 continue
@@ -110,6 +110,10 @@ def rates_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure
     figure.update_xaxes(title="learning rate", type="log", dtick=1, exponentformat="power")
     figure.update_yaxes(**_error_axis(metric))
     return figure
+
+
+def _optimizer(trial: StoredTrial) -> str:
+    return str(trial.params.get("optimizer", "trials"))  # boosting has a learning rate, and no optimizer
 
 
 def importances_figure(importances: Mapping[str, float]) -> go.Figure:
@@ -205,8 +209,9 @@ def _axis(label: str, given: Sequence[Any], logarithmic: bool) -> _Axis:
         scaled = [log10(value) for value in given] if logarithmic else list(given)
         low, high = min(scaled), max(scaled)
         span = high - low or 1.0
-        marks = [step * 10.0**power for power in range(floor(low), ceil(high) + 1) for step in (1, 2, 5)]
-        inside = [mark for mark in marks if logarithmic and low <= log10(mark) <= high]
+        powers = range(floor(low), ceil(high) + 1) if logarithmic else ()
+        marks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+        inside = [mark for mark in marks if low <= log10(mark) <= high]
         if not 2 <= len(inside) <= MOST_TICKS:
             inside = [min(given), max(given)]
         ticks = {text_of(mark): ((log10(mark) if logarithmic else mark) - low) / span for mark in inside}

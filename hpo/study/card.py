@@ -40,8 +40,8 @@ class MetricCard(Table):
 
     @property
     def noun(self) -> str:
-        """What one of its values is called, in a heading: an error, unless more is better."""
-        return self.title if self.maximize else "error"
+        """What one of its values is called, in a heading: an error, where its title says so."""
+        return "error" if "error" in self.title else self.title
 
     @property
     def axis_title(self) -> str:

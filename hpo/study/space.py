@@ -234,19 +234,22 @@ def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
 def short_name(params: Params) -> str:
     """Returns `cnn_bn+ws+al leaky_relu sgd lr=0.1383`.
 
-    Texts by value, true flags as + and their initials on what comes before, numbers as initials = value.
+    Texts by value, true flags as + and their initials on what comes before, numbers as initials = value. Where two have
+    the same initials, both have their names.
     """
     parts: list[str] = []
+    all_initials = [initials(name) for name in params]
     for name, value in params.items():
+        short = initials(name) if all_initials.count(initials(name)) == 1 else name
         if value is True:
-            parts[-1:] = [f"{parts[-1] if parts else ''}+{initials(name)}"]
+            parts[-1:] = [f"{parts[-1] if parts else ''}+{short}"]
         elif isinstance(value, str):
             parts.append(value)
         elif value is not False:
-            parts.append(f"{initials(name)}={value:.4g}")
+            parts.append(f"{short}={value:.4g}")
     return " ".join(parts)
 
 
 def initials(name: str) -> str:
-    """Returns `lr` for `learning_rate`."""
-    return "".join(word[:1] for word in name.split("_"))
+    """Returns `lr` for `learning_rate`, `nul2` for `n_units_l2`."""
+    return "".join(word[:1] + (word[1:] if word[1:].isdecimal() else "") for word in name.split("_"))

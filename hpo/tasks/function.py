@@ -26,7 +26,7 @@ from hpo.study.schema import Table, Words, shown
 from hpo.study.task import Measurement, Metric, Params, Round
 
 GIVEN = ("params", "seed")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 class FunctionSettings(Table):

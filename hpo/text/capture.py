@@ -39,6 +39,20 @@ def capture() -> Iterator[Printed]:
             printed.text = printable_lines(file.read().decode(errors="replace"))
 
 
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Context manager in which what is printed goes to stderr, so that it does not spoil JSON on stdout."""
+    _flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        _flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it

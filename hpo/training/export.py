@@ -60,6 +60,8 @@ def train_again(
     protocol = definition.protocol.model_copy(update={"rounds": rounds})
     training = (definition.training or Training()).model_copy(update={"evaluate_at": ()})
     loaded = load_task(definition, study=definition.title, sources=sources)
+    if not loaded.trains:
+        raise RequestError(f"task {definition.task.name!r} trains no networks, so there is none to export")
     loaded.prepare(sources.data)
     numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
     trainer = open_trainer(loaded.task, training, device, numbered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -128,7 +129,8 @@ def open_stored(storage: RDBStorage, name: str, sources: Sources) -> StudyDefini
     definition, card = read_definition(storage, name), read_card(storage, name)
     try:
         check_files(card.code, sources)
-        loaded = load_task(definition, study=name, sources=sources)
+        with capture() if definition.references else nullcontext():
+            loaded = load_task(definition, study=name, sources=sources)
         check_same_code(card.code, code_hashes(loaded.references, sources))
     except StudyError as error:
         said = str(error)

@@ -10,14 +10,15 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.errors import UnknownName, WorkError, suggestion
+from hpo.errors import StudyError, UnknownName, WorkError, suggestion
 from hpo.provenance import versions
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study, not_ours, own_studies
 from hpo.study.card import Card
+from hpo.study.code import check_files
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import is_light, load_task, make_card, task_reference
+from hpo.study.loading import is_light, load_task, make_card
 from hpo.study.references import Sources, check_allowed
 from hpo.text.formatting import count
 from hpo.workers.messages import Assignment
@@ -42,7 +43,12 @@ def begin(url: str, plan: Plan, sources: Sources) -> RDBStorage:
         card = card or make_card(plan.definition, loaded)
     if card is None:
         raise WorkError(f"study {plan.name!r} was not checked")
-    check_allowed(task_reference(plan.definition, study=plan.name), sources, study=plan.name)
+    for reference in plan.definition.references:
+        check_allowed(reference, sources, study=plan.name)
+    try:
+        check_files(card.code, sources)
+    except StudyError as error:
+        raise StudyError(f"study {plan.name!r}: {error}") from error
     storage = open_storage(url, create=True)
     attributes = first_attributes(plan.definition, card)
     create_study(storage, plan.name, attributes, plan.target, most=plan.most, lower=plan.lower)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import optuna
@@ -31,9 +32,11 @@ def make_objective(definition: StudyDefinition, device: str, sources: Sources) -
     Raises:
         RequestError: where the device, the data or the code cannot be used.
     """
-    loaded = load_task(definition, study=definition.title, sources=sources)
-    loaded.prepare(sources.data)
-    return Objective(definition, open_task(definition, loaded, device), device, is_quiet=bool(loaded.references))
+    with capture() if definition.references else nullcontext():
+        loaded = load_task(definition, study=definition.title, sources=sources)
+        loaded.prepare(sources.data)
+        task = open_task(definition, loaded, device)
+    return Objective(definition, task, device, is_quiet=bool(loaded.references))
 
 
 class Objective:

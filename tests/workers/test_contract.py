@@ -18,6 +18,7 @@ PROMISES = [
     "nothing of an interrupted measurement is left",
     "a configuration is not changed",
     "a round is the same alone",
+    "other seeds give other numbers",
 ]
 WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
@@ -43,6 +44,7 @@ def test_what_hpo_brings_keeps_its_promises(study: str, tmp_path: Path) -> None:
 
 
 FUNCTIONS = {
+    "does not use its seed": ("def f(params, seed):\n    return params['x'] ** 2", "other seeds give other numbers"),
     "draws from a generator of all": (
         "import random\ndef f(params, seed):\n    return random.random()",
         "the same seeds give the same numbers",

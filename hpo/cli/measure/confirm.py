@@ -135,6 +135,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         reach = f"95 %: {interval(by.low, by.high, metric.unit, '+')}"
         apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
         lines.append(f"{apart}: {apart_by} ({reach}; p {p_value(contrast.p_value)})")
+    if not any(one.std for one in found.confirmed):
+        lines.append("every round of a configuration came to the same, so its seed changes nothing")
     if not lines:
         return [headline, table]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"

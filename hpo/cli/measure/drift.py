@@ -121,7 +121,7 @@ def drift_view(found: Drift) -> list[Any]:
 
 def place(one: OnMachine) -> str:
     """Returns where a trial was measured, and by what."""
-    return f"{one.host}, {one.device}, {one.precision or 'precision unknown'}, torch {one.torch}"
+    return ", ".join([one.host, one.device, *([f"{one.precision}, torch {one.torch}"] if one.precision else [])])
 
 
 def drift_json(found: Drift) -> dict[str, Any]:

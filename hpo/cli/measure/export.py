@@ -72,6 +72,7 @@ def export(
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_card, read_definition
+    from hpo.text.capture import stdout_to_stderr
     from hpo.workers.devices import find_devices
 
     begin_work()
@@ -82,9 +83,10 @@ def export(
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
-    trained, weights = train_again(
-        definition, chosen.params, rounds=rounds, device=place, sources=sources, watch=_show_epochs
-    )
+    with stdout_to_stderr():
+        trained, weights = train_again(
+            definition, chosen.params, rounds=rounds, device=place, sources=sources, watch=_show_epochs
+        )
     metric = read_card(opened, study).metric
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
     searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}

@@ -97,6 +97,7 @@ def lr_find(
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
     from hpo.study.space import short_name
+    from hpo.text.capture import stdout_to_stderr
 
     begin_work()
     _check_rates(low, high)
@@ -109,10 +110,12 @@ def lr_find(
     if folder:
         _check_writable(folder)
     sources = given.sources(study or "")
-    tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
+    with stdout_to_stderr():
+        tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
     found: list[dict[str, Any]] = []
     for definition, loaded in tests:
-        curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
+        with stdout_to_stderr():
+            curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
         found, name = [*found, described], short_name(described["params"])
         if not as_json:
             print_parts(*curve_view(name, curve, described["dataset"]))

@@ -90,9 +90,23 @@ def optimize(
         opened = begin(storage, plan, sources)
         run_trials(opened, plan, devices, sources, supervisor=supervisor)
     status = read_status(opened, plan.name)
-    say(*foreign_notes([status]), err=True)
+    say(*foreign_notes([status]), *_failures(opened, plan.name), err=True)
     if status.complete:
         _print_outcome(opened, plan, _words(study, plan), whole=plan.most is not None and status.finished >= plan.most)
+
+
+def _failures(opened: Any, study: str) -> list[str]:
+    """Returns a line on trials that failed by errors, with the commonest; none where none did."""
+    from collections import Counter
+
+    from hpo.analysis.results import read_rows
+
+    errors = Counter(row.error for row in read_rows(opened, study) if row.state == "FAIL" and row.error)
+    if not errors:
+        return []
+    ((commonest, times),) = errors.most_common(1)
+    which = "by" if len(errors) == 1 else f"{times} of them by"
+    return [f"study {study}: {count(errors.total(), 'trial')} failed, {which}: {commonest}"]
 
 
 def _words(study: str, plan: Plan) -> list[str]:

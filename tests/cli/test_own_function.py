@@ -1,0 +1,136 @@
+"""A function of one's own, with what such functions do: print, fail, start processes, ignore the seed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.program import assert_one_line, hpo_in_one_process, python_m_hpo
+
+BOOST = """
+print("hello from the module")
+
+
+def boost(params, seed):
+    print("hello from a call")
+    if params["kind"] == "other":
+        return params["depth"]
+    return 3000 + 100 * params["learning_rate"] + seed % 97
+"""
+STUDY = """
+title = "Boosting"
+[task]
+name = "boost.py:boost"
+metric = "squares"
+[protocol]
+rounds = 3
+[run]
+max_failed_trials = 20
+[space]
+kind = ["one", "other"]
+learning_rate = { low = 0.01, high = 1.0, log = true }
+n_estimators = { low = 100, high = 600 }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boost")
+    (folder / "boost.py").write_text(BOOST)
+    (folder / "boost.toml").write_text(STUDY)
+    optimize = ("optimize", "--study", "boost.toml", "--trials", "6", "--workers", "1")
+    done = hpo_in_one_process(*optimize, folder=folder)
+    assert done.returncode == 0, done.stderr
+    failed = "trials failed, by: KeyError: 'depth' (boost.py, line 8)"
+    assert failed in done.stderr or failed.replace("trials", "trial") in done.stderr
+    assert "hello" not in done.stdout + done.stderr
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = hpo_in_one_process(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_rate_without_an_optimizer_and_a_large_error_are_reported(folder: Path) -> None:
+    run(folder, "report", "--study", "boost.toml", "-o", "report")
+    page = (folder / "report" / "boost.md").read_text()
+    assert "Squares against learning rate" in page
+    assert "| trial | squares |" in page
+    assert "None" not in page
+
+
+def test_what_code_prints_spoils_no_json(folder: Path) -> None:
+    for command in (("confirm", "--top", "2", "--rounds", "5"), ("drift",)):
+        done = python_m_hpo(*command, "--study", "boost.toml", "--json", folder=folder)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)
+        assert "hello" not in done.stderr
+
+
+def test_a_function_has_no_network_to_export(folder: Path) -> None:
+    done = hpo_in_one_process("export", "--study", "boost.toml", "-o", "winner", folder=folder)
+    assert done.returncode == 2
+    assert done.stderr.endswith("hpo: task 'boost.py:boost' trains no networks, so there is none to export\n")
+
+
+def test_a_confirmation_without_its_code_creates_nothing(folder: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{folder}/hpo.db"
+    before = run(folder, "status").stdout
+    confirm = ("confirm", "--study", "boost", "--top", "3", "--rounds", "7", "--storage", url)
+    assert_one_line(hpo_in_one_process(*confirm, folder=tmp_path), 2, "--allow boost.py:boost")
+    allowed = hpo_in_one_process(*confirm, "--allow", "boost.py:*", folder=tmp_path)
+    assert_one_line(allowed, 2, "boost.py is not in", "--code names the folder that has it")
+    assert run(folder, "status").stdout == before
+
+
+def write(folder: Path, code: str, space: str = "x = { low = 0.0, high = 1.0 }") -> None:
+    (folder / "mine.py").write_text(code)
+    table = 'title = "Mine"\n[task]\nname = "mine.py:f"\n[protocol]\nrounds = 2\n[space]\n'
+    (folder / "mine.toml").write_text(table + space + "\n")
+
+
+def test_a_seed_that_changes_nothing_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "def f(params, seed): return params['x'] ** 2 + 0.1")
+    run(tmp_path, "optimize", "--study", "mine.toml", "--trials", "3", "--workers", "1")
+    said = run(tmp_path, "confirm", "--study", "mine.toml", "--rounds", "5").stdout
+    assert "every round of a configuration came to the same, so its seed changes nothing" in " ".join(said.split())
+    assert "too optimistic" not in said
+    assert "too pessimistic" not in said
+
+
+def test_processes_of_a_function_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "import multiprocessing, time\n"
+        "def f(params, seed):\n"
+        "    multiprocessing.get_context('fork').Process(target=time.sleep, args=(100,)).start()\n"
+        "    return seed % 7\n",
+    )
+    began = time.monotonic()
+    done = python_m_hpo("optimize", "--study", "mine.toml", "--trials", "1", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_joblibs_workers_are_limited_as_threads_are(tmp_path: Path) -> None:
+    write(tmp_path, "import joblib\ndef f(params, seed): return joblib.effective_n_jobs(-1) + seed % 2 / 10")
+    run(tmp_path, "optimize", "--study", "mine.toml", "--trials", "1", "--workers", "1")
+    assert json.loads(run(tmp_path, "best", "--study", "mine", "--json").stdout)["value"] < 2
+
+
+def test_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "def f(params, seed): return seed % 7",
+        "n_units_l0 = { low = 1, high = 9 }\nn_units_l1 = { low = 1, high = 9 }\nsome_costs = [1]\nsoft_c = [2]",
+    )
+    run(tmp_path, "optimize", "--study", "mine.toml", "--trials", "1", "--workers", "1")
+    shown = run(tmp_path, "trials", "--study", "mine").stdout
+    for part in ("nul0=", "nul1=", "some_costs=1", "soft_c=2"):
+        assert part in shown
