@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator
 from itertools import product, zip_longest
 from random import Random
 
-from hpo.study.space import Choices, IntRange, Parameter, Space, in_order, is_there
+from hpo.study.space import Choices, IntRange, Parameter, Space, all_values, in_order, is_there
 from hpo.study.task import Params, Value
 
 
@@ -28,7 +28,7 @@ def count_configurations(space: Space) -> int | None:
     """Returns how many configurations there are; None where they are countless."""
     deciding = sorted({key for parameter in space.values() for key in parameter.when})
     total = 0
-    for values in product(*(_choices(space[key]) for key in deciding)):
+    for values in product(*(_deciding(space[key]) for key in deciding)):
         chosen = dict(zip(deciding, values, strict=True))
         for_these = 1
         for name, parameter in space.items():
@@ -60,10 +60,10 @@ def neighbours(space: Space, proposed: Params, random: Random) -> Iterator[dict[
     yield from choose({}, in_order(space))
 
 
-def _choices(parameter: Parameter) -> tuple[Value, ...]:
-    if not isinstance(parameter, Choices):
-        raise TypeError("a condition is on a parameter with choices")
-    return parameter.choices
+def _deciding(parameter: Parameter) -> tuple[Value, ...]:
+    if not isinstance(parameter, Choices | IntRange):
+        raise TypeError("a condition is on a parameter of which all values can be listed")
+    return all_values(parameter)
 
 
 def _values(parameter: Parameter, first: Value | None, random: Random) -> Iterator[Value]:

@@ -11,7 +11,7 @@ from hpo.errors import StudyError, suggestion
 from hpo.study.definition import TRAINED_BY, Entry, StudyDefinition, Training, define_study
 from hpo.study.loading import LoadedTask, is_light, load_task
 from hpo.study.schema import explain, shown
-from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter
+from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of
 from hpo.study.task import Metric, Value
 from hpo.text.formatting import count
 
@@ -150,13 +150,16 @@ class _Parameters:
         }
         for name, when in self._conditions.items():
             for key, wanted in when.items() if name in params else ():
-                if params.get(key) != wanted:
-                    _refuse(self._study, f"{where}: {name} is there only where {key} is {shown(wanted)}")
+                if key not in params or not meets(wanted, params[key]):
+                    _refuse(self._study, f"{where}: {name} is there only where {key} is {one_of(wanted)}")
         for name, value in self._defaults.items():
             if (
                 name not in params
                 and isinstance(value, bool | int | float | str)
-                and all(params.get(key) == wanted for key, wanted in self._conditions.get(name, {}).items())
+                and all(
+                    key in params and meets(wanted, params[key])
+                    for key, wanted in self._conditions.get(name, {}).items()
+                )
             ):
                 params[name] = value
         return entry.model_copy(update={"params": params})
@@ -171,7 +174,7 @@ class _Parameters:
         when = {**self._conditions.get(name, {}), **parameter.when}
         for key, wanted in self._conditions.get(name, {}).items():
             if when[key] != wanted:
-                _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {shown(wanted)}")
+                _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {one_of(wanted)}")
         if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
             if parameter.step != 1:
                 _refuse(self._study, f"space.{name} is no whole number, so it can have no 'step'")

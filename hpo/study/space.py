@@ -24,8 +24,20 @@ def _is_value(given: Any) -> Any:
 
 
 Given = Annotated[Value, PlainValidator(_is_value)]  # pydantic's own check would complain once for each of the four
-When = dict[str, Given]
-"""The values that other parameters must have for a parameter to be there."""
+
+
+def _is_wanted(given: Any) -> Any:
+    if not isinstance(given, list | tuple):
+        return _is_value(given)
+    if not given:
+        raise ValueError("must name a value, but names none")
+    return tuple(map(_is_value, given))
+
+
+Wanted = Annotated[Any, PlainValidator(_is_wanted)]  # Value | tuple[Value, ...], which pydantic would try in turn
+When = dict[str, Wanted]
+"""The value that other parameters must have for a parameter to be there; or several, of which they must have one."""
+MOST_DECIDING = 100  # values of a whole number that decides which parameters there are
 
 COLUMNS = frozenset(
     {"number", "state", "value", "std", "label", "published_mean", "published_std"}
@@ -59,8 +71,8 @@ class Choices(Table):
         return self.choices
 
     @property
-    def size(self) -> int | None:
-        """How many values there are; None where they are countless."""
+    def size(self) -> int:
+        """How many values there are."""
         return len(self.choices)
 
     def holds(self, value: Any) -> bool:
@@ -179,7 +191,17 @@ def in_order(space: Space) -> list[tuple[str, Parameter]]:
 
 def is_there(parameter: Parameter, params: Params) -> bool:
     """Says whether a parameter's condition holds among parameters that are chosen before."""
-    return all(params.get(key) == value for key, value in parameter.when.items())
+    return all(key in params and meets(wanted, params[key]) for key, wanted in parameter.when.items())
+
+
+def one_of(wanted: Value | tuple[Value, ...]) -> str:
+    """Returns `'elu'`, or `2 or 3`: what a condition wants, as it stands in a sentence."""
+    return " or ".join(map(repr, wanted)) if isinstance(wanted, tuple) else repr(wanted)
+
+
+def meets(wanted: Value | tuple[Value, ...], value: Value) -> bool:
+    """Says whether a value is the one that a condition wants, or one of those."""
+    return value in wanted if isinstance(wanted, tuple) else value == wanted
 
 
 def check_names(parameters: Iterable[str]) -> None:
@@ -194,22 +216,30 @@ def check_names(parameters: Iterable[str]) -> None:
 
 
 def check_conditions(space: Space) -> None:
-    """Makes sure that every condition names a choice of a parameter that is always there.
+    """Makes sure that every condition names values of a parameter that is always there, and has few.
 
     Raises:
         ValueError: that names the parameter.
     """
     for name, parameter in space.items():
-        for key, value in parameter.when.items():
+        for key, wanted in parameter.when.items():
             condition = space.get(key)
-            if not isinstance(condition, Choices) or condition.when:
+            if not isinstance(condition, Choices | IntRange) or condition.when or condition.size > MOST_DECIDING:
                 raise ValueError(
-                    f"space.{name}.when must name a parameter with choices and no condition of its own, "
-                    f"but names {key!r}"
+                    f"space.{name}.when must name a parameter with choices, or with at most {MOST_DECIDING} whole "
+                    f"numbers, and no condition of its own, but names {key!r}"
                 )
-            if not condition.holds(value):
-                known = suggestion(str(value), map(str, condition.choices))
-                raise ValueError(f"space.{name} is there only where {key} is {value!r}, which it never is; {known}")
+            for value in wanted if isinstance(wanted, tuple) else (wanted,):
+                if not condition.holds(value):
+                    known = suggestion(str(value), map(str, all_values(condition)))
+                    raise ValueError(f"space.{name} is there only where {key} is {value!r}, which it never is; {known}")
+
+
+def all_values(parameter: Choices | IntRange) -> tuple[Value, ...]:
+    """Returns every value that a parameter can have."""
+    if isinstance(parameter, Choices):
+        return parameter.choices
+    return tuple(range(parameter.low, parameter.high + 1, parameter.step))
 
 
 def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:

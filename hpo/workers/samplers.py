@@ -42,6 +42,8 @@ from hpo.study.space import (
     Space,
     in_order,
     is_there,
+    meets,
+    one_of,
 )
 from hpo.study.task import Params, Value
 from hpo.workers.pruners import PowerLawPruner
@@ -120,8 +122,8 @@ def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | No
         if not parameter.holds(value):
             return f"{name} must be {parameter}, but is {value!r}"
         for key, wanted in parameter.when.items():
-            if key in params and params[key] != wanted:
-                return f"{name} is there only where {key} is {wanted!r}, but that is {params[key]!r}"
+            if key in params and not meets(wanted, params[key]):
+                return f"{name} is there only where {key} is {one_of(wanted)}, but that is {params[key]!r}"
     for name in _misfits(trial.distributions, definition):
         return f"{name} was added with another distribution than {definition.space[name]}"
     return None
