@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 
 class Perceptron(nn.Module):
-    """One to three hidden layers; the widths of those that are not there count for nothing."""
+    """One to three hidden layers."""
 
-    def __init__(self, n_layers: int, dropout: float, n_units_l0: int, n_units_l1: int, n_units_l2: int = 0) -> None:
+    def __init__(
+        self, n_layers: int, dropout: float, n_units_l0: int, n_units_l1: int = 0, n_units_l2: int = 0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         before = 28 * 28
