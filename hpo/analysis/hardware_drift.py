@@ -79,7 +79,7 @@ class Drift:
     """What machines make of one trial.
 
     Attributes:
-        own: the study's measurement; too low where the trial was chosen for it.
+        own: the study's measurement; too good where the trial was chosen for it.
         noun, unit: of the errors.
     """
 

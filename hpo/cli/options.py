@@ -123,6 +123,11 @@ class Given:
     code: Path | None
     allowed: tuple[str, ...]
 
+    def words(self) -> list[str]:
+        """Returns the options that say it again."""
+        code = ["--code", str(self.code)] if self.code else []
+        return [*code, *(word for pattern in self.allowed for word in ("--allow", pattern))]
+
     def sources(self, *studies: str) -> Sources:
         """Returns where data and code are; who names a study's file allows the code that it names.
 
@@ -144,7 +149,9 @@ class Given:
             from hpo.study.definition import read_study
 
             for file in files:
-                sources = sources.of_file(file, read_study(file).references, code=self.code)
+                given = read_study(file)
+                folder = self.code or file.resolve().parent
+                sources = sources.allowing_file(folder, given.references, given.network)
         return sources
 
 

@@ -107,7 +107,7 @@ def serve_studies(
 
 
 def _note(opened: Any, study: str) -> None:
-    """Gives a study its note; imports the dashboard, for which the workers that start leave a second."""
+    """Gives a study its note, for which the workers that start leave a second."""
     from hpo.dashboard.note import note_study
 
     note_study(opened, study)

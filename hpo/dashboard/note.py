@@ -8,7 +8,7 @@ from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import allow_words
-from hpo.study.space import Choices, Parameter, one_of
+from hpo.study.space import Choices, Parameter
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown
 from hpo.text.formatting import count, rounds_on, text_of
@@ -75,4 +75,6 @@ def _values(parameter: Parameter) -> str:
         text = ", ".join(text_of(choice) for choice in parameter.choices)
     else:
         text = f"{parameter.low:g} to {parameter.high:g}" + (", log-uniform" if parameter.log else "")
-    return text + "".join(f", where {key} is {one_of(value)}" for key, value in parameter.when.items())
+    for key, wanted in parameter.when.items():
+        text += f", where {key} is {' or '.join(map(text_of, wanted if isinstance(wanted, tuple) else (wanted,)))}"
+    return text

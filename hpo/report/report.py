@@ -110,7 +110,7 @@ def _headline(
 
 
 def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms, card: Card) -> list[str]:
-    """Never the lowest of the fresh figures: to choose by them is to select again."""
+    """Never the best of the fresh figures: to choose by them is to select again."""
     first = next((t for t in trials if t.state is TrialState.COMPLETE and t.attributes.get("slot") == 0), None)
     which = f"The first of {confirms.study}, its trial {confirms.trials[0]}"
     if first is None:

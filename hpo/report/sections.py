@@ -107,7 +107,7 @@ def _of_search(
     if isinstance(definition.space.get(LEARNING_RATE), FloatRange):
         text = ["A colour for each optimizer."] if "optimizer" in definition.parameters else []
         figure = rates_figure(trials, card.metric)
-        yield Section("rates", f"{card.metric.noun.capitalize()} against learning rate", text, figure=figure)
+        yield Section("rates", f"{_begun(card.metric.noun)} against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
@@ -220,7 +220,7 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         ).within(*metric.differences)
         rows.append([*row, _change(by, metric)])
     if len(rows) > 1:
-        what = metric.axis_title.capitalize()
+        what = _begun(metric.axis_title)
         text = [f"{what}, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
         yield Section("published", "Beside the published", text, rows)
 
@@ -288,7 +288,11 @@ def _interval(errors: Sequence[float], metric: MetricCard) -> str:
 
 
 def _heading(metric: MetricCard) -> str:
-    return metric.noun.capitalize() if metric.maximize else "Errors"
+    return "Errors" if metric.noun == "error" else _begun(metric.noun)
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]  # capitalize() would write MSE as Mse
 
 
 def _change(by: Interval, metric: MetricCard) -> str:

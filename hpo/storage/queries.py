@@ -139,7 +139,8 @@ def _only_direction(study_id: Any) -> sa.ColumnElement[str | None]:
     """A study's direction, as `MINIMIZE`; null where it has none or several."""
     direction = models.StudyDirectionModel
     text = sa.func.max(sa.cast(direction.direction, sa.Text))
-    only = sa.select(text).where(direction.study_id == study_id).having(sa.func.count() == 1)
+    only = sa.select(text).where(direction.study_id == study_id)
+    only = only.group_by(direction.study_id).having(sa.func.count() == 1)  # SQLite before 3.39 wants a group
     return only.correlate(models.StudyModel, models.TrialModel).scalar_subquery()
 
 

@@ -179,7 +179,12 @@ class StudyDefinition(Table):
     @property
     def references(self) -> list[Reference]:
         """The code that its task names."""
-        return references_in([self.task.name, self.task.settings.get("network")])
+        return references_in([self.task.name, self.network])
+
+    @property
+    def network(self) -> object:
+        """What it says of the network that a task of hpo's is to train; None for other tasks."""
+        return self.task.settings.get("network") if ":" not in self.task.name else None
 
     @property
     def rounds(self) -> list[Round]:

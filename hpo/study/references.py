@@ -63,14 +63,15 @@ class Sources:
         """Returns the same, but these may be opened besides."""
         return replace(self, allowed=(*self.allowed, *(_literally(str(one)) for one in references)))
 
-    def of_file(self, file: Path, references: Iterable[Reference], *, code: Path | None) -> Sources:
-        """Returns the same for a study that is given by its file, which allows the code that it names, and `models/`.
+    def allowing_file(self, folder: Path, references: Iterable[Reference], network: object) -> Sources:
+        """Returns the same for a study that is given by its file, which allows the code that it names.
 
         Args:
-            code: the folder of code; None takes the file's.
+            folder: of the code.
+            network: what the file says of one, if anything: a name of `models/` there is code too.
         """
-        here = replace(self, code=code or file.resolve().parent, allowed=(*self.allowed, f"{MODELS}/*.py:*"))
-        return here.allowing(*references)
+        named = networks_in(folder)[0].get(network, []) if isinstance(network, str) else []
+        return replace(self, code=folder).allowing(*references, *named)
 
     def allows(self, reference: Reference) -> bool:
         """Says whether a reference may be opened."""
@@ -132,21 +133,24 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
         )
 
 
-def models(folder: Path) -> dict[str, list[Reference]]:
-    """Returns the public functions and classes of the files in `models/`, below a folder of code: name -> where it is.
+def networks_in(folder: Path) -> tuple[dict[str, list[Reference]], list[str]]:
+    """Returns the public functions and classes of the files in `models/`, below a folder of code, name -> where it is;
+    and the files that cannot be read.
 
     Files are read as text; nothing of them runs.
     """
     found: dict[str, list[Reference]] = {}
+    unreadable = []
     for file in sorted((folder / MODELS).glob("[!_]*.py")):
         try:
             nodes = ast.parse(file.read_bytes()).body
-        except (OSError, SyntaxError, ValueError):  # whoever names it will say so
-            nodes = []
+        except (OSError, SyntaxError, ValueError):
+            unreadable.append(f"{MODELS}/{file.name}")
+            continue
         for node in nodes:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(Reference(f"{MODELS}/{file.name}", node.name))
-    return found
+    return found, unreadable
 
 
 def find_model(name: str, folder: Path, shipped: Collection[str]) -> Reference | None:
@@ -156,14 +160,15 @@ def find_model(name: str, folder: Path, shipped: Collection[str]) -> Reference |
         UnknownName: where it is neither.
         StudyError: where it is both, or two files have it.
     """
-    here = models(folder)
+    here, unreadable = networks_in(folder)
     found = here.get(name, [])
     if found and name in shipped:
         raise StudyError(f"{found[0].place} has the name of what is shipped with hpo, {name!r}; give it another")
     if len(found) > 1:
         raise StudyError(f"{found[0].place} and {found[1].place} both have {name!r}; give one another name")
     if not found and name not in shipped:
-        raise UnknownName("network", name, [*shipped, *here], hint="code of yours is named as in 'tiny.py:TinyNet'; ")
+        hint = f"{unreadable[0]} is no Python; " if unreadable else "code of yours is named as in 'tiny.py:TinyNet'; "
+        raise UnknownName("network", name, [*shipped, *here], hint=hint)
     return found[0] if found else None
 
 

@@ -173,7 +173,7 @@ class _Parameters:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
         when = {**self._conditions.get(name, {}), **parameter.when}
         for key, wanted in self._conditions.get(name, {}).items():
-            if when[key] != wanted:
+            if not all(meets(wanted, one) for one in (when[key] if isinstance(when[key], tuple) else (when[key],))):
                 _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {one_of(wanted)}")
         if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
             if parameter.step != 1:

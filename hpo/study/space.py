@@ -39,9 +39,9 @@ When = dict[str, Wanted]
 """The value that other parameters must have for a parameter to be there; or several, of which they must have one."""
 MOST_DECIDING = 100  # values of a whole number that decides which parameters there are
 
-COLUMNS = frozenset(
-    {"number", "state", "value", "std", "label", "published_mean", "published_std"}
-    | {"seconds", "device", "precision", "error"}
+COLUMNS = (
+    *("number", "state", "value", "std", "label", "published_mean", "published_std"),
+    *("seconds", "device", "precision", "error"),
 )
 """What stands beside the parameters in a row of a trial, besides its rounds."""
 
@@ -196,12 +196,12 @@ def is_there(parameter: Parameter, params: Params) -> bool:
 
 def one_of(wanted: Value | tuple[Value, ...]) -> str:
     """Returns `'elu'`, or `2 or 3`: what a condition wants, as it stands in a sentence."""
-    return " or ".join(map(repr, wanted)) if isinstance(wanted, tuple) else repr(wanted)
+    return " or ".join(map(shown, wanted)) if isinstance(wanted, tuple) else shown(wanted)
 
 
 def meets(wanted: Value | tuple[Value, ...], value: Value) -> bool:
     """Says whether a value is the one that a condition wants, or one of those."""
-    return value in wanted if isinstance(wanted, tuple) else value == wanted
+    return value in wanted if isinstance(wanted, list | tuple) else value == wanted
 
 
 def check_names(parameters: Iterable[str]) -> None:

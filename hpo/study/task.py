@@ -102,5 +102,17 @@ class Task(Protocol):
 
 
 def metrics_of(task: object) -> Sequence[Metric]:
-    """Returns a task's metrics; one that names none measures `error`, in percent."""
-    return tuple(getattr(task, "metrics", ())) or (Metric(),)
+    """Returns a task's metrics; one that names none measures `error`, in percent.
+
+    Raises:
+        ValueError: where they are none.
+    """
+    metrics = getattr(task, "metrics", None) or (Metric(),)
+    if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
+        raise ValueError(f"metrics must be a list of hpo.study.task.Metric, but are {metrics!r}")
+    for metric in metrics:
+        if metric.maximize and metric.worst is not None and metric.worst == metric.high:
+            raise ValueError(
+                f"metric {metric.name!r} is to be maximised, so its worst cannot be its highest; set worst"
+            )
+    return tuple(metrics)

@@ -36,7 +36,9 @@ def figure(value: float, unit: str, scale: float | None = None, sign: str = "") 
         sign: `+` gives positive numbers a sign too.
     """
     if unit == "%":
-        return f"{value:{sign}.2f}"
+        return f"{round(value, 2) + 0.0 if math.isfinite(value) else value:{sign}.2f}"  # no -0.00
+    if value == 0:
+        return f"{0:{sign}}"
     if not scale or not math.isfinite(scale) or not math.isfinite(value):
         return f"{value:{sign}.4g}"
     decimals = 1 - math.floor(math.log10(abs(scale)))

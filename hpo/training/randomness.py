@@ -29,7 +29,10 @@ class RandomStream:
         self._device = device
         before = _state(device)
         try:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             np.random.seed(seed)
             random.seed(seed)
             self._at = _state(device)
@@ -53,7 +56,7 @@ class RandomStream:
             _restore(before, self._device)
 
 
-def draws(call: Callable[[], object], device: torch.device) -> bool:
+def draws_numbers(call: Callable[[], object], device: torch.device) -> bool:
     """Says whether a call draws random numbers; it may fail, and leaves every generator as it was."""
     before = _state(device)
     try:

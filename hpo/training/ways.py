@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from hpo.kernels.fuse import fuse
 from hpo.training.batch import Batch, each, of_round, tensors_of
 from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
 from hpo.training.optimizers import TrainingConfig
-from hpo.training.randomness import RandomStream, draws
+from hpo.training.randomness import RandomStream, draws_numbers
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
 
 ROUNDING = 1e-3  # of the largest number, in float32: batch norm of few examples makes much of it
@@ -49,14 +48,14 @@ def make_rounds(
     """
     device = example[0].device
     fault = None
-    is_random = stacked is not True and _is_random(networks[0], loss, of_round(example, 0))
+    draws = "" if stacked is True else _what_it_draws(networks[0], loss, of_round(example, 0))
     if stacked is None:
         stacked = device.type != "cpu" or _is_linear(networks[0])
-        fault = stacking_fault(networks, config, loss, example) if stacked and not is_random else None
-    if fault or is_random or not stacked:
-        why = f", for it cannot be stacked: {fault}" if fault else ""
-        way = "looped, for its training draws random numbers" if is_random else f"looped{why}"
-        streams = [RandomStream(seed, device) for seed in seeds] if is_random else []
+        fault = stacking_fault(networks, config, loss, example) if stacked and not draws else None
+    if fault or draws or not stacked:
+        fault = fault and f"it cannot be stacked: {fault}"
+        way = f"looped, for {draws or fault}" if draws or fault else "looped"
+        streams = [RandomStream(seed, device) for seed in seeds] if draws else []
         return _loop(networks, config, loss, example, way, streams)
     if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
@@ -69,7 +68,7 @@ def make_rounds(
 def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch) -> str | None:
     """Returns why networks cannot be trained stacked, in a line; None where they can.
 
-    A step must be possible; and without what is random, losses and gradients must be those of each network alone.
+    A step must be possible, and losses and gradients must be those of each network alone.
     """
     two = each(example, lambda tensor: tensor[[0, -1]])
     try:
@@ -81,8 +80,7 @@ def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: 
             rounds.structure.eval()
             losses = rounds.losses(two)
             gradients = _gradients(losses.sum(), rounds.parameters.values())
-            with torch.random.fork_rng(devices=[]):
-                StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
+            StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
     except Exception as error:  # whatever vmap makes of what somebody wrote
         return str(error).partition("\n")[0] or type(error).__name__
     together = [[losses[r : r + 1], *(gradient[r] for gradient in gradients)] for r in range(2)]
@@ -102,12 +100,18 @@ def _gradients(value: Tensor, parameters: Iterable[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
 
 
-def _is_random(network: nn.Module, loss: Loss, batch: Batch) -> bool:
-    """Says whether a network, or its loss, draws random numbers."""
-    with suppress(Exception), torch.no_grad():  # what is wrong with it shows in training
+def _what_it_draws(network: nn.Module, loss: Loss, batch: Batch) -> str:
+    """Says that a network, or its loss, draws random numbers, or may do so; nothing where neither does."""
+    try:
         other = copy.deepcopy(network)
-        return draws(lambda: (loss(other.train()(batch[0]), batch), other.eval()(batch[0])), batch[0].device)
-    return True
+        with torch.no_grad():
+            drawn = draws_numbers(
+                lambda: (loss(other.train()(batch[0]), batch), other.eval()(batch[0])), batch[0].device
+            )
+    except Exception as error:  # what is wrong with it shows in training
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return f"it cannot be tried on a copy, so its training may draw random numbers: {said}"
+    return "its training draws random numbers" if drawn else ""
 
 
 def _loop(

@@ -66,7 +66,7 @@ class Wanted:
         """
         if self.file is None:
             return given
-        return given.of_file(self.file, self.definition.references, code=code or self.folder)
+        return given.allowing_file(code or self.folder, self.definition.references, self.definition.network)
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,9 @@ def live(preload: str, parent: Connection) -> None:
     except Exception as error:
         tell(Crashed(f"{type(error).__name__}: {error}".partition("\n")[0]))
         raise
-    for child in multiprocessing.active_children():  # of the task, as joblib's; Python would wait for them
-        child.terminate()
+    finally:
+        for child in multiprocessing.active_children():  # of the task, as joblib's; Python would wait for them
+            child.kill()
     sys.exit(INTERRUPTED if stop.asked else 0)
 
 

@@ -50,4 +50,4 @@ def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, t
 
 
 def test_no_parameter_may_have_the_name_of_a_column() -> None:
-    assert flatten(TrialRow(0, "RUNNING"), first_round=0).keys() == COLUMNS
+    assert flatten(TrialRow(0, "RUNNING"), first_round=0).keys() == set(COLUMNS)

@@ -16,7 +16,7 @@ from hpo.storage.queries import count_trials, last_finishes, read_trials, study_
 from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, trial_id_of
-from tests.conftest import CARD
+from tests.conftest import CARD, claim
 
 
 def test_optuna_has_the_private_names_that_this_program_relies_on() -> None:
@@ -99,3 +99,16 @@ def test_the_last_finishes_come_latest_first(five_trials: RDBStorage) -> None:
     assert len(finishes) == 3
     assert finishes == sorted(finishes, reverse=True)
     assert abs(datetime.now(UTC) - finishes[0]) < timedelta(minutes=1)
+
+
+def test_the_best_of_a_study_that_maximises_are_its_highest(fresh_storage: RDBStorage) -> None:
+    card = CARD.model_dump(mode="json")
+    card["metrics"][0] |= {"maximize": True, "high": None}
+    create_study(fresh_storage, "up", {"definition": {}, "card": card}, 3)
+    study = optuna.load_study(study_name="up", storage=fresh_storage)
+    for slot, value in enumerate((1.0, 3.0, 2.0)):
+        trial = ask(fresh_storage, study, claim(slot))
+        trial.set_user_attr("errors", [value, value])
+        trial.set_user_attr("std", 0.0)
+        study.tell(trial, value)
+    assert [trial.value for trial in read_trials(fresh_storage, "up", best=2)] == [3.0, 2.0]

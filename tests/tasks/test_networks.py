@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpo.errors import StudyError, UnknownName
-from hpo.study.definition import define_study
+from hpo.study.definition import define_study, read_study
 from hpo.study.loading import load_task
 from hpo.study.references import Reference, Sources, find_model
 from hpo.tasks.networks import convnet, mlp
@@ -107,7 +107,7 @@ def test_models_of_the_folder_are_found_by_name_and_stored_with_their_place(tmp_
         ),
         ("wide", {"mine": WIDE, "other": WIDE}, "models/mine.py and models/other.py both have 'wide'"),
         ("convnet", {}, "convnet needs images"),
-        ("wide", {"mine": "def wide(:"}, "no network named 'wide'"),
+        ("wide", {"mine": "def wide(:"}, "no network named 'wide'; models/mine.py is no Python"),
         ("wide", {"mine": WIDE + "1 / 0"}, "models/mine.py cannot be imported: ZeroDivisionError"),
     ],
 )
@@ -143,3 +143,17 @@ def test_a_study_that_is_named_finds_models_beside_its_folder(tmp_path: Path) ->
     assert hpo_in_one_process("check", "named", folder=tmp_path).returncode == 0
     with pytest.raises(StudyError, match="has the name of what is shipped"):
         find_model("wide", tmp_path, ["wide"])
+
+
+def test_a_file_allows_the_network_that_it_names_and_no_other(tmp_path: Path) -> None:
+    write(tmp_path, "wide", mine=WIDE + "from subprocess import Popen\ndef deep(): pass\n")
+    given = read_study(tmp_path / "named.toml")
+    sources = Sources(tmp_path).allowing_file(tmp_path, given.references, given.network)
+    assert sources.allows(Reference("models/mine.py", "wide"))
+    for other in (
+        ("models/mine.py", "Popen"),
+        ("models/mine.py", "deep"),
+        ("models/sub/x.py", "wide"),
+        ("os", "system"),
+    ):
+        assert not sources.allows(Reference(*other))

@@ -65,7 +65,7 @@ def test_digits_of_a_damaged_or_missing_scikit_learn_are_refused(
     with pytest.raises(DatasetError, match="install scikit-learn again"):
         pairs._read_digits()
     monkeypatch.setattr(pairs, "find_spec", lambda name: None)
-    with pytest.raises(DatasetError, match="install scikit-learn again"):
+    with pytest.raises(DatasetError, match="is scikit-learn's, which is not here"):
         pairs._read_digits()
 
 

@@ -340,3 +340,17 @@ def test_training_leaves_everybodys_random_numbers_as_they_were() -> None:
     after = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+
+
+class CannotBeCopied(Linear):
+    def between(self, hidden: Tensor) -> Tensor:
+        self.kept = hidden  # a tensor with a history, which cannot be copied
+        return hidden
+
+
+def test_a_network_that_cannot_be_tried_on_a_copy_is_looped_with_streams_and_it_is_said_why() -> None:
+    networks = [one.double() for one in build_networks(CannotBeCopied, SEEDS)]
+    batch = data(7)
+    networks[0](batch[0][0])
+    rounds = make_rounds(networks, HOW, loss, batch, SEEDS)
+    assert rounds.way.startswith("looped, for it cannot be tried on a copy, so its training may draw random numbers: ")

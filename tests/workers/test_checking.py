@@ -41,6 +41,10 @@ BROKEN_FUNCTIONS = {
     "class f:\n  network = loss = data = None": "lacks errors",
     "class f:\n  def __init__(self, a): 0\n  def measure(self, params, rounds): yield": "missing a required argument",
     "class f:\n  def __init__(self): 1 / 0\n  def measure(self, params, rounds): yield": "cannot be made: ZeroDiv",
+    "class f:\n  metrics = ('error',)\n  def measure(self, params, rounds): yield": "metrics must be a list of hpo.",
+    "from hpo.study.task import Metric\nclass f:\n  metrics = [Metric(maximize=True)]\n  measure = None": (
+        "is to be maximised, so its worst cannot be 100"
+    ),
     "class f:\n  def measure(self, params, rounds): yield 3": "its task must yield measurements, but yields int",
     "class f:\n  def measure(self, params, rounds): return iter(())": "its task measures nothing",
     "def g(params, seed): return 1": "mine.py has no 'f'; there are: g",

@@ -22,6 +22,7 @@ PROMISES = [
 ]
 WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
+STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem != "mnist")
 
 
 def broken(study: str, folder: Path) -> dict[str, Any]:
@@ -35,12 +36,18 @@ def broken(study: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("study", [*(file.name for file in sorted(EXAMPLES.glob("*.toml"))), "quickstart"])
+@pytest.mark.parametrize("study", [*(str(file.relative_to(EXAMPLES)) for file in STUDIES), "quickstart"])
 def test_what_hpo_brings_keeps_its_promises(study: str, tmp_path: Path) -> None:
-    for file in EXAMPLES.iterdir():
-        if file.is_file():
-            shutil.copy(file, tmp_path)
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     assert broken(study, tmp_path) == {}
+
+
+def test_a_task_without_an_error_in_any_round_breaks_no_promise(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(params, seed):\n    return 0.0")
+    (tmp_path / "mine.toml").write_text(
+        'title = "Mine"\n[task]\nname = "mine.py:f"\nlow = 0.0\n[protocol]\nrounds = 3\n[space]\nx = [1, 2]\n'
+    )
+    assert broken("mine.toml", tmp_path) == {}
 
 
 FUNCTIONS = {
@@ -84,6 +91,13 @@ TASKS = {
         PROMISES[0],
     ),
     "is out of its bounds": ("yield Measurement(1, 1.0, {'error': [-1.0] * len(rounds)})", PROMISES[0]),
+    "has no errors": ("yield Measurement(1, 1.0, {})", PROMISES[0]),
+    "is sometimes no number": (
+        "self.calls = getattr(self, 'calls', 0) + 1\n"
+        "        error = float('nan') if self.calls > 1 else 1.0\n"
+        "        yield Measurement(1, 1.0, {'error': [error] * len(rounds)})",
+        PROMISES[1],
+    ),
     "measures objects": ("yield Measurement(1, 1.0, {'error': [1.0] * len(rounds)}, (), {'x': object()})", PROMISES[0]),
 }
 

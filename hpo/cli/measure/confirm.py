@@ -135,12 +135,12 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         reach = f"95 %: {interval(by.low, by.high, metric.unit, '+')}"
         apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
         lines.append(f"{apart}: {apart_by} ({reach}; p {p_value(contrast.p_value)})")
-    if not any(one.std for one in found.confirmed):
-        lines.append("every round of a configuration came to the same, so its seed changes nothing")
+    equal = not any(one.std for one in found.confirmed)
+    notes = ["every round of a configuration came to the same; if it should not, its seed is not used"] if equal else []
     if not lines:
-        return [headline, table]
+        return [headline, table, *notes]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
-    return [headline, table, lines, how]
+    return [headline, table, lines, how, *notes]
 
 
 def confirmation_json(found: Confirmation) -> dict[str, Any]:
@@ -149,6 +149,7 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
 
     return {
         **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset")},
+        "direction": found.metric.direction,
         **{"metric": found.metric.name, "unit": found.metric.unit},
         "confirmed": [
             {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}

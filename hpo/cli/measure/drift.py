@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,7 +81,7 @@ def drift_(
         print_json(drift_json(drift))
     else:
         print_parts(*drift_view(drift))
-        again = command_here("drift", "--study", given_study, "--trial", str(found.number))
+        again = command_here("drift", "--study", given_study, "--trial", str(found.number), *given.words())
         say("", "on a machine of another kind:", f"  {again}")
 
 
@@ -99,7 +100,8 @@ def drift_view(found: Drift) -> list[Any]:
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
         unit, scale = found.unit, by.standard_error if by else None
         reach = (change(by.estimate, unit, scale), interval(by.low, by.high, unit, "+")) if by else ("", "")
-        table.add_row(figure(one.mean, unit), *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
+        spread = stdev(one.errors) if len(one.errors) > 1 else None
+        table.add_row(figure(one.mean, unit, spread), *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
     add(found.own, None, "in the study: ")
     for one in found.repetitions:

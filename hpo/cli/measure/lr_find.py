@@ -49,7 +49,8 @@ BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "
 )  # fmt: skip
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
-    help="What to test; the task's example unless set, as in --set architecture=fnn. Can be repeated.",
+    help="What to test, as in --set architecture=fnn; else the task's example, or the first values of the "
+    "study's space. Can be repeated.",
 )  # fmt: skip
 @click.option(
     "--study",
@@ -96,6 +97,7 @@ def lr_find(
     """
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
+    from hpo.study import catalog
     from hpo.study.space import short_name
     from hpo.text.capture import stdout_to_stderr
 
@@ -109,7 +111,8 @@ def lr_find(
             table[where][key] = value
     if folder:
         _check_writable(folder)
-    sources = given.sources(study or "")
+    file = catalog.studies().get(study or "")
+    sources = given.sources(str(file) if file and not opened else study or "")
     with stdout_to_stderr():
         tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
     found: list[dict[str, Any]] = []

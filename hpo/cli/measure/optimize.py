@@ -92,16 +92,21 @@ def optimize(
     status = read_status(opened, plan.name)
     say(*foreign_notes([status]), *_failures(opened, plan.name), err=True)
     if status.complete:
-        _print_outcome(opened, plan, _words(study, plan), whole=plan.most is not None and status.finished >= plan.most)
+        _print_outcome(
+            opened, plan, _words(study, plan, given), whole=plan.most is not None and status.finished >= plan.most
+        )
 
 
 def _failures(opened: Any, study: str) -> list[str]:
     """Returns a line on trials that failed by errors, with the commonest; none where none did."""
     from collections import Counter
 
-    from hpo.analysis.results import read_rows
+    from optuna.trial import TrialState
 
-    errors = Counter(row.error for row in read_rows(opened, study) if row.state == "FAIL" and row.error)
+    from hpo.storage.queries import read_trials
+
+    failed = read_trials(opened, study, states=(TrialState.FAIL,))
+    errors = Counter(str(trial.attributes["error"]) for trial in failed if "error" in trial.attributes)
     if not errors:
         return []
     ((commonest, times),) = errors.most_common(1)
@@ -109,7 +114,7 @@ def _failures(opened: Any, study: str) -> list[str]:
     return [f"study {study}: {count(errors.total(), 'trial')} failed, {which}: {commonest}"]
 
 
-def _words(study: str, plan: Plan) -> list[str]:
+def _words(study: str, plan: Plan, given: Given) -> list[str]:
     """Returns the words by which a command that runs a study's code finds the study and may open its code.
 
     Args:
@@ -118,11 +123,12 @@ def _words(study: str, plan: Plan) -> list[str]:
     from hpo.study.references import allow_words
 
     references = plan.definition.references
-    if references and is_file(study) and stored_name(study) == plan.name:
-        return ["--study", study]
-    folder = str(Path(study).parent)
-    code = ["--code", folder] if references and is_file(study) and folder != "." else []
-    return ["--study", plan.name, *code, *allow_words(references)]
+    if not references:
+        return ["--study", plan.name]
+    folder = given.code or (Path(study).parent if is_file(study) else Path())
+    if is_file(study) and stored_name(study) == plan.name:
+        return ["--study", study, *(["--code", str(given.code)] if given.code else [])]
+    return ["--study", plan.name, *(["--code", str(folder)] if folder != Path() else []), *allow_words(references)]
 
 
 def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) -> None:

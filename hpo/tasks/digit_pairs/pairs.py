@@ -6,6 +6,7 @@ Both reports work on pairs of 14x14 images (report A, section II; report B, sect
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -104,11 +105,13 @@ def _read_mnist(folder: Path) -> tuple[Images, Images]:
 def _read_digits() -> tuple[Images, Images]:
     # Not by scikit-learn's load_digits, which reads this file: importing it takes most of a second of a worker's start.
     package = find_spec("sklearn")
-    (folder,) = (package and package.submodule_search_locations) or [""]
+    if package is None or not package.submodule_search_locations:
+        raise DatasetError("dataset 'digits' is scikit-learn's, which is not here; install it")
+    (folder,) = package.submodule_search_locations
     file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
     try:
         rows = np.loadtxt(file, delimiter=",")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DatasetError(f"dataset 'digits': {file}: {error}; install scikit-learn again, which brings it") from error
     images, digits = rows[:, :-1], rows[:, -1].astype(int)
     actual = hashlib.sha256(images.astype("<f8").tobytes() + digits.astype("<i8").tobytes()).hexdigest()
