@@ -13,11 +13,13 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -30,10 +32,13 @@ from optuna.storages import RDBStorage
 from hpo.cli.main import COMMANDS, main
 from hpo.report import figures
 from hpo.report import html as page
+from hpo.study.references import Sources
 from hpo.workers import launch as optimize
 from hpo.workers.checking import check_study
 from hpo.workers.evaluate import Stop
+from hpo.workers.launch import begin
 from hpo.workers.messages import Assignment, Check, Checked, GaveUp
+from hpo.workers.plan import find_study, make_plan
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
 
@@ -275,6 +280,12 @@ def assert_one_line(done: subprocess.CompletedProcess[str], exit_code: int, *par
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for part in parts:
         assert part in done.stderr
+
+
+def plan_and_begin(url: str) -> None:
+    """Does what `hpo optimize` does first, at a moment of its own."""
+    time.sleep(random.random() / 5)
+    begin(url, make_plan(url, find_study(url, "quickstart", trials=5)), Sources(Path()))
 
 
 def running_trials(database: Path) -> int:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import random
 import sqlite3
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from hpo.workers.launch import begin
 from hpo.workers.plan import Plan, find_study, make_plan
 from tests.conftest import CARD
 from tests.postgres import TemporaryPostgres
-from tests.program import WARM
+from tests.program import WARM, plan_and_begin
 
 
 @pytest.mark.parametrize(
@@ -125,11 +123,6 @@ def test_many_processes_may_meet_at_a_brand_new_database(
         for process in processes:
             process.join(60)
         assert [process.exitcode for process in processes] == [0] * 6
-
-
-def plan_and_begin(url: str) -> None:
-    time.sleep(random.random() / 5)
-    begin(url, make_plan(url, find_study(url, "quickstart", trials=5)), Sources(Path()))
 
 
 def test_an_empty_database_holds_no_studies(tmp_path: Path) -> None:
