@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -145,6 +146,12 @@ def read_trial(storage: RDBStorage, study: str, number: int | None) -> StoredTri
     if not found:
         raise StorageError(f"study {study!r} has no trial {wanted} that was measured to the end")
     return found[0]
+
+
+def read_errors(storage: RDBStorage, study: str) -> Counter[str]:
+    """Returns the errors by which trials of a study failed, each with how often."""
+    failed = read_trials(storage, study, states=(TrialState.FAIL,))
+    return Counter(str(trial.attributes["error"]) for trial in failed if "error" in trial.attributes)
 
 
 def entry_of(trial: StoredTrial, listed: Sequence[Entry]) -> Entry | None:

@@ -37,15 +37,13 @@ def figure(value: float, unit: str, scale: float | None = None, sign: str = "") 
     """
     if unit == "%":
         return f"{round(value, 2) + 0.0 if math.isfinite(value) else value:{sign}.2f}"  # no -0.00
-    if value == 0:
-        return f"{0:{sign}}"
     if not scale or not math.isfinite(scale) or not math.isfinite(value):
         return f"{value:{sign}.4g}"
     decimals = 1 - math.floor(math.log10(abs(scale)))
     digits = decimals + (math.floor(math.log10(abs(value))) + 1 if value else 0)
-    if max(decimals, digits) > LONGEST or decimals < 1 - LONGEST:
+    if value and (max(decimals, digits) > LONGEST or decimals < 1 - LONGEST):
         return f"{value:{sign}.{max(1, min(digits, LONGEST)) - 1}e}"
-    return f"{value:{sign}.{max(0, decimals)}f}"
+    return f"{value:{sign}.{min(max(0, decimals), LONGEST)}f}"
 
 
 def mean_and_deviation(mean: float, std: float | None, unit: str) -> str:

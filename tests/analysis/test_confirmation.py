@@ -116,7 +116,7 @@ def test_fresh_rounds_tell_the_optimism_and_who_can_be_told_apart(searched: RDBS
     assert [(one.first, one.second, one.is_significant) for one in found.contrasts] == [(1, 3, False), (3, 0, True)]
     assert found.contrasts[1].difference.estimate == pytest.approx(fmean(FRESH[2]) - fmean(FRESH[1]))
     assert set(confirmation_json(found)) == {
-        *("study", "name", "rounds", "dataset", "metric", "unit", "confirmed", "contrasts"),
+        *("study", "name", "rounds", "dataset", "direction", "metric", "unit", "confirmed", "contrasts"),
     }
 
 

@@ -43,7 +43,7 @@ BROKEN_FUNCTIONS = {
     "class f:\n  def __init__(self): 1 / 0\n  def measure(self, params, rounds): yield": "cannot be made: ZeroDiv",
     "class f:\n  metrics = ('error',)\n  def measure(self, params, rounds): yield": "metrics must be a list of hpo.",
     "from hpo.study.task import Metric\nclass f:\n  metrics = [Metric(maximize=True)]\n  measure = None": (
-        "is to be maximised, so its worst cannot be 100"
+        "its worst cannot be its highest"
     ),
     "class f:\n  def measure(self, params, rounds): yield 3": "its task must yield measurements, but yields int",
     "class f:\n  def measure(self, params, rounds): return iter(())": "its task measures nothing",

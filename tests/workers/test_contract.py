@@ -22,7 +22,10 @@ PROMISES = [
 ]
 WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
-STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem != "mnist")
+SLOW = ("mnist", "diabetes")  # a minute or more
+STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem not in SLOW)
+    file for file in EXAMPLES.rglob("*.toml") if file.stem not in ("mnist", "diabetes")
+)  # those take minutes
 
 
 def broken(study: str, folder: Path) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def broken(study: str, folder: Path) -> dict[str, Any]:
     assert done.returncode in (0, 1), done.stderr
     promises: dict[str, Any] = json.loads(done.stdout)["promises"]
     found = {text: fault for text, fault in promises.items() if fault is not None}
-    assert list(promises)[: len(PROMISES)] == PROMISES
+    if PROMISES[0] not in found:  # else nothing more is looked at
+        assert list(promises)[: len(PROMISES)] == PROMISES
     assert (done.returncode, f"its task breaks {len(found)} promise" in done.stderr) == (bool(found), bool(found))
     return found
 
@@ -51,7 +55,10 @@ def test_a_task_without_an_error_in_any_round_breaks_no_promise(tmp_path: Path) 
 
 
 FUNCTIONS = {
-    "does not use its seed": ("def f(params, seed):\n    return params['x'] ** 2", "other seeds give other numbers"),
+    "does not use its seed": (
+        "def f(params, seed):\n    return params['x'] + 1",
+        "other seeds give other numbers",
+    ),
     "draws from a generator of all": (
         "import random\ndef f(params, seed):\n    return random.random()",
         "the same seeds give the same numbers",
@@ -94,7 +101,7 @@ TASKS = {
     "has no errors": ("yield Measurement(1, 1.0, {})", PROMISES[0]),
     "is sometimes no number": (
         "self.calls = getattr(self, 'calls', 0) + 1\n"
-        "        error = float('nan') if self.calls > 1 else 1.0\n"
+        "        error = float('nan') if self.calls > 2 else 1.0\n"
         "        yield Measurement(1, 1.0, {'error': [error] * len(rounds)})",
         PROMISES[1],
     ),

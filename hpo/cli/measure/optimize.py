@@ -99,14 +99,9 @@ def optimize(
 
 def _failures(opened: Any, study: str) -> list[str]:
     """Returns a line on trials that failed by errors, with the commonest; none where none did."""
-    from collections import Counter
+    from hpo.analysis.results import read_errors
 
-    from optuna.trial import TrialState
-
-    from hpo.storage.queries import read_trials
-
-    failed = read_trials(opened, study, states=(TrialState.FAIL,))
-    errors = Counter(str(trial.attributes["error"]) for trial in failed if "error" in trial.attributes)
+    errors = read_errors(opened, study)
     if not errors:
         return []
     ((commonest, times),) = errors.most_common(1)
