@@ -24,8 +24,6 @@ WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
 SLOW = ("mnist", "diabetes")  # a minute or more
 STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem not in SLOW)
-    file for file in EXAMPLES.rglob("*.toml") if file.stem not in ("mnist", "diabetes")
-)  # those take minutes
 
 
 def broken(study: str, folder: Path) -> dict[str, Any]:
