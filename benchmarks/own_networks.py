@@ -6,8 +6,8 @@ Two networks on scikit-learn's digits, 1 000 of them to train on, in 5 rounds: *
 epochs; *convolutional*, two convolutions with batch norm on the 8x8 images, for 3. The author's loop is that of
 PyTorch's tutorials: a DataLoader of a TensorDataset, zero_grad, backward, step; *sliced* is the same with its batches
 cut by hand. All in one process with one thread, in turn; lowest times, and the median of the passes' ratios, with the
-lowest and the highest. Then *whole*: `hpo optimize` of 32 listed trials with a worker for each core, from the command to
-its end, beside one process that measures them by the author's loop with all threads, its imports among it.
+lowest and the highest. Then *whole*: `hpo optimize` of 32 listed trials with a worker for each core, from the command
+to its end, beside one process that measures them by the author's loop with all threads, its imports among it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ PSYCOPGS_OWN = {"autocommit", "context", "cursor_factory", "prepare_threshold", 
 ENCODING = "utf8"  # also where the server has none, and would answer in bytes
 # What is written and read as text must not depend on a role's or a database's settings; heartbeats are compared in the
 # server's time. A plan that was made while a study had few trials is slow when it has hundreds, and would be kept until
-# the server has counted them, a minute later. By a statement, not by `options`: the URL may have some, and poolers refuse them.
+# the server has counted them, a minute later. By a statement, not by `options`: the URL may have some, and poolers
+# refuse them.
 SESSION = f"""
     select set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false),
         set_config('extra_float_digits', '1', false), set_config('plan_cache_mode', 'force_custom_plan', false),
