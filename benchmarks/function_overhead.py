@@ -21,15 +21,13 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
+from benchmarks.overhead import our_trials
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
-from hpo.storage.trial_attributes import Worker
 from hpo.study.definition import StudyDefinition, read_study
 from hpo.study.loading import load_task, make_card
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
-from hpo.workers.budget import start_trial
-from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.objective import make_objective
@@ -57,21 +55,6 @@ x = { low = -1.0, high = 1.0 }
 y = { low = 1e-3, high = 10.0, log = true }
 kind = ["one", "other"]
 """
-
-
-def ours(url: str, definition: StudyDefinition, sources: Sources, lock: LivenessLock) -> Callable[[], None]:
-    """Returns what makes one trial by this program."""
-    opened = open_storage(url, create=True)
-    study = optuna.load_study(study_name="bowl", storage=opened)
-    worker, objective = Worker("h", 1, "cpu", str(lock.file)), make_objective(definition, "cpu", sources)
-
-    def make() -> None:
-        trial = start_trial(opened, study, definition, worker, target=10**9, run_began_at=0)
-        if not isinstance(trial, optuna.Trial):
-            raise RuntimeError("no trial was started")
-        run_trial(opened, trial, objective, Stop(), definition.run.heartbeat_seconds)
-
-    return make
 
 
 def plain(url: str, definition: StudyDefinition, function: Any, *, keeps: bool) -> Callable[[], None]:
@@ -141,7 +124,9 @@ def main() -> None:
                         create_study(opened, "bowl", first_attributes(definition, make_card(definition, loaded)), 10**9)
                     opened.engine.dispose()
                 makers = {
-                    "ours": ours(of["ours"], definition, sources, lock),
+                    "ours": our_trials(
+                        of["ours"], "bowl", definition, lock, make_objective(definition, "cpu", sources)
+                    ),
                     "kept": plain(of["kept"], definition, function, keeps=True),
                     "bare": plain(of["bare"], definition, function, keeps=False),
                 }

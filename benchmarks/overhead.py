@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import optuna
 
@@ -81,9 +82,16 @@ def plainly(trial: optuna.Trial) -> AbstractContextManager[None]:
 
 def ours(url: str, definition: StudyDefinition, lock: LivenessLock) -> Callable[[], None]:
     """Returns what makes one trial by this program."""
+    return our_trials(url, "cnn", definition, lock, Objective(definition, batch_writes))
+
+
+def our_trials(
+    url: str, name: str, definition: StudyDefinition, lock: LivenessLock, objective: Any
+) -> Callable[[], None]:
+    """Returns what makes one trial of a stored study as a worker does."""
     opened = open_storage(url, create=True)
-    study = optuna.load_study(study_name="cnn", storage=opened, pruner=make_pruner(definition))
-    worker, objective = Worker("h", 1, "cpu", str(lock.file)), Objective(definition, batch_writes)
+    study = optuna.load_study(study_name=name, storage=opened, pruner=make_pruner(definition))
+    worker = Worker("h", 1, "cpu", str(lock.file))
 
     def make() -> None:
         trial = start_trial(opened, study, definition, worker, target=10**9, run_began_at=0)

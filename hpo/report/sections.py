@@ -32,6 +32,7 @@ from hpo.study.card import Card, MetricCard
 from hpo.study.definition import Entry, StudyDefinition
 from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
 from hpo.text.formatting import (
+    capitalized,
     change,
     count,
     interval,
@@ -107,7 +108,7 @@ def _of_search(
     if isinstance(definition.space.get(LEARNING_RATE), FloatRange):
         text = ["A colour for each optimizer."] if "optimizer" in definition.parameters else []
         figure = rates_figure(trials, card.metric)
-        yield Section("rates", f"{_begun(card.metric.noun)} against learning rate", text, figure=figure)
+        yield Section("rates", f"{capitalized(card.metric.noun)} against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
     if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
@@ -220,7 +221,7 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         ).within(*metric.differences)
         rows.append([*row, _change(by, metric)])
     if len(rows) > 1:
-        what = _begun(metric.axis_title)
+        what = capitalized(metric.axis_title)
         text = [f"{what}, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
         yield Section("published", "Beside the published", text, rows)
 
@@ -288,11 +289,7 @@ def _interval(errors: Sequence[float], metric: MetricCard) -> str:
 
 
 def _heading(metric: MetricCard) -> str:
-    return "Errors" if metric.noun == "error" else _begun(metric.noun)
-
-
-def _begun(text: str) -> str:
-    return text[:1].upper() + text[1:]  # capitalize() would write MSE as Mse
+    return "Errors" if metric.noun == "error" else capitalized(metric.noun)
 
 
 def _change(by: Interval, metric: MetricCard) -> str:

@@ -19,7 +19,8 @@ from hpo import limits
 from hpo.errors import StudyError
 from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
-from hpo.study.schema import Count, Factor, Rounds, Seconds, Table, Words, explain, shown
+from hpo.study.run import Run
+from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, shown
 from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
 from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
@@ -105,36 +106,6 @@ class Entry(Table):
     label: Words
     params: dict[str, Given]
     published: Published | None = None
-
-
-class Run(Table):
-    """How a study's workers behave; nothing here changes a result, so it is outside the hash.
-
-    Attributes:
-        max_failed_trials: after so many trials failed by an error in training, the run ends.
-        trial_timeout_seconds: a trial that takes longer is ended, and counts as failed; no limit unless given.
-        heartbeat_seconds: how often a worker says that its trial lives.
-        grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
-            lasts longer costs the trials that were running.
-        repeat_configurations: whether a configuration is measured again that is measured already.
-        keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
-    """
-
-    max_failed_trials: Count = 20
-    trial_timeout_seconds: Seconds | None = None
-    heartbeat_seconds: Seconds = 30.0
-    grace_seconds: Seconds = 300.0
-    repeat_configurations: bool = False
-    keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> Run:
-        if self.grace_seconds < 2 * self.heartbeat_seconds:
-            raise ValueError(
-                f"grace_seconds must be at least twice heartbeat_seconds, but is {self.grace_seconds:g} "
-                f"with {self.heartbeat_seconds:g}"
-            )
-        return self
 
 
 class StudyDefinition(Table):

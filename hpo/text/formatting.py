@@ -63,6 +63,11 @@ def rounds_on(number: int, dataset: str, kind: str = "round", word: str = "on") 
     return f"{count(number, kind)} {word} {dataset}" if dataset else count(number, kind)
 
 
+def capitalized(text: str) -> str:
+    """Returns `Test MSE`, which str.capitalize would make `Test mse`."""
+    return text[:1].upper() + text[1:]
+
+
 def with_unit(text: str, unit: str) -> str:
     """Returns `2.08 %`; a number without a unit as it is."""
     return f"{text} {unit}" if unit else text

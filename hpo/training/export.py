@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -81,12 +81,15 @@ def train_again(
         "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
         "versions": versions(),
     }
-    weights = {
+    return described, _weights(numbered, networks.states())
+
+
+def _weights(rounds: Iterable[Round], states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
         f"round.{one.number}.{name}": tensor.contiguous().cpu()
-        for one, state in zip(numbered, networks.states(), strict=True)
+        for one, state in zip(rounds, states, strict=True)
         for name, tensor in state.items()
     }
-    return described, weights
 
 
 def _normalisation(task: Any, round_: Round) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from docs import regenerate
-from hpo.study.definition import TRAINED_BY, Protocol, Run, Training
+from hpo.study.definition import TRAINED_BY, Protocol, Training
+from hpo.study.run import Run
 from hpo.tasks.digit_pairs.task import DigitPairs
 from tests.program import commands
 

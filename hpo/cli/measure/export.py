@@ -29,6 +29,7 @@ from hpo.cli.run import begin_work
 from hpo.signals import checked
 from hpo.study.card import MetricCard
 from hpo.study.space import short_name
+from hpo.text.capture import stdout_to_stderr
 from hpo.text.formatting import count, figure, spread, with_unit
 
 ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
@@ -72,7 +73,6 @@ def export(
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_card, read_definition
-    from hpo.text.capture import stdout_to_stderr
     from hpo.workers.devices import find_devices
 
     begin_work()
@@ -83,10 +83,9 @@ def export(
     definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
-    with stdout_to_stderr():
-        trained, weights = train_again(
-            definition, chosen.params, rounds=rounds, device=place, sources=sources, watch=_show_epochs
-        )
+    train = stdout_to_stderr()(train_again)  # what a network's code prints is no JSON
+    how: dict[str, Any] = {"device": place, "sources": sources, "watch": _show_epochs}
+    trained, weights = train(definition, chosen.params, rounds=rounds, **how)
     metric = read_card(opened, study).metric
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
     searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}
@@ -100,8 +99,8 @@ def export(
         attach(opened, study, written)
     if as_json:
         print_json(described)
-    else:
-        print_parts(*export_view(described, files[0], metric))
+        return
+    print_parts(*export_view(described, files[0], metric))
 
 
 def _files(given: Path) -> tuple[Path, Path]:

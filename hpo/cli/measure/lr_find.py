@@ -26,6 +26,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work
 from hpo.study.definition import Optimizer
+from hpo.text.capture import stdout_to_stderr
 from hpo.text.names import safe_file_name
 from hpo.text.output import say
 
@@ -97,9 +98,7 @@ def lr_find(
     """
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
-    from hpo.study import catalog
     from hpo.study.space import short_name
-    from hpo.text.capture import stdout_to_stderr
 
     begin_work()
     _check_rates(low, high)
@@ -111,14 +110,11 @@ def lr_find(
             table[where][key] = value
     if folder:
         _check_writable(folder)
-    file = catalog.studies().get(study or "")
-    sources = given.sources(str(file) if file and not opened else study or "")
-    with stdout_to_stderr():
-        tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
+    sources = _find_sources(study or "", given, is_stored=opened is not None)
+    tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
     found: list[dict[str, Any]] = []
     for definition, loaded in tests:
-        with stdout_to_stderr():
-            curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
+        curve, described = _run_range_test(definition, loaded, (low, high, steps), device)
         found, name = [*found, described], short_name(described["params"])
         if not as_json:
             print_parts(*curve_view(name, curve, described["dataset"]))
@@ -158,6 +154,7 @@ def _check_writable(folder: Path) -> None:
         check_writable(folder / "range_test.json")
 
 
+@stdout_to_stderr()  # what a network's code prints is no JSON
 def _define(
     table: dict[str, Any], first: Params, settings: Sequence[str], optimizer: str, sources: Sources
 ) -> tuple[StudyDefinition, LoadedTask]:
@@ -194,6 +191,7 @@ def _define(
     return definition, loaded
 
 
+@stdout_to_stderr()
 def _run_range_test(
     definition: StudyDefinition, loaded: LoadedTask, rates: tuple[float, float, int], device: str
 ) -> tuple[LRCurve, dict[str, Any]]:
@@ -251,6 +249,14 @@ def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], s
     definition = catalog.load_study(study)[1]
     unsaved = f"storage {show_url(storage)} has no study {name!r}"
     return None, derived_table(definition, "range test"), unsaved, chosen_params(definition)
+
+
+def _find_sources(study: str, given: Given, *, is_stored: bool) -> Sources:
+    """Returns where data and code are; whoever names a study that is not stored allows what its file names."""
+    from hpo.study import catalog
+
+    file = None if is_stored else catalog.studies().get(study)
+    return given.sources(str(file) if file else study)
 
 
 def _parse(settings: Sequence[str]) -> dict[str, Any]:
