@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.func import vmap
 
 from hpo.study.definition import Training
 from hpo.study.task import Measurement, Metric, Params, Round, metrics_of
-from hpo.training.batch import Batch, each, stack, tensors_of, to_device
+from hpo.training.batch import Batch, each, tensors_of
+from hpo.training.data import RoundData
 from hpo.training.device import CPU, describe_device, find_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
@@ -65,7 +66,7 @@ class Trainer:
     ) -> None:
         self.task, self.training = task, training
         self._device, self._keep, self._stacked, self._dtype = device, keep, stacked, dtype
-        self._drawn: tuple[tuple[Round, ...], Split] | None = None
+        self._data = RoundData(task, device, dtype)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -79,7 +80,9 @@ class Trainer:
 
     def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Trains a configuration, and yields after every epoch; a round that diverges goes on with what it has."""
-        yield from self.train(self.prepare(params, rounds), rounds)
+        groups = self._data.groups(rounds)
+        measured = [self.train(self.prepare(params, group), group) for group in groups]
+        yield from measured[0] if len(groups) == 1 else map(_together, zip(*measured, strict=True))
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
         """Returns fresh networks of a configuration, each seeded by its round."""
@@ -105,7 +108,8 @@ class Trainer:
         Raises:
             ValueError: where networks, loss and errors do not fit each other.
         """
-        networks, split = self.prepare(params, rounds), self.data(rounds)
+        groups = self._data.groups(rounds)
+        networks, split = self.prepare(params, groups[0]), self.data(groups[0])
         one, first = self.prepare(params, rounds[:1]), each(split.train, lambda tensor: tensor[:1])
         count, size = first[0].shape[1], self.training.batch_size
         sizes = {min(size, count), count % size or size}  # the last batch of an epoch may be smaller
@@ -120,7 +124,7 @@ class Trainer:
             raise ValueError(
                 f"errors are of {', '.join(sorted(errors))}, but the metrics are {', '.join(sorted(known))}"
             )
-        return networks.way
+        return networks.way if len(groups) == 1 else f"{networks.way}, each round for itself, for their sizes differ"
 
     def range_test(
         self, params: Params, rounds: Sequence[Round], rates: Floats, watch: Callable[..., Iterable[float]] = iter
@@ -149,15 +153,12 @@ class Trainer:
         return describe_curve(curve, str(params["optimizer"]))
 
     def data(self, rounds: Sequence[Round]) -> Split:
-        """Returns the data of R rounds, (R, N, ...) each, on the device; that of the last rounds asked for is kept."""
-        if self._drawn is None or self._drawn[0] != tuple(rounds):
-            drawn = [self.task.data(one) for one in rounds]
-            train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
-            validation = [one.validation for one in drawn if one.validation is not None]
-            parts = (train, test, stack(validation) if validation else None)
-            split = Split(*(part and to_device(part, self._device, self._dtype) for part in parts))  # type: ignore[arg-type]
-            self._drawn = tuple(rounds), split
-        return self._drawn[1]
+        """Returns the data of R rounds of one size, (R, N, ...) each, on the device.
+
+        Raises:
+            ValueError: where they differ in size.
+        """
+        return self._data.of(rounds)
 
     @property
     def _keeps_norms(self) -> bool:
@@ -254,6 +255,24 @@ def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list
         with RandomStream(seed, CPU).drawing():
             networks.append(build())
     return networks
+
+
+def _together(each_alone: Sequence[Measurement]) -> Measurement:
+    """Returns what rounds that are trained each alone showed after one epoch as one measurement of them all."""
+    first = each_alone[0]
+    return replace(
+        first,
+        errors={name: [error for one in each_alone for error in one.errors[name]] for name in first.errors},
+        diverged=[r for r, one in enumerate(each_alone) if one.diverged],
+        details=_joined([one.details for one in each_alone]),
+    )
+
+
+def _joined(details: Sequence[Any]) -> Any:
+    """Returns lists of several rounds one after another, mappings likewise, key by key."""
+    if isinstance(details[0], Mapping):
+        return {key: _joined([one[key] for one in details]) for key in details[0]}
+    return [number for one in details for number in one]
 
 
 def _means(examples: Tensor, metric: Metric) -> list[float]:

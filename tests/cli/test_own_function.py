@@ -89,6 +89,23 @@ def test_a_confirmation_without_its_code_creates_nothing(folder: Path, tmp_path:
     assert run(folder, "status").stdout == before
 
 
+def test_studies_of_several_folders_need_the_folder_of_all(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "def f(params, seed): return 1.0")
+    worker = ("worker", "--study", "a/mine.toml", "--study", "b/mine.toml")
+    assert_one_line(hpo_in_one_process(*worker, folder=tmp_path), 2, "different folders need --code DIR")
+
+
+def test_a_suggested_command_says_where_the_code_is(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    write(tmp_path / "code", "def f(params, seed): return params['x'] + seed % 7")
+    (tmp_path / "code" / "mine.toml").rename(tmp_path / "mine.toml")
+    search = run(tmp_path, "optimize", "--study", "mine.toml", "--code", "code", "--trials", "2", "--workers", "1")
+    assert "hpo confirm --study mine.toml --code code" in search.stdout
+    run(tmp_path, "confirm", "--study", "mine.toml", "--code", "code", "--rounds", "5")
+
+
 def write(folder: Path, code: str, space: str = "x = { low = 0.0, high = 1.0 }") -> None:
     (folder / "mine.py").write_text(code)
     table = 'title = "Mine"\n[task]\nname = "mine.py:f"\n[protocol]\nrounds = 2\n[space]\n'

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import hpo
 from hpo.errors import RequestError
@@ -41,7 +42,7 @@ learning_rate = { low = 0.01, high = 0.1, log = true }
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two trials were made, and the best was exported with a fresh round more."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "tiny.py").write_text(Path("examples/tiny.py").read_text())
+    (folder / "tiny.py").write_text(Path("examples/tiny.py").read_text() + '\nprint("hello")  # spoils no JSON\n')
     (folder / "tiny.toml").write_text(STUDY)
     run(folder, "optimize", "--study", "tiny.toml", "--trials", "2", "--workers", "1")
     run(folder, "export", "--study", "tiny.toml", "-o", "winner", "--rounds", "3")
@@ -70,7 +71,9 @@ def test_what_is_exported_is_loaded_without_the_study_and_takes_data_as_they_are
         assert wrong == pytest.approx(described["error"]["mean"], abs=15)
 
 
-def test_a_network_of_ones_own_is_loaded_only_where_its_code_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_network_of_ones_own_is_loaded_only_where_its_code_is_named_or_allowed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = folder / "winner.safetensors"
     with pytest.raises(RequestError, match=r"it needs tiny\.py:TinyNet, which load_network\(…, code=FOLDER\) lets"):
         hpo.load_network(file)
@@ -78,6 +81,8 @@ def test_a_network_of_ones_own_is_loaded_only_where_its_code_is_named(folder: Pa
         hpo.load_network(file, code=tmp_path)
     with pytest.raises(RequestError, match="it needs"):
         hpo.load_network(file, allow=["other.py:*"])
+    monkeypatch.chdir(folder)
+    assert isinstance(hpo.load_network(file, allow=["tiny.py:*"]), nn.Module)
 
 
 def test_a_trial_is_measured_again_to_the_last_digit(folder: Path) -> None:
@@ -91,6 +96,11 @@ def test_a_rate_is_found_for_the_first_configuration_or_another(folder: Path) ->
     assert json.loads(run(folder, *short, "--set", "hidden=9"))["params"]["hidden"] == 9
     wrong = hpo_in_one_process(*short, "--set", "hiden=9", folder=folder)
     assert (wrong.returncode, "did you mean 'hidden'" in wrong.stderr) == (2, True)
+
+
+def test_an_export_says_itself_in_json(folder: Path) -> None:
+    described = json.loads(run(folder, "export", "--study", "tiny.toml", "-o", "again", "--rounds", "2", "--json"))
+    assert described == json.loads((folder / "again.json").read_text())
 
 
 def test_a_figure_of_rates_is_saved_into_the_study_of_the_file(folder: Path) -> None:

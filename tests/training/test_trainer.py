@@ -11,11 +11,12 @@ from torch.nn import functional
 from hpo.analysis.statistics import paired_difference
 from hpo.errors import RequestError
 from hpo.study.definition import Training
-from hpo.study.task import Measurement, Params, Round
+from hpo.study.task import Measurement, Metric, Params, Round
 from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.tasks.digit_pairs.task import DigitPairs
-from hpo.training.batch import of_round
+from hpo.training.batch import each, of_round
+from hpo.training.network_task import Split
 from hpo.training.rounds import LoopedRounds, Rounds
 from hpo.training.trainer import Trainer
 
@@ -51,6 +52,51 @@ def test_a_round_does_not_depend_on_the_others(stacked: bool) -> None:
     alone = measure(params(), ROUNDS[1:2], stacked=stacked)[-1]
     assert together.details["losses"][1] == pytest.approx(alone.details["losses"][0], rel=1e-5)
     assert together.errors["recognition"][1] == alone.errors["recognition"][0]
+
+
+class Uneven(DigitPairs):
+    """Round r trains on 20 r pairs fewer, and tests on r pairs fewer."""
+
+    def data(self, round_: Round) -> Split:
+        train, test, _ = super().data(round_)
+        number = round_.number
+        return Split(each(train, lambda one: one[: 200 - 20 * number]), each(test, lambda one: one[: 150 - number]))
+
+
+class Accuracies(DigitPairs):
+    """Pairs of which the share that is told is maximised."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (Metric("accuracy", maximize=True, worst=0.0),)
+
+    def errors(self, output: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return {"accuracy": 100 - super().errors(output, batch)["recognition"]}
+
+
+def test_a_round_that_diverges_has_the_worst_accuracy() -> None:
+    diverged = measure(params("cnn_bn", learning_rate=1e30), measured=task(Accuracies), epochs=1)[-1]
+    assert (diverged.diverged, diverged.errors) == ([0, 1, 2], {"accuracy": [0.0, 0.0, 0.0]})
+
+
+def test_rounds_that_differ_in_size_are_each_what_they_are_alone() -> None:
+    settings: dict[str, Any] = {"keep": ("losses", "gradient_norms"), "evaluate_at": (2,), "epochs": 3}
+    uneven = trainer(task(Uneven), **settings)
+    for chosen in (params(), params("cnn_bn"), params(learning_rate=1e30)):
+        together = list(uneven.measure(chosen, ROUNDS))
+        alone = [list(uneven.measure(chosen, [one])) for one in ROUNDS]
+        for step, measured in enumerate(together):
+            parts = [one[step] for one in alone]
+            assert measured.errors == {
+                name: [error for part in parts for error in part.errors[name]] for name in parts[0].errors
+            }
+            assert measured.diverged == [r for r, part in enumerate(parts) if part.diverged]
+            assert len(measured.details["losses"]) == len(ROUNDS)
+            for layer, norms in measured.details["gradient_norms"].items():
+                assert norms == pytest.approx([part.details["gradient_norms"][layer][0] for part in parts], nan_ok=True)
+    assert uneven.rehearse(params(), ROUNDS).endswith("each round for itself, for their sizes differ")
+    with pytest.raises(ValueError, match="rounds whose data differ in size cannot be trained together"):
+        uneven.find_rate(params(), ROUNDS)
 
 
 def test_the_same_seeds_give_the_same_numbers_to_the_last_digit() -> None:

@@ -1,0 +1,56 @@
+"""Draws the data of rounds, puts it on their device, and keeps that of the last rounds which were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from hpo.study.task import Round
+from hpo.training.batch import stack, to_device
+from hpo.training.network_task import NetworkTask, Split
+
+
+class RoundData:
+    """The data of a network task's rounds, on a device.
+
+    Args:
+        dtype: of its floats.
+    """
+
+    def __init__(self, task: NetworkTask, device: torch.device, dtype: torch.dtype) -> None:
+        self._task, self._device, self._dtype = task, device, dtype
+        self._rounds: tuple[Round, ...] = ()
+        self._splits: dict[tuple[Round, ...], Split] = {}
+
+    def groups(self, rounds: Sequence[Round]) -> list[tuple[Round, ...]]:
+        """Returns which rounds are trained together: all of them, or each alone where they differ in size."""
+        wanted = tuple(rounds)
+        if wanted != self._rounds:
+            drawn = {one: self._task.data(one) for one in wanted}
+            alike = len({_shapes(split) for split in drawn.values()}) == 1
+            groups = [wanted] if alike else [(one,) for one in wanted]
+            self._splits = {group: self._stack([drawn[one] for one in group]) for group in groups}
+            self._rounds = wanted
+        return list(self._splits)
+
+    def of(self, rounds: Sequence[Round]) -> Split:
+        """Returns the data of R rounds that are trained together, (R, N, ...) each.
+
+        Raises:
+            ValueError: where they differ in size.
+        """
+        wanted = tuple(rounds)
+        if wanted not in self._splits and self.groups(wanted) != [wanted]:
+            raise ValueError("rounds whose data differ in size cannot be trained together")
+        return self._splits[wanted]
+
+    def _stack(self, drawn: Sequence[Split]) -> Split:
+        train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
+        validation = [one.validation for one in drawn if one.validation is not None]
+        parts = (train, test, stack(validation) if validation else None)
+        return Split(*(part and to_device(part, self._device, self._dtype) for part in parts))  # type: ignore[arg-type]
+
+
+def _shapes(split: Split) -> tuple[tuple[torch.Size, ...], ...]:
+    return tuple(tuple(tensor.shape for tensor in part) for part in split if part is not None)
