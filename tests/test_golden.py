@@ -20,7 +20,7 @@ def test_what_was_measured_once_is_measured_again(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.mnist
-@pytest.mark.parametrize("name", ["report_a_table_1", "report_a_table_3"])
+@pytest.mark.parametrize("name", ["report_a_table_1"])
 def test_what_was_measured_once_on_mnist_is_measured_again(
     name: str, mnist_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,17 @@ def folder_of(module: str) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    """Returns the whole of a file's syntax tree."""
+    return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(file: Path) -> tuple[set[str], set[str]]:
     """Returns the files of hpo/ and the libraries that a file imports, wherever in it."""
     ours, libraries = set(), set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -80,13 +88,11 @@ def test_every_folder_has_its_place() -> None:
     assert {folder_of(module) for module in FILES} == set(FOLDERS)
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_a_file_imports_only_from_its_folder_and_those_above(module: str) -> None:
-    if module in TOP:
-        return
-    above = FOLDERS[: FOLDERS.index(folder_of(module)) + 1]
-    below = {one for one in imports(FILES[module])[0] - {"hpo"} if one in TOP or folder_of(one) not in above}
-    assert below == set()
+def test_a_file_imports_only_from_its_folder_and_those_above() -> None:
+    for module in FILES.keys() - TOP:
+        above = FOLDERS[: FOLDERS.index(folder_of(module)) + 1]
+        below = {one for one in imports(FILES[module])[0] - {"hpo"} if one in TOP or folder_of(one) not in above}
+        assert below == set(), module
 
 
 def test_no_import_goes_in_a_circle() -> None:
@@ -112,7 +118,7 @@ def test_the_columns_of_optuna_and_torch_do_not_touch() -> None:
 
 def test_networks_know_torch_alone() -> None:
     for file in Path("models").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes(file):
             if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
                 name = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 assert str(name).partition(".")[0] in {"torch", "__future__", "collections", "functools", "itertools"}
@@ -126,7 +132,7 @@ PRIVATE = {  # of hpo/storage/
 
 def test_private_names_of_optuna_stand_in_few_files() -> None:
     for module, file in FILES.items():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes(file):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("optuna"):
                 private = [part for part in (node.module or "").split(".") if part.startswith("_")]
                 assert not private or module in PRIVATE
@@ -156,17 +162,17 @@ def test_importing_loads_nothing_heavy(module: str, absent: tuple[str, ...]) -> 
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_what_is_printed_passes_through_the_escaping(module: str) -> None:
+def test_what_is_printed_passes_through_the_escaping() -> None:
     """rich's own console would send what a text holds, `click.echo` would break a line where a name does."""
-    text = FILES[module].read_text(encoding="utf-8")
-    if module not in {"hpo.cli.console", *DRAWN}:
-        assert not re.search(r"from rich(\.console)? import .*\bConsole\b", text)
-    if module in DRAWN:
-        assert not re.search(r"\bConsole\(", text)
-    if module not in {"hpo.text.output", "hpo.cli.main", "hpo.cli.options"}:  # help texts and JSON
-        assert "click.echo(" not in text
-    assert "html.escape(" not in text or module == "hpo.text.escaping"
+    for module, file in FILES.items():
+        text = file.read_text(encoding="utf-8")
+        if module not in {"hpo.cli.console", *DRAWN}:
+            assert not re.search(r"from rich(\.console)? import .*\bConsole\b", text), module
+        if module in DRAWN:
+            assert not re.search(r"\bConsole\(", text), module
+        if module not in {"hpo.text.output", "hpo.cli.main", "hpo.cli.options"}:  # help texts and JSON
+            assert "click.echo(" not in text, module
+        assert "html.escape(" not in text or module == "hpo.text.escaping", module
 
 
 DRAWN = {"hpo.cli.columns", "hpo.cli.terminal", "hpo.cli.measure.lr_curve"}  # in a console that they are given
@@ -178,13 +184,13 @@ FOLDERS_OF_FILES = ("hpo", "models", "benchmarks", "examples")
 NAMES = {file.name for folder in FOLDERS_OF_FILES for file in Path(folder).rglob("*.py")} | {"signal.py"}
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_what_a_comment_refers_to_is_there(module: str) -> None:
+def test_what_a_comment_refers_to_is_there() -> None:
     """`file.name` and file.py in docstrings and comments."""
-    text = FILES[module].read_text(encoding="utf-8")
-    for stem, name in re.findall(r"`([a-z_]+)\.([A-Za-z_]+)(?:\(\))?`", text):
-        if stem not in OTHERS and name != "py":
-            assert stem in STEMS, f"{stem}.{name}"
-            assert re.search(rf"\b{name}\b", STEMS[stem].read_text(encoding="utf-8")), f"{stem}.{name}"
-    for file in re.findall(r"\b(\w+\.py)\b", text):
-        assert file in NAMES, file
+    for module, path in FILES.items():
+        text = path.read_text(encoding="utf-8")
+        for stem, name in re.findall(r"`([a-z_]+)\.([A-Za-z_]+)(?:\(\))?`", text):
+            if stem not in OTHERS and name != "py":
+                assert stem in STEMS, f"{module}: {stem}.{name}"
+                assert re.search(rf"\b{name}\b", STEMS[stem].read_text(encoding="utf-8")), f"{module}: {stem}.{name}"
+        for file in re.findall(r"\b(\w+\.py)\b", text):
+            assert file in NAMES, f"{module}: {file}"

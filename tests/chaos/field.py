@@ -113,7 +113,7 @@ class Field:
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError(f"waited {seconds:g} s in vain; {self.status()}; {self.said()[-2000:]}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def wait_until_finished(self, count: int) -> None:
         """Waits until so many trials are finished."""

@@ -31,22 +31,13 @@ def server_restarted_twice(arena: Arena) -> str:
 
 def server_stopped_for_30_s(arena: Arena) -> str:
     """PostgreSQL is stopped for 30 s; the grace period is longer."""
-    return _stopped(arena, seconds=30)
-
-
-def server_stopped_for_3_s(arena: Arena) -> str:
-    """PostgreSQL is stopped for 3 s; the grace period is longer."""
-    return _stopped(arena, seconds=3)
-
-
-def _stopped(arena: Arena, seconds: float) -> str:
     with ExitStack() as stack:
         field = arena.field(stack, heartbeat_seconds=5.0, grace_seconds=60.0)
         arena.launch(field)
         count = field.random.randrange(arena.budget // 10, arena.budget * 8 // 10)
         field.wait_until_finished(count)
         arena.postgres.stop(signal.SIGQUIT)
-        time.sleep(seconds)
+        time.sleep(30)
         arena.postgres.start()
         field.end(seconds=180)
         _check_no_live_trial_failed(field)

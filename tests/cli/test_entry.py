@@ -171,7 +171,7 @@ def test_nor_is_it_by_python_m(tmp_path: Path) -> None:
 def test_nor_by_the_download_of_a_dataset(tmp_path: Path) -> None:
     shadow(tmp_path, SHADOWS)
     refusing = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-    command = ["optimize", "--study", "cnn", "--trials", "5", "--data", "data"]
+    command = ["optimize", "--study", "cnn", "--trials", "5", "--workers", "1", "--data", "data"]
     done = python_m_hpo(*command, folder=tmp_path, environment=refusing)
     assert_one_line(done, 2, "could not be downloaded (<urlopen error")
     assert list(tmp_path.rglob("RAN-*")) == []

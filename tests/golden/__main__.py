@@ -8,7 +8,8 @@
 measured. Equal
 means to the last digit where processor and versions are the recorded ones. Elsewhere sums round differently: there the
 configurations and states of listed trials and of a search's random start must be the same, and the errors of trials
-with the same configuration at most three standard errors apart, round by round. Cases on MNIST need `HPO_DATA`.
+with the same configuration, compared round by round, such as rounding alone makes in all but one of a thousand
+comparisons. Cases on MNIST need `HPO_DATA`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from typing import Any
 
 import optuna
 import torch
+from scipy.stats import norm, t
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded"
 ROOT = HERE.parent.parent
 PACKAGES = ("torch", "numpy", "scipy", "numba", "optuna", "scikit-learn")
 RANDOM_START = 10  # the sampler's n_startup_trials
-MOST_STANDARD_ERRORS = 3.0
+RARE = 0.001  # the probability of a difference that counts; a case compares up to fifty
 FEW_ROUNDS = 5  # of fewer, a standard error may be next to nothing by chance
 ROUNDING = 0.2  # percentage points: how far a round's errors deviate between sets of instructions (docs/deployment.md)
 
@@ -183,9 +185,12 @@ def _same_params(params: Record, others: Record) -> bool:
 
 def _apart(where: str, errors: list[float], others: list[float]) -> Iterator[str]:
     difference = [other - error for error, other in zip(errors, others, strict=True)]
-    deviation = stdev(difference) if len(difference) >= FEW_ROUNDS else max(stdev(difference), ROUNDING)
-    standard_error = deviation / len(difference) ** 0.5
-    if abs(fmean(difference)) > MOST_STANDARD_ERRORS * standard_error:
+    rounds = len(difference)
+    few = rounds < FEW_ROUNDS
+    deviation = max(stdev(difference), ROUNDING) if few else stdev(difference)
+    standard_error = deviation / rounds**0.5
+    quantile = float(norm.isf(RARE / 2) if few else t.isf(RARE / 2, rounds - 1))
+    if abs(fmean(difference)) > quantile * standard_error:
         yield f"{where}: errors are {fmean(difference):+.3f} points away, standard error {standard_error:.3f}"
 
 
@@ -219,7 +224,7 @@ def main() -> int:
             same = (
                 json.loads(file.read_text(encoding="utf-8"))["conditions"] == conditions() if file.exists() else False
             )
-            how = "to the last digit" if same else "within three standard errors, for other processors or versions"
+            how = "to the last digit" if same else "but for rounding, on another processor or with other versions"
             print(f"{name}: {'recorded' if asked.record else f'equal, {how}'}" if not found else f"{name}: differs")
             for line in found[:20]:
                 print(f"  {line}")

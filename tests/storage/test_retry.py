@@ -164,7 +164,8 @@ def test_a_wrong_statement_is_no_outage(kind: str, tmp_path: Path, postgres: Tem
 def test_an_operation_outlasts_a_writer_of_sqlite_that_is_paused(
     tmp_path: Path, small_study: StudyDefinition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.storage.watched_file.BUSY_SECONDS", 0.2)
+    for place in ("watched_file", "sqlite"):
+        monkeypatch.setattr(f"hpo.storage.{place}.BUSY_SECONDS", 0.2)
     opened = create(open_storage(f"sqlite:///{tmp_path}/studies.db", create=True), "small", small_study, 10)
     study = optuna.load_study(study_name="small", storage=opened)
     other = sqlite3.connect(f"{tmp_path}/studies.db", isolation_level=None)
