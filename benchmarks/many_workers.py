@@ -50,7 +50,7 @@ def meet(folder: Path) -> None:
 
 def work_plainly(url: str, folder: Path, number: int) -> None:
     """The life of one of plain Optuna's processes."""
-    _, definition = load_study("cnn", dataset="digits")
+    _, definition = load_study("cnn", [("task.dataset", "digits")])
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(
         study_name="cnn",
@@ -72,7 +72,7 @@ def rate(url: str) -> tuple[int, float]:
 def main() -> None:
     """Prints the table."""
     server = TemporaryPostgres()
-    _, definition = load_study("cnn", dataset="digits")
+    _, definition = load_study("cnn", [("task.dataset", "digits")])
     count = WORKERS * TRIALS_EACH
     print("| 64 processes | trials | trials a second |\n|---|---|---|")
     url = server.create_database("ours")

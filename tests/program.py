@@ -33,13 +33,12 @@ from hpo.cli.main import COMMANDS, main
 from hpo.report import figures
 from hpo.report import html as page
 from hpo.study.references import Sources
-from hpo.workers import launch as optimize
+from hpo.workers import launch, supervisor
 from hpo.workers.checking import check_study
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin
 from hpo.workers.messages import Assignment, Check, Checked, GaveUp
 from hpo.workers.plan import find_study, make_plan
-from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
 
 SECONDS = 120
@@ -60,10 +59,10 @@ def commands() -> dict[str, click.Command]:
     return {name: main.get_command(None, name) for name in COMMANDS}
 
 
-class Alone(Supervisor):
+class Alone(supervisor.Supervisor):
     """Stands in for a supervisor: its only worker is this process."""
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> supervisor.Supervisor:
         self._lock.__enter__()
         return self
 
@@ -191,7 +190,8 @@ def _run(
     os.environ.update(environment)
     sys.argv = ["hpo", *arguments]
     if alone:
-        vars(optimize)["Supervisor"] = Alone
+        for owner in (supervisor, launch):
+            vars(owner)["Supervisor"] = Alone
         for module in (figures, page):
             vars(module)["draw_pngs"] = lambda figures: ({}, "")
     from hpo.entry import main as run

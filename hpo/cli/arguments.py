@@ -50,6 +50,23 @@ class Number(_Kind):
         return number
 
 
+class StudyName(click.ParamType[str]):
+    """A study's name, or its file; `my` is `my.toml` where that lies in the working folder."""
+
+    name = "study"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name, or the file's path."""
+        file = Path(f"{value}.toml")
+        if value.endswith(".toml") or not value or not file.is_file():
+            return str(value)
+        from hpo.study.catalog import shipped
+
+        if (shipped("studies") / file.name).is_file():
+            self.fail(f"{file} has the name of a study of hpo's own; give the file as {file}, or rename it", param, ctx)
+        return str(file)
+
+
 class Host(click.ParamType[str]):
     """What a machine is called, or its address."""
 

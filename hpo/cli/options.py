@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hpo import limits
-from hpo.cli.arguments import File, Folder, WholeNumber
+from hpo.cli.arguments import File, Folder, StudyName, WholeNumber
 from hpo.storage.url import DEFAULT, FILE, URL, find_url
 
 if TYPE_CHECKING:
@@ -59,11 +59,59 @@ def stored_name(study: str) -> str:
     return Path(study).stem if is_file(study) else study
 
 
-def study_option(command: Command) -> Command:
-    """`--study NAME_OR_FILE` of a storage's study; the command is given it as it stands, see `stored_name`."""
-    return click.option(
-        "--study", required=True, metavar="NAME_OR_FILE", help="The study's name in the storage, or its TOML file."
-    )(command)
+def study_option(
+    help: str = "The study's name in the storage, or its TOML file.", *, needed: bool = True
+) -> Callable[[Command], Command]:
+    """`STUDY`, or `--study STUDY`; the command is given it as it stands, see `stored_name`."""
+
+    def decorate(command: Command) -> Command:
+        @click.argument("place", required=False, type=StudyName(), metavar="STUDY" if needed else "[STUDY]")
+        @click.option("--study", type=StudyName(), metavar="STUDY", help=f"The same as STUDY. {help}")
+        @wraps(command)
+        def resolved(*arguments: Any, place: str | None, study: str | None, **settings: Any) -> Any:
+            if place is not None and study is not None:
+                raise click.UsageError(f"a study is named once, but twice here: {place!r} and --study {study!r}")
+            named = study if place is None else place
+            if named is None and needed:
+                example = click.get_current_context().info_name
+                raise click.UsageError(f"name a study, as in hpo {example} quickstart")
+            return command(*arguments, study=named, **settings)
+
+        return resolved  # type: ignore[return-value]
+
+    return decorate
+
+
+def overrides_option(command: Command) -> Command:
+    """`--set`, `--sampler`, `--pruner` and `--dataset`, as `overrides`; each makes a study of its own."""
+
+    @click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change a setting of the study's file, as in protocol.seed=1; makes it a study of its own, as --sampler, "
+        "--pruner and --dataset do. Can be repeated.",
+    )
+    @click.option("--sampler", metavar="NAME", help="Another sampler, as in sampler.name=NAME.")
+    @click.option("--pruner", metavar="NAME", help="Another pruner, as in pruner.name=NAME.")
+    @dataset_option
+    @wraps(command)
+    def resolved(
+        *arguments: Any,
+        settings: tuple[str, ...],
+        sampler: str | None,
+        pruner: str | None,
+        dataset: str | None,
+        **others: Any,
+    ) -> Any:
+        from hpo.study.overrides import parse_override
+
+        named = {"task.dataset": dataset, "sampler.name": sampler, "pruner.name": pruner}
+        overrides = [(key, value) for key, value in named.items() if value is not None]
+        return command(*arguments, overrides=[*overrides, *map(parse_override, settings)], **others)
+
+    return resolved  # type: ignore[return-value]
 
 
 def json_option(command: Command) -> Command:

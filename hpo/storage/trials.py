@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.storage.retry import RetryingStorage
 
@@ -47,6 +47,11 @@ def speaking_for(storage: RDBStorage, trial_id: int, claim: str | None) -> Itera
 def show_only(storage: RDBStorage, study: optuna.Study, is_shown: Callable[[FrozenTrial], bool]) -> None:
     """Hides a study's other trials from Optuna's samplers and pruners, for as long as the storage is open."""
     _ours(storage).show_only(study._study_id, is_shown)
+
+
+def all_trials(study: optuna.Study, states: Collection[TrialState]) -> list[FrozenTrial]:
+    """Returns a study's trials in some states; also of those that Hyperband hides from the sampler of a trial."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False, states=tuple(states))
 
 
 @contextmanager

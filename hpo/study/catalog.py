@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hpo
 from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.study.definition import StudyDefinition, define_study, read_study
 from hpo.study.loading import is_light
+from hpo.study.overrides import Override, overridden_name, override
 from hpo.study.resolving import resolve
-from hpo.text.names import derived_name
 
 
 def studies() -> dict[str, Path]:
@@ -32,12 +33,11 @@ def name_of(name_or_file: str) -> str:
     return path.stem if path.suffix == ".toml" else name_or_file
 
 
-def find_study(
-    name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
-) -> tuple[str, StudyDefinition, Path]:
+def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[str, StudyDefinition, Path]:
     """Returns a study's name, definition and file, found by name or by path; resolved where its task is light.
 
-    With another dataset or number of rounds than the file's it is a study of its own, NAME-DATASET or NAME-N-rounds.
+    Args:
+        overrides: settings that are to differ from the file's; they make it a study of its own, see `overridden_name`.
 
     Raises:
         UnknownName: where there is no such study, or no such task.
@@ -47,31 +47,24 @@ def find_study(
     if path.suffix != ".toml":
         known = studies()
         if name_or_file not in known:
-            here = Path(f"{name_or_file}.toml")
-            hint = f"{here} is here, so give that; " if here.is_file() else ""
-            raise UnknownName("study", name_or_file, known, hint=hint)
+            raise UnknownName("study", name_or_file, known)
         path, here = known[name_or_file], Path("studies") / f"{name_or_file}.toml"
         if here.is_file() and not here.samefile(path):
             raise StudyError(f"{here} has the name of a study of hpo's own; give it another name, or name the file")
     name = name_of(name_or_file)
     definition = _resolved(read_study(path), name)
-    for table, key, value in (("task", "dataset", dataset), ("protocol", "rounds", rounds)):
-        changed = definition.model_dump(mode="json")
-        if value is None or value == changed[table].get(key):
-            continue
-        if key not in changed[table]:
-            raise RequestError(f"--{key} is not for study {name!r}: its task has no {key}")
-        changed[table][key] = value
-        name = derived_name(name, f"-{value}" if key == "dataset" else f"-{value}-rounds")
-        definition = _resolved(define_study(changed, name=name), name)
+    if overrides:
+        table = definition.model_dump(mode="json")
+        if "dataset" not in table["task"] and any(key == "task.dataset" for key, _ in overrides):
+            raise RequestError(f"--dataset is not for study {name!r}: its task has no dataset")
+        name, table = overridden_name(name, table, overrides), override(table, overrides)
+        definition = _resolved(define_study(table, name=name), name)
     return name, definition, path.resolve()
 
 
-def load_study(
-    name_or_file: str, *, dataset: str | None = None, rounds: int | None = None
-) -> tuple[str, StudyDefinition]:
+def load_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[str, StudyDefinition]:
     """Returns a study's name and definition, as `find_study` does."""
-    return find_study(name_or_file, dataset=dataset, rounds=rounds)[:2]
+    return find_study(name_or_file, overrides)[:2]
 
 
 def _resolved(definition: StudyDefinition, name: str) -> StudyDefinition:

@@ -21,7 +21,7 @@ from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
 from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, shown
-from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler
+from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler, check_sampler
 from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
 from hpo.text.files import NotUtf8, read_text
@@ -143,6 +143,8 @@ class StudyDefinition(Table):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
         check_names(self.parameters)
         check_conditions(self.space)
+        if self.space:
+            check_sampler(self.sampler, self.space, repeats=self.run.repeat_configurations)
         if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self
@@ -166,14 +168,23 @@ class StudyDefinition(Table):
     def steps(self) -> int | None:
         """The last step of a trial: how many epochs networks are trained, or what the task's settings say.
 
-        None where they say nothing.
+        None where they say nothing. Where rounds are measured one after another, each is a step.
         """
+        if self.goes_by_rounds:
+            return self.protocol.rounds
         steps = self.training.epochs if self.training else self.task.settings.get("steps")
         return steps if isinstance(steps, int) else None
 
     @property
+    def goes_by_rounds(self) -> bool:
+        """Whether a trial's rounds are measured one after another, for its pruner compares rounds."""
+        return self.pruner.name == "wilcoxon"
+
+    @property
     def step_word(self) -> str:
         """What a step is called."""
+        if self.goes_by_rounds:
+            return "round"
         return "epoch" if self.training else "step"
 
     @property

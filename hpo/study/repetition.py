@@ -6,7 +6,7 @@ Says how many different ones a space has, and which is the nearest to a given on
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import product, zip_longest
 from random import Random
 
@@ -40,29 +40,43 @@ def count_configurations(space: Space) -> int | None:
     return total
 
 
+def configurations(space: Space) -> Iterator[dict[str, Value]]:
+    """Yields the configurations of a space without ranges of floats, the last parameter changing first."""
+    return _combined(in_order(space), lambda name, parameter: _all_values(parameter), {})
+
+
 def neighbours(space: Space, proposed: Params, random: Random) -> Iterator[dict[str, Value]]:
     """Yields the configurations of a space, the nearest to a proposed one first.
 
     Its last parameters change first. Of a range of floats there is one number in each, drawn afresh.
     """
+    return _combined(in_order(space), lambda name, parameter: _values(parameter, proposed.get(name), random), {})
 
-    def choose(chosen: dict[str, Value], parameters: list[tuple[str, Parameter]]) -> Iterator[dict[str, Value]]:
-        if not parameters:
-            yield chosen
-            return
-        (name, parameter), *others = parameters
-        if not is_there(parameter, chosen):
-            yield from choose(chosen, others)
-            return
-        for value in _values(parameter, proposed.get(name), random):
-            yield from choose({**chosen, name: value}, others)
 
-    yield from choose({}, in_order(space))
+def _combined(
+    parameters: Sequence[tuple[str, Parameter]],
+    values_of: Callable[[str, Parameter], Iterable[Value]],
+    chosen: dict[str, Value],
+) -> Iterator[dict[str, Value]]:
+    """Yields every combination of values, a parameter where its condition holds among those before it."""
+    if not parameters:
+        yield chosen
+        return
+    (name, parameter), *others = parameters
+    if not is_there(parameter, chosen):
+        yield from _combined(others, values_of, chosen)
+        return
+    for value in values_of(name, parameter):
+        yield from _combined(others, values_of, {**chosen, name: value})
+
+
+def _all_values(parameter: Parameter) -> Iterable[Value]:
+    return parameter.values[:1] if parameter.size == 1 else _deciding(parameter)
 
 
 def _deciding(parameter: Parameter) -> tuple[Value, ...]:
     if not isinstance(parameter, Choices | IntRange):
-        raise TypeError("a condition is on a parameter of which all values can be listed")
+        raise TypeError("the values of a range of floats cannot be listed")
     return all_values(parameter)
 
 

@@ -15,6 +15,7 @@ from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Par
 from hpo.study.task import Metric, Value
 from hpo.text.formatting import count
 
+FEWEST_COMPARED = 3  # rounds of two trials, by a signed-rank test
 NEEDED = object()  # in place of a default
 
 
@@ -86,6 +87,16 @@ def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metri
     """Makes sure that the pruner has something to go by."""
     name = definition.pruner.name
     if name == "none":
+        return
+    if definition.goes_by_rounds:
+        if definition.protocol.rounds < FEWEST_COMPARED:
+            _refuse(
+                study,
+                f"protocol.rounds must be at least {FEWEST_COMPARED} where pruner {name!r} compares rounds, but is "
+                f"{definition.protocol.rounds}",
+            )
+        if definition.run.keep:
+            _refuse(study, f"run.keep must be empty where pruner {name!r} has rounds measured one after another")
         return
     needed = 2 if name == "power_law" else 1
     if definition.training:

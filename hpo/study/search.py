@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hpo import limits
+from hpo.study.repetition import count_configurations
 from hpo.study.schema import Count, CountOrNone, Factor, Table
+from hpo.study.space import Choices, FloatRange, IntRange, Parameter, Space, meets
 
 
 class TpeSampler(Table):
@@ -27,10 +29,59 @@ class RandomSampler(Table):
     name: Literal["random"]
 
 
+class GpSampler(Table):
+    """Optuna's GPSampler: a Gaussian process. It imports torch, and fits anew for each trial."""
+
+    name: Literal["gp"]
+    n_startup_trials: CountOrNone = 10
+    deterministic_objective: bool = False
+
+
+class CmaEsSampler(Table):
+    """Optuna's CmaEsSampler, for ranges that every configuration draws from; other parameters are drawn at random.
+
+    Attributes:
+        sigma0: the first deviation, as a share of each range; a sixth unless given.
+        popsize: trials of a generation; the number that the method recommends unless given.
+    """
+
+    name: Literal["cmaes"]
+    n_startup_trials: CountOrNone = 1
+    sigma0: Annotated[float, Field(gt=0, le=1)] | None = None
+    popsize: Annotated[int, Field(ge=2, le=limits.CANDIDATES)] | None = None
+
+
+class QmcSampler(Table):
+    """Points of a low-discrepancy sequence, as of Optuna's QMCSampler; a trial's slot is its place in the sequence.
+
+    Choices and conditional parameters have a coordinate each, too.
+    """
+
+    name: Literal["qmc"]
+    qmc_type: Literal["sobol", "halton"] = "sobol"
+    scramble: bool = True
+
+
+class GridSampler(Table):
+    """Every configuration once, in the order of the file, the last parameter changing first."""
+
+    name: Literal["grid"]
+
+
 class NoPruner(Table):
     """Every trial is trained to its last epoch."""
 
     name: Literal["none"]
+
+
+class MedianPruner(Table):
+    """Optuna's MedianPruner: prunes what is worse, so far, than half of the finished trials at the same epoch."""
+
+    name: Literal["median"]
+    n_startup_trials: CountOrNone = 5
+    n_min_trials: Count = 1
+    n_warmup_steps: CountOrNone = 0
+    interval_steps: Count = 1
 
 
 class PercentilePruner(Table):
@@ -67,5 +118,83 @@ class SuccessiveHalvingPruner(Table):
     bootstrap_count: CountOrNone = 0
 
 
-Sampler = Annotated[TpeSampler | RandomSampler, Field(discriminator="name")]
-Pruner = Annotated[NoPruner | PowerLawPruner | PercentilePruner | SuccessiveHalvingPruner, Field(discriminator="name")]
+class HyperbandPruner(Table):
+    """Optuna's HyperbandPruner: several runs of successive halving side by side, each with trials of its own.
+
+    Attributes:
+        max_resource: the last epoch; the study's own unless given.
+    """
+
+    name: Literal["hyperband"]
+    min_resource: Count = 1
+    max_resource: Count | None = None
+    reduction_factor: Annotated[int, Field(ge=2, le=limits.COUNT)] = 3
+    bootstrap_count: CountOrNone = 0
+
+
+class WilcoxonPruner(Table):
+    """Optuna's WilcoxonPruner: a trial's rounds are measured one after another, each a step.
+
+    Prunes where they are worse than the same rounds of the best trial, by a signed-rank test.
+    """
+
+    name: Literal["wilcoxon"]
+    p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    n_startup_steps: CountOrNone = 2
+
+
+def check_sampler(sampler: Sampler, space: Space, *, repeats: bool) -> None:
+    """Makes sure that a sampler can search a space.
+
+    Args:
+        repeats: whether configurations may be measured again.
+
+    Raises:
+        ValueError: where it cannot.
+    """
+    if sampler.name == "grid":
+        for name, parameter in space.items():
+            if parameter.size is None:
+                raise ValueError(
+                    f"space.{name} must list its values where the sampler is 'grid', as in [0.01, 0.1, 1.0]"
+                )
+        if repeats:
+            raise ValueError("run.repeat_configurations must be false where the sampler is 'grid'")
+        if (many := count_configurations(space) or 0) > limits.TRIALS:
+            raise ValueError(f"the grid has {many} configurations, but a study at most {limits.TRIALS} trials")
+    if sampler.name == "cmaes" and len(free_ranges(space)) < FEWEST_RANGES:
+        raise ValueError(f"sampler 'cmaes' needs {FEWEST_RANGES} ranges or more that every configuration draws from")
+
+
+def free_ranges(space: Space) -> dict[str, FloatRange | IntRange]:
+    """Returns the ranges that every configuration draws a number from."""
+    return {
+        name: parameter
+        for name, parameter in space.items()
+        if not isinstance(parameter, Choices) and parameter.size != 1 and _is_always_there(parameter, space)
+    }
+
+
+def _is_always_there(parameter: Parameter, space: Space) -> bool:
+    deciding = ((wanted, space[key]) for key, wanted in parameter.when.items())
+    return all(
+        isinstance(other, Choices) and all(meets(wanted, choice) for choice in other.choices)
+        for wanted, other in deciding
+    )
+
+
+FEWEST_RANGES = 2  # of which CMA-ES can learn how they go together
+
+Sampler = Annotated[
+    TpeSampler | RandomSampler | GpSampler | CmaEsSampler | QmcSampler | GridSampler, Field(discriminator="name")
+]
+Pruner = Annotated[
+    NoPruner
+    | PowerLawPruner
+    | MedianPruner
+    | PercentilePruner
+    | SuccessiveHalvingPruner
+    | HyperbandPruner
+    | WilcoxonPruner,
+    Field(discriminator="name"),
+]

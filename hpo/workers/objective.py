@@ -22,6 +22,7 @@ from hpo.study.references import Sources
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets
+from hpo.workers.measuring import measure_in_turn
 from hpo.workers.record import Record
 from hpo.workers.samplers import suggest
 
@@ -72,15 +73,18 @@ class Objective:
                 os._exit(0)  # a copy of this worker, which the code has forked and not ended
 
     def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> float:
-        began, record = time.perf_counter(), Record(self._task.metrics, self._metric)
+        goes_by_rounds = self._definition.goes_by_rounds
+        began, record = time.perf_counter(), Record(self._task.metrics, self._metric, by_rounds=goes_by_rounds)
         with batch_writes(trial):
             params = suggest(trial, self._definition, lambda listed: self._find_rate(trial.study, listed))
-        for measured in self._task.measure(params, self._definition.rounds):
+        rounds = self._definition.rounds
+        in_turn = measure_in_turn(self._task, params, rounds)
+        for measured in in_turn if goes_by_rounds else self._task.measure(params, rounds):
             step_done(measured.step)
             record.add(measured)
             if not measured.errors:
                 continue
-            trial.report(record.value, measured.step)
+            trial.report(record.reported, measured.step)
             is_last = measured.fraction == 1
             pruned = not is_last and trial.should_prune()
             if pruned or is_last:

@@ -6,6 +6,7 @@ worker understands it, and says what it found (checking.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hpo.study import catalog
 from hpo.study.card import Card, parse_card
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import SHIPPED, is_light, load_task, make_card
+from hpo.study.overrides import Override
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve
 from hpo.text.formatting import count
@@ -89,13 +91,13 @@ class Plan:
     card: Card | None = None
 
 
-def find_file(study: str) -> Wanted:
+def find_file(study: str, overrides: Sequence[Override] = ()) -> Wanted:
     """Returns a study by its name or its file, as one that is new, without a storage.
 
     Raises:
         RequestError: where there is no such study, or its file breaks a rule.
     """
-    name, definition, file = catalog.find_study(study)
+    name, definition, file = catalog.find_study(study, overrides)
     return Wanted(name, definition, file, _folder(study, file), 1, 0, is_stored=False, must_be_checked=True)
 
 
@@ -104,8 +106,7 @@ def find_study(
     study: str,
     *,
     trials: int | None = None,
-    dataset: str | None = None,
-    rounds: int | None = None,
+    overrides: Sequence[Override] = (),
     name: str | None = None,
 ) -> Wanted:
     """Finds out which study is asked for; reads the storage, if there is one, and changes nothing.
@@ -115,7 +116,7 @@ def find_study(
 
     Args:
         study: a name or a file.
-        dataset, rounds: others than the file's make it a study of its own.
+        overrides: settings that are to differ from the file's, which makes it a study of its own.
         trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
         name: the study's name in the storage; None takes the file's.
 
@@ -126,12 +127,17 @@ def find_study(
     storage = _open(url)
     known = study_names(storage) if storage else []
     file: Path | None = None
-    if storage and dataset is None and rounds is None and study in known and not catalog.has_study(study):
+    if storage and study in known and not catalog.has_study(study):
+        if overrides:
+            raise RequestError(
+                f"study {study!r} is in the storage, and its settings stay as they are; settings are changed where a "
+                "study's file is given"
+            )
         found, definition = study, read_definition(storage, study)
         if is_light(definition, study=study):
             definition = resolve(definition, study=study)
     else:
-        found, definition, file = catalog.find_study(study, dataset=dataset, rounds=rounds)
+        found, definition, file = catalog.find_study(study, overrides)
     found = found if name is None else name
     if found not in known:
         check_name(catalog.name_of(study) if name is None else name)

@@ -19,10 +19,12 @@ class Record:
     Args:
         metrics: all that is measured.
         objective: the name of the one that counts.
+        by_rounds: whether a step is a round, so that of each step the last error is new.
     """
 
-    def __init__(self, metrics: Sequence[Metric], objective: str) -> None:
+    def __init__(self, metrics: Sequence[Metric], objective: str, *, by_rounds: bool = False) -> None:
         self._metrics, self._objective = {metric.name: metric for metric in metrics}, objective
+        self._new = slice(-1, None) if by_rounds else slice(None)
         self._last: Mapping[str, list[float]] = {}
         self._diverged: list[int] = []
         self._by_step: dict[int, list[float]] = {}
@@ -37,12 +39,18 @@ class Record:
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
-            self._by_step[measured.step] = self._rounded(self._objective)
+            self._by_step[measured.step] = self._rounded(self._objective)[self._new]
 
     @property
     def value(self) -> float:
         """The mean error of the rounds when they were last measured."""
         return _rounded(fmean(self._last[self._objective]), self._metrics[self._objective])
+
+    @property
+    def reported(self) -> float:
+        """The mean error of what the last step has measured."""
+        metric = self._metrics[self._objective]
+        return _rounded(fmean(self._last[self._objective][self._new]), metric)
 
     def kept(self, *, whole: bool) -> dict[str, Any]:
         """Returns the attributes of a trial that was measured to the end, or was pruned."""

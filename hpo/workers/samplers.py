@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -31,7 +31,6 @@ from hpo.storage.backends import experimental
 from hpo.storage.trial_attributes import is_ours
 from hpo.storage.trials import enqueued_params
 from hpo.study.definition import StudyDefinition
-from hpo.study.repetition import identity_of, neighbours
 from hpo.study.space import (
     LEARNING_RATE,
     RANGE_TEST,
@@ -39,14 +38,23 @@ from hpo.study.space import (
     FloatRange,
     IntRange,
     Parameter,
-    Space,
     in_order,
     is_there,
     meets,
     one_of,
 )
 from hpo.study.task import Params, Value
+from hpo.workers.proposals import Given, Unmeasured, distribution_of, make_search
 from hpo.workers.pruners import PowerLawPruner
+
+PRUNERS: Mapping[str, type[BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "wilcoxon": optuna.pruners.WilcoxonPruner,
+}
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,14 @@ class Slot:
 def make_sampler(definition: StudyDefinition, slot: Slot) -> BaseSampler:
     """Returns the sampler of one trial: the study's, seeded for the slot; or the listed configuration itself."""
     if definition.trial:
-        return _Listed(definition.trial[slot.slot].params)
-    sampler = _make_search(definition, derive_seed(definition.protocol.seed, "sampler", slot.slot, slot.failures))
+        return Given(definition.trial[slot.slot].params)
+    search = make_search(
+        definition, slot.slot, derive_seed(definition.protocol.seed, "sampler", slot.slot, slot.failures)
+    )
     if not definition.avoids_repetition:
-        return sampler
+        return search
     random = Random(derive_seed(definition.protocol.seed, "neighbours", slot.slot, slot.failures))
-    return _Unmeasured(sampler, definition.space, random)
-
-
-def _make_search(definition: StudyDefinition, seed: int) -> BaseSampler:
-    if definition.sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with experimental():  # group=True
-        return optuna.samplers.TPESampler(seed=seed, **definition.sampler.model_dump(exclude={"name"}))
+    return Unmeasured(search, definition.space, random)
 
 
 def make_pruner(definition: StudyDefinition) -> BasePruner:
@@ -81,12 +84,11 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
         if definition.steps is None:  # nobody resolved it
             raise StudyError("pruner 'power_law' needs to know how many steps a trial has")
         return PowerLawPruner(last_step=definition.steps, margin=definition.pruner.margin)
-    pruners: Mapping[str, type[BasePruner]] = {
-        "none": optuna.pruners.NopPruner,
-        "percentile": optuna.pruners.PercentilePruner,
-        "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    }
-    return pruners[definition.pruner.name](**definition.pruner.model_dump(exclude={"name"}))
+    settings = definition.pruner.model_dump(exclude={"name"})
+    if definition.pruner.name == "hyperband" and definition.pruner.max_resource is None:
+        settings["max_resource"] = definition.steps or "auto"
+    with experimental():
+        return PRUNERS[definition.pruner.name](**settings)
 
 
 def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:
@@ -102,7 +104,7 @@ def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:
 def _misfits(distributions: Mapping[str, BaseDistribution], definition: StudyDefinition) -> list[str]:
     """Returns the names of parameters whose distribution is not the study's."""
     space = definition.space
-    return [name for name, one in distributions.items() if name not in space or one != _distribution_of(space[name])]
+    return [name for name, one in distributions.items() if name not in space or one != distribution_of(space[name])]
 
 
 def enqueued_fault(trial: optuna.Trial, definition: StudyDefinition) -> str | None:
@@ -139,7 +141,7 @@ def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRat
         find_rate: makes a range test and returns its optimum, for listed trials that leave their rate to it.
     """
     space, sampler = definition.search_space, trial.study.sampler
-    if isinstance(sampler, _Listed):
+    if isinstance(sampler, Given) and definition.trial:
         listed = dict(sampler.params)
         if listed.get(LEARNING_RATE) == RANGE_TEST:
             if find_rate is None:
@@ -162,88 +164,3 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Value:
     if isinstance(parameter, IntRange):
         return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-
-
-class _Listed(BaseSampler):
-    """Proposes one given configuration."""
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.params[param_name]
-
-
-class _Unmeasured(BaseSampler):
-    """Proposes what a sampler does, and where that is measured or running already, the nearest that is not.
-
-    Needs the start lock from before the first parameter is suggested until all of them are stored.
-    """
-
-    def __init__(self, sampler: BaseSampler, space: Space, random: Random) -> None:
-        self._sampler, self._space, self._random = sampler, space, random
-        self._chosen: Mapping[str, Any] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        enqueued = enqueued_params(trial) or {}
-        space = {name: _only(one, enqueued[name]) if name in enqueued else one for name, one in self._space.items()}
-        proposed = self._propose(study, trial, space, self._sampler.sample_relative(study, trial, search_space))
-        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-        taken = {identity_of(other.params) for other in others if is_ours(other) and other.number != trial.number}
-        free = (one for one in neighbours(space, proposed, self._random) if identity_of(one) not in taken)
-        self._chosen = proposed if identity_of(proposed) not in taken else next(free, proposed)
-        return {}
-
-    def _propose(
-        self, study: optuna.Study, trial: FrozenTrial, space: Space, drawn: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Returns what the sampler's own trial would have, parameter by parameter."""
-        proposed: dict[str, Any] = {}
-        for name, parameter in in_order(space):
-            if not is_there(parameter, proposed):
-                continue
-            if parameter.size == 1:
-                proposed[name] = parameter.values[0]
-            elif name in drawn:
-                proposed[name] = drawn[name]
-            else:
-                proposed[name] = self._sampler.sample_independent(study, trial, name, _distribution_of(parameter))
-        return proposed
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if param_name in self._chosen:
-            return self._chosen[param_name]
-        # An enqueued trial has given another value to what this parameter depends on.
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _only(parameter: Parameter, value: Any) -> Parameter:
-    """Returns a parameter that takes one value of what it took."""
-    if isinstance(parameter, Choices):
-        return parameter.model_copy(update={"choices": (value,)})
-    return parameter.model_copy(update={"low": value, "high": value})
-
-
-def _distribution_of(parameter: Parameter) -> BaseDistribution:
-    if isinstance(parameter, Choices):
-        return CategoricalDistribution(parameter.choices)
-    if isinstance(parameter, IntRange):
-        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

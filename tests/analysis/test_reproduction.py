@@ -203,7 +203,7 @@ def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
 def test_a_row_printed_twice_is_measured_once(
     fresh_storage: RDBStorage, networks: dict[str, Any], tmp_path: Path
 ) -> None:
-    _, shipped = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)
+    _, shipped = catalog.load_study("report_a_table_3", [("task.dataset", "digits"), ("protocol.rounds", 2)])
     opened = create(fresh_storage, "ours", defined(shipped.model_dump(mode="json"), name="ours"), 4)
     for _ in range(4):
         measure(opened, "ours")
@@ -227,7 +227,7 @@ def test_a_row_printed_twice_is_measured_once(
 
 def measure(opened: RDBStorage, name: str) -> None:
     """Lets a stub measure the next trial of a list."""
-    definition = catalog.load_study("report_a_table_3", dataset="digits", rounds=2)[1]
+    definition = catalog.load_study("report_a_table_3", [("task.dataset", "digits"), ("protocol.rounds", 2)])[1]
     study = optuna.load_study(study_name=name, storage=opened)
     trial = start_trial(opened, study, definition, Worker("host", 1, "cpu", ""), target=4, run_began_at=0)
     assert isinstance(trial, optuna.Trial)

@@ -80,7 +80,13 @@ class Machine:
 
 
 class Field:
-    """A study with a budget, and what can be done to those who work on it."""
+    """A study with a budget, and what can be done to those who work on it.
+
+    Attributes:
+        poll_seconds: between two looks, where something is waited for.
+    """
+
+    poll_seconds = 0.02
 
     def __init__(
         self, url: str, folder: Path, *, seed: int, budget: int, faults: Faults | None = None, **run: Any
@@ -113,7 +119,7 @@ class Field:
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError(f"waited {seconds:g} s in vain; {self.status()}; {self.said()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(self.poll_seconds)
 
     def wait_until_finished(self, count: int) -> None:
         """Waits until so many trials are finished."""

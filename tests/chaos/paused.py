@@ -127,6 +127,7 @@ def three_hosts(arena: Arena) -> str:
         seconds = (90.0 + 3 * grace) * len(links) * workers / arena.budget
         plan = Faults({faults.INSIDE_LOCK: 1}, act="linger", chance=1.0, trial_seconds=seconds)
         field = arena.field(stack, plan, heartbeat_seconds=grace / 10, grace_seconds=grace)
+        field.poll_seconds = 0.2  # its trials last for seconds
 
         def launch(link: network.Link) -> Machine:
             field.launch(machines=1, workers=workers, prefix=link.prefix, url=link.reach(field.url))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import hpo
+from tests.program import assert_one_line, hpo
 
 LONG = "9" * 5000
 
@@ -21,7 +21,10 @@ LONG = "9" * 5000
         ),
         (["lr-find", "--low", "1_0"], "must be a number from 1e-30 to 1000000000, but is '1_0'"),
         (["lr-find", "--low", "nan"], "must be a number from 1e-30 to 1000000000, but is 'nan'"),
-        (["lr-find", "--set", "a.b=1"], "--set: no key named 'a.b'; "),
+        (
+            ["lr-find", "--set", "a.b=1"],
+            "--set a.b is not for a range test, but for a parameter: --set space.NAME=VALUE",
+        ),
         (["dashboard", "--port", "99999"], "must be a whole number from 1 to 65535, but is '99999'"),
         (["dashboard", "--host", ""], "it must name a host, but is empty"),
         (["dashboard", "--allow-host", ""], "it must name a host, but is empty"),
@@ -66,10 +69,19 @@ def test_a_pipe_among_the_studies_is_named_and_not_waited_for(tmp_path: Path) ->
     assert shown.stderr == "hpo: study file studies/pipe.toml is no regular file\n"
 
 
-def test_a_file_of_the_name_that_was_given_is_suggested(tmp_path: Path) -> None:
+def test_a_name_is_the_file_of_that_name_which_is_here(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").touch()
-    done = hpo("optimize", "--study", "mine", "--trials", "1", folder=tmp_path)
-    assert "no study named 'mine'; mine.toml is here, so give that; " in done.stderr
+    for words in (["mine"], ["--study", "mine"], ["mine.toml"]):
+        assert_one_line(hpo("optimize", *words, "--trials", "1", folder=tmp_path), 2, "study 'mine': title is missing")
+    (tmp_path / "quickstart.toml").touch()
+    done = hpo("optimize", "quickstart", "--trials", "1", folder=tmp_path)
+    assert_one_line(done, 2, "quickstart.toml has the name of a study of hpo's own; give the file as quickstart.toml")
+
+
+def test_a_study_is_named_once(tmp_path: Path) -> None:
+    assert_one_line(hpo("best", folder=tmp_path), 2, "name a study, as in hpo best quickstart")
+    twice = hpo("best", "one", "--study", "other", folder=tmp_path)
+    assert_one_line(twice, 2, "a study is named once, but twice here: 'one' and --study 'other'")
 
 
 @pytest.mark.parametrize("size", ["0", "00", "²", "٣", "-5", LONG, "wide"])

@@ -52,7 +52,18 @@ learning_rate = 0.1
 
 
 def lr_find(*arguments: str) -> tuple[str, ...]:
-    return ("lr-find", "--dataset", "digits", "--set", "architecture=fnn", "--rounds", "2", "--steps", "30", *arguments)
+    return (
+        "lr-find",
+        "--dataset",
+        "digits",
+        "--set",
+        "space.architecture=fnn",
+        "--rounds",
+        "2",
+        "--steps",
+        "30",
+        *arguments,
+    )
 
 
 def test_a_range_test_is_shown_and_written(tmp_path: Path) -> None:
@@ -80,13 +91,17 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--set", "architecture=lenet"), "no architecture named 'lenet'"),
-        (("--set", "activation"), "--set must be KEY=VALUE, but is 'activation'"),
-        (("--set", "activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
-        (("--set", "learning_rate=0.1"), "is not for a range test"),
+        (("--set", "space.architecture=lenet"), "no architecture named 'lenet'"),
+        (("--set", "activation"), "--set must be KEY=VALUE, as in --set protocol.seed=1, but is 'activation'"),
+        (("--set", "activation=relu"), "--set needs a key with a point, as in --set space.activation=relu"),
+        (("--set", "space.activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
+        (("--set", "space.learning_rate=0.1"), "is not for a range test"),
         (("--low", "nan"), "it must be a number from 1e-30 to 1000000000, but is 'nan'"),
         (("--low", "1e-300", "--high", "1e-200"), "it must be a number from 1e-30 to 1000000000, but is '1e-300'"),
-        (("--steps", "9", "--rounds", "1", "--set", "architecture=fnn", "-o", "/dev/null/out"), "cannot be written"),
+        (
+            ("--steps", "9", "--rounds", "1", "--set", "space.architecture=fnn", "-o", "/dev/null/out"),
+            "cannot be written",
+        ),
         (("--low", "1", "--high", "0.1"), "--high must be at least 1.1 times --low, but they are 0.1 and 1"),
         (("--low", "1", "--high", "1.0000000000000002"), "--high must be at least 1.1 times --low"),
         (("--study", "nowhere"), "no study named 'nowhere'"),

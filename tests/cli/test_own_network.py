@@ -93,8 +93,8 @@ def test_a_trial_is_measured_again_to_the_last_digit(folder: Path) -> None:
 def test_a_rate_is_found_for_the_first_configuration_or_another(folder: Path) -> None:
     short = ("lr-find", "--study", "tiny.toml", "--rounds", "2", "--steps", "5", "--json")
     assert json.loads(run(folder, *short))["params"] == {"hidden": 8, "dropout": 0.2, "optimizer": "sgd"}
-    assert json.loads(run(folder, *short, "--set", "hidden=9"))["params"]["hidden"] == 9
-    wrong = hpo_in_one_process(*short, "--set", "hiden=9", folder=folder)
+    assert json.loads(run(folder, *short, "--set", "space.hidden=9"))["params"]["hidden"] == 9
+    wrong = hpo_in_one_process(*short, "--set", "space.hiden=9", folder=folder)
     assert (wrong.returncode, "did you mean 'hidden'" in wrong.stderr) == (2, True)
 
 

@@ -69,7 +69,7 @@ def test_what_moves_is_drawn_again_in_its_place(columns: int, tmp_path: Path) ->
     told = Assignment(url=opened.url, studies=("small",), target=3, device="cpu", sources=Sources(tmp_path))
     run_worker(told, stubs.quick, Stop(), lambda said: None)
     opened.engine.dispose()
-    find = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "5", "--set", "architecture=fnn"]
+    find = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "5", "--set", "space.architecture=fnn"]
     for arguments, until in (
         (["status", "--watch"], "small"),
         (["optimize", "--study", "quick.toml", "--trials", "2", "--workers", "1"], None),

@@ -51,7 +51,12 @@ def commands(name: str) -> list[list[str]]:
     """Returns the commands of a case, without `hpo`."""
     study = str(HERE / f"{name}.toml")
     if name == "range_test":
-        network = ["architecture=fnn", "weight_sharing=true", "auxiliary_loss=true", "activation=relu"]
+        network = [
+            "space.architecture=fnn",
+            "space.weight_sharing=true",
+            "space.auxiliary_loss=true",
+            "space.activation=relu",
+        ]
         settings = [part for setting in network for part in ("--set", setting)]
         optimizers = [part for optimizer in ("sgd", "rmsprop", "adam") for part in ("--optimizer", optimizer)]
         return [["lr-find", "--study", study, *settings, *optimizers, "--steps", "40", "--json"]]

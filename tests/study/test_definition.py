@@ -67,7 +67,11 @@ def test_every_study_of_the_benchmarks_loads(file: Path) -> None:
         ),
         ("pruner", {"name": "power_law"}, "must name 2 epochs before the last"),
         ("spce", {}, "no key named 'spce'; did you mean 'space'?"),
-        ("sampler.name", "tpee", "sampler.name must be one of 'tpe', 'random', but is 'tpee'"),
+        (
+            "sampler.name",
+            "tpee",
+            "sampler.name must be one of 'tpe', 'random', 'gp', 'cmaes', 'qmc', 'grid', but is 'tpee'",
+        ),
         ("pruner.percentil", 5.0, "no key named 'percentil'; did you mean 'percentile'?"),
         ("space.learning_rate.low", 2.0, "space.learning_rate: low must not be above high, but low is 2 and high is 1"),
         ("space.learning_rate.low", 0.0, "space.learning_rate: low must be above 0 on a log scale, but is 0"),
@@ -156,10 +160,10 @@ def test_what_changes_a_result_changes_the_hash_and_is_named(
 
 
 def test_another_dataset_makes_a_study_of_its_own() -> None:
-    name, definition = catalog.load_study("cnn", dataset="digits")
+    name, definition = catalog.load_study("cnn", [("task.dataset", "digits")])
     assert name == "cnn-digits"
     assert definition.task.settings["dataset"] == "digits"
-    assert catalog.load_study("cnn", dataset="mnist")[0] == "cnn"
+    assert catalog.load_study("cnn", [("task.dataset", "mnist")])[0] == "cnn"
 
 
 def test_short_forms_of_a_parameter_are_choices(small_study: StudyDefinition) -> None:

@@ -144,7 +144,7 @@ def test_a_worker_keeps_every_blas_to_one_thread() -> None:
         from hpo.study import catalog
         from hpo.study.loading import load_task, open_task
 
-        definition = catalog.load_study("cnn", dataset="digits", rounds=1)[1]
+        definition = catalog.load_study("cnn", [("task.dataset", "digits"), ("protocol.rounds", 1)])[1]
         loaded = load_task(definition, study="cnn")
         loaded.prepare(Path())
         task = open_task(definition, loaded, "cpu")

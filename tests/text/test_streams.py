@@ -60,7 +60,7 @@ def test_what_a_terminal_cannot_show_has_a_stand_in(searched: Path, encoding: st
 
 @pytest.mark.slow
 def test_a_figure_of_characters_is_drawn_in_ascii_too(tmp_path: Path) -> None:
-    command = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "3", "--set", "architecture=fnn"]
+    command = ["lr-find", "--dataset", "digits", "--rounds", "1", "--steps", "3", "--set", "space.architecture=fnn"]
     done = hpo(*command, folder=tmp_path, PYTHONIOENCODING="ascii:strict")
     assert done.returncode == 0, done.stderr
     assert "*" in done.stdout

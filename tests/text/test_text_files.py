@@ -95,7 +95,7 @@ def test_bytes_that_are_no_text_are_told_from_text() -> None:
         ["best", "--study", "caf\udce9"],
         ["status", "--storage", "sqlite:///d\udce9/x.db"],
         ["status", "--storage-file", "d\udce9/x"],
-        ["lr-find", "--set", "architecture=\udce9"],
+        ["lr-find", "--set", "space.architecture=\udce9"],
         ["report", "--study", "x", "-o", "\udce9"],
         ["show", "\udce9.toml"],
         ["\udce9"],

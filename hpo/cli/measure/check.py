@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.columns import FittedTable
-from hpo.cli.options import Given, device_option, json_option, print_json, print_parts, sources_options
+from hpo.cli.options import (
+    Given,
+    device_option,
+    json_option,
+    overrides_option,
+    print_json,
+    print_parts,
+    sources_options,
+    study_option,
+)
 from hpo.cli.run import begin_work, checked_by
 from hpo.text.formatting import count, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
     from hpo.study.card import Card
+    from hpo.study.overrides import Override
     from hpo.workers.messages import Checked, Promise
 
 
 @click.command()
-@click.argument("study", metavar="NAME_OR_FILE")
+@study_option("Its name (see hpo list), or its TOML file.")
 @click.option("--contract", is_flag=True, help="Measure, too, whether the task keeps what every task promises.")
+@overrides_option
 @device_option
 @sources_options
 @json_option
-def check(study: str, contract: bool, device: str, given: Given, as_json: bool) -> None:
+def check(study: str, contract: bool, overrides: list[Override], device: str, given: Given, as_json: bool) -> None:
     """Find out whether a study can be measured.
 
     Its task is loaded, one round opened, and one step taken with the first values of its space. Nothing is created.
@@ -41,7 +52,7 @@ def check(study: str, contract: bool, device: str, given: Given, as_json: bool) 
 
     begin_work()
     devices = assign_devices("1", device)
-    wanted = find_file(study)
+    wanted = find_file(study, overrides)
     with Supervisor(devices) as supervisor:
         sources = wanted.sources(given.sources(), given.code)
         checked = checked_by(supervisor, wanted, devices[0], sources, promises=contract)

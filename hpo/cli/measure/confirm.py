@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@study_option
+@study_option()
 @click.option(
     "--top", default=3, show_default=True, type=WholeNumber(1, limits.TOP), metavar="K", help="Measure the best K."
 )

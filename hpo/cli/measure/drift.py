@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command("drift")
-@study_option
+@study_option()
 @click.option("--trial", type=TRIAL, metavar="N", help="Measure this trial instead of the best.")
 @click.option("--only-show", is_flag=True, help="Measure nothing; show what has been measured.")
 @storage_option

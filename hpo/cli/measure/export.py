@@ -36,7 +36,7 @@ ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
 
 @click.command()
-@study_option
+@study_option()
 @click.option(
     "-o", "file", required=True, type=File(), metavar="FILE",
     help="Write FILE.safetensors, and FILE.json beside it.",

@@ -22,6 +22,7 @@ from hpo.cli.options import (
     sources_options,
     storage_option,
     stored_name,
+    study_option,
     written_by_request,
 )
 from hpo.cli.run import begin_work
@@ -50,14 +51,10 @@ BY_ITSELF = {"title": "range test", "task": {"name": "digit_pairs", "dataset": "
 )  # fmt: skip
 @click.option(
     "--set", "settings", metavar="KEY=VALUE", multiple=True,
-    help="What to test, as in --set architecture=fnn; else the task's example, or the first values of the "
+    help="What to test, as in --set space.architecture=fnn; else the task's example, or the first values of the "
     "study's space. Can be repeated.",
 )  # fmt: skip
-@click.option(
-    "--study",
-    metavar="NAME_OR_FILE",
-    help="Take this study's task, training and protocol, and save the figure into it.",
-)
+@study_option("Take its task, training and protocol, and save the figure into it.", needed=False)
 @click.option(
     "--dataset", metavar="NAME", help="What to train on: mnist or digits.  [default: the study's, else mnist]"
 )
@@ -106,7 +103,7 @@ def lr_find(
     for where, key, value in (("protocol", "rounds", rounds), ("task", "dataset", dataset)):
         before = table.setdefault(where, {}).get(key)
         if value not in (None, before):
-            unsaved = unsaved or f"study {study!r} has {key} = {before}"
+            unsaved = unsaved or f"study {stored_name(study or '')!r} has {key} = {before}"
             table[where][key] = value
     if folder:
         _check_writable(folder)
@@ -172,7 +169,7 @@ def _define(
     from hpo.study.resolving import resolve_by
     from hpo.study.space import LEARNING_RATE, RANGE_TEST
 
-    chosen = _parse(settings)
+    chosen = dict(map(_parse, settings))
     given = define_study({**table, "trial": [{"label": "range test", "params": {}}]}, name="lr-find")
     loaded = load_task(given, study="lr-find", sources=sources)
     if not loaded.trains:
@@ -180,9 +177,9 @@ def _define(
     known = loaded.keywords().keys()
     for key in chosen:
         if key in ("optimizer", LEARNING_RATE):
-            raise RequestError(f"--set {key} is not for a range test; --optimizer names the optimizer")
+            raise RequestError(f"--set space.{key} is not for a range test; --optimizer names the optimizer")
         if key not in known:
-            raise RequestError(f"--set: no key named {key!r}; {suggestion(key, known)}")
+            raise RequestError(f"--set space.{key}: no parameter has this name; {suggestion(key, known)}")
     example = loaded.example or {name: value for name, value in first.items() if name in known}
     params = {**example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
     tested = {**table, "trial": [{"label": "range test", "params": params}]}
@@ -259,20 +256,16 @@ def _find_sources(study: str, given: Given, *, is_stored: bool) -> Sources:
     return given.sources(str(file) if file else study)
 
 
-def _parse(settings: Sequence[str]) -> dict[str, Any]:
+def _parse(setting: str) -> tuple[str, Any]:
+    """Returns the parameter that a setting is of, and its value."""
     from hpo.errors import RequestError
-    from hpo.study.definition import parse
+    from hpo.study.overrides import parse_override
 
-    parsed = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise RequestError(f"--set must be KEY=VALUE, but is {setting!r}")
-        try:
-            parsed[key.strip()] = parse(f"value = {value}")["value"]
-        except (ValueError, RecursionError):
-            parsed[key.strip()] = value.strip()
-    return parsed
+    key, value = parse_override(setting)
+    table, _, name = key.partition(".")
+    if table != "space" or "." in name:
+        raise RequestError(f"--set {key} is not for a range test, but for a parameter: --set space.NAME=VALUE")
+    return name, value
 
 
 def _write(figure: Any, described: dict[str, Any], stem: Path) -> None:

@@ -14,13 +14,14 @@ from hpo.cli.arguments import WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
     Given,
-    dataset_option,
     device_option,
     is_file,
+    overrides_option,
     print_parts,
     sources_options,
     storage_option,
     stored_name,
+    study_option,
     workers_option,
 )
 from hpo.cli.run import begin_work, checked_by, run_trials
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow
     from hpo.study.card import Card
     from hpo.study.definition import StudyDefinition
+    from hpo.study.overrides import Override
     from hpo.workers.plan import Plan
 
 
 @click.command()
-@click.option("--study", required=True, metavar="NAME_OR_FILE", help="A study's name (see hpo list), or its TOML file.")
+@study_option("Its name (see hpo list), or its TOML file.")
 @click.option(
     "--trials",
     type=WholeNumber(1, limits.TRIALS),
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 @workers_option
 @storage_option
 @device_option
-@dataset_option
+@overrides_option
 @click.option("--name", metavar="STUDY", help="The name in the storage; the study file's own unless given.")
 @sources_options
 def optimize(
@@ -59,7 +61,7 @@ def optimize(
     workers: str,
     storage: str,
     device: str,
-    dataset: str | None,
+    overrides: list[Override],
     name: str | None,
     given: Given,
 ) -> None:
@@ -79,7 +81,7 @@ def optimize(
         raise click.UsageError("--lower-target needs the new number, as in --trials 20")
     begin_work()
     devices = assign_devices(workers, device)
-    wanted = find_study(storage, study, trials=trials, dataset=dataset, name=name)
+    wanted = find_study(storage, study, trials=trials, overrides=overrides, name=name)
     sources = wanted.sources(given.sources(), given.code)
     needs_check = wanted.must_be_checked
     with Supervisor(devices[: wanted.asked], preload=wanted.preload) if needs_check else nullcontext() as supervisor:

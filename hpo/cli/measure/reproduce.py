@@ -67,12 +67,12 @@ def reproduce(
     begin_work()
     items = find_items(names)
     devices = assign_devices(workers, device)
-    wanted = [find_study(storage, study, dataset=dataset, rounds=rounds) for study in studies_of(items)]
+    changes = [("task.dataset", dataset), ("protocol.rounds", rounds)]
+    overrides = [(key, value) for key, value in changes if value is not None]
+    wanted = [find_study(storage, study, overrides=overrides) for study in studies_of(items)]
     plans = [make_plan(storage, one) for one in wanted]
     opened, given_up = _measure(storage, plans, devices, Sources(data_folder(data)))
-    stored = {
-        study: catalog.load_study(study, dataset=dataset, rounds=rounds)[0] for study in studies_of(reports().items)
-    }
+    stored = {study: catalog.load_study(study, overrides)[0] for study in studies_of(reports().items)}
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
     suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")

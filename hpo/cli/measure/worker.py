@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import click
 
+from hpo.cli.arguments import StudyName
 from hpo.cli.options import Given, device_option, sources_options, storage_option, stored_name, workers_option
 from hpo.cli.run import begin_work, serve_studies
 
 
 @click.command()
 @storage_option
+@click.argument("places", nargs=-1, type=StudyName(), metavar="[STUDY]...")
 @click.option(
-    "--study", "studies", metavar="NAME_OR_FILE", multiple=True, help="Serve this study only. Can be repeated."
+    "--study",
+    "named",
+    type=StudyName(),
+    metavar="STUDY",
+    multiple=True,
+    help="The same as STUDY: serve it alone. Can be repeated.",
 )
 @workers_option
 @device_option
@@ -23,7 +30,8 @@ from hpo.cli.run import begin_work, serve_studies
 @sources_options
 def worker(
     storage: str,
-    studies: tuple[str, ...],
+    places: tuple[str, ...],
+    named: tuple[str, ...],
     workers: str,
     device: str,
     exit_when_done: bool,
@@ -40,5 +48,6 @@ def worker(
     begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
+    studies = (*places, *named)
     sources, names = given.sources(*studies), tuple(map(stored_name, studies))
     serve_studies(opened, names or None, devices=devices, sources=sources, exit_when_done=exit_when_done)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@study_option
+@study_option()
 @storage_option
 @json_option
 def best(study: str, storage: str, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from hpo.text.output import say
 
 
 @click.command()
-@study_option
+@study_option()
 @click.option(
     "-o", "folder", required=True, type=Folder(), metavar="DIR",
     help="Write NAME.html and NAME.md here.",

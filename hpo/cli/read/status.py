@@ -11,7 +11,7 @@ import click
 from rich.console import Group
 
 from hpo.cli.columns import FittedTable
-from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
+from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.signals import check, stop_on_signals
 from hpo.text.formatting import count, duration, progress, spread
 from hpo.text.streams import lost
@@ -23,7 +23,7 @@ WATCH_SECONDS = 2.0
 
 
 @click.command()
-@click.option("--study", metavar="NAME_OR_FILE", help="Show this study only.")
+@study_option("Show it alone.", needed=False)
 @storage_option
 @click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
 @json_option

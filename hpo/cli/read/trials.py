@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@study_option
+@study_option()
 @storage_option
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a column for each round and parameter.")
