@@ -41,7 +41,7 @@ HOMES = {
     "optuna_dashboard": {"dashboard"},
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
-    "scipy": {"analysis", "training", "tasks"},
+    "scipy": {"workers", "analysis", "training", "tasks"},
     "filelock": {"tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
@@ -124,10 +124,10 @@ def test_networks_know_torch_alone() -> None:
                 assert str(name).partition(".")[0] in {"torch", "__future__", "collections", "functools", "itertools"}
 
 
-PRIVATE = {  # of hpo/storage/
+PRIVATE = {
     f"hpo.storage.{name}"
     for name in ["artifacts", "backends", "claims", "fast_rdb", "fast_reads", "frozen_trials", "queries", "statements"]
-}
+} | {"hpo.workers.proposals"}
 
 
 def test_private_names_of_optuna_stand_in_few_files() -> None:

@@ -51,7 +51,7 @@ class Number(_Kind):
 
 
 class StudyName(click.ParamType[str]):
-    """A study's name, or its file; `my` is `my.toml` where that lies in the working folder."""
+    """A study's name, or its file; the name is that of a file in the working folder, where one has it."""
 
     name = "study"
 

@@ -35,6 +35,7 @@ COMMANDS = {  # name -> the file and the function
     "reproduce": ("measure/reproduce.py", "reproduce"),
     "status": ("read/status.py", "status"),
     "best": ("read/best.py", "best"),
+    "compare": ("read/compare.py", "compare"),
     "trials": ("read/trials.py", "trials"),
     "list": ("read/list.py", "list_"),
     "show": ("read/show.py", "show"),
@@ -143,13 +144,14 @@ def main() -> None:
     """Hyperparameter studies of small neural networks: which configuration is better, by how much, how sure.
 
     \b
-    hpo list                                 what can be studied
-    hpo optimize --study cnn --trials 200    search; repeat it to resume or join
-    hpo best --study cnn                     the best trial so far
-    hpo confirm --study cnn                  the best again, on fresh rounds
-    hpo dashboard                            watch live in optuna-dashboard
-    hpo report --study cnn -o report         the results, as a page
-    hpo export --study cnn -o winner         the best, trained, as a file
+    hpo list                          what can be studied
+    hpo optimize cnn --trials 200     search; repeat it to resume or join
+    hpo best cnn                      the best trial so far
+    hpo confirm cnn                   the best again, on fresh rounds
+    hpo compare cnn                   which is better, by how much, how sure
+    hpo dashboard                     watch live in optuna-dashboard
+    hpo report cnn -o report          the results, as a page
+    hpo export cnn -o winner          the best, trained, as a file
     """
 
 

@@ -11,7 +11,17 @@ from optuna.trial import TrialState
 from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search
 from hpo.analysis.confirmation import Confirmation, Confirms, read_confirmations, read_confirms
 from hpo.analysis.results import read_best
-from hpo.report.sections import Section, _best, _environment, _error, _name, _of_list, _of_search, _ranked, _time
+from hpo.report.of_list import list_sections
+from hpo.report.sections import (
+    Section,
+    best_section,
+    environment_section,
+    error_of,
+    name_of,
+    ranked,
+    search_sections,
+    time_section,
+)
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
@@ -52,14 +62,14 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
     trials = read_trials(storage, study)
     confirmation = next(read_confirmations(storage, study), None)
     if definition.space:
-        parts = _of_search(storage, study, trials, definition, card)
+        parts = search_sections(storage, study, trials, definition, card)
     else:
-        parts = _of_list(storage, study, trials, definition, card, clean)
+        parts = list_sections(storage, study, trials, definition, card, clean)
     sections = [
-        _best(trials, definition, card, confirmation),
+        best_section(trials, definition, card, confirmation),
         *parts,
-        _time(trials, clean),
-        _environment(trials, definition, card, attributes["definition_sha256"]),
+        time_section(trials, clean),
+        environment_section(trials, definition, card, attributes["definition_sha256"]),
     ]
     if confirms := read_confirms(attributes):
         confirms = confirms.model_copy(update={"study": clean(confirms.study)})
@@ -82,11 +92,11 @@ def _headline(
     card: Card,
     confirmation: Confirmation | None,
 ) -> list[str]:
-    best, metric = _ranked(trials, card.metric)[0], card.metric
+    best, metric = ranked(trials, card.metric)[0], card.metric
     which = "Highest" if metric.maximize else "Lowest"
     extreme = (
-        f"{which} {metric.title}: {_error(best, metric, metric.unit)} over "
-        f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {_name(best, definition)}."
+        f"{which} {metric.title}: {error_of(best, metric, metric.unit)} over "
+        f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {name_of(best, definition)}."
     )
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
@@ -117,6 +127,6 @@ def _headline_of_confirmation(trials: Sequence[StoredTrial], confirms: Confirms,
         return [f"{which}, is not measured yet."]
     over = count(len(first.attributes["errors"]), "fresh round")
     return [
-        f"{which}: {_error(first, card.metric, card.metric.unit)} on {over}, {short_name(first.params)}.",
+        f"{which}: {error_of(first, card.metric, card.metric.unit)} on {over}, {short_name(first.params)}.",
         f"{NEW_SELECTION.capitalize()}.",
     ]

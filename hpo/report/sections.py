@@ -14,22 +14,19 @@ from optuna.trial import TrialState
 
 from hpo.analysis.caveats import NEW_SELECTION
 from hpo.analysis.confirmation import Confirmation
-from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Effect, read_effects, read_importances, related_lists
-from hpo.analysis.results import entry_of, measured_entries
-from hpo.analysis.statistics import LEVEL, Interval, difference_of_means, mean_of
+from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, read_importances
+from hpo.analysis.results import entry_of
+from hpo.analysis.statistics import Interval, mean_of
 from hpo.report.study_figures import (
     MOST,
-    effect_name,
-    effects_figure,
     history_figure,
     importances_figure,
-    listed_figure,
     parallel_figure,
     rates_figure,
 )
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import Card, MetricCard
-from hpo.study.definition import Entry, StudyDefinition
+from hpo.study.definition import StudyDefinition
 from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
 from hpo.text.formatting import (
     capitalized,
@@ -38,8 +35,6 @@ from hpo.text.formatting import (
     interval,
     lasted,
     mean_and_deviation,
-    p_value,
-    points,
     text_of,
     with_unit,
 )
@@ -65,9 +60,10 @@ class Section:
     wide: bool = False
 
 
-def _best(
+def best_section(
     trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, confirmation: Confirmation | None
 ) -> Section:
+    """Returns the best configurations of a study."""
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     rows = [
         [
@@ -78,12 +74,12 @@ def _best(
             "configuration",
         ]
     ]
-    for trial in _ranked(trials, card.metric)[:BEST]:
+    for trial in ranked(trials, card.metric)[:BEST]:
         confirmed = fresh.get(trial.number)
         again = mean_and_deviation(confirmed.mean.estimate, confirmed.std, card.metric.unit) if confirmed else ""
         reach = _interval(trial.attributes["errors"], card.metric)
-        row = [str(trial.number), _error(trial, card.metric), reach, *([again] if fresh else [])]
-        rows.append([*row, _name(trial, definition)])
+        row = [str(trial.number), error_of(trial, card.metric), reach, *([again] if fresh else [])]
+        rows.append([*row, name_of(trial, definition)])
     flags = [
         name for name, parameter in definition.search_space.items() if any(value is True for value in parameter.values)
     ]
@@ -95,9 +91,10 @@ def _best(
     return Section("best", "Best configurations", text, rows)
 
 
-def _of_search(
+def search_sections(
     storage: RDBStorage, study: str, trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card
 ) -> Iterator[Section]:
+    """Yields what a search says."""
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
     pruned_too = f", {pruned} pruned" if pruned else ""
     over = count(definition.protocol.rounds, "round")
@@ -119,45 +116,6 @@ def _of_search(
     figure = parallel_figure(trials, varied, definition, card.metric)
     yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
-
-
-def _of_list(
-    storage: RDBStorage,
-    study: str,
-    trials: Sequence[StoredTrial],
-    definition: StudyDefinition,
-    card: Card,
-    clean: Callable[[str], str],
-) -> Iterator[Section]:
-    entries = measured_entries(trials, definition)
-    labels, measured = [entry.label for entry, _ in entries], [trial for _, trial in entries]
-    text = [
-        f"{len(measured)} of {len(definition.trial)} are measured, over {count(definition.protocol.rounds, 'round')}."
-    ]
-    yield Section("errors", _heading(card.metric), text, figure=listed_figure(measured, labels, card.metric))
-    yield from _published(entries, card.metric)
-    lists = related_lists(storage, study)
-    yield from _effects(read_effects(storage, lists), list(map(clean, lists)), card.metric)
-
-
-def _effects(effects: Sequence[Effect], lists: Sequence[str], metric: MetricCard) -> Iterator[Section]:
-    if not effects:
-        return
-    rows = [["change", "pairs", f"{points('', metric.unit).strip() or 'difference'} (95 %)", "p", "verdict"]]
-    for effect in effects:
-        by = effect.difference
-        if effect.p_value is None:
-            told = "too few rounds"
-        else:
-            told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not significant"
-        changed = _change(by, effect.metric)
-        rows.append([effect_name(effect, metric), str(effect.pairs), changed, p_value(effect.p_value), told])
-    where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
-    text = [
-        f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
-        "are listed (Holm), intervals not. Trials whose error no loss trains are left out."
-    ]
-    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects, metric))
 
 
 def _importances(importances: dict[str, float]) -> Section:
@@ -189,7 +147,8 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
     yield Section("pruning", "Pruning", text)
 
 
-def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section:
+def time_section(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section:
+    """Returns how long trials took, and on which machines."""
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     seconds = sum(trial.attributes.get("seconds") or 0.0 for trial in finished)
     moments = [(trial.started, trial.finished) for trial in finished if trial.started and trial.finished]
@@ -209,26 +168,10 @@ def _time(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> Section
     return Section("time", "Time and machines", text, rows)
 
 
-def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard) -> Iterator[Section]:
-    rows = [["", "published", "measured", "difference (95 %)"]]
-    for entry, trial in entries:
-        published, std = entry.published, trial.attributes["std"]
-        if published is None or trial.value is None:
-            continue
-        row = [entry.label, mean_and_deviation(published.mean, published.std, metric.unit), _error(trial, metric)]
-        by = difference_of_means(
-            trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
-        ).within(*metric.differences)
-        rows.append([*row, _change(by, metric)])
-    if len(rows) > 1:
-        what = capitalized(metric.axis_title)
-        text = [f"{what}, mean and deviation; the interval is Welch's. `hpo reproduce` judges them."]
-        yield Section("published", "Beside the published", text, rows)
-
-
-def _environment(
+def environment_section(
     trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, definition_sha256: str
 ) -> Section:
+    """Returns under which conditions a study was measured."""
     protocol, training = definition.protocol, definition.training
     used = {", ".join(f"{k} {v}" for k, v in (trial.attributes.get("versions") or {}).items()) for trial in trials}
     settings = {
@@ -254,13 +197,14 @@ def _environment(
     return Section("environment", "Conditions", [], rows)
 
 
-def _name(trial: StoredTrial, definition: StudyDefinition) -> str:
+def name_of(trial: StoredTrial, definition: StudyDefinition) -> str:
     """Returns what a configuration is called: by its label in a list, else by its parameters."""
     entry = entry_of(trial, definition.trial)
     return entry.label if entry else short_name(trial.params)
 
 
-def _ranked(trials: Sequence[StoredTrial], metric: MetricCard) -> list[StoredTrial]:
+def ranked(trials: Sequence[StoredTrial], metric: MetricCard) -> list[StoredTrial]:
+    """Returns the trials that were measured to the end, the best first."""
     whole = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.value is not None]
     return sorted(whole, key=lambda trial: (metric.sign * (trial.value or 0.0), trial.number))
 
@@ -276,7 +220,7 @@ def _steps(trial: StoredTrial, steps: int) -> int:
     return max(map(int, trial.attributes.get("errors_by_step") or {0: 0}))
 
 
-def _error(trial: StoredTrial, metric: MetricCard, unit: str = "") -> str:
+def error_of(trial: StoredTrial, metric: MetricCard, unit: str = "") -> str:
     """Returns a trial's mean and deviation, and how many of its rounds diverged."""
     diverged = len(trial.attributes.get("diverged_rounds") or [])
     shown = with_unit(mean_and_deviation(trial.value or 0.0, trial.attributes.get("std"), metric.unit), unit)
@@ -288,11 +232,13 @@ def _interval(errors: Sequence[float], metric: MetricCard) -> str:
     return interval(mean.low, mean.high, metric.unit)
 
 
-def _heading(metric: MetricCard) -> str:
+def heading_of(metric: MetricCard) -> str:
+    """Returns what stands above errors."""
     return "Errors" if metric.noun == "error" else capitalized(metric.noun)
 
 
-def _change(by: Interval, metric: MetricCard) -> str:
+def change_of(by: Interval, metric: MetricCard) -> str:
+    """Returns a difference with its interval."""
     return f"{change(by.estimate, metric.unit, by.standard_error)} ({interval(by.low, by.high, metric.unit, '+')})"
 
 

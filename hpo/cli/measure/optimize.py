@@ -135,9 +135,11 @@ def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) ->
         words: name the study, see `_words`.
         whole: whether every configuration of its space is measured.
     """
+    from hpo.analysis.comparison import compare
     from hpo.analysis.confirmation import read_winner
     from hpo.analysis.results import read_rows
     from hpo.cli.read.best import best_table
+    from hpo.cli.read.compare import comparison_view
     from hpo.storage.studies import read_card
 
     next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
@@ -147,6 +149,8 @@ def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) ->
         print_parts(*best_table(winner), *said)
         if winner.confirmed is None:
             next_ones[0] = ["confirm", *words]
+    elif len(plan.definition.trial) > 1 and not any(entry.published for entry in plan.definition.trial):
+        print_parts(*comparison_view(compare(opened, plan.name)))
     else:
         print_parts(
             *listed_view(plan.name, read_rows(opened, plan.name), plan.definition, read_card(opened, plan.name))

@@ -1,0 +1,204 @@
+"""Compares configurations round by round: which is better, by how much, how sure.
+
+All are measured on the same rounds, so what a round makes harder it makes harder for all. Which of several is the best
+is chosen by the same numbers that are compared, so p values are corrected (Holm) for all pairs that could have been
+chosen, not for those that are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpo.analysis.confirmation import Confirmation, Contrast, read_confirmations
+from hpo.analysis.results import read_best, read_entries, read_trial
+from hpo.analysis.statistics import Interval, holm, mean_of, paired_difference
+from hpo.errors import StorageError, UnknownName
+from hpo.storage.queries import read_trials
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import MetricCard
+from hpo.text.commands import command_here
+from hpo.text.formatting import count, figure, interval, p_value, points, rounds_on
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the configurations that are compared.
+
+    Attributes:
+        name: its label, or `trial 3`.
+        errors: of the rounds.
+        mean: theirs, with its 95 % interval.
+    """
+
+    name: str
+    trial: int
+    params: dict[str, Any]
+    errors: list[float]
+    mean: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the rounds say of some configurations, the best first.
+
+    Attributes:
+        source: the study whose rounds they are: the study itself, or a confirmation of it.
+        is_biased: whether some were chosen for being good by the very rounds that they are compared on.
+        contrasts: of the best with each of the others.
+        pairs: for how many the p values are corrected.
+    """
+
+    study: str
+    source: str
+    rounds: int
+    dataset: str
+    metric: MetricCard
+    is_biased: bool
+    compared: list[Compared]
+    contrasts: list[Contrast]
+    pairs: int
+
+
+def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Comparison:
+    """Compares configurations of a study.
+
+    Args:
+        names: labels of a list, or numbers of trials. Unless given, a list is compared whole; of a search what its
+            latest confirmation has measured, or else its two best.
+
+    Raises:
+        UnknownName: where there is no such configuration.
+        StorageError: where fewer than two are measured in all rounds.
+    """
+    definition = read_definition(storage, study)
+    if definition.trial:
+        found = [_compared(entry.label, trial) for entry, trial in read_entries(storage, study)]
+        chosen = _choose(found, names) if names else found
+        return _comparison(storage, study, study, chosen, is_biased=False)
+    numbers = [_number(name) for name in names]
+    for confirmation in read_confirmations(storage, study):
+        confirmed = {one.trial: one for one in confirmation.confirmed}
+        if len(confirmed) > 1 and (not numbers or set(numbers) <= confirmed.keys()):
+            return _of_confirmation(storage, study, confirmation, numbers or list(confirmed))
+    if numbers:
+        trials = [read_trial(storage, study, number) for number in numbers]
+    else:
+        read_best(storage, study)  # says so where there is none
+        trials = read_trials(storage, study, states=(TrialState.COMPLETE,), best=2)
+    chosen = [_compared(f"trial {trial.number}", trial) for trial in trials]
+    return _comparison(storage, study, study, chosen, is_biased=True)
+
+
+def answer(found: Comparison) -> str:
+    """Returns which configuration is better, by how much and how sure, in a sentence."""
+    best, *others = found.compared
+    over = rounds_on(found.rounds, found.dataset, "fresh round" if found.source != found.study else "round")
+    if len(others) == 1:
+        (contrast,) = found.contrasts
+        by = points(
+            figure(abs(contrast.difference.estimate), found.metric.unit, contrast.difference.standard_error),
+            found.metric.unit,
+        )
+        if contrast.is_significant:
+            said = f"{best.name} is better than {others[0].name}, by {by}"
+        else:
+            said = f"{best.name} and {others[0].name} do not differ significantly; their difference is {by}"
+        return f"study {found.study}: {said} ({_sure(contrast, found)}; {found.metric.title}, {over})"
+    like = [one.name for one, contrast in zip(others, found.contrasts, strict=True) if not contrast.is_significant]
+    worse = len(others) - len(like)
+    if not like:
+        said = f"{best.name} is better than all {len(others)} others"
+    elif not worse:
+        said = f"{best.name} is first, but of its {len(others)} rivals none is significantly worse"
+    else:
+        rest = f"{like[0]} is not significantly worse" if len(like) == 1 else f"{len(like)} are not significantly worse"
+        said = f"{best.name} is better than {worse} of {len(others)} others; {rest}"
+    return f"study {found.study}: {said} ({found.metric.title}, {over})"
+
+
+def how_compared(found: Comparison) -> str:
+    """Returns how a comparison was made."""
+    if found.pairs == 1:
+        return "compared round by round, by a paired t test"
+    return (
+        f"differences from {found.compared[0].name}, round by round, by paired t tests; p values corrected for all "
+        f"{count(found.pairs, 'pair')} (Holm), intervals not"
+    )
+
+
+def _sure(contrast: Contrast, found: Comparison) -> str:
+    by = contrast.difference
+    low, high = (by.low, by.high) if by.estimate >= 0 else (_negative(by.high), _negative(by.low))
+    return f"95 %: {interval(low, high, found.metric.unit)}; p {p_value(contrast.p_value)}"
+
+
+def _negative(number: float | None) -> float | None:
+    return None if number is None else -number
+
+
+def _of_confirmation(storage: RDBStorage, study: str, confirmation: Confirmation, numbers: Sequence[int]) -> Comparison:
+    chosen = [
+        Compared(f"trial {one.trial}", one.trial, one.params, one.errors, one.mean)
+        for one in confirmation.confirmed
+        if one.trial in numbers
+    ]
+    return _comparison(storage, study, confirmation.name, chosen, is_biased=False)
+
+
+def _comparison(
+    storage: RDBStorage, study: str, source: str, chosen: Sequence[Compared], *, is_biased: bool
+) -> Comparison:
+    if len(chosen) < 2:
+        raise StorageError(
+            f"study {study!r} has fewer than two configurations that were measured in all rounds; "
+            f"{command_here('status', study)} tells how far it is"
+        )
+    definition, card = read_definition(storage, source), read_card(storage, source)
+    metric = card.metric
+    ranked = sorted(chosen, key=lambda one: metric.sign * one.mean.estimate)
+    differences = {
+        (first, second): paired_difference(ranked[second].errors, ranked[first].errors).within(*metric.differences)
+        for first, second in combinations(range(len(ranked)), 2)
+    }
+    p_values = [1.0 if by.p_value is None else by.p_value for by in differences.values()]
+    corrected = dict(zip(differences, holm(p_values), strict=True))
+    return Comparison(
+        study=study,
+        source=source,
+        rounds=definition.protocol.rounds,
+        dataset=card.dataset,
+        metric=metric,
+        is_biased=is_biased,
+        compared=ranked,
+        contrasts=[
+            Contrast(ranked[0].trial, ranked[place].trial, differences[0, place], corrected[0, place])
+            for place in range(1, len(ranked))
+        ],
+        pairs=len(differences),
+    )
+
+
+def _compared(name: str, trial: Any) -> Compared:
+    errors = trial.attributes["errors"]
+    return Compared(name, trial.number, trial.params, errors, mean_of(errors))
+
+
+def _choose(found: Sequence[Compared], names: Sequence[str]) -> list[Compared]:
+    by_name = {one.name: one for one in found} | {str(one.trial): one for one in found}
+    for name in names:
+        if name not in by_name:
+            raise UnknownName("configuration", name, [one.name for one in found])
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def _number(name: str) -> int:
+    number = name.removeprefix("trial ").strip()
+    if not (number.isascii() and number.isdigit()):
+        raise UnknownName("trial", name, [], hint="a search's trials are named by their numbers, as in 3 7; ")
+    return int(number)

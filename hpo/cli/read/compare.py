@@ -1,0 +1,111 @@
+"""`hpo compare`: which configuration is better, by how much, how sure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo.analysis.caveats import SELECTION_BIAS
+from hpo.cli.arguments import StudyName
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
+from hpo.text.commands import command_here
+from hpo.text.formatting import (
+    capitalized,
+    change,
+    interval,
+    mean_and_deviation,
+    p_value,
+    with_unit,
+)
+
+if TYPE_CHECKING:
+    from hpo.analysis.comparison import Comparison
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="STUDY [A B]...")
+@click.option("--study", type=StudyName(), metavar="STUDY", help="The same as STUDY.")
+@storage_option
+@json_option
+def compare(words: tuple[str, ...], study: str | None, storage: str, as_json: bool) -> None:
+    """Say which configuration of a study is better, by how much, how sure.
+
+    A and B are labels of a list, or numbers of a search's trials. Unless given, a list is compared whole; of a search
+    what hpo confirm has measured on fresh rounds, or else its two best. Configurations are compared round by round.
+    """
+    from hpo.analysis.comparison import compare as compare_study
+    from hpo.storage.backends import open_storage
+
+    if study is None:
+        if not words:
+            raise click.UsageError("name a study, as in hpo compare quickstart")
+        study, words = StudyName().convert(words[0], None, click.get_current_context()), words[1:]
+    if len(words) == 1:
+        raise click.UsageError(f"name two to compare, or none, but there is {words[0]!r} alone")
+    found = compare_study(open_storage(storage), stored_name(study), words)
+    if as_json:
+        print_json(comparison_json(found))
+    else:
+        print_parts(*comparison_view(found))
+
+
+def comparison_view(found: Comparison) -> list[Any]:
+    """Returns the answer, every configuration beside the best, and how they were compared."""
+    from hpo.analysis.comparison import answer, how_compared
+
+    metric = found.metric
+    table = FittedTable()
+    table.add_column("configuration", wraps=True)
+    table.add_column(with_unit(metric.noun, metric.unit), justify="right")
+    table.add_column("95 %", rank=2)
+    table.add_column("difference", justify="right", rank=1)
+    table.add_column("95 %", rank=3)
+    table.add_column("p", justify="right", rank=1)
+    contrasts = {contrast.second: contrast for contrast in found.contrasts}
+    for one in found.compared:
+        mean = mean_and_deviation(one.mean.estimate, _deviation(one.errors), metric.unit)
+        reach = interval(one.mean.low, one.mean.high, metric.unit)
+        beside = ["", "", ""]
+        if (contrast := contrasts.get(one.trial)) is not None:
+            by = contrast.difference
+            difference = change(by.estimate, metric.unit, by.standard_error)
+            beside = [difference, interval(by.low, by.high, metric.unit, "+"), p_value(contrast.p_value)]
+        table.add_row(one.name, mean, reach, *beside)
+    return [answer(found), table, [how_compared(found), *_caveats(found)]]
+
+
+def comparison_json(found: Comparison) -> dict[str, Any]:
+    """Returns a comparison as `hpo compare --json` has it."""
+    names = {one.trial: one.name for one in found.compared}
+    return {
+        **{key: getattr(found, key) for key in ("study", "source", "rounds", "dataset")},
+        "direction": found.metric.direction,
+        **{"metric": found.metric.name, "unit": found.metric.unit, "is_biased": found.is_biased},
+        "compared": [
+            {"name": one.name, "trial": one.trial, "mean": one.mean.estimate, "low": one.mean.low}
+            | {"high": one.mean.high, "std": _deviation(one.errors), "errors": one.errors, "params": one.params}
+            for one in found.compared
+        ],
+        "contrasts": [
+            {"first": names[one.first], "second": names[one.second], "is_significant": one.is_significant}
+            | {key: value for key, value in asdict(one.difference).items() if key in ("low", "high")}
+            | {"difference": one.difference.estimate, "p_value": one.p_value}
+            for one in found.contrasts
+        ],
+    }
+
+
+def _caveats(found: Comparison) -> list[str]:
+    if not found.is_biased:
+        return []
+    confirm = command_here("confirm", found.study)
+    return [f"{capitalized(SELECTION_BIAS)}, and these were chosen so; {confirm} compares the best on fresh rounds"]
+
+
+def _deviation(errors: list[float]) -> float | None:
+    from statistics import stdev
+
+    return stdev(errors) if len(errors) > 1 else None

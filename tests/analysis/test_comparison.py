@@ -1,0 +1,118 @@
+"""Comparisons are those of SciPy on the same errors, under the names that the user gave."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from tests.program import assert_one_line, hpo, hpo_in_one_process
+
+NOISE = """
+import random
+
+
+def f(params, seed):
+    return params["x"] + random.Random(seed).gauss(0, 1) + random.Random(f"{seed} {params['x']}").gauss(0, 0.5)
+"""
+HEAD = """
+title = "Three"
+[task]
+name = "noise.py:f"
+DIRECTION
+[protocol]
+rounds = 8
+"""
+LABELS = {"theirs": 11.0, "mine": 10.0, "another": 10.1}
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = hpo_in_one_process(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+@pytest.fixture(scope="module", params=["minimize", "maximize"])
+def listed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "noise.py").write_text(NOISE)
+    head = HEAD.replace("DIRECTION", f'direction = "{request.param}"')
+    for name, labels in (("three", ["theirs", "mine", "another"]), ("two", ["theirs", "mine"])):
+        trials = (f'[[trial]]\nlabel = "{label}"\n[trial.params]\nx = {LABELS[label]}\n' for label in labels)
+        (folder / f"{name}.toml").write_text(head + "".join(trials))
+    (folder / "search.toml").write_text(head + "[space]\nx = { low = 9.0, high = 12.0 }\n")
+    return folder
+
+
+def test_a_comparison_is_scipys_on_the_same_errors(listed: Path) -> None:
+    said = run(listed, "optimize", "three", "--workers", "1")
+    found: dict[str, Any] = json.loads(hpo("compare", "three", "--json", folder=listed).stdout)
+    errors = {one["name"]: one["errors"] for one in found["compared"]}
+    sign = -1 if found["direction"] == "maximize" else 1
+    assert [one["name"] for one in found["compared"]] == sorted(errors, key=lambda name: sign * sum(errors[name]))
+    tests = {frozenset(pair): stats.ttest_rel(*(errors[name] for name in pair)) for pair in combinations(errors, 2)}
+    corrected = dict(zip(tests, _holm([test.pvalue for test in tests.values()]), strict=True))
+    for contrast in found["contrasts"]:
+        test = stats.ttest_rel(errors[contrast["second"]], errors[contrast["first"]])
+        reach = test.confidence_interval()
+        assert contrast["p_value"] == pytest.approx(corrected[frozenset((contrast["first"], contrast["second"]))])
+        assert (contrast["low"], contrast["high"]) == pytest.approx((reach.low, reach.high))
+        assert contrast["is_significant"] == (contrast["p_value"] < 0.05)
+    best = found["compared"][0]["name"]
+    assert f"study three: {best} is better than" in said
+    for label in LABELS:
+        assert label in said
+
+
+def _holm(p_values: list[float]) -> list[float]:
+    """By the book: the k-th smallest of m times m - k + 1, and never below the one before."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    steps = [min(1.0, (len(p_values) - rank) * p_values[place]) for rank, place in enumerate(order)]
+    return [max(steps[: order.index(place) + 1]) for place in range(len(p_values))]
+
+
+def test_two_are_answered_in_a_sentence(listed: Path) -> None:
+    said = run(listed, "optimize", "two", "--workers", "1")
+    better, worse = ("mine", "theirs") if "minimize" in (listed / "two.toml").read_text() else ("theirs", "mine")
+    assert f"study two: {better} is better than {worse}, by " in said
+    assert said.startswith(run(listed, "compare", "two"))
+    assert f"{better} is better than {worse}, by" in run(listed, "compare", "--study", "two.toml", "mine", "theirs")
+    run(listed, "report", "two", "-o", "report")
+    page = (listed / "report" / "two.md").read_text()
+    assert page.index(f"{better} is better than {worse}, by") < page.index(
+        "## Errors" if "## Errors" in page else "##", 9
+    )
+
+
+def test_a_search_is_compared_with_what_it_says_of_its_choice(listed: Path) -> None:
+    run(listed, "optimize", "search", "--trials", "4", "--workers", "1")
+    said = run(listed, "compare", "search")
+    assert "The best of many noisy results looks better than it is (selection bias)" in said
+    assert "trial 0" in run(listed, "compare", "search", "0", "trial 3")
+    run(listed, "confirm", "search", "--rounds", "6", "--top", "2", "--workers", "1")
+    fresh = run(listed, "compare", "search")
+    assert "6 fresh rounds" in fresh
+    assert "selection bias" not in fresh
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["three", "mine", "their"], "no configuration named 'their'; did you mean 'theirs'?"),
+        (["three", "mine"], "name two to compare, or none, but there is 'mine' alone"),
+        (["three", "mine", "mine"], "has fewer than two configurations"),
+        (["search", "best", "other"], "a search's trials are named by their numbers"),
+        (["nothing"], "no study named 'nothing'"),
+        ([], "name a study, as in hpo compare quickstart"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(words: list[str], complaint: str, listed: Path) -> None:
+    run(listed, "optimize", "three", "--workers", "1")
+    run(listed, "optimize", "search", "--trials", "4", "--workers", "1")
+    done = hpo("compare", *words, folder=listed)
+    assert_one_line(done, done.returncode, complaint)
+    assert done.returncode != 0
