@@ -157,7 +157,7 @@ def _comparison(
     if len(chosen) < 2:
         raise StorageError(
             f"study {study!r} has fewer than two configurations that were measured in all rounds; "
-            f"{command_here('status', study)} tells how far it is"
+            f"{command_here('status', '--study', study)} tells how far it is"
         )
     definition, card = read_definition(storage, source), read_card(storage, source)
     metric = card.metric

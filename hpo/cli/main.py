@@ -27,6 +27,8 @@ from hpo.text.secrets import remember_secrets, show_url
 
 COMMANDS = {  # name -> the file and the function
     "optimize": ("measure/optimize.py", "optimize"),
+    "init": ("manage/init.py", "init"),
+    "schema": ("manage/schema.py", "schema"),
     "check": ("measure/check.py", "check"),
     "confirm": ("measure/confirm.py", "confirm"),
     "drift": ("measure/drift.py", "drift_"),

@@ -27,6 +27,11 @@ SHIPPED = {
     "classification": "hpo.tasks.classification:Classification",
     "regression": "hpo.tasks.regression:Regression",
 }
+SETTINGS = {  # what a study can say of each in its [task]
+    "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
+    "classification": "hpo.tasks.supervised:SupervisedSettings",
+    "regression": "hpo.tasks.supervised:SupervisedSettings",
+}
 NETWORK_TASK = ("network", "loss", "data", "errors")  # the functions of one
 
 

@@ -23,7 +23,10 @@ def _is_value(given: Any) -> Any:
     raise ValueError(f"must be a finite number, a text, true or false, but is {shown(given)}")
 
 
-Given = Annotated[Value, PlainValidator(_is_value)]  # pydantic's own check would complain once for each of the four
+Values = Annotated[list[Value], Field(min_length=1)]
+Given = Annotated[
+    Value, PlainValidator(_is_value, json_schema_input_type=Value)
+]  # pydantic's own check would complain once for each of the four
 
 
 def _is_wanted(given: Any) -> Any:
@@ -34,7 +37,9 @@ def _is_wanted(given: Any) -> Any:
     return tuple(map(_is_value, given))
 
 
-Wanted = Annotated[Any, PlainValidator(_is_wanted)]  # Value | tuple[Value, ...], which pydantic would try in turn
+Wanted = Annotated[
+    Any, PlainValidator(_is_wanted, json_schema_input_type=Value | Values)
+]  # Value | tuple[Value, ...], which pydantic would try in turn
 When = dict[str, Wanted]
 """The value that other parameters must have for a parameter to be there; or several, of which they must have one."""
 MOST_DECIDING = 100  # values of a whole number that decides which parameters there are
@@ -181,7 +186,9 @@ def _parameter(given: Any) -> Any:
     return (IntRange if all(type(end) is int for end in ends) else FloatRange)(**given)
 
 
-GivenParameter = Annotated[Parameter, BeforeValidator(_parameter)]
+GivenParameter = Annotated[
+    Parameter, BeforeValidator(_parameter, json_schema_input_type=Value | Values | Choices | FloatRange | IntRange)
+]
 
 
 def in_order(space: Space) -> list[tuple[str, Parameter]]:

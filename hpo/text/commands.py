@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from hpo.text.escaping import is_printable
@@ -12,8 +13,10 @@ from hpo.text.secrets import show_url
 
 
 def command(*words: str) -> str:
-    """Returns `hpo` with these words, quoted where a shell needs it."""
-    return " ".join(["hpo", *map(quote, words)])
+    """Returns `hpo` with these words, quoted where a shell needs it; a study stands by its name alone where it can."""
+    if words[1:2] == ("--study",) and not words[2].startswith("-"):
+        words = (words[0], *words[2:])
+    return _quoted(words)
 
 
 def command_here(*words: str) -> str:
@@ -26,7 +29,11 @@ def command_here(*words: str) -> str:
 
 def this_command(*more: str) -> str:
     """Returns the command that is running, without passwords, and what it needs besides."""
-    return command(*map(_without_password, sys.argv[1:]), *more)
+    return _quoted([*map(_without_password, sys.argv[1:]), *more])
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return " ".join(["hpo", *map(quote, words)])
 
 
 def quote(word: str) -> str:

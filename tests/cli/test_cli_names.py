@@ -136,7 +136,7 @@ def test_a_study_of_the_longest_name_is_confirmed(tmp_path: Path) -> None:
     name = "x" * 100
     started = hpo_in_one_process("optimize", "--study", "tiny.toml", "--name", name, "--trials", "1", folder=tmp_path)
     assert started.returncode == 0, started.stderr
-    assert f"hpo confirm --study {name}\n" in started.stdout
+    assert f"hpo confirm {name}\n" in started.stdout
     done = hpo_in_one_process("confirm", "--study", name, "--rounds", "5", "--top", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [study["study"] for study in json.loads(hpo("status", "--json", folder=tmp_path).stdout)][1] == (

@@ -77,7 +77,7 @@ def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Pat
     command = ["drift", "--study", "tiny", "--device", "cpu"]
     done = hpo_in_one_process(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"on a machine of another kind:\n  hpo drift --study tiny.toml --trial {winner['trial']}" in done.stdout
+    assert f"on a machine of another kind:\n  hpo drift tiny.toml --trial {winner['trial']}" in done.stdout
     found = json.loads(hpo_in_one_process(*command, "--json", folder=tmp_path).stdout)
     assert (found["study"], found["trial"], found["params"]) == ("tiny", winner["trial"], winner["params"])
     first, second = found["repetitions"]

@@ -62,7 +62,7 @@ def test_a_study_runs_over_a_verified_connection_and_its_password_shows_nowhere(
                     shown |= {*one.cmdline(), *one.environ().values()}
         said = process.stdout.read() if process.stdout else ""
     assert process.returncode == 0, said
-    assert f"hpo trials --study quick --storage-file {tmp_path / 'url'}" in said
+    assert f"hpo trials quick --storage-file {tmp_path / 'url'}" in said
     assert any("optimize" in part for part in shown)  # the processes were looked at
     everything = said + "".join(shown) + hpo("status", *arguments, folder=tmp_path).stdout
     assert PASSWORD not in everything

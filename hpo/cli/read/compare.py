@@ -101,7 +101,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 def _caveats(found: Comparison) -> list[str]:
     if not found.is_biased:
         return []
-    confirm = command_here("confirm", found.study)
+    confirm = command_here("confirm", "--study", found.study)
     return [f"{capitalized(SELECTION_BIAS)}, and these were chosen so; {confirm} compares the best on fresh rounds"]
 
 
