@@ -49,8 +49,8 @@ def load_network(
     Args:
         file: the `.safetensors` file.
         number: of the round whose network it is to be; the first in the file unless given.
-        code: the folder of the file that defines the network, where that is your own; naming it lets it be imported.
-        allow: patterns of packages that may be imported for it, as `package.module:*`.
+        code: the folder below which the file of a network of your own is.
+        allow: patterns of code that may be imported for it, as `tiny.py:TinyNet`; a file of others can name any.
 
     Raises:
         hpo.errors.RequestError: where the file is not there, is another, or lacks that round.

@@ -99,17 +99,19 @@ def answer(found: Comparison) -> str:
     """Returns which configuration is better, by how much and how sure, in a sentence."""
     best, *others = found.compared
     over = rounds_on(found.rounds, found.dataset, "fresh round" if found.source != found.study else "round")
+    where, among = f"study {found.study}: ", f"{found.metric.title}, {over}"
     if len(others) == 1:
-        (contrast,) = found.contrasts
-        by = points(
-            figure(abs(contrast.difference.estimate), found.metric.unit, contrast.difference.standard_error),
-            found.metric.unit,
-        )
+        (contrast,), other = found.contrasts, others[0].name
+        difference, unit = contrast.difference, found.metric.unit
+        by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
+        if difference.p_value is None:
+            few = count(found.rounds, "round")
+            return f"{where}{best.name} is ahead of {other} by {by}, but {few} cannot say how sure that is ({among})"
         if contrast.is_significant:
-            said = f"{best.name} is better than {others[0].name}, by {by}"
+            said = f"{best.name} is better than {other}, by {by}"
         else:
-            said = f"{best.name} and {others[0].name} do not differ significantly; their difference is {by}"
-        return f"study {found.study}: {said} ({_sure(contrast, found)}; {found.metric.title}, {over})"
+            said = f"{best.name} and {other} do not differ significantly; their difference is {by}"
+        return f"{where}{said} ({_sure(contrast, found)}; {among})"
     like = [one.name for one, contrast in zip(others, found.contrasts, strict=True) if not contrast.is_significant]
     worse = len(others) - len(like)
     if not like:
@@ -119,11 +121,13 @@ def answer(found: Comparison) -> str:
     else:
         rest = f"{like[0]} is not significantly worse" if len(like) == 1 else f"{len(like)} are not significantly worse"
         said = f"{best.name} is better than {worse} of {len(others)} others; {rest}"
-    return f"study {found.study}: {said} ({found.metric.title}, {over})"
+    return f"{where}{said} ({among})"
 
 
 def how_compared(found: Comparison) -> str:
     """Returns how a comparison was made."""
+    if found.contrasts[0].difference.p_value is None:
+        return "compared round by round; a test needs three rounds"
     if found.pairs == 1:
         return "compared round by round, by a paired t test"
     return (

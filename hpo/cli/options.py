@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -200,6 +200,7 @@ class Given:
                 given = read_study(file)
                 folder = self.code or file.resolve().parent
                 sources = sources.allowing_file(folder, given.references, given.network)
+                sources = replace(sources, files={**sources.files, file.stem: given})
         return sources
 
 

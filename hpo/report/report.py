@@ -26,7 +26,6 @@ from hpo.storage.queries import StoredTrial, read_trials, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
-from hpo.study.references import allow_words
 from hpo.study.space import short_name
 from hpo.text.commands import command
 from hpo.text.formatting import count, interval, rounds_on, spread
@@ -102,7 +101,7 @@ def _headline(
     if confirmation is None or best.number not in fresh:
         if not definition.space:
             return [extreme]
-        again = command("confirm", "--study", study, *allow_words(definition.references))
+        again = command("confirm", "--study", study)
         return [
             extreme,
             f"Not confirmed: {SELECTION_BIAS}. `{again}` measures it on fresh rounds.",

@@ -13,14 +13,13 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hpo.errors import StudyError
-from hpo.study.references import Reference, Sources, check_allowed, find_file
-
-HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
+from hpo.study.references import HIDDEN, Reference, Sources, check_allowed, find_file, is_below
 
 
 def load(reference: Reference, sources: Sources) -> Any:
@@ -32,10 +31,38 @@ def load(reference: Reference, sources: Sources) -> Any:
     check_allowed(reference, sources)
     module = _import_file(reference, sources) if reference.is_file else _import_module(reference)
     try:
-        return getattr(module, reference.name)
+        named = getattr(module, reference.name)
     except AttributeError:
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise StudyError(f"{reference.place} has no {reference.name!r}; there are: {', '.join(known)}") from None
+    home = _home_of(named)
+    if callable(named) and module.__spec__ is not None and not _is_of(home, module, reference, sources):
+        raise StudyError(f"{reference} is of {home}, which {reference.place} only imports; name what it defines itself")
+    return named
+
+
+def _home_of(named: Any) -> str:
+    """Returns the module that defines something; of an object, the module of its class."""
+    while isinstance(named, partial):
+        named = named.func
+    return str(getattr(named, "__module__", None) or "builtins")
+
+
+def _is_of(home: str, module: ModuleType, reference: Reference, sources: Sources) -> bool:
+    """Says whether a module belongs to what a reference names: files below the folder of code, or the same package.
+
+    Else a pattern like `forest.py:*` would allow whatever that file has imported.
+    """
+    if home == module.__name__:
+        return True
+    if not reference.is_file:
+        return home.partition(".")[0] == reference.place.partition(".")[0]
+    file = getattr(sys.modules.get(home), "__file__", None)
+    return file is not None and _is_below(Path(file).resolve(), sources.code.resolve())
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return file.is_relative_to(folder) and not any(part in HIDDEN for part in file.parts)
 
 
 def _import_file(reference: Reference, sources: Sources) -> ModuleType:
@@ -43,7 +70,7 @@ def _import_file(reference: Reference, sources: Sources) -> ModuleType:
     _look_below(sources.code.resolve())
     name = reference.place.removesuffix(".py").replace("/", ".")
     with _explained(reference):
-        if _is_importable(name, file):
+        if "." not in file.stem and _is_importable(name, file):
             return importlib.import_module(name)
         # Its name is that of another module, or none that Python can import.
         private = f"_hpo_code_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
@@ -142,7 +169,7 @@ def code_hashes(references: Iterable[Reference], sources: Sources) -> dict[str, 
         if name not in _loaded or not file or not file.endswith(".py") or not Path(file).is_absolute():
             continue
         path = Path(file).resolve()
-        if path.is_relative_to(root) and not any(part in HIDDEN for part in path.parts):
+        if _is_below(path, root):
             hashes[path.relative_to(root).as_posix()] = _sha256(path)
         elif name.partition(".")[0] in packages:
             hashes[name] = _sha256(path)
@@ -156,6 +183,8 @@ def check_files(expected: Mapping[str, str], sources: Sources) -> None:
         StudyError: that names the file which is missing or differs.
     """
     for path, sha256 in expected.items():
+        if path.endswith(".py") and not is_below(path):
+            raise StudyError(f"{path!r} is no path below the folder of code")
         if path.endswith(".py") and _sha256(find_file(path, sources.code)) != sha256:
             raise StudyError(f"{path} in {sources.code.resolve()} differs from the one that the study was created with")
 

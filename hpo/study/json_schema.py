@@ -11,10 +11,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpo.study.definition import StudyDefinition, TaskTable
-from hpo.study.loading import SETTINGS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE = "hpo.schema.json"
+SETTINGS = {  # what a study can say of each in its [task]
+    "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
+    "classification": "hpo.tasks.supervised:SupervisedSettings",
+    "regression": "hpo.tasks.supervised:SupervisedSettings",
+}
 
 
 def study_schema() -> dict[str, Any]:

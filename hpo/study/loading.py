@@ -27,11 +27,6 @@ SHIPPED = {
     "classification": "hpo.tasks.classification:Classification",
     "regression": "hpo.tasks.regression:Regression",
 }
-SETTINGS = {  # what a study can say of each in its [task]
-    "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
-    "classification": "hpo.tasks.supervised:SupervisedSettings",
-    "regression": "hpo.tasks.supervised:SupervisedSettings",
-}
 NETWORK_TASK = ("network", "loss", "data", "errors")  # the functions of one
 
 
@@ -215,17 +210,16 @@ def _load_code(reference: Reference, settings: Mapping[str, Any], sources: Sourc
     return LoadedTask(named, settings, (reference,))
 
 
-def load_builder(definition: StudyDefinition, given: Mapping[str, Any], sources: Sources) -> Callable[..., Any]:
+def load_builder(definition: StudyDefinition, given: Mapping[str, Any], sources: Sources) -> Callable[..., Any] | None:
     """Returns what builds a study's networks, without the study's data: `given` is what it knew of them.
 
+    None for a task whose networks are not made for its data.
+
     Raises:
-        RequestError: where that is code which may not be opened, or no task needs it.
+        RequestError: where that is code which may not be opened.
     """
     kind: Any = _shipped(definition) if definition.task.name in SHIPPED else None
-    if not hasattr(kind, "rebuild"):
-        raise StudyError(f"task {definition.task.name!r} builds no networks from what it knew of its data")
-    build: Callable[..., Any] = kind.rebuild(definition.task.settings, given, sources)
-    return build
+    return kind.rebuild(definition.task.settings, given, sources) if hasattr(kind, "rebuild") else None
 
 
 def _check_shape(named: Any, reference: Reference) -> None:

@@ -11,9 +11,9 @@ files are looked for below one folder of this machine; and nothing is imported t
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,8 @@ from hpo.errors import StudyError, UnknownName
 from hpo.text.commands import quote
 
 MODELS = "models"  # a folder below that of code, whose networks can be named without their file
+NETWORKS = ("convnet", "mlp")  # those that hpo brings
+HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ class Sources:
         data: the folder of datasets.
         code: the folder below which files of code, and of data that belong to it, are looked for.
         allowed: patterns of references, as `forest.py:*`.
+        files: name -> the definition of a study that is given by its file, which says what its code is given.
     """
 
     data: Path
     code: Path = Path()
     allowed: tuple[str, ...] = ()
+    files: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def allowing(self, *references: Reference) -> Sources:
         """Returns the same, but these may be opened besides."""
@@ -70,8 +74,9 @@ class Sources:
             folder: of the code.
             network: what the file says of one, if anything: a name of `models/` there is code too.
         """
-        named = networks_in(folder)[0].get(network, []) if isinstance(network, str) else []
-        return replace(self, code=folder).allowing(*references, *named)
+        found = networks_in(folder)[0].get(network, []) if isinstance(network, str) else []
+        is_clear = len(found) == 1 and network not in NETWORKS
+        return replace(self, code=folder).allowing(*references, *(found if is_clear else ()))
 
     def allows(self, reference: Reference) -> bool:
         """Says whether a reference may be opened."""
@@ -95,7 +100,7 @@ def parse_reference(text: str) -> Reference | None:
         raise ValueError(f"{text!r} must name something after the colon, as in 'forest.py:objective'")
     path = PurePosixPath(place)
     if place.endswith(".py"):
-        if path.is_absolute() or ".." in path.parts or "\\" in place:
+        if not is_below(place):
             raise ValueError(f"{text!r} must be a path below the folder of code, so neither absolute nor with '..'")
         return Reference(path.as_posix(), name)
     if not all(part.isidentifier() for part in place.split(".")):
@@ -172,6 +177,12 @@ def find_model(name: str, folder: Path, shipped: Collection[str]) -> Reference |
     return found[0] if found else None
 
 
+def is_below(path: str) -> bool:
+    """Says whether a path, as a study has it, leads below a folder: neither absolute, nor with `..`."""
+    parts = PurePosixPath(path)
+    return not (parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path)
+
+
 def find_file(path: str, folder: Path) -> Path:
     """Returns the file of a relative path below a folder.
 
@@ -179,7 +190,13 @@ def find_file(path: str, folder: Path) -> Path:
         StudyError: where it is not there, or a link leads out of the folder.
     """
     file = folder / path
-    if not file.is_file():
+    if any(part in HIDDEN for part in PurePosixPath(path).parts):
+        raise StudyError(f"{path} is of an installed package, which is named as in 'package.module:Class'")
+    try:
+        is_there = file.is_file()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        is_there = False
+    if not is_there:
         raise StudyError(f"{path} is not in {folder.resolve()}; --code names the folder that has it")
     if not file.resolve().is_relative_to(folder.resolve()):
         raise StudyError(f"{path} is a link that leads out of {folder.resolve()}")

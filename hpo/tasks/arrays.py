@@ -2,7 +2,7 @@
 
     data = "digits.npz"                    x and y; or x_train, y_train, x_test and y_test
     data = "cars.csv"                      a row each, its target in the column that `target` names
-    data = "sklearn:load_wine"             scikit-learn's datasets, and its kin
+    data = "sklearn:load_wine"             scikit-learn's, of those that come with it
     data = "torchvision:FashionMNIST"      torchvision's, from the folder of datasets, downloaded where they are missing
 
 Files are looked for below the folder of code, then in the folder of datasets. Nothing in them is executed.
@@ -18,14 +18,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import StringIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import DatasetError, suggestion
-from hpo.study.references import Sources
+from hpo.study.references import Sources, is_below
 from hpo.text.files import NotUtf8, read_text
 
 Array = NDArray[Any]
@@ -65,7 +65,7 @@ def read_examples(name: str, target: str | None, sources: Sources) -> Examples:
     if target is not None and not name.endswith(".csv"):
         raise DatasetError(f"target = {target!r} names a column of a CSV file, but data is {name!r}")
     if colon and kind == "sklearn":
-        found = _read_sklearn(member, sources.data)
+        found = _read_sklearn(member)
     elif colon and kind == "torchvision":
         found = _read_torchvision(member, sources.data)
     elif name.endswith(".npz"):
@@ -85,12 +85,15 @@ def read_examples(name: str, target: str | None, sources: Sources) -> Examples:
 
 
 def _find(name: str, sources: Sources) -> Path:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    if not is_below(name):
         raise DatasetError(f"data must be a path below the folder of code, or of datasets, but is {name!r}")
     for folder in (sources.code, sources.data):
         file = folder / name
-        if file.is_file():
+        try:
+            is_there = file.is_file()
+        except OSError:  # a name that is too long, a folder that may not be looked into
+            is_there = False
+        if is_there:
             if not file.resolve().is_relative_to(folder.resolve()):
                 raise DatasetError(f"{name} is a link that leads out of {folder.resolve()}")
             return file
@@ -122,7 +125,7 @@ def _read_npz(file: Path, name: str) -> Examples:
                 raise DatasetError(
                     f"{name} must hold {' and '.join(WHOLE)}, or {', '.join(SPLIT)}, but holds {', '.join(names)}"
                 )
-            arrays = [opened[one] for one in wanted]
+            arrays: list[Array] = [np.asarray(opened[one]) for one in wanted]  # a member that is no .npy comes as bytes
     except DatasetError:
         raise
     except Exception as error:  # numpy, zipfile and zlib have a dozen
@@ -131,7 +134,7 @@ def _read_npz(file: Path, name: str) -> Examples:
         if array.dtype.kind not in "biuf" and not (one.startswith("y") and array.dtype.kind == "U"):
             raise DatasetError(f"{name}: {one} must hold numbers, but its type is {array.dtype}")
     if wanted is WHOLE:
-        return Examples(*arrays)
+        return Examples(arrays[0], arrays[1])
     x, y, x_test, y_test = arrays
     if x.shape[1:] != x_test.shape[1:] or y.shape[1:] != y_test.shape[1:]:
         shapes = f"{x.shape} and {x_test.shape}"
@@ -184,23 +187,21 @@ def _numbers(values: Sequence[str]) -> list[float] | None:
         return None
 
 
-def _read_sklearn(member: str, data_folder: Path) -> Examples:
+def _read_sklearn(member: str) -> Examples:
     import sklearn.datasets
 
     known = [
         name
         for name in dir(sklearn.datasets)
-        if name.startswith(("load_", "fetch_"))
-        and "return_X_y" in inspect.signature(getattr(sklearn.datasets, name)).parameters
+        if name.startswith("load_") and "return_X_y" in inspect.signature(getattr(sklearn.datasets, name)).parameters
     ]
+    if member.startswith("fetch_"):
+        raise DatasetError(
+            f"sklearn:{member} is kept as a pickle, which can run anything; save its arrays as .npz, and name that"
+        )
     if member not in known:
         raise DatasetError(f"scikit-learn has no dataset {member!r}; {suggestion(member, known)}")
-    home = {"data_home": str(data_folder / "sklearn")} if member.startswith("fetch_") else {}
-    try:
-        x, y = getattr(sklearn.datasets, member)(return_X_y=True, **home)
-    except Exception as error:  # of the network, of files, of pandas that is not there
-        where = f" is not in {data_folder / 'sklearn'} and could not be downloaded" if home else " cannot be read"
-        raise DatasetError(f"sklearn:{member}{where}: {_line(error)}") from error
+    x, y = getattr(sklearn.datasets, member)(return_X_y=True)
     if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or x.dtype.kind not in "biuf":
         raise DatasetError(f"sklearn:{member} is no array of numbers")
     return Examples(x, y)

@@ -21,7 +21,7 @@ import numpy as np
 
 from hpo.errors import DatasetError, StudyError
 from hpo.study.code import load
-from hpo.study.references import Reference, Sources, find_model, parse_reference
+from hpo.study.references import NETWORKS, Reference, Sources, find_model, parse_reference
 from hpo.study.schema import Count, Table, Words
 from hpo.study.task import Metric, Round
 from hpo.tasks.arrays import Examples, read_examples
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from hpo.training.network_task import Split
 
-NETWORKS = ("convnet", "mlp")  # of networks.py
 TEST_SHARE = 0.2  # of the examples, unless the study says how many
 GIVEN = ("input_shape", "outputs")  # keywords of a network that the task gives it, where it asks for them
 

@@ -143,7 +143,7 @@ def load_network(
 ) -> nn.Module:
     """Returns an exported network, ready to be used; see `hpo.load_network`."""
     text, stored = _read(file)
-    sources = Sources(Path(), code or Path(), allowed=(*allow, *(("*.py:*",) if code else ())))
+    sources = Sources(Path(), code or Path(), allowed=tuple(allow))
     try:
         described = _Description.model_validate_json(text)
     except ValidationError as error:
@@ -156,15 +156,16 @@ def load_network(
         definition, params = define_study(listed, name="export"), described.params
         for reference in definition.references:
             if not sources.allows(reference):
-                how = "code=FOLDER" if reference.is_file else f"allow=['{reference}']"
+                how = f"code=FOLDER, allow=['{reference}']" if reference.is_file else f"allow=['{reference}']"
                 raise RequestError(f"it needs {reference}, which load_network(…, {how}) lets be imported")
-        if described.given:
-            build: Any = load_builder(definition, described.given, sources)
-        else:
+        build: Any = load_builder(definition, described.given, sources)
+        if build is None:
             loaded = load_task(definition, study="export", sources=sources)
             build, params = loaded.task.network, resolve_by(loaded, definition, study="export").trial[0].params
-        network: nn.Module = build(**named_in(build, params))
-    except RequestError as error:
+        network = build(**named_in(build, params))
+        if not isinstance(network, nn.Module):
+            raise RequestError(f"it builds no network, but {shown(network)}")
+    except (RequestError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(f"{file} is no export that can be loaded: {error}") from error
     rounds = {one.round: one for one in described.rounds}
     chosen = next(iter(rounds)) if number is None else number

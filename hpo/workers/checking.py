@@ -118,23 +118,75 @@ def _listed(params: Params) -> str:
     return ", ".join(f"{name} = {value!r}" for name, value in params.items())
 
 
-def open_stored(storage: RDBStorage, name: str, sources: Sources) -> StudyDefinition:
+def _hold_against(
+    definition: StudyDefinition, given: StudyDefinition, sources: Sources, *, study: str, file: str
+) -> None:
+    """Makes sure that a stored study gives code no more than the file does that was given.
+
+    Whoever names a file allows the code that it names, with the settings and the values that it names.
+
+    Args:
+        study: its name; another than the file's for one that measures trials of that study again.
+        file: the name of the file.
+
+    Raises:
+        StudyError: that says what differs.
+    """
+    loaded = load_task(given, study=file, sources=sources)
+    said = resolve_by(loaded, given, study=file)
+    where = f"study {study!r} is not as {file}.toml says"
+    if definition.task != said.task:
+        raise StudyError(f"{where}: its task or a setting of it is another")
+    space = said.search_space
+    stored = definition.search_space if study == file else {}
+    for name, parameter in stored.items():
+        if name not in space or parameter.values != space[name].values:
+            raise StudyError(f"{where}: space.{name} is another")
+    for entry in definition.trial if study != file else ():
+        for name, value in entry.params.items():
+            if name not in space or not (space[name].holds(value) or value == RANGE_TEST):
+                raise StudyError(f"{where}: its {name} cannot be {value!r}")
+
+
+def check_params(definition: StudyDefinition, params: Params, *, trial: str) -> None:
+    """Makes sure that a stored trial has a configuration of its study's space: anybody can have changed it.
+
+    Raises:
+        StudyError: that says what is not.
+    """
+    space = definition.search_space
+    for name, value in params.items():
+        if name not in space or not space[name].holds(value):
+            raise StudyError(f"{trial}: {name} = {value!r} is not of the study's space")
+
+
+def open_stored(storage: RDBStorage, name: str, sources: Sources, sha256: str | None = None) -> StudyDefinition:
     """Returns a stored study's definition, once it is sure that this machine has the same task, code and data.
 
-    Anybody can have changed what is stored, so it is checked as a file is.
+    Anybody can have changed what is stored, so it is checked as a file is; and held against the file that was given.
+
+    Args:
+        sha256: of the definition that it was to have.
 
     Raises:
         RequestError: where something is missing, differs, or may not be opened.
     """
     definition, card = read_definition(storage, name), read_card(storage, name)
+    if sha256 not in (None, definition.sha256):
+        raise WorkError(f"study {name!r} was given another definition while it was worked on")
     try:
         check_files(card.code, sources)
         with capture() if definition.references else nullcontext():
+            for file, given in sources.files.items():
+                if set(definition.references) & set(given.references):
+                    _hold_against(definition, given, sources, study=name, file=file)
             loaded = load_task(definition, study=name, sources=sources)
         check_same_code(card.code, code_hashes(loaded.references, sources))
     except StudyError as error:
         said = str(error)
         raise StudyError(said if said.startswith("study ") else f"study {name!r}: {said}") from error
+    except (OSError, RecursionError) as error:
+        raise StudyError(f"study {name!r}: {error}") from error
     loaded.prepare(sources.data)
     if card.data_sha256 != loaded.data_sha256:
         raise WorkError(f"study {name!r} was created on other data than is here under its name")

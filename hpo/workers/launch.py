@@ -97,6 +97,7 @@ def run_study(
     if status.finished >= plan.target:
         return
     terms: dict[str, Any] = {"target": plan.target, "identity": identity, "began_at": {plan.name: status.trials}}
+    terms["sha256"] = plan.definition.sha256
     assignment = Assignment(
         url=storage.url, studies=(plan.name,), device="", sources=sources, make_objective=make_objective, **terms
     )

@@ -17,7 +17,8 @@ class Assignment:
     Attributes:
         studies: the studies to serve, or None for all that the storage has, and will have.
         target: the number of finished trials at which a study has enough; None takes what was asked for last.
-        identity: of the one study to serve, where a target is given; see `UnfinishedStudy`.
+        identity, sha256: of the one study to serve, where a target is given, and of its definition; see
+            `UnfinishedStudy`.
         began_at: study -> the number of the first trial that this run could have started there; 0 for others.
         exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
             for more.
@@ -31,6 +32,7 @@ class Assignment:
     studies: tuple[str, ...] | None
     target: int | None = None
     identity: str | None = None
+    sha256: str | None = None
     began_at: Mapping[str, int] = field(default_factory=dict)
     exit_when_done: bool = True
     device: str

@@ -210,7 +210,7 @@ class _Server:
             del self._objectives[next(iter(self._objectives))]
 
     def _open_study(self, name: str, identity: str | None) -> tuple[optuna.Study, StudyDefinition]:
-        definition = open_stored(self._storage, name, self.assignment.sources)
+        definition = open_stored(self._storage, name, self.assignment.sources, self.assignment.sha256)
         study = optuna.load_study(study_name=name, storage=self._storage, pruner=make_pruner(definition))
         show_only(self._storage, study, partial(concerns, definition=definition))
         return study, definition

@@ -80,7 +80,7 @@ BROKEN_STUDIES = {
     'name = "mine"': "no task named 'mine'",
     'name = "no.such.package:f"': "no.such.package cannot be imported: ModuleNotFoundError: No module named 'no'",
     'name = "subprocess:Popen"': "subprocess:Popen is no task",
-    'name = "os:system"': "os:system must take (params, seed)",
+    'name = "os:system"': "os:system is of posix, which os only imports",
     'name = "mine.py:f"\nworse = 3': "no key named 'worse'",
     'name = "mine.py:f"\ndirection = "up"': "task.direction must be 'minimize' or 'maximize'",
     'name = "mine.py:f"\nlow = 5.0\nhigh = 1.0': "low must be below high",

@@ -72,7 +72,8 @@ def export(
     from hpo.report.sharing import cleaner, known_hosts
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
-    from hpo.storage.studies import read_card, read_definition
+    from hpo.storage.studies import read_card
+    from hpo.workers.checking import check_params, open_stored
     from hpo.workers.devices import find_devices
 
     begin_work()
@@ -80,7 +81,9 @@ def export(
 
     files = _files(file)
     place, sources, study = find_devices(device)[0], given.sources(study), stored_name(study)
-    definition, chosen = read_definition(open_storage(storage), study), read_trial(open_storage(storage), study, trial)
+    read = open_storage(storage)
+    definition, chosen = open_stored(read, study, sources), read_trial(read, study, trial)
+    check_params(definition, chosen.params, trial=f"study {study!r}, trial {chosen.number}")
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
     train = stdout_to_stderr()(train_again)  # what a network's code prints is no JSON

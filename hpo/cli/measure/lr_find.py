@@ -96,6 +96,7 @@ def lr_find(
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
     from hpo.study.space import short_name
+    from hpo.workers.checking import open_stored
 
     begin_work()
     _check_rates(low, high)
@@ -108,6 +109,8 @@ def lr_find(
     if folder:
         _check_writable(folder)
     sources = _find_sources(study or "", given, is_stored=opened is not None)
+    if opened is not None:
+        stdout_to_stderr()(open_stored)(opened, stored_name(study or ""), sources)
     tests = [_define(table, first, settings, optimizer, sources) for optimizer in optimizers or ("sgd",)]
     found: list[dict[str, Any]] = []
     for definition, loaded in tests:

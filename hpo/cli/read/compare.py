@@ -72,7 +72,12 @@ def comparison_view(found: Comparison) -> list[Any]:
         if (contrast := contrasts.get(one.trial)) is not None:
             by = contrast.difference
             difference = change(by.estimate, metric.unit, by.standard_error)
-            beside = [difference, interval(by.low, by.high, metric.unit, "+"), p_value(contrast.p_value)]
+            p = None if by.p_value is None else contrast.p_value
+            beside = [
+                difference,
+                interval(by.low, by.high, metric.unit, "+"),
+                p_value(p),
+            ]
         table.add_row(one.name, mean, reach, *beside)
     return [answer(found), table, [how_compared(found), *_caveats(found)]]
 

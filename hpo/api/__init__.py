@@ -1,0 +1,1 @@
+"""Studies in Python: the same objects as the command line's."""

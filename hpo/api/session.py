@@ -1,0 +1,50 @@
+"""Functions that only this process has, as a notebook's or a lambda, under names by which a study can have them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from types import CodeType, ModuleType
+from typing import Any
+
+from hpo.study.references import Reference
+
+SESSION = "python_session"  # the module that they seem to be of
+
+
+def reference_of(function: Callable[..., Any]) -> Reference:
+    """Returns the name by which a study can have a function: this session's, where no other process can import it."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", type(function).__name__)
+    if is_importable(function):
+        return Reference(module, name)
+    name = name if name.isidentifier() else "function"
+    session = sys.modules.setdefault(SESSION, ModuleType(SESSION, "Functions of this session."))
+    setattr(session, name, function)
+    return Reference(SESSION, name)
+
+
+def is_importable(function: Callable[..., Any]) -> bool:
+    """Says whether another process can import a function."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not module or module == "__main__" or not name.isidentifier():
+        return False
+    try:
+        return getattr(importlib.import_module(module), name, None) is function
+    except ImportError:
+        return False
+
+
+def hash_of(function: Callable[..., Any]) -> str:
+    """Returns the SHA-256 of what a function does, without what it calls; of other callables, that of their class."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return hashlib.sha256(repr(_described(code)).encode()).hexdigest()
+
+
+def _described(code: Any) -> Any:
+    """Returns what makes one code object another's equal, wherever in a file it stands."""
+    if not isinstance(code, CodeType):
+        return repr(code)
+    constants = tuple(_described(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts)
+    return code.co_code.hex(), constants, code.co_names, code.co_varnames
