@@ -7,8 +7,8 @@ INSTALLED := .venv/.installed
 .PHONY: quickstart test check fix lock bench golden chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
-	@$(BIN)/hpo optimize --study quickstart --trials 40
-	@echo "  hpo optimize --study cnn --trials 200       (the real search, on MNIST)"
+	@$(BIN)/hpo optimize quickstart --trials 40
+	@echo "  hpo optimize cnn --trials 200       (the real search, on MNIST)"
 	@echo "all of them in this environment: . .venv/bin/activate"
 
 # A process more than there are cores: many tests wait for what they have started.

@@ -1,4 +1,4 @@
-"""Rewrites what documents show of the program: README's commands and folders, the files in docs/architecture.md, the
+"""Rewrites what documents show of the program: transcripts, the files in docs/architecture.md, the
 outcomes of tests/chaos, and of the reproduction what docs/reproduction.json has.
 
     python -m docs.regenerate
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hpo.analysis.reproduction import Reproduction
@@ -26,6 +26,8 @@ from tests.test_layers import FOLDERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+WALK = ROOT / "docs" / "walk.md"  # comes before README, which shows what was found
+PAIRS = ROOT / "docs" / "digit_pairs.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 RELIABILITY = ROOT / "docs" / "reliability.md"
@@ -35,11 +37,10 @@ TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
 CONTENT = ("examples", "models", "studies", "benchmarks")  # beside the program itself
 
 
-def regenerate(text: str) -> str:
-    """Returns README's text with its generated parts made again."""
+def regenerate(texts: Sequence[str]) -> list[str]:
+    """Returns texts with their transcripts made again, all in one folder."""
     with tempfile.TemporaryDirectory() as folder:
-        text = CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text)
-    return TREE.sub(lambda _: folders(), fill_reproduction(text))
+        return [CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text) for text in texts]
 
 
 def fill_reproduction(text: str) -> str:
@@ -74,12 +75,6 @@ def transcript(block: str, folder: Path) -> str:
     return "\n".join(parts)
 
 
-def folders() -> str:
-    """Returns the folders of the program, in the order of who may import whom, each with what it is for."""
-    rows = [(f"{folder}/", _caption(ROOT / "hpo" / folder / "__init__.py")) for folder in FOLDERS if folder]
-    return _lines(rows, width=13)
-
-
 def tree() -> str:
     """Returns the files of the project, each with the first sentence of its docstring or title."""
     rows: list[tuple[str, str]] = []
@@ -111,7 +106,10 @@ def _caption(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(regenerate(README.read_text(encoding="utf-8")), encoding="utf-8")
+    shown = (WALK, README)
+    for file, text in zip(shown, regenerate([one.read_text(encoding="utf-8") for one in shown]), strict=True):
+        file.write_text(text, encoding="utf-8")
+    PAIRS.write_text(fill_reproduction(PAIRS.read_text(encoding="utf-8")), encoding="utf-8")
     text = ARCHITECTURE.read_text(encoding="utf-8")
     ARCHITECTURE.write_text(TREE.sub(lambda _: tree(), text), encoding="utf-8")
     text = RELIABILITY.read_text(encoding="utf-8")

@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from hpo.api.study import Study as Study
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Study":
+        from hpo.api.study import Study
+
+        return Study
+    raise AttributeError(f"module 'hpo' has no attribute {name!r}")
 
 
 def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ print and store do without, by `hpo_in_one_process`; with them run those of how 
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -20,26 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from optuna.storages import RDBStorage
 
 from hpo.cli.main import COMMANDS, main
 from hpo.report import figures
 from hpo.report import html as page
 from hpo.study.references import Sources
 from hpo.workers import launch, supervisor
-from hpo.workers.checking import check_study
-from hpo.workers.evaluate import Stop
+from hpo.workers.alone import Alone
 from hpo.workers.launch import begin
-from hpo.workers.messages import Assignment, Check, Checked, GaveUp
 from hpo.workers.plan import find_study, make_plan
-from hpo.workers.worker import run_worker
 
 SECONDS = 120
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
@@ -57,27 +51,6 @@ WARM.set_forkserver_preload(
 def commands() -> dict[str, click.Command]:
     """Returns the program's commands by name."""
     return {name: main.get_command(None, name) for name in COMMANDS}
-
-
-class Alone(supervisor.Supervisor):
-    """Stands in for a supervisor: its only worker is this process."""
-
-    def __enter__(self) -> supervisor.Supervisor:
-        self._lock.__enter__()
-        return self
-
-    def check_study(self, order: Check, show: Callable[[str], None]) -> Checked:
-        return check_study(order, show)
-
-    def assign(self, storage: RDBStorage, assignment: Assignment) -> None:
-        self._assignment = assignment
-        module, _, function = assignment.make_objective.partition(":")
-        told = replace(assignment, device=self._devices[0])
-        run_worker(told, getattr(importlib.import_module(module), function), Stop(), self._note)
-
-    def _note(self, said: Any) -> None:
-        if isinstance(said, GaveUp):
-            self._hear(said)
 
 
 def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -28,13 +28,14 @@ FOLDERS = (
     "report",
     "dashboard",
     "cli",
+    "api",
 )
 """In the order of who may import whom; the first holds what everybody may use."""
 TOP = {"hpo", "hpo.__main__", "hpo.entry"}  # beside the folders, and above them all
 HOMES = {
     "torch": {"kernels", "training", "tasks"},
     "numba": {"kernels"},
-    "optuna": {"storage", "workers", "analysis", "report", "dashboard"},
+    "optuna": {"storage", "workers", "analysis", "report", "dashboard", "api"},
     "torchvision": {"tasks"},
     "safetensors": {"training"},
     "sqlalchemy": {"storage"},

@@ -64,6 +64,9 @@ class Comparison:
     contrasts: list[Contrast]
     pairs: int
 
+    def __str__(self) -> str:
+        return answer(self)
+
 
 def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Comparison:
     """Compares configurations of a study.

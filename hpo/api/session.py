@@ -37,9 +37,12 @@ def is_importable(function: Callable[..., Any]) -> bool:
 
 
 def hash_of(function: Callable[..., Any]) -> str:
-    """Returns the SHA-256 of what a function does, without what it calls; of other callables, that of their class."""
+    """Returns the SHA-256 of a function and the plain values that it holds, without what it calls."""
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
-    return hashlib.sha256(repr(_described(code)).encode()).hexdigest()
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held += getattr(function, "__defaults__", None) or ()
+    plain = [repr(one) for one in held if isinstance(one, bool | int | float | str | bytes | None)]
+    return hashlib.sha256(repr((_described(code), plain)).encode()).hexdigest()
 
 
 def _described(code: Any) -> Any:

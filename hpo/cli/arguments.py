@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 LONGEST_VALUE = 40  # characters of it that a message shows
 
@@ -65,6 +66,13 @@ class StudyName(click.ParamType[str]):
         if (shipped("studies") / file.name).is_file():
             self.fail(f"{file} has the name of a study of hpo's own; give the file as {file}, or rename it", param, ctx)
         return str(file)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Returns the studies that begin so: those that are known by name, and the files of the working folder."""
+        from hpo.study.catalog import studies
+
+        names = sorted({*studies(), *(file.stem for file in Path().glob("*.toml"))})
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class Host(click.ParamType[str]):

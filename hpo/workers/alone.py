@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +14,15 @@ from types import TracebackType
 from typing import Any
 
 from optuna.storages import RDBStorage
+from threadpoolctl import threadpool_limits
 
 from hpo.workers.checking import check_study
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment, Check, Checked, GaveUp
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 class Alone(Supervisor):
@@ -56,7 +61,7 @@ class Alone(Supervisor):
         self._assignment = replace(assignment, device=self._devices[0])
         module, _, function = assignment.make_objective.partition(":")
         stop = Stop()
-        with _stopped_by_ctrl_c(stop):
+        with _stopped_by_ctrl_c(stop), _threads_restored():
             run_worker(self._assignment, getattr(importlib.import_module(module), function), stop, self._hear_of)
         if stop.asked:
             raise KeyboardInterrupt
@@ -65,6 +70,24 @@ class Alone(Supervisor):
         if isinstance(said, GaveUp):
             self._hear(said)
         self._heard()
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Context manager after which libraries compute with as many threads as before: a worker takes one."""
+    environment, torch = dict(os.environ), sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    with threadpool_limits(limits=None):
+        try:
+            yield
+        finally:
+            for name in THREADS:
+                if name in environment:
+                    os.environ[name] = environment[name]
+                else:
+                    os.environ.pop(name, None)
+            if torch:
+                torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ worker understands it, and says what it found (checking.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,13 +141,43 @@ def find_study(
     found = found if name is None else name
     if found not in known:
         check_name(catalog.name_of(study) if name is None else name)
+    is_given = file is not None
+    return _wanted(storage, known, found, definition, trials, file, _folder(study, file), is_given=is_given)
+
+
+def find_defined(url: str, name: str, definition: StudyDefinition, *, trials: int | None = None) -> Wanted:
+    """Finds out how far a study is that is defined in Python; see `find_study`.
+
+    Raises:
+        RequestError: where its name breaks a rule, or no number of trials can be found.
+    """
+    storage = _open(url)
+    known = study_names(storage) if storage else []
+    if name not in known:
+        check_name(name)
+    if is_light(definition, study=name):
+        definition = resolve(definition, study=name)
+    return _wanted(storage, known, name, definition, trials, None, Path(), is_given=True)
+
+
+def _wanted(
+    storage: RDBStorage | None,
+    known: Collection[str],
+    name: str,
+    definition: StudyDefinition,
+    trials: int | None,
+    file: Path | None,
+    folder: Path,
+    *,
+    is_given: bool,
+) -> Wanted:
+    """Returns a study that is asked for; `is_given` says whether the definition is not the storage's own."""
     # Else it is new, its creator died half-way, or it is another program's.
-    attributes = (own_attributes(storage, found) if storage and found in known else None) or {}
+    attributes = (own_attributes(storage, name) if storage and name in known else None) or {}
     before = stored_target(attributes)
-    asked = _find_target(found, definition, trials, before)
-    light = is_light(definition, study=found)
-    must_be_checked = not attributes if light else file is not None
-    return Wanted(found, definition, file, _folder(study, file), asked, before, bool(attributes), must_be_checked)
+    asked = _find_target(name, definition, trials, before)
+    must_be_checked = not attributes if is_light(definition, study=name) else is_given
+    return Wanted(name, definition, file, folder, asked, before, bool(attributes), must_be_checked)
 
 
 def _folder(study: str, file: Path | None) -> Path:
@@ -231,6 +261,8 @@ def _find_target(name: str, definition: StudyDefinition, trials: int | None, ask
                 "leave it out"
             )
         return len(definition.trial)
+    if not trials and not asked_before and definition.sampler.name == "grid":
+        return definition.configurations or 1
     if not trials and not asked_before:
         raise RequestError(f"study {name!r} searches a space, so it needs a number of trials, as in --trials 200")
     return trials or asked_before

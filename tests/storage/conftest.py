@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.program import Alone
+from hpo.workers.alone import Alone
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_rounds_are_different_networks_and_the_first_is_loaded_unless_told(expor
 
 
 def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (snippet,) = re.findall(r"```python\n(.*?)```", Path("docs/walk.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(exported.parent)
     names: dict[str, torch.Tensor] = {}
     exec(snippet, names)

@@ -44,6 +44,13 @@ def test_what_hpo_brings_keeps_its_promises(study: str, tmp_path: Path) -> None:
     assert broken(study, tmp_path) == {}
 
 
+@pytest.mark.mnist
+def test_the_example_on_mnist_can_be_measured(tmp_path: Path, mnist_folder: Path) -> None:
+    shutil.copy(EXAMPLES / "mnist.toml", tmp_path)
+    done = hpo_in_one_process("check", "mnist", folder=tmp_path, HPO_DATA=str(mnist_folder.resolve()))
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_task_without_an_error_in_any_round_breaks_no_promise(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(params, seed):\n    return 0.0")
     (tmp_path / "mine.toml").write_text(

@@ -1,0 +1,295 @@
+"""A study in Python: asked for, searched, confirmed, compared and reported as by the command line, in one storage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+from hpo.analysis.comparison import Comparison, compare
+from hpo.analysis.confirmation import CONFIRMS, Confirmation, define_confirmation, read_confirmation, read_winner
+from hpo.analysis.results import Best, flatten, read_rows
+from hpo.api.progress import Progress
+from hpo.api.session import SESSION, hash_of, reference_of
+from hpo.cli.arguments import StudyName
+from hpo.errors import RequestError, WorkError
+from hpo.report.html import write_report
+from hpo.report.report import read_report
+from hpo.storage.backends import open_storage
+from hpo.storage.queries import set_study_attribute
+from hpo.storage.studies import derived_card, read_definition
+from hpo.storage.url import find_url
+from hpo.study.definition import StudyDefinition, define_study
+from hpo.study.overrides import Override, override
+from hpo.study.references import Reference, Sources
+from hpo.tasks.datasets import data_folder
+from hpo.workers.alone import Alone
+from hpo.workers.devices import assign_devices
+from hpo.workers.launch import begin, run_study
+from hpo.workers.messages import Check
+from hpo.workers.plan import Plan, Wanted, find_defined, find_study, make_plan
+from hpo.workers.supervisor import Supervisor
+
+SHOW_SECONDS = 0.5
+
+
+class Study:
+    """A study: a function of yours, or one that has a name or a file.
+
+    Nothing is created before it is optimized; made again with the same name, it goes on.
+
+    >>> import hpo
+    >>> def error(params, seed):
+    ...     return (params["x"] - 0.3) ** 2 + 0.001 * (seed % 10)
+    >>> study = hpo.Study(error, space={"x": {"low": 0.0, "high": 1.0}}, rounds=5)
+    >>> study.optimize(trials=20, progress=False).best().params["x"] < 0.7
+    True
+    >>> len(study.trials())
+    20
+
+    Args:
+        study: a function `(params, seed) -> number`; a study's name or its TOML file; or what such a file says, as a
+            dictionary.
+        space: of a function, parameter -> its values (a list), its range (`{"low": 1, "high": 9, "log": True}`), or its
+            one value.
+        configurations: of a function, in place of a space: label -> its parameters, each to be measured once.
+        name: the study's in the storage; that of the function or of the file unless given.
+        storage: a database URL; unless given `$HPO_STORAGE`, or what `$HPO_STORAGE_FILE` holds, else `sqlite:///hpo.db`.
+        rounds, seed: of the protocol: every trial is a mean over so many rounds.
+        sampler, pruner: a name, or a dictionary with a name and settings.
+        metric, unit, direction: of a function's number; direction is `minimize` or `maximize`.
+        settings: others of the study's file, by keys with points, as `{"run.max_failed_trials": 3}`.
+        data, code: the folders of datasets, and of files that the study names.
+        allow: patterns of code that the storage may ask for, as `forest.py:*`.
+        device: `auto`, `cpu`, `cuda`, `cuda:0` …
+
+    Raises:
+        hpo.errors.RequestError: where there is no such study, or something of it breaks a rule.
+    """
+
+    def __init__(
+        self,
+        study: str | Path | Mapping[str, Any] | Callable[..., Any],
+        *,
+        space: Mapping[str, Any] | None = None,
+        configurations: Mapping[str, Mapping[str, Any]] | None = None,
+        name: str | None = None,
+        storage: str | None = None,
+        rounds: int | None = None,
+        seed: int | None = None,
+        sampler: str | Mapping[str, Any] | None = None,
+        pruner: str | Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        unit: str | None = None,
+        direction: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        data: str | Path | None = None,
+        code: str | Path | None = None,
+        allow: Sequence[str] = (),
+        device: str = "auto",
+    ) -> None:
+        self.storage, self._device = find_url(storage), device
+        self._function = study if callable(study) else None
+        self._file = ""
+        self._overrides = _overrides(rounds, seed, sampler, pruner, settings or {})
+        of_function = {"space": space, "configurations": configurations, "metric": metric, "unit": unit}
+        of_function |= {"direction": direction}
+        given = [key for key, value in of_function.items() if value is not None]
+        if self._function is None and given:
+            raise RequestError(f"{given[0]} is of a function; the study's file says its own")
+        self._definition: StudyDefinition | None = None
+        sources = Sources(data_folder(Path(data) if data else None), Path(code or ""), tuple(allow))
+        if self._function is not None:
+            reference = reference_of(self._function)
+            self.name = name or reference.name
+            table = _table(reference, space, configurations, {"metric": metric, "unit": unit, "direction": direction})
+            self._define({"title": self.name, **table})
+            self._sources = sources.allowing(reference)
+        elif isinstance(study, Mapping):
+            self.name = name or str(study.get("title", "study"))
+            self._define(study)
+            self._sources = sources.allowing_file(sources.code, self.definition.references, self.definition.network)
+        else:
+            self._file, self._given_name = StudyName().convert(str(study), None, None), name
+            wanted = self._wanted(1)
+            self.name = wanted.name
+            self._sources = wanted.sources(sources, Path(code) if code else None)
+
+    def __repr__(self) -> str:
+        return f"hpo.Study({self.name!r})"
+
+    @property
+    def definition(self) -> StudyDefinition:
+        """What the study is, as its storage has it, or as it was defined here."""
+        return self._definition or self._wanted(1).definition
+
+    def optimize(
+        self, trials: int | None = None, *, workers: int | str = 1, lower_target: bool = False, progress: bool = True
+    ) -> Study:
+        """Brings the study to `trials` finished trials, over all workers and restarts; returns the study.
+
+        Args:
+            trials: of a list, all of it unless given; of a study that was begun, as many as were asked for before.
+            workers: 1 works in this process. More are processes of their own, or `auto` for one on each core or GPU;
+                they import the function, so it has to be in a module.
+            lower_target: whether `trials` counts for other workers too, though more were asked for earlier.
+            progress: whether to show how far it is.
+
+        Raises:
+            hpo.errors.HpoError: where it cannot be measured, or the work failed.
+        """
+        wanted = self._wanted(trials)
+        devices = self._devices(workers)
+        with self._supervised(devices[: wanted.asked], wanted.preload) as (supervisor, show):
+            checked = None
+            if wanted.must_be_checked:
+                order = Check(wanted.name, wanted.definition, devices[0], self._sources)
+                checked = supervisor.check_study(order, lambda doing: None)
+                checked = replace(checked, card={**checked.card, "code": {**checked.card["code"], **self._session()}})
+            plan = make_plan(self.storage, wanted, checked, lower=lower_target)
+            opened = begin(self.storage, plan, self._sources)
+            self._run(opened, plan, devices, supervisor, show, progress=progress)
+        return self
+
+    def confirm(self, top: int = 3, rounds: int = 30, *, workers: int | str = 1, progress: bool = True) -> Confirmation:
+        """Measures the best again, on rounds that the study never used, which say by how much it looks too good.
+
+        Args:
+            top: so many of the best configurations.
+
+        Raises:
+            hpo.errors.HpoError: where there is nothing to confirm, or the work failed.
+        """
+        read = open_storage(self.storage)
+        name, definition, confirms = define_confirmation(read, self.name, top=top, rounds=rounds)
+        plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name))
+        devices = self._devices(workers)
+        with self._supervised(devices) as (supervisor, show):
+            opened = begin(self.storage, plan, self._sources)
+            set_study_attribute(opened, name, CONFIRMS, confirms)
+            self._run(opened, plan, devices, supervisor, show, progress=progress)
+        found = read_confirmation(opened, name)
+        if found is None:
+            raise WorkError(f"study {name!r} is not finished")
+        return found
+
+    def best(self) -> Best:
+        """Returns the best trial, and what fresh rounds say of it."""
+        return read_winner(open_storage(self.storage), self.name)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Returns the trials, one flat dictionary each, as `pandas.DataFrame` takes them; see `hpo.load_results`."""
+        opened = open_storage(self.storage)
+        first = read_definition(opened, self.name).protocol.first_round
+        return [flatten(row, first) for row in read_rows(opened, self.name)]
+
+    def compare(self, *names: str | int) -> Comparison:
+        """Says which configuration is better, by how much, how sure; printed, it is the answer in a sentence.
+
+        Args:
+            names: two or more labels of a list, or numbers of trials. Unless given, a list is compared whole; of a
+                search what was confirmed, or else its two best.
+        """
+        return compare(open_storage(self.storage), self.name, [str(name) for name in names])
+
+    def report(self, folder: str | Path) -> Path:
+        """Writes the results into a folder, as an HTML page and as Markdown; returns the page's file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files, _ = write_report(read_report(open_storage(self.storage), self.name), folder)
+        return files[0]
+
+    def _define(self, table: Mapping[str, Any]) -> None:
+        self._definition = define_study(override(table, self._overrides), name=self.name)
+
+    def _wanted(self, trials: int | None) -> Wanted:
+        if self._definition is not None:
+            return find_defined(self.storage, self.name, self._definition, trials=trials)
+        asked = dict(self._overrides)
+        return find_study(self.storage, self._file, trials=trials, overrides=list(asked.items()), name=self._given_name)
+
+    def _session(self) -> dict[str, str]:
+        """Returns the hash of a function that no file has, by its name."""
+        reference = self._function and reference_of(self._function)
+        return {str(reference): hash_of(self._function)} if self._is_of_session and self._function else {}
+
+    @property
+    def _is_of_session(self) -> bool:
+        return self._function is not None and reference_of(self._function).place == SESSION
+
+    def _devices(self, workers: int | str) -> list[str]:
+        devices = assign_devices(str(workers), self._device)
+        if len(devices) > 1 and self._is_of_session:
+            raise RequestError(
+                f"{len(devices)} workers are processes of their own, which cannot import {self.name}: put it into a "
+                "module, or take workers=1"
+            )
+        return devices
+
+    @contextmanager
+    def _supervised(self, devices: list[str], preload: str = "") -> Iterator[tuple[Supervisor, _Shown]]:
+        show = _Shown()
+        supervisor = Alone(devices, heard=show.now_and_then) if len(devices) == 1 else Supervisor(devices, preload)
+        with supervisor:
+            yield supervisor, show
+
+    def _run(
+        self,
+        opened: RDBStorage,
+        plan: Plan,
+        devices: list[str],
+        supervisor: Supervisor,
+        show: _Shown,
+        *,
+        progress: bool,
+    ) -> None:
+        with Progress(plan, shown=progress) as shown:
+            show.it = lambda: shown.read(opened, plan.name)
+            run_study(opened, plan, devices=devices, sources=self._sources, show=shown.show, supervisor=supervisor)
+
+
+class _Shown:
+    """Shows how far a study is, now and then, where the one process that works on it cannot look on."""
+
+    def __init__(self) -> None:
+        self.it: Callable[[], None] = lambda: None
+        self._at = 0.0
+
+    def now_and_then(self) -> None:
+        if time.monotonic() - self._at > SHOW_SECONDS:
+            self._at = time.monotonic()
+            self.it()
+
+
+def _overrides(
+    rounds: int | None,
+    seed: int | None,
+    sampler: str | Mapping[str, Any] | None,
+    pruner: str | Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+) -> list[Override]:
+    found: dict[str, Any] = {"protocol.rounds": rounds, "protocol.seed": seed}
+    for key, value in (("sampler", sampler), ("pruner", pruner)):
+        found[key if isinstance(value, Mapping) else f"{key}.name"] = value
+    return [(key, value) for key, value in {**found, **settings}.items() if value is not None]
+
+
+def _table(
+    reference: Reference,
+    space: Mapping[str, Any] | None,
+    configurations: Mapping[str, Mapping[str, Any]] | None,
+    task: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """Returns what a study's file would say of a function."""
+    if (space is None) == (configurations is None):
+        raise RequestError("a function needs a space to search, or configurations to measure, and not both")
+    listed = [{"label": label, "params": dict(params)} for label, params in (configurations or {}).items()]
+    return {
+        "task": {"name": str(reference), **{key: value for key, value in task.items() if value is not None}},
+        **({"space": dict(space)} if space is not None else {"trial": listed}),
+    }

@@ -1,0 +1,145 @@
+"""Studies in Python: what the command line does, with functions that nobody else can import."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hpo
+import hpo.api.study
+from hpo.errors import RequestError, StudyError, UnknownName
+from hpo.workers.supervisor import Supervisor
+from tests.api.functions import bowl
+from tests.program import clean_environment
+from tests.program import hpo as run_hpo
+
+SPACE = {"x": {"low": 0.0, "high": 1.0}}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def quietly(study: hpo.Study, trials: int | None = None, **how: Any) -> hpo.Study:
+    return study.optimize(trials, progress=False, **how)
+
+
+def test_the_examples_of_its_docstrings_hold() -> None:
+    done = doctest.testmod(hpo.api.study)
+    assert (done.failed, done.attempted > 3) == (0, True)
+
+
+def test_a_study_is_that_of_the_command_line(here: Path) -> None:
+    study = quietly(hpo.Study(bowl, space=SPACE, rounds=5), 12)
+    best = json.loads(run_hpo("best", "bowl", "--json", folder=here).stdout)
+    assert (study.best().trial, study.best().value) == (best["trial"], best["value"])
+    assert study.trials() == hpo.load_results("bowl")
+    assert study.confirm(top=2, rounds=6, progress=False).rounds == 6
+    assert str(study.compare()) == " ".join(run_hpo("compare", "bowl", folder=here).stdout.split("\n\n")[0].split())
+    assert study.report("report").read_text().startswith("<!DOCTYPE html>")
+    assert len(quietly(hpo.Study(bowl, space=SPACE, rounds=5), 14).trials()) == 14
+    more = run_hpo("optimize", "bowl", "--trials", "15", "--workers", "1", folder=here)
+    assert "--allow tests.api.functions:bowl" in more.stderr
+
+
+def test_several_workers_take_a_function_that_they_can_import() -> None:
+    study = quietly(hpo.Study(bowl, space=SPACE, rounds=3), 8, workers=2)
+    trials = study.trials()
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 8
+    with pytest.raises(RequestError, match=r"2 workers are processes of their own, which cannot import"):
+        quietly(hpo.Study(lambda params, seed: 1.0, space=SPACE, name="lambda"), 2, workers=2)
+
+
+def ab(factor: float) -> hpo.Study:
+    listed = {"low": {"x": 1.0}, "high": {"x": 2.0}}
+    return hpo.Study(lambda params, seed: factor * params["x"] + seed % 7, configurations=listed, name="ab", rounds=4)
+
+
+def test_a_lambda_is_measured_here_and_a_changed_one_is_another_study() -> None:
+    quietly(ab(1.0))
+    assert str(ab(1.0).compare()).startswith("study ab: low is better than high, by 1")
+    assert ab(1.0).compare("high", "low").compared[0].name == "low"
+    with pytest.raises(StudyError, match="created with other code: python_session:function differs"):
+        quietly(ab(2.0))
+
+
+def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (lambda: hpo.Study(bowl), RequestError, "needs a space to search, or configurations to measure, and not both"),
+        (lambda: hpo.Study(bowl, space={}), StudyError, "either a"),
+        (lambda: hpo.Study(bowl, space=SPACE, sampler="tpee"), StudyError, "sampler.name must be one of"),
+        (lambda: hpo.Study("quickstart", space=SPACE), RequestError, "space is of a function"),
+        (lambda: hpo.Study("quickstar"), UnknownName, "did you mean 'quickstart'"),
+        (lambda: quietly(hpo.Study(bowl, space=SPACE)), RequestError, "needs a number of trials"),
+        (lambda: quietly(hpo.Study(lambda params: 1.0, space=SPACE), 2), StudyError, r"must take \(params, seed\)"),
+        (lambda: quietly(hpo.Study(lambda params, seed: "x", space=SPACE), 2), StudyError, "must return a number"),
+    ]
+    for make, error, complaint in cases:
+        with pytest.raises(error, match=complaint):
+            make()
+    assert list(here.iterdir()) == []
+
+
+def test_settings_and_names_are_those_of_the_command_line(here: Path) -> None:
+    (here / "mine.toml").write_text('title = "Mine"\n[task]\nname = "mine.py:f"\n[space]\nx = [1, 2, 3]\n')
+    (here / "mine.py").write_text("def f(params, seed): return params['x'] + seed % 3\n")
+    study = hpo.Study("mine", sampler={"name": "grid"}, rounds=3, settings={"run.max_failed_trials": 2})
+    assert study.name == "mine-3-rounds-grid" or study.name.startswith("mine-3-rounds")
+    assert len(quietly(study, 3).trials()) == 3
+    table = {"title": "t", "task": {"name": "digit_pairs", "dataset": "digits"}, "space": {"learning_rate": [0.1]}}
+    with pytest.raises(StudyError, match="space lacks architecture"):
+        quietly(hpo.Study(table), 1)
+
+
+def test_threads_are_as_many_afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+SCRIPT = """
+import hpo, os, signal
+
+def slow(params, seed):
+    os.kill(os.getpid(), signal.SIGINT) if params["x"] > 1 else None
+    return params["x"]
+
+hpo.Study(slow, configurations={"a": {"x": 1}, "b": {"x": 2}}, rounds=1).optimize(progress=False)
+"""
+
+
+def test_ctrl_c_gives_the_running_trial_back(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=here,
+        env=clean_environment(PYTHONPATH=str(Path(hpo.__file__).parents[1])),
+    )
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+    status = json.loads(run_hpo("status", "slow", "--json", folder=here).stdout)
+    assert (status["complete"], status["running"], status["failed"]) == (1, 0, 1)
+
+
+def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*arguments: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(Supervisor, "_start", started)
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
