@@ -182,7 +182,7 @@ DRAWN = {"hpo.cli.columns", "hpo.cli.terminal", "hpo.cli.measure.lr_curve"}  # i
 STEMS = {module.rpartition(".")[2]: file for module, file in FILES.items()}
 OTHERS = {"torch", "nn", "optuna", "hpo", "pandas"}
 FOLDERS_OF_FILES = ("hpo", "models", "benchmarks", "examples")
-NAMES = {file.name for folder in FOLDERS_OF_FILES for file in Path(folder).rglob("*.py")} | {"signal.py"}
+NAMES = {file.name for folder in FOLDERS_OF_FILES for file in Path(folder).rglob("*.py")} | {"signal.py", "NAME.py"}
 
 
 def test_what_a_comment_refers_to_is_there() -> None:

@@ -68,4 +68,5 @@ def _new_cell() -> Any:
         return None
     from IPython.display import display
 
-    return display({"text/plain": ""}, raw=True, display_id=True)
+    cell: Any = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call,unused-ignore]
+    return cell

@@ -51,7 +51,7 @@ def override(table: Mapping[str, Any], overrides: Iterable[Override]) -> dict[st
     changed = copy.deepcopy(dict(table))
     for key, value in overrides:
         *path, last = key.split(".")
-        if path in (["sampler"], ["pruner"]) and last == "name" and changed[path[0]].get("name") != value:
+        if path in (["sampler"], ["pruner"]) and last == "name" and _value_at(changed, key) != value:
             changed[path[0]] = {}
         place = changed
         for step in path:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -39,13 +39,15 @@ class Alone(Supervisor):
         self._heard = heard
 
     def __enter__(self) -> Alone:
-        self._lock.__enter__()
+        self._left = ExitStack()
+        self._left.enter_context(_threads_restored())
+        self._left.enter_context(self._lock)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.__exit__(kind, error, trace)
+        self._left.close()
 
     def check_study(self, order: Check, show: Callable[[str], None]) -> Checked:
         """Checks a study; see `Supervisor`."""
@@ -61,7 +63,7 @@ class Alone(Supervisor):
         self._assignment = replace(assignment, device=self._devices[0])
         module, _, function = assignment.make_objective.partition(":")
         stop = Stop()
-        with _stopped_by_ctrl_c(stop), _threads_restored():
+        with _stopped_by_ctrl_c(stop):
             run_worker(self._assignment, getattr(importlib.import_module(module), function), stop, self._hear_of)
         if stop.asked:
             raise KeyboardInterrupt

@@ -47,13 +47,13 @@ from hpo.study.task import Params, Value
 from hpo.workers.proposals import Given, Unmeasured, distribution_of, make_search
 from hpo.workers.pruners import PowerLawPruner
 
-PRUNERS: Mapping[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
+PRUNERS = {  # names of optuna.pruners
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "successive_halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "wilcoxon": "WilcoxonPruner",
 }
 
 
@@ -88,7 +88,8 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
     if definition.pruner.name == "hyperband" and definition.pruner.max_resource is None:
         settings["max_resource"] = definition.steps or "auto"
     with experimental():
-        return PRUNERS[definition.pruner.name](**settings)
+        made: BasePruner = getattr(optuna.pruners, PRUNERS[definition.pruner.name])(**settings)
+    return made
 
 
 def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:

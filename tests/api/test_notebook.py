@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
-    notebook = nbformat.read("examples/notebook.ipynb", as_version=4)
+    notebook = nbformat.read("examples/notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call,unused-ignore]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     said = [

@@ -48,7 +48,7 @@ def test_a_study_is_that_of_the_command_line(here: Path) -> None:
     assert study.trials() == hpo.load_results("bowl")
     assert study.confirm(top=2, rounds=6, progress=False).rounds == 6
     assert str(study.compare()) == " ".join(run_hpo("compare", "bowl", folder=here).stdout.split("\n\n")[0].split())
-    assert study.report("report").read_text().startswith("<!DOCTYPE html>")
+    assert study.report("report").read_text().startswith("<!doctype html>")
     assert len(quietly(hpo.Study(bowl, space=SPACE, rounds=5), 14).trials()) == 14
     more = run_hpo("optimize", "bowl", "--trials", "15", "--workers", "1", folder=here)
     assert "--allow tests.api.functions:bowl" in more.stderr
@@ -134,7 +134,7 @@ def test_ctrl_c_gives_the_running_trial_back(here: Path) -> None:
     assert done.returncode == -signal.SIGINT, done.stderr
     assert "KeyboardInterrupt" in done.stderr
     status = json.loads(run_hpo("status", "slow", "--json", folder=here).stdout)
-    assert (status["complete"], status["running"], status["failed"]) == (1, 0, 1)
+    assert (status["complete"], status["running"], status["interrupted"]) == (1, 0, 1)
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,8 @@ def test_a_space_that_is_measured_whole_ends_the_study(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_architecture_in_an_edited_file_is_not_passed_over(worked: Path, tmp_path: Path) -> None:
-    shutil.copy(worked / "hpo.db", tmp_path)
+    for file in worked.glob("hpo.db*"):
+        shutil.copy(file, tmp_path)
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "tiny.toml").write_text(TINY.replace('"fnn"', '"fn"'))
     refused = hpo("optimize", "--study", "tiny", "--trials", "5", folder=tmp_path)
@@ -155,7 +156,8 @@ def test_a_broken_study_file_is_listed_as_broken(tmp_path: Path) -> None:
 
 
 def test_errors_with_brackets_are_printed_as_they_are(worked: Path, tmp_path: Path) -> None:
-    shutil.copy(worked / "hpo.db", tmp_path)
+    for file in worked.glob("hpo.db*"):
+        shutil.copy(file, tmp_path)
     with sqlite3.connect(tmp_path / "hpo.db") as connection:
         connection.execute("update trials set state = 'FAIL' where number = 1")
         connection.execute(
@@ -180,7 +182,8 @@ def test_an_edited_file_names_the_difference_and_the_way_out(worked: Path, tmp_p
 
 
 def test_a_study_without_a_finished_trial_has_no_best(worked: Path, tmp_path: Path) -> None:
-    shutil.copy(worked / "hpo.db", tmp_path)
+    for file in worked.glob("hpo.db*"):
+        shutil.copy(file, tmp_path)
     with sqlite3.connect(tmp_path / "hpo.db") as connection:
         connection.execute("update trials set state = 'FAIL'")
     connection.close()

@@ -119,7 +119,8 @@ def test_a_report_is_written_into_its_folder_alone_and_says_where(stored: Path) 
 
 
 def test_a_study_of_any_stored_name_goes_on_and_is_confirmed(stored: Path, tmp_path: Path) -> None:
-    shutil.copy(stored / "hpo.db", tmp_path)
+    for file in stored.glob("hpo.db*"):
+        shutil.copy(file, tmp_path)
     for words in (["optimize", "--trials", "3"], ["confirm", "--rounds", "5", "--top", "1"], ["drift"]):
         done = hpo_in_one_process(*words, "--study", EVIL, folder=tmp_path)
         assert done.returncode == 0, done.stderr

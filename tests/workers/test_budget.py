@@ -239,28 +239,30 @@ def test_presence_is_alive_until_it_leaves() -> None:
     assert probe(str(lock.file)) == "gone"
 
 
-def test_every_argument_of_sampler_and_pruner_reaches_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
+GIVEN: list[tuple[str, dict[str, Any]]] = [
+    ("TPESampler", {"name": "tpe", "n_startup_trials": 1, "n_ei_candidates": 2, "multivariate": False, "group": False}),
+    ("GPSampler", {"name": "gp", "n_startup_trials": 3, "deterministic_objective": True}),
+    ("PercentilePruner", {"name": "percentile", "percentile": 10.0, "n_startup_trials": 3, "n_min_trials": 4}),
+    ("PercentilePruner", {"name": "percentile", "percentile": 10.0, "n_warmup_steps": 5, "interval_steps": 2}),
+    ("MedianPruner", {"name": "median", "n_startup_trials": 3, "n_min_trials": 4, "n_warmup_steps": 5}),
+    ("SuccessiveHalvingPruner", {"name": "successive_halving", "min_resource": 2, "reduction_factor": 3}),
+    ("SuccessiveHalvingPruner", {"name": "successive_halving", "bootstrap_count": 6, "min_early_stopping_rate": 1}),
+    ("HyperbandPruner", {"name": "hyperband", "min_resource": 2, "max_resource": 9, "reduction_factor": 4}),
+    ("WilcoxonPruner", {"name": "wilcoxon", "p_threshold": 0.2, "n_startup_steps": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), GIVEN)
+def test_every_argument_of_sampler_and_pruner_reaches_optuna(
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
-    for module, name in (
-        (optuna.samplers, "TPESampler"),
-        (optuna.pruners, "PercentilePruner"),
-        (optuna.pruners, "SuccessiveHalvingPruner"),
-    ):
-        monkeypatch.setattr(module, name, lambda name=name, **arguments: given.update({name: arguments}))
-    sampler = {"name": "tpe", "n_startup_trials": 1, "n_ei_candidates": 2, "multivariate": False, "group": False}
-    pruners: list[dict[str, Any]] = [
-        {"name": "percentile", "percentile": 10.0, "n_startup_trials": 3, "n_min_trials": 4, "n_warmup_steps": 5},
-        {"name": "successive_halving", "min_resource": 2, "reduction_factor": 3, "bootstrap_count": 6},
-    ]
-    for pruner in pruners:
-        definition = defined({**SMALL_STUDY, "sampler": sampler, "pruner": pruner}, name="small")
-        make_sampler(definition, Slot(0, failures=0))
-        make_pruner(definition)
-    seed = given["TPESampler"].pop("seed")
-    assert isinstance(seed, int)
-    assert given["TPESampler"].items() >= {key: value for key, value in sampler.items() if key != "name"}.items()
-    assert given["PercentilePruner"].items() >= {k: v for k, v in pruners[0].items() if k != "name"}.items()
-    assert given["SuccessiveHalvingPruner"].items() >= {k: v for k, v in pruners[1].items() if k != "name"}.items()
+    kind = "sampler" if name.endswith("Sampler") else "pruner"
+    monkeypatch.setattr(getattr(optuna, f"{kind}s"), name, lambda **arguments: given.update(arguments))
+    definition = defined({**SMALL_STUDY, kind: settings}, name="small")
+    make_sampler(definition, Slot(0, failures=0)) if kind == "sampler" else make_pruner(definition)
+    assert given.items() >= {key: value for key, value in settings.items() if key != "name"}.items()
+    assert isinstance(given.get("seed", 0), int)
 
 
 def test_a_power_law_pruner_is_ours(small_study: StudyDefinition) -> None:

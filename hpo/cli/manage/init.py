@@ -21,7 +21,7 @@ from hpo.text.output import say
     help="A function; a network on examples; or a network with loss, data and errors of your own.",
 )
 def init(name: str, task: str) -> None:
-    """Write the first files of a study into this folder: NAME.toml and NAME.py, which run as they are.
+    """Write the first files of a study into this folder, its file and its code, which run as they are.
 
     A third, hpo.schema.json, lets editors complete and check the study.
     """
