@@ -20,6 +20,7 @@ README = Path("README.md").read_text(encoding="utf-8")
 
 def skeleton(text: str) -> list[str]:
     """What does not depend on the processor: lines without numbers, the winner's parameters, and verdicts."""
+    text = re.sub(r"(?<=\$ hpo compare quickstart\n)(?:.+\n)+", "(an answer)\n", text)
     lines = [line for line in text.splitlines() if not line.startswith("  ")]
     lines = [re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line)) for line in lines]
     verdict = (
