@@ -91,7 +91,7 @@ class PercentilePruner(Table):
     """
 
     name: Literal["percentile"]
-    percentile: Annotated[float, Field(gt=0, lt=100)]
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     n_startup_trials: CountOrNone = 5
     n_min_trials: Count = 1
     n_warmup_steps: CountOrNone = 0
