@@ -46,6 +46,7 @@ COMMANDS = {  # name -> the file and the function
     "export": ("measure/export.py", "export"),
 }
 FOLDER = Path(__file__).parent
+COMPLETE = "_HPO_COMPLETE"  # by which a shell asks click what could come next
 
 
 class _Program(click.Group):
@@ -78,10 +79,11 @@ class _Program(click.Group):
             formatter.write_dl([(name, _docstring(name).partition("\n")[0]) for name in self.list_commands(ctx)])
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
-        guard_streams()
+        if COMPLETE not in os.environ:  # a shell reads what click writes for it, as bytes
+            guard_streams()
         try:
             _check_words()
-            return super().main(*arguments, **{**settings, "standalone_mode": False})
+            return super().main(*arguments, **{**settings, "standalone_mode": False, "complete_var": COMPLETE})
         except click.exceptions.NoArgsIsHelpError as help_asked:
             click.echo(help_asked.format_message())
             sys.exit(2)
