@@ -11,9 +11,9 @@ quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to downl
 	@echo "  hpo optimize cnn --trials 200       (the real search, on MNIST)"
 	@echo "all of them in this environment: . .venv/bin/activate"
 
-# A process more than there are cores: many tests wait for what they have started.
+# Two processes more than there are cores: many tests wait for what they have started.
 test: $(INSTALLED)  ## the whole test suite
-	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxschedchunk 1
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 2)) --maxschedchunk 1
 
 check: $(INSTALLED)  ## what a change must pass besides: style and types
 	$(BIN)/ruff format --check .

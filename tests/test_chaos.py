@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,18 +44,6 @@ def test_a_study_comes_out_exactly(
 @pytest.mark.slow
 def test_a_study_rides_out_an_outage(tmp_path: Path, own_server: TemporaryPostgres) -> None:
     assert outages.server_restarted_twice(Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="making network namespaces needs root")
-@pytest.mark.skipif(shutil.which("ip") is None, reason="making network namespaces needs iproute2")
-@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="a long link needs TUN devices")
-def test_three_hosts_far_from_the_database_lose_nothing(tmp_path: Path) -> None:
-    server = TemporaryPostgres(listen="*")
-    try:
-        assert paused.three_hosts(Arena("postgresql", tmp_path, seed=0, postgres=server, scale=0.4))
-    finally:
-        server.remove()
 
 
 @pytest.mark.slow
