@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from hpo.analysis.confirmation import Confirmation, Contrast, read_confirmations
 from hpo.analysis.results import read_best, read_entries, read_trial
 from hpo.analysis.statistics import Interval, holm, mean_of, paired_difference
-from hpo.errors import StorageError, UnknownName
+from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import MetricCard
@@ -76,15 +76,17 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
             latest confirmation has measured, or else its two best.
 
     Raises:
-        UnknownName: where there is no such configuration.
+        RequestError: where there is no such configuration, or one alone is named.
         StorageError: where fewer than two are measured in all rounds.
     """
+    if len(names) == 1:
+        raise RequestError(f"name two to compare, or none, but there is {names[0]!r} alone")
     definition = read_definition(storage, study)
     if definition.trial:
         found = [_compared(entry.label, trial) for entry, trial in read_entries(storage, study)]
         chosen = _choose(found, names) if names else found
         return _comparison(storage, study, study, chosen, is_biased=False)
-    numbers = [_number(name) for name in names]
+    numbers = list(dict.fromkeys(map(_number, names)))
     for confirmation in read_confirmations(storage, study):
         confirmed = {one.trial: one for one in confirmation.confirmed}
         if len(confirmed) > 1 and (not numbers or set(numbers) <= confirmed.keys()):
@@ -197,7 +199,7 @@ def _compared(name: str, trial: Any) -> Compared:
 
 
 def _choose(found: Sequence[Compared], names: Sequence[str]) -> list[Compared]:
-    by_name = {one.name: one for one in found} | {str(one.trial): one for one in found}
+    by_name = {str(one.trial): one for one in found} | {one.name: one for one in found}  # labels may be numbers
     for name in names:
         if name not in by_name:
             raise UnknownName("configuration", name, [one.name for one in found])
@@ -207,5 +209,5 @@ def _choose(found: Sequence[Compared], names: Sequence[str]) -> list[Compared]:
 def _number(name: str) -> int:
     number = name.removeprefix("trial ").strip()
     if not (number.isascii() and number.isdigit()):
-        raise UnknownName("trial", name, [], hint="a search's trials are named by their numbers, as in 3 7; ")
+        raise RequestError(f"a search's trials are named by their numbers, as in 3 7, but not as {name!r}")
     return int(number)

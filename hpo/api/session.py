@@ -9,9 +9,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any
 
-from hpo.study.references import Reference
-
-SESSION = "python_session"  # the module that they seem to be of
+from hpo.study.references import SESSION, Reference
 
 
 def reference_of(function: Callable[..., Any]) -> Reference:

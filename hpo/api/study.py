@@ -11,11 +11,13 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
+from hpo import limits
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confirmation import CONFIRMS, Confirmation, define_confirmation, read_confirmation, read_winner
 from hpo.analysis.results import Best, flatten, read_rows
+from hpo.api.arguments import check_given, check_whole, overrides_of, table_of
 from hpo.api.progress import Progress
-from hpo.api.session import SESSION, hash_of, reference_of
+from hpo.api.session import hash_of, reference_of
 from hpo.cli.arguments import StudyName
 from hpo.errors import RequestError, WorkError
 from hpo.report.html import write_report
@@ -25,8 +27,8 @@ from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import derived_card, read_definition
 from hpo.storage.url import find_url
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.overrides import Override, override
-from hpo.study.references import Reference, Sources
+from hpo.study.overrides import override
+from hpo.study.references import SESSION, Sources
 from hpo.tasks.datasets import data_folder
 from hpo.workers.alone import Alone
 from hpo.workers.devices import assign_devices
@@ -93,10 +95,11 @@ class Study:
         allow: Sequence[str] = (),
         device: str = "auto",
     ) -> None:
+        check_given(study, space, configurations, settings)
         self.storage, self._device = find_url(storage), device
         self._function = study if callable(study) else None
         self._file = ""
-        self._overrides = _overrides(rounds, seed, sampler, pruner, settings or {})
+        self._overrides = overrides_of(rounds, seed, sampler, pruner, settings or {})
         of_function = {"space": space, "configurations": configurations, "metric": metric, "unit": unit}
         of_function |= {"direction": direction}
         given = [key for key, value in of_function.items() if value is not None]
@@ -107,7 +110,7 @@ class Study:
         if self._function is not None:
             reference = reference_of(self._function)
             self.name = name or reference.name
-            table = _table(reference, space, configurations, {"metric": metric, "unit": unit, "direction": direction})
+            table = table_of(reference, space, configurations, {"metric": metric, "unit": unit, "direction": direction})
             self._define({"title": self.name, **table})
             self._sources = sources.allowing(reference)
         elif isinstance(study, Mapping):
@@ -143,6 +146,8 @@ class Study:
         Raises:
             hpo.errors.HpoError: where it cannot be measured, or the work failed.
         """
+        if trials is not None:
+            check_whole("trials", trials, 1, limits.TRIALS)
         wanted = self._wanted(trials)
         devices = self._devices(workers)
         with self._supervised(devices[: wanted.asked], wanted.preload) as (supervisor, show):
@@ -165,6 +170,8 @@ class Study:
         Raises:
             hpo.errors.HpoError: where there is nothing to confirm, or the work failed.
         """
+        check_whole("top", top, 1, limits.TOP)
+        check_whole("rounds", rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)
         read = open_storage(self.storage)
         name, definition, confirms = define_confirmation(read, self.name, top=top, rounds=rounds)
         plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name))
@@ -199,9 +206,9 @@ class Study:
 
     def report(self, folder: str | Path) -> Path:
         """Writes the results into a folder, as an HTML page and as Markdown; returns the page's file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        files, _ = write_report(read_report(open_storage(self.storage), self.name), folder)
+        found = read_report(open_storage(self.storage), self.name)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files, _ = write_report(found, Path(folder))
         return files[0]
 
     def _define(self, table: Mapping[str, Any]) -> None:
@@ -264,32 +271,3 @@ class _Shown:
         if time.monotonic() - self._at > SHOW_SECONDS:
             self._at = time.monotonic()
             self.it()
-
-
-def _overrides(
-    rounds: int | None,
-    seed: int | None,
-    sampler: str | Mapping[str, Any] | None,
-    pruner: str | Mapping[str, Any] | None,
-    settings: Mapping[str, Any],
-) -> list[Override]:
-    found: dict[str, Any] = {"protocol.rounds": rounds, "protocol.seed": seed}
-    for key, value in (("sampler", sampler), ("pruner", pruner)):
-        found[key if isinstance(value, Mapping) else f"{key}.name"] = value
-    return [(key, value) for key, value in {**found, **settings}.items() if value is not None]
-
-
-def _table(
-    reference: Reference,
-    space: Mapping[str, Any] | None,
-    configurations: Mapping[str, Mapping[str, Any]] | None,
-    task: Mapping[str, str | None],
-) -> dict[str, Any]:
-    """Returns what a study's file would say of a function."""
-    if (space is None) == (configurations is None):
-        raise RequestError("a function needs a space to search, or configurations to measure, and not both")
-    listed = [{"label": label, "params": dict(params)} for label, params in (configurations or {}).items()]
-    return {
-        "task": {"name": str(reference), **{key: value for key, value in task.items() if value is not None}},
-        **({"space": dict(space)} if space is not None else {"trial": listed}),
-    }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hpo
-from hpo.errors import RequestError, StudyError, UnknownName
+from hpo.errors import RequestError, StudyError, UnknownName, suggestion
 from hpo.study.definition import StudyDefinition, define_study, read_study
 from hpo.study.loading import is_light
 from hpo.study.overrides import Override, overridden_name, override
@@ -57,6 +57,12 @@ def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[s
         table = definition.model_dump(mode="json")
         if "dataset" not in table["task"] and any(key == "task.dataset" for key, _ in overrides):
             raise RequestError(f"--dataset is not for study {name!r}: its task has no dataset")
+        is_function = ":" in definition.task.name and definition.training is None
+        for key in (key.removeprefix("space.").partition(".")[0] for key, _ in overrides if key.startswith("space.")):
+            if is_function and definition.space and key not in definition.space:
+                raise RequestError(
+                    f"--set space.{key}: no parameter has this name; {suggestion(key, definition.space)}"
+                )
         name, table = overridden_name(name, table, overrides), override(table, overrides)
         definition = _resolved(define_study(table, name=name), name)
     return name, definition, path.resolve()

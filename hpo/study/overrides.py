@@ -31,7 +31,7 @@ def parse_override(text: str) -> Override:
     if not equals:
         raise RequestError(f"--set must be KEY=VALUE, as in --set protocol.seed=1, but is {text!r}")
     if "." not in key:
-        raise RequestError(f"--set needs a key with a point, as in --set space.{text}")
+        raise RequestError(f"--set needs a key with a point, as in --set protocol.seed=1, or --set space.{text}")
     if not all(key.split(".")):
         raise RequestError(f"--set must name a key of the study's file, as in protocol.seed, but names {key!r}")
     try:

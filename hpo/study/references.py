@@ -11,6 +11,7 @@ files are looked for below one folder of this machine; and nothing is imported t
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from typing import Any
 from hpo.errors import StudyError, UnknownName
 from hpo.text.commands import quote
 
+SESSION = "python_session"  # the module that functions seem to be of which only their own process has
 MODELS = "models"  # a folder below that of code, whose networks can be named without their file
 NETWORKS = ("convnet", "mlp")  # those that hpo brings
 HIDDEN = ("site-packages", "dist-packages")  # folders of installed packages, which may lie below the folder of code
@@ -130,6 +132,8 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
     Raises:
         StudyError: where it may not.
     """
+    if reference is not None and reference.place == SESSION and SESSION not in sys.modules:
+        raise StudyError(f"{reference} is of a Python session, where hpo.Study goes on with it; a module can be shared")
     if reference is not None and not sources.allows(reference):
         where = f"study {study!r}: " if study else ""
         raise StudyError(

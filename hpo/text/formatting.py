@@ -11,6 +11,7 @@ from typing import Any
 
 LONGEST_SECONDS = 1000 * 365.25 * 86_400
 LONGEST = 8  # digits of a number that is written without an exponent
+DUST = 1e-9  # of a number: what it varies by, where that is rounding alone
 SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
 
 
@@ -37,7 +38,7 @@ def figure(value: float, unit: str, scale: float | None = None, sign: str = "") 
     """
     if unit == "%":
         return f"{round(value, 2) + 0.0 if math.isfinite(value) else value:{sign}.2f}"  # no -0.00
-    if not scale or not math.isfinite(scale) or not math.isfinite(value):
+    if not scale or not math.isfinite(scale) or not math.isfinite(value) or scale < DUST * abs(value):
         return f"{value:{sign}.4g}"
     decimals = 1 - math.floor(math.log10(abs(scale)))
     digits = decimals + (math.floor(math.log10(abs(value))) + 1 if value else 0)

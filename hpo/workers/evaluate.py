@@ -87,12 +87,18 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, sto
         # Not study.tell, which would give a pruned trial its last intermediate value for an objective.
         storage.set_trial_state_values(trial_id_of(trial), state, values or None)
 
+    def fail(error: BaseException) -> None:
+        trial.set_user_attr("error", without_secrets(explain_code(error)))
+        trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
+
     try:
         with stop.interrupts():
             value = objective(trial)
     except optuna.TrialPruned:
         tell(TrialState.PRUNED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if not stop.asked:  # nobody else has interrupted it
+            fail(error)
         tell(TrialState.FAIL)
     except HpoError:
         tell(TrialState.FAIL)
@@ -100,8 +106,7 @@ def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, sto
     except (UpdateFinishedTrialError, TrialGone):
         raise
     except (Exception, SystemExit) as error:
-        trial.set_user_attr("error", without_secrets(explain_code(error)))
-        trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
+        fail(error)
         tell(TrialState.FAIL)
     else:
         tell(TrialState.COMPLETE, value)

@@ -214,7 +214,7 @@ class Supervisor:
 
     def _handle_exit(self, worker: _Process) -> None:
         worker.process.join()
-        if worker.process.exitcode in (0, INTERRUPTED):
+        if worker.process.exitcode in (0, INTERRUPTED) and worker.trial is None:  # else its code ended it
             self._remove(worker)
             return
         cause = _cause(worker)

@@ -99,13 +99,21 @@ def test_a_search_is_compared_with_what_it_says_of_its_choice(listed: Path) -> N
     assert "selection bias" not in fresh
 
 
+def test_labels_may_be_numbers(tmp_path: Path) -> None:
+    (tmp_path / "noise.py").write_text(NOISE)
+    trials = (f'[[trial]]\nlabel = "{label}"\n[trial.params]\nx = {x}\n' for label, x in (("1", 10.0), ("0", 13.0)))
+    (tmp_path / "widths.toml").write_text(HEAD.replace("DIRECTION", "") + "".join(trials))
+    run(tmp_path, "optimize", "widths", "--workers", "1")
+    assert "study widths: 1 is better than 0, by" in run(tmp_path, "compare", "widths", "0", "1")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["three", "mine", "their"], "no configuration named 'their'; did you mean 'theirs'?"),
         (["three", "mine"], "name two to compare, or none, but there is 'mine' alone"),
         (["three", "mine", "mine"], "has fewer than two configurations"),
-        (["search", "best", "other"], "a search's trials are named by their numbers"),
+        (["search", "best", "other"], "a search's trials are named by their numbers, as in 3 7, but not as 'best'"),
         (["nothing"], "no study named 'nothing'"),
         ([], "name a study, as in hpo compare quickstart"),
     ],

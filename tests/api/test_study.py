@@ -76,11 +76,24 @@ def test_a_lambda_is_measured_here_and_a_changed_one_is_another_study() -> None:
 
 
 def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
+    odd: list[Any] = [[1], {"a": 3}, 3, 2.5]
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: hpo.Study(bowl), RequestError, "needs a space to search, or configurations to measure, and not both"),
         (lambda: hpo.Study(bowl, space={}), StudyError, "either a"),
         (lambda: hpo.Study(bowl, space=SPACE, sampler="tpee"), StudyError, "sampler.name must be one of"),
         (lambda: hpo.Study("quickstart", space=SPACE), RequestError, "space is of a function"),
+        (lambda: hpo.Study(bowl, space=odd[0]), RequestError, "space must be a dictionary, but is"),
+        (lambda: hpo.Study(bowl, configurations=odd[1]), RequestError, "configurations.'a'. must be a dictionary"),
+        (lambda: hpo.Study(bowl, space=SPACE, settings=odd[0]), RequestError, "settings must be a dictionary"),
+        (lambda: hpo.Study(odd[2]), RequestError, "a study is a function, a name, a file or a dictionary, but not 3"),
+        (lambda: quietly(hpo.Study(bowl, space=SPACE), -1), RequestError, "trials must be a whole number from 1 to"),
+        (
+            lambda: quietly(hpo.Study(bowl, space=SPACE), odd[3]),
+            RequestError,
+            "trials must be a whole number from 1 to",
+        ),
+        (lambda: hpo.Study(bowl, space=SPACE).confirm(top=0), RequestError, "top must be a whole number from 1 to"),
+        (lambda: hpo.Study(bowl, space=SPACE).report("deep/er"), Exception, "does not exist|no study"),
         (lambda: hpo.Study("quickstar"), UnknownName, "did you mean 'quickstart'"),
         (lambda: quietly(hpo.Study(bowl, space=SPACE)), RequestError, "needs a number of trials"),
         (lambda: quietly(hpo.Study(lambda params: 1.0, space=SPACE), 2), StudyError, r"must take \(params, seed\)"),

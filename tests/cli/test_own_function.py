@@ -123,6 +123,25 @@ def test_a_seed_that_changes_nothing_is_said(tmp_path: Path) -> None:
     assert "too pessimistic" not in said
 
 
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "os._exit(0)", "raise SystemExit"])
+def test_a_function_that_ends_its_process_fails_and_the_run_ends(end: str, tmp_path: Path) -> None:
+    code = f"import os\nDONE = []\ndef f(params, seed):\n    if DONE: {end}\n    DONE.append(1)\n    return 1.0\n"
+    write(tmp_path, code)
+    text = (tmp_path / "mine.toml").read_text().replace("rounds = 2", "rounds = 1\n[run]\nmax_failed_trials = 2")
+    (tmp_path / "mine.toml").write_text(text)
+    done = python_m_hpo("optimize", "mine", "--trials", "9", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 1
+    assert "trials failed by an error" in done.stderr or "trials in a row failed by the same error" in done.stderr
+
+
+def test_a_parameter_that_a_study_has_not_is_not_set(tmp_path: Path) -> None:
+    write(tmp_path, "def f(params, seed): return 1.0 + seed % 7\n")
+    done = hpo_in_one_process("optimize", "mine", "--set", "space.y=3", "--trials", "1", folder=tmp_path)
+    assert_one_line(done, 2, "--set space.y: no parameter has this name")
+    done = hpo_in_one_process("check", "mine", "--set", "space.x=3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_processes_of_a_function_do_not_hold_up_the_end(tmp_path: Path) -> None:
     write(
         tmp_path,

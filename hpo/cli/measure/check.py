@@ -93,7 +93,7 @@ def card_table(checked: Checked, card: Card) -> FittedTable:
         },
         "rounds": str(definition.protocol.rounds),
         "steps": count(definition.steps, definition.step_word) if definition.steps else "",
-        "way": checked.way,
+        "way": checked.way and f"{checked.way} (with the first values of the space)",
         "data": card.dataset,
         "code": ", ".join(card.code),
     }

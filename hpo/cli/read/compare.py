@@ -43,8 +43,6 @@ def compare(words: tuple[str, ...], study: str | None, storage: str, as_json: bo
         if not words:
             raise click.UsageError("name a study, as in hpo compare quickstart")
         study, words = StudyName().convert(words[0], None, click.get_current_context()), words[1:]
-    if len(words) == 1:
-        raise click.UsageError(f"name two to compare, or none, but there is {words[0]!r} alone")
     found = compare_study(open_storage(storage), stored_name(study), words)
     if as_json:
         print_json(comparison_json(found))

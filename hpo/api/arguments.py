@@ -1,0 +1,64 @@
+"""Arguments of `hpo.Study`, checked, and as a study's file would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import RequestError
+from hpo.study.overrides import Override
+from hpo.study.references import Reference
+from hpo.study.schema import shown
+
+
+def check_given(study: Any, space: Any, configurations: Any, settings: Any) -> None:
+    """Makes sure that what is given to a study is of the kinds that it takes.
+
+    Raises:
+        RequestError: that says what is not.
+    """
+    for key, value in (("space", space), ("configurations", configurations), ("settings", settings)):
+        if value is not None and not isinstance(value, Mapping):
+            raise RequestError(f"{key} must be a dictionary, but is {shown(value)}")
+    for label, params in (configurations or {}).items():
+        if not isinstance(params, Mapping):
+            raise RequestError(f"configurations[{label!r}] must be a dictionary, but is {shown(params)}")
+    if not (callable(study) or isinstance(study, str | Path | Mapping)):
+        raise RequestError(f"a study is a function, a name, a file or a dictionary, but not {shown(study)}")
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Makes sure that an argument is a whole number between two limits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RequestError(f"{name} must be a whole number from {least} to {most}, but is {shown(value)}")
+
+
+def overrides_of(
+    rounds: int | None,
+    seed: int | None,
+    sampler: str | Mapping[str, Any] | None,
+    pruner: str | Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+) -> list[Override]:
+    """Returns the settings that are to differ from a study's file."""
+    found: dict[str, Any] = {"protocol.rounds": rounds, "protocol.seed": seed}
+    for key, value in (("sampler", sampler), ("pruner", pruner)):
+        found[key if isinstance(value, Mapping) else f"{key}.name"] = value
+    return [(key, value) for key, value in {**found, **settings}.items() if value is not None]
+
+
+def table_of(
+    reference: Reference,
+    space: Mapping[str, Any] | None,
+    configurations: Mapping[str, Mapping[str, Any]] | None,
+    task: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """Returns what a study's file would say of a function."""
+    if (space is None) == (configurations is None):
+        raise RequestError("a function needs a space to search, or configurations to measure, and not both")
+    listed = [{"label": label, "params": dict(params)} for label, params in (configurations or {}).items()]
+    return {
+        "task": {"name": str(reference), **{key: value for key, value in task.items() if value is not None}},
+        **({"space": dict(space)} if space is not None else {"trial": listed}),
+    }
