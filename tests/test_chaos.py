@@ -12,9 +12,8 @@ from tests.chaos import killed, outages, paused, scenarios
 from tests.chaos.arena import Arena, Kind
 from tests.postgres import TemporaryPostgres
 
-BOTH: tuple[Kind, ...] = ("sqlite", "postgresql")
 SHORT: tuple[tuple[scenarios.Play, tuple[Kind, ...]], ...] = (
-    (killed.killed_in_windows, BOTH),
+    (killed.killed_in_windows, ("postgresql",)),
     (paused.paused_beyond_the_grace_period, ("postgresql",)),
     (killed.all_killed_and_restarted, ("sqlite",)),
     (killed.ctrl_c_on_one, ("sqlite",)),

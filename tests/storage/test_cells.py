@@ -67,7 +67,7 @@ def measured_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@thorough(15)
+@thorough(8)
 @given(cell=st.sampled_from(CELLS), value=st.sampled_from(ODD_CELLS), everywhere=st.booleans())
 @example(cell="trial_values.value_type", value="INF_POS", everywhere=True)
 @example(cell="trial_values.value", value=None, everywhere=False)

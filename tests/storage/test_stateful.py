@@ -294,5 +294,5 @@ def test_no_order_of_events_breaks_the_budget(kind: str, tmp_path: Path, request
 
     stateful.run_state_machine_as_test(
         WorkersOfKind,
-        settings=settings(thorough(10), stateful_step_count=20),
+        settings=settings(thorough(6), stateful_step_count=20),
     )
