@@ -22,7 +22,7 @@ PROMISES = [
 ]
 WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
-SLOW = ("mnist", "diabetes")  # a minute or more
+SLOW = ("mnist", "diabetes", "boosting")  # a minute or more
 STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem not in SLOW)
 
 
@@ -42,6 +42,13 @@ def broken(study: str, folder: Path) -> dict[str, Any]:
 def test_what_hpo_brings_keeps_its_promises(study: str, tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     assert broken(study, tmp_path) == {}
+
+
+def test_boosting_can_be_measured(tmp_path: Path) -> None:
+    for file in EXAMPLES.glob("boosting.*"):
+        shutil.copy(file, tmp_path)
+    done = hpo_in_one_process("check", "boosting", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.mnist
