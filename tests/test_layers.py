@@ -96,6 +96,15 @@ def test_a_file_imports_only_from_its_folder_and_those_above() -> None:
         assert below == set(), module
 
 
+def test_files_folders_and_functions_are_of_a_length_to_be_read() -> None:
+    for module, file in FILES.items():
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, module
+        assert len(list(file.parent.glob("*.py"))) <= 20, file.parent
+        for node in nodes(file):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 50, f"{module}: {node.name}"
+
+
 def test_no_import_goes_in_a_circle() -> None:
     graphlib.TopologicalSorter({module: imports(file)[0] - {"hpo"} for module, file in FILES.items()}).prepare()
 

@@ -44,6 +44,8 @@ def overrides_of(
     """Returns the settings that are to differ from a study's file."""
     found: dict[str, Any] = {"protocol.rounds": rounds, "protocol.seed": seed}
     for key, value in (("sampler", sampler), ("pruner", pruner)):
+        if isinstance(value, Mapping) and set(value) == {"name"}:
+            value = value["name"]
         found[key if isinstance(value, Mapping) else f"{key}.name"] = value
     return [(key, value) for key, value in {**found, **settings}.items() if value is not None]
 

@@ -101,6 +101,22 @@ class Task(Protocol):
         ...
 
 
+def measure_in_turn(task: Task, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+    """Measures round after round, as a pruner asks that compares rounds.
+
+    Yields after each: the errors of the rounds so far, the step their number.
+    """
+    errors: dict[str, list[float]] = {}
+    diverged: list[int] = []
+    for r, one in enumerate(rounds):
+        *_, last = task.measure(params, [one])
+        for name, (error,) in last.errors.items():
+            errors.setdefault(name, []).append(error)
+        if last.diverged:
+            diverged.append(r)
+        yield Measurement(r + 1, (r + 1) / len(rounds), errors, diverged)
+
+
 def metrics_of(task: object) -> Sequence[Metric]:
     """Returns a task's metrics; one that names none measures `error`, in percent.
 

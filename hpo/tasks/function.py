@@ -24,9 +24,9 @@ from hpo.errors import StudyError
 from hpo.provenance import cpu_name
 from hpo.study.schema import Table, Words, shown
 from hpo.study.task import Measurement, Metric, Params, Round
+from hpo.threads import THREADS
 
 GIVEN = ("params", "seed")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 class FunctionSettings(Table):

@@ -16,13 +16,12 @@ from typing import Any
 from optuna.storages import RDBStorage
 from threadpoolctl import threadpool_limits
 
+from hpo.threads import THREADS
 from hpo.workers.checking import check_study
 from hpo.workers.evaluate import Stop
 from hpo.workers.messages import Assignment, Check, Checked, GaveUp
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 class Alone(Supervisor):

@@ -19,10 +19,9 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
 from hpo.study.references import Sources
-from hpo.study.task import Params, Task
+from hpo.study.task import Params, Task, measure_in_turn
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets
-from hpo.workers.measuring import measure_in_turn
 from hpo.workers.record import Record
 from hpo.workers.samplers import suggest
 

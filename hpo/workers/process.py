@@ -34,15 +34,8 @@ def live(preload: str, parent: Connection) -> None:
         preload: a module to import before anything is asked for, if any.
         parent: where orders come from, and what is done is told.
     """
-    prepare()
-    guard_streams()
-    hush()
+    _settle()
     stop = Stop()
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    end_on_signals()  # while it imports torch, it has nothing to give back
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    threading.Thread(target=_follow_parent, daemon=True).start()
 
     def tell(said: Message) -> None:
         if not isinstance(said, StepDone) or _has_room(parent):
@@ -64,6 +57,9 @@ def live(preload: str, parent: Connection) -> None:
         run_worker(order, make_objective, stop, tell)
     except EOFError:  # the parent is gone
         pass
+    except KeyboardInterrupt:
+        if not stop.asked:  # a signal would have ended this process, so it comes from the study's code
+            tell(GaveUp(None, "the code of the study raises KeyboardInterrupt, so it cannot be measured", 2))
     except HpoError as error:
         tell(GaveUp(None, str(error), error.exit_code))
     except FAILURES as error:
@@ -77,6 +73,18 @@ def live(preload: str, parent: Connection) -> None:
         for child in multiprocessing.active_children():  # of the task, as joblib's; Python would wait for them
             child.kill()
     sys.exit(INTERRUPTED if stop.asked else 0)
+
+
+def _settle() -> None:
+    """Prepares streams and signals, and follows the parent from now on."""
+    prepare()
+    guard_streams()
+    hush()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_on_signals()  # while it imports torch, it has nothing to give back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_follow_parent, daemon=True).start()
 
 
 def _has_room(connection: Connection) -> bool:

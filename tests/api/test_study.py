@@ -15,7 +15,7 @@ import pytest
 
 import hpo
 import hpo.api.study
-from hpo.errors import RequestError, StudyError, UnknownName
+from hpo.errors import HpoError, RequestError, StudyError, UnknownName
 from hpo.workers.supervisor import Supervisor
 from tests.api.functions import bowl
 from tests.program import clean_environment
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
             "trials must be a whole number from 1 to",
         ),
         (lambda: hpo.Study(bowl, space=SPACE).confirm(top=0), RequestError, "top must be a whole number from 1 to"),
-        (lambda: hpo.Study(bowl, space=SPACE).report("deep/er"), Exception, "does not exist|no study"),
+        (lambda: hpo.Study(bowl, space=SPACE).report("deep/er"), HpoError, "does not exist"),
         (lambda: hpo.Study("quickstar"), UnknownName, "did you mean 'quickstart'"),
         (lambda: quietly(hpo.Study(bowl, space=SPACE)), RequestError, "needs a number of trials"),
         (lambda: quietly(hpo.Study(lambda params: 1.0, space=SPACE), 2), StudyError, r"must take \(params, seed\)"),
@@ -109,7 +109,7 @@ def test_settings_and_names_are_those_of_the_command_line(here: Path) -> None:
     (here / "mine.toml").write_text('title = "Mine"\n[task]\nname = "mine.py:f"\n[space]\nx = [1, 2, 3]\n')
     (here / "mine.py").write_text("def f(params, seed): return params['x'] + seed % 3\n")
     study = hpo.Study("mine", sampler={"name": "grid"}, rounds=3, settings={"run.max_failed_trials": 2})
-    assert study.name == "mine-3-rounds-grid" or study.name.startswith("mine-3-rounds")
+    assert study.name == "mine-3-rounds-grid"
     assert len(quietly(study, 3).trials()) == 3
     table = {"title": "t", "task": {"name": "digit_pairs", "dataset": "digits"}, "space": {"learning_rate": [0.1]}}
     with pytest.raises(StudyError, match="space lacks architecture"):

@@ -134,6 +134,11 @@ def test_a_function_that_ends_its_process_fails_and_the_run_ends(end: str, tmp_p
     assert "trials failed by an error" in done.stderr or "trials in a row failed by the same error" in done.stderr
 
 
+def test_a_function_that_always_interrupts_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "def f(params, seed): raise KeyboardInterrupt\n")
+    assert_one_line(python_m_hpo("check", "mine", folder=tmp_path), 2, "the code of the study raises KeyboardInterrupt")
+
+
 def test_a_parameter_that_a_study_has_not_is_not_set(tmp_path: Path) -> None:
     write(tmp_path, "def f(params, seed): return 1.0 + seed % 7\n")
     done = hpo_in_one_process("optimize", "mine", "--set", "space.y=3", "--trials", "1", folder=tmp_path)

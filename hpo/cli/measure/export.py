@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +31,11 @@ from hpo.study.card import MetricCard
 from hpo.study.space import short_name
 from hpo.text.capture import stdout_to_stderr
 from hpo.text.formatting import count, figure, spread, with_unit
+
+if TYPE_CHECKING:
+    from hpo.storage.queries import StoredTrial
+    from hpo.study.definition import StudyDefinition
+    from hpo.study.references import Sources
 
 ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
 
@@ -68,12 +73,10 @@ def export(
     them. hpo.load_network(FILE) loads a network again.
     """
     from hpo.analysis.confirmation import read_confirmed
-    from hpo.analysis.results import read_trial
     from hpo.report.sharing import cleaner, known_hosts
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_card
-    from hpo.workers.checking import check_params, open_stored
     from hpo.workers.devices import find_devices
 
     begin_work()
@@ -81,9 +84,7 @@ def export(
 
     files = _files(file)
     place, sources, study = find_devices(device)[0], given.sources(study), stored_name(study)
-    read = open_storage(storage)
-    definition, chosen = open_stored(read, study, sources), read_trial(read, study, trial)
-    check_params(definition, chosen.params, trial=f"study {study!r}, trial {chosen.number}")
+    definition, chosen = _find_trial(storage, study, trial, sources)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
     _check_writable(files)
     train = stdout_to_stderr()(train_again)  # what a network's code prints is no JSON
@@ -91,9 +92,8 @@ def export(
     trained, weights = train(definition, chosen.params, rounds=rounds, **how)
     metric = read_card(opened, study).metric
     shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
-    searched = {"mean": chosen.value, "std": chosen.attributes.get("std"), "errors": chosen.attributes["errors"]}
     described = {
-        **{"study": shown, "trial": chosen.number, **trained, "search": searched},
+        **{"study": shown, "trial": chosen.number, **trained, "search": _searched(chosen)},
         **{"unit": metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
     }
     with written_by_request():
@@ -102,8 +102,25 @@ def export(
         attach(opened, study, written)
     if as_json:
         print_json(described)
-        return
-    print_parts(*export_view(described, files[0], metric))
+    else:
+        print_parts(*export_view(described, files[0], metric))
+
+
+def _find_trial(storage: str, study: str, number: int | None, sources: Sources) -> tuple[StudyDefinition, StoredTrial]:
+    """Returns a study, held against this machine's code and data, and the trial that is to be trained again."""
+    from hpo.analysis.results import read_trial
+    from hpo.storage.backends import open_storage
+    from hpo.workers.checking import check_params, open_stored
+
+    read = open_storage(storage)
+    definition, chosen = open_stored(read, study, sources), read_trial(read, study, number)
+    check_params(definition, chosen.params, trial=f"study {study!r}, trial {chosen.number}")
+    return definition, chosen
+
+
+def _searched(trial: StoredTrial) -> dict[str, Any]:
+    """Returns what the study measured of a trial."""
+    return {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]}
 
 
 def _files(given: Path) -> tuple[Path, Path]:

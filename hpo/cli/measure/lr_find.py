@@ -101,11 +101,8 @@ def lr_find(
     begin_work()
     _check_rates(low, high)
     opened, table, unsaved, first = _find_study(study, storage)
-    for where, key, value in (("protocol", "rounds", rounds), ("task", "dataset", dataset)):
-        before = table.setdefault(where, {}).get(key)
-        if value not in (None, before):
-            unsaved = unsaved or f"study {stored_name(study or '')!r} has {key} = {before}"
-            table[where][key] = value
+    changed = _change(table, rounds, dataset, study)
+    unsaved = unsaved or changed
     if folder:
         _check_writable(folder)
     sources = _find_sources(study or "", given, is_stored=opened is not None)
@@ -137,6 +134,17 @@ def _save(figure: Any, key: str, opened: Any, study: str, unsaved: str) -> None:
 
     save_figure(opened, study, key, figure)
     say(f"saved into study {study!r}, where hpo dashboard shows it", err=True)
+
+
+def _change(table: dict[str, Any], rounds: int | None, dataset: str | None, study: str | None) -> str:
+    """Changes a study's table as was asked for; returns why its figure cannot be saved then, if so."""
+    changed = ""
+    for where, key, value in (("protocol", "rounds", rounds), ("task", "dataset", dataset)):
+        before = table.setdefault(where, {}).get(key)
+        if value not in (None, before):
+            changed = changed or f"study {stored_name(study or '')!r} has {key} = {before}"
+            table[where][key] = value
+    return changed
 
 
 def _check_rates(low: float, high: float) -> None:
