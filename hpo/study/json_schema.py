@@ -5,12 +5,14 @@ It says what each key is, and not what keys say together, as that a condition na
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import ConfigDict, TypeAdapter
 
-from hpo.study.definition import StudyDefinition, TaskTable
+from hpo.study.definition import TRAINED_BY, StudyDefinition, TaskTable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE = "hpo.schema.json"
@@ -28,16 +30,15 @@ def study_schema() -> dict[str, Any]:
     definitions[TaskTable.__name__] = _task(definitions)
     _tidy(schema)
     one_of = [{"required": ["space"]}, {"required": ["trial"]}]
-    return {"$schema": DIALECT, "title": "A study of hpo", **schema, "oneOf": one_of}
+    by_task = [_by_task(name) for name in SETTINGS]
+    return {"$schema": DIALECT, "title": "A study of hpo", **schema, "oneOf": one_of, "allOf": by_task}
 
 
 def _task(definitions: dict[str, Any]) -> dict[str, Any]:
     """Returns the schema of `[task]`: by its name, the settings of what hpo brings; anything for code."""
     own = []
     for name, place in SETTINGS.items():
-        module, _, kind = place.partition(":")
-        settings: type[BaseModel] = getattr(import_module(module), kind)
-        table = settings.model_json_schema(ref_template="#/$defs/{model}")
+        table = _settings(place).model_json_schema(ref_template="#/$defs/{model}")
         definitions |= table.pop("$defs", {})
         table["properties"] = {
             "name": {"const": name, "description": table.pop("description", "")},
@@ -53,6 +54,45 @@ def _task(definitions: dict[str, Any]) -> dict[str, Any]:
         "required": ["name"],
     }
     return {"description": TaskTable.__doc__, "anyOf": [*own, code]}
+
+
+def _settings(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _by_task(name: str) -> dict[str, Any]:
+    """Returns what the rest of a study is where its task has this name: its metrics and parameters, as far as known."""
+    task = _settings(SETTINGS[name])
+    rules: dict[str, Any] = {**TRAINED_BY, **getattr(task, "rules", {})}
+    space: dict[str, Any] = {
+        "properties": {key: _parameter(rule) for key, rule in rules.items()},
+        "required": [*TRAINED_BY, *_needed(task)],
+    }
+    then: dict[str, Any] = {"space": space}
+    if hasattr(task, "rules"):  # else its networks bring parameters of their own
+        space["additionalProperties"] = False
+        metrics = [metric.name for metric in task.model_construct().metrics]
+        then["protocol"] = {"properties": {"metric": {"enum": metrics}}}
+    named = {"properties": {"task": {"properties": {"name": {"const": name}}, "required": ["name"]}}}
+    return {"if": named, "then": {"properties": then}}
+
+
+def _needed(task: Any) -> Sequence[str]:
+    """Returns the parameters without which a task builds no network, or has no loss."""
+    known: Mapping[str, Any] = getattr(task, "rules", {})
+    functions = [getattr(task, name) for name in ("network", "loss") if known]
+    keywords = [keyword for function in functions for keyword in inspect.signature(function).parameters.values()]
+    return [keyword.name for keyword in keywords if keyword.name in known and keyword.default is keyword.empty]
+
+
+def _parameter(rule: Any) -> dict[str, Any]:
+    """Returns what a parameter is whose values keep a rule: a value, several, or a range if they are numbers."""
+    value = TypeAdapter(rule, config=ConfigDict(strict=True)).json_schema()
+    table = {"choices": {"items": value}, "low": value, "high": value}
+    ranges = [] if value.get("type") in ("integer", "number") else ["low", "high"]
+    forms: list[dict[str, Any]] = [value, {"type": "array", "items": value}]
+    return {"anyOf": [*forms, {"type": "object", "properties": table | dict.fromkeys(ranges, False)}]}
 
 
 def _tidy(schema: Any) -> None:

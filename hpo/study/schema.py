@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from hpo import limits
 from hpo.errors import suggestion
@@ -13,8 +13,17 @@ Count = Annotated[int, Field(ge=1, le=limits.COUNT)]
 CountOrNone = Annotated[int, Field(ge=0, le=limits.COUNT)]
 Rounds = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Factor = Annotated[float, Field(ge=limits.SMALLEST, le=limits.LARGEST)]
-Weight = Annotated[float, Field(ge=0, le=limits.LARGEST), AfterValidator(lambda weight: _no_trace(weight))]
-Words = Annotated[str, AfterValidator(lambda text: _not_blank(text))]
+Weight = Annotated[
+    float,
+    Field(ge=0, le=limits.LARGEST),
+    AfterValidator(lambda weight: _no_trace(weight)),
+    WithJsonSchema(
+        {"anyOf": [{"const": 0}, {"type": "number", "minimum": limits.SMALLEST, "maximum": limits.LARGEST}]}
+    ),
+]
+Words = Annotated[
+    str, AfterValidator(lambda text: _not_blank(text)), WithJsonSchema({"type": "string", "pattern": r"\S"})
+]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=limits.SHORTEST_SECONDS, le=limits.LONGEST_SECONDS)]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from hpo.errors import suggestion
 from hpo.study.schema import Table, shown
@@ -88,8 +88,18 @@ class Choices(Table):
         return "one of " + ", ".join(map(repr, self.choices))
 
 
+ABOVE_ZERO_ON_LOG = ConfigDict(
+    json_schema_extra={
+        "if": {"properties": {"log": {"const": True}}, "required": ["log"]},
+        "then": {"properties": {"low": {"exclusiveMinimum": 0}}},
+    }
+)
+
+
 class FloatRange(Table):
     """A number between low and high, both included; uniform, or uniform in its logarithm."""
+
+    model_config = ABOVE_ZERO_ON_LOG
 
     low: float
     high: float
@@ -121,6 +131,8 @@ class FloatRange(Table):
 
 class IntRange(Table):
     """A whole number: low, low + step, low + 2 step …, up to high; uniform, or uniform in its logarithm."""
+
+    model_config = ABOVE_ZERO_ON_LOG
 
     low: int
     high: int
