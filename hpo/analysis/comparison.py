@@ -8,7 +8,7 @@ chosen, not for those that are shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -50,6 +50,7 @@ class Comparison:
     Attributes:
         source: the study whose rounds they are: the study itself, or a confirmation of it.
         is_biased: whether some were chosen for being good by the very rounds that they are compared on.
+        winner: whom the study had first before these rounds were measured; None where they are its own.
         contrasts: of the best with each of the others.
         pairs: for how many the p values are corrected.
     """
@@ -63,6 +64,7 @@ class Comparison:
     compared: list[Compared]
     contrasts: list[Contrast]
     pairs: int
+    winner: str | None = None
 
     def __str__(self) -> str:
         return answer(self)
@@ -153,11 +155,12 @@ def _negative(number: float | None) -> float | None:
 
 def _of_confirmation(storage: RDBStorage, study: str, confirmation: Confirmation, numbers: Sequence[int]) -> Comparison:
     chosen = [
-        Compared(f"trial {one.trial}", one.trial, one.params, one.errors, one.mean)
+        Compared(one.name, one.trial, one.params, one.errors, one.mean)
         for one in confirmation.confirmed
         if one.trial in numbers
     ]
-    return _comparison(storage, study, confirmation.name, chosen, is_biased=False)
+    found = _comparison(storage, study, confirmation.name, chosen, is_biased=False)
+    return replace(found, winner=confirmation.confirmed[0].name)
 
 
 def _comparison(

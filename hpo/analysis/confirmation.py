@@ -9,7 +9,7 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -21,13 +21,13 @@ from optuna.trial import TrialState
 from pydantic import Field, ValidationError
 
 from hpo import limits
-from hpo.analysis.results import Best, read_best, read_entries
+from hpo.analysis.results import Best, entry_of, read_best, read_entries
 from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
-from hpo.study.definition import StudyDefinition, derived_table
+from hpo.study.definition import Entry, StudyDefinition, derived_table
 from hpo.study.repetition import identity_of
 from hpo.study.resolving import resolve_derived
 from hpo.study.schema import Table
@@ -61,7 +61,8 @@ class Confirmed:
     """One of a search's best, measured again.
 
     Attributes:
-        trial: its number in the search.
+        trial: its number in the study.
+        name: `trial 3`, or its label in a list.
         searched: its mean error there.
         optimism: by how much that was too good.
         errors: of the fresh rounds.
@@ -69,6 +70,7 @@ class Confirmed:
     """
 
     trial: int
+    name: str
     params: dict[str, Any]
     searched: float
     optimism: float
@@ -146,7 +148,7 @@ def define_confirmation(
             **protocol.model_dump(mode="json"),
             **{"rounds": rounds, "first_round": protocol.round_numbers.stop},
         },
-        "trial": [{"label": f"trial {trial.number}", "params": trial.params} for trial in best],
+        "trial": [{"label": _name(trial, definition.trial), "params": trial.params} for trial in best],
         "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},
     }
     confirms = {
@@ -166,6 +168,11 @@ def define_confirmation(
         )
 
     return free_name(study, "-confirm", study_names(storage), is_same), defined, confirms
+
+
+def _name(trial: StoredTrial, listed: Sequence[Entry]) -> str:
+    entry = entry_of(trial, listed)
+    return entry.label if entry else f"trial {trial.number}"
 
 
 def _best_different(storage: RDBStorage, study: str, top: int) -> list[StoredTrial]:
@@ -209,11 +216,11 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     if len(measured) < len(definition.trial):
         return None
     confirmed = []
-    for (_, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
+    for (entry, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
         errors = trial.attributes["errors"]
         mean = mean_of(errors).within(metric.low, metric.high)
         optimism = metric.sign * (mean.estimate - searched)
-        confirmed.append(Confirmed(number, trial.params, searched, optimism, errors, mean))
+        confirmed.append(Confirmed(number, entry.label, trial.params, searched, optimism, errors, mean))
     pairs = list(pairwise(confirmed))
     differences = [
         paired_difference(second.errors, first.errors).within(*metric.differences) for first, second in pairs

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from hpo.errors import RequestError
+from hpo.errors import HpoError, RequestError
 from hpo.study.overrides import Override
 from hpo.study.references import Reference
 from hpo.study.schema import shown
+
+OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_python(method: Callable[P, R]) -> Callable[P, R]:
+    """Lets errors speak of arguments where they speak of options: of `lower_target`, and not of `--lower-target`."""
+
+    @wraps(method)
+    def reworded(*arguments: P.args, **keywords: P.kwargs) -> R:
+        try:
+            return method(*arguments, **keywords)
+        except HpoError as error:
+            error.args = (OPTION.sub(lambda found: found[1].replace("-", "_"), str(error)), *error.args[1:])
+            raise
+
+    return reworded
 
 
 def check_given(study: Any, space: Any, configurations: Any, settings: Any) -> None:
@@ -26,6 +48,20 @@ def check_given(study: Any, space: Any, configurations: Any, settings: Any) -> N
             raise RequestError(f"configurations[{label!r}] must be a dictionary, but is {shown(params)}")
     if not (callable(study) or isinstance(study, str | Path | Mapping)):
         raise RequestError(f"a study is a function, a name, a file or a dictionary, but not {shown(study)}")
+
+
+def check_of_function(metric: Any, unit: Any, direction: Any) -> None:
+    """Makes sure that a function's number has a name, a unit and a direction that it can have.
+
+    Raises:
+        RequestError: that says what is not.
+    """
+    if metric is not None and not (isinstance(metric, str) and metric.strip()):
+        raise RequestError(f"metric must be a text, but is {shown(metric)}")
+    if unit is not None and not isinstance(unit, str):
+        raise RequestError(f"unit must be a text, but is {shown(unit)}")
+    if direction not in (None, "minimize", "maximize"):
+        raise RequestError(f"direction must be 'minimize' or 'maximize', but is {shown(direction)}")
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> None:

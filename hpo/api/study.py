@@ -15,7 +15,7 @@ from hpo import limits
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confirmation import CONFIRMS, Confirmation, define_confirmation, read_confirmation, read_winner
 from hpo.analysis.results import Best, flatten, read_rows
-from hpo.api.arguments import check_given, check_whole, overrides_of, table_of
+from hpo.api.arguments import check_given, check_of_function, check_whole, in_python, overrides_of, table_of
 from hpo.api.progress import Progress
 from hpo.api.session import hash_of, reference_of
 from hpo.cli.arguments import StudyName
@@ -35,6 +35,7 @@ from hpo.workers.devices import assign_devices
 from hpo.workers.launch import begin, run_study
 from hpo.workers.messages import Check
 from hpo.workers.plan import Plan, Wanted, find_defined, find_study, make_plan
+from hpo.workers.process import end_if_imported
 from hpo.workers.supervisor import Supervisor
 
 SHOW_SECONDS = 0.5
@@ -74,6 +75,7 @@ class Study:
         hpo.errors.RequestError: where there is no such study, or something of it breaks a rule.
     """
 
+    @in_python
     def __init__(
         self,
         study: str | Path | Mapping[str, Any] | Callable[..., Any],
@@ -96,6 +98,8 @@ class Study:
         device: str = "auto",
     ) -> None:
         check_given(study, space, configurations, settings)
+        check_of_function(metric, unit, direction)
+        assign_devices("1", device)
         self.storage, self._device = find_url(storage), device
         self._function = study if callable(study) else None
         self._file = ""
@@ -119,7 +123,7 @@ class Study:
             self._sources = sources.allowing_file(sources.code, self.definition.references, self.definition.network)
         else:
             self._file, self._given_name = StudyName().convert(str(study), None, None), name
-            wanted = self._wanted(1)
+            wanted = self._wanted(0)
             self.name = wanted.name
             self._sources = wanted.sources(sources, Path(code) if code else None)
 
@@ -129,8 +133,9 @@ class Study:
     @property
     def definition(self) -> StudyDefinition:
         """What the study is, as its storage has it, or as it was defined here."""
-        return self._definition or self._wanted(1).definition
+        return self._definition or self._wanted(0).definition
 
+    @in_python
     def optimize(
         self, trials: int | None = None, *, workers: int | str = 1, lower_target: bool = False, progress: bool = True
     ) -> Study:
@@ -161,6 +166,7 @@ class Study:
             self._run(opened, plan, devices, supervisor, show, progress=progress)
         return self
 
+    @in_python
     def confirm(self, top: int = 3, rounds: int = 30, *, workers: int | str = 1, progress: bool = True) -> Confirmation:
         """Measures the best again, on rounds that the study never used, which say by how much it looks too good.
 
@@ -185,16 +191,19 @@ class Study:
             raise WorkError(f"study {name!r} is not finished")
         return found
 
+    @in_python
     def best(self) -> Best:
         """Returns the best trial, and what fresh rounds say of it."""
         return read_winner(open_storage(self.storage), self.name)
 
+    @in_python
     def trials(self) -> list[dict[str, Any]]:
         """Returns the trials, one flat dictionary each, as `pandas.DataFrame` takes them; see `hpo.load_results`."""
         opened = open_storage(self.storage)
         first = read_definition(opened, self.name).protocol.first_round
         return [flatten(row, first) for row in read_rows(opened, self.name)]
 
+    @in_python
     def compare(self, *names: str | int) -> Comparison:
         """Says which configuration is better, by how much, how sure; printed, it is the answer in a sentence.
 
@@ -204,6 +213,7 @@ class Study:
         """
         return compare(open_storage(self.storage), self.name, [str(name) for name in names])
 
+    @in_python
     def report(self, folder: str | Path) -> Path:
         """Writes the results into a folder, as an HTML page and as Markdown; returns the page's file."""
         found = read_report(open_storage(self.storage), self.name)
@@ -213,6 +223,7 @@ class Study:
 
     def _define(self, table: Mapping[str, Any]) -> None:
         self._definition = define_study(override(table, self._overrides), name=self.name)
+        self._wanted(0)  # refuses a bad name, a storage that cannot be read, and another study of this name
 
     def _wanted(self, trials: int | None) -> Wanted:
         if self._definition is not None:
@@ -233,13 +244,14 @@ class Study:
         devices = assign_devices(str(workers), self._device)
         if len(devices) > 1 and self._is_of_session:
             raise RequestError(
-                f"{len(devices)} workers are processes of their own, which cannot import {self.name}: put it into a "
-                "module, or take workers=1"
+                f"{len(devices)} workers are processes of their own, which cannot import "
+                f"{_name_of(self._function)}: put it into a module, or take workers=1"
             )
         return devices
 
     @contextmanager
     def _supervised(self, devices: list[str], preload: str = "") -> Iterator[tuple[Supervisor, _Shown]]:
+        end_if_imported()
         show = _Shown()
         supervisor = Alone(devices, heard=show.now_and_then) if len(devices) == 1 else Supervisor(devices, preload)
         with supervisor:
@@ -258,6 +270,10 @@ class Study:
         with Progress(plan, shown=progress) as shown:
             show.it = lambda: shown.read(opened, plan.name)
             run_study(opened, plan, devices=devices, sources=self._sources, show=shown.show, supervisor=supervisor)
+
+
+def _name_of(function: Callable[..., Any] | None) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 class _Shown:

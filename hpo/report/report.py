@@ -74,7 +74,7 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
         confirms = confirms.model_copy(update={"study": clean(confirms.study)})
         headline = _headline_of_confirmation(trials, confirms, card)
     else:
-        headline = _headline(name, trials, definition, card, confirmation)
+        headline = _headline(name, trials, definition, card, confirmation, clean)
     return Report(name, definition.title, headline, sections)
 
 
@@ -90,6 +90,7 @@ def _headline(
     definition: StudyDefinition,
     card: Card,
     confirmation: Confirmation | None,
+    clean: Callable[[str], str],
 ) -> list[str]:
     best, metric = ranked(trials, card.metric)[0], card.metric
     which = "Highest" if metric.maximize else "Lowest"
@@ -113,8 +114,9 @@ def _headline(
         f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high, metric.unit)}); "
         f"{beside_search(confirmed.searched, confirmed.optimism, metric.unit, confirmed.std)}."
     )
-    alike = [f"{one.first} and {one.second}" for one in confirmation.contrasts if not one.is_significant]
-    said = [f"On fresh rounds trials {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
+    names = {one.trial: clean(one.name) for one in confirmation.confirmed}
+    alike = [f"{names[one.first]} and {names[one.second]}" for one in confirmation.contrasts if not one.is_significant]
+    said = [f"On fresh rounds {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
     return [extreme, sure, *said]
 
 

@@ -212,14 +212,19 @@ class StudyDefinition(Table):
         """The hash of all that a result depends on."""
         return hashlib.sha256(json.dumps(self._hashed(), sort_keys=True).encode()).hexdigest()
 
-    def differences(self, other: StudyDefinition) -> list[str]:
-        """Names the hashed settings in which `other` differs, each as `key is A, but B there`."""
+    def differences(self, other: StudyDefinition, *, said_by_both: bool = False) -> list[str]:
+        """Names the hashed settings in which `other` differs, each as `key is A, but B there`.
+
+        Args:
+            said_by_both: whether one that only either has is none, as where one is not resolved.
+        """
         ours, theirs = _flat(self._hashed()), _flat(other._hashed())
         absent = "absent"
         return [
             f"{key} is {ours.get(key, absent)}, but {theirs.get(key, absent)} there"
             for key in sorted(ours.keys() | theirs.keys())
             if ours.get(key, absent) != theirs.get(key, absent)
+            and not (said_by_both and None in (ours.get(key), theirs.get(key)))
         ]
 
     def _hashed(self) -> dict[str, Any]:

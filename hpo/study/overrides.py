@@ -13,6 +13,7 @@ from typing import Any
 
 from hpo.errors import RequestError
 from hpo.study.definition import parse
+from hpo.study.schema import shown
 from hpo.text.names import derived_name
 
 Override = tuple[str, Any]
@@ -46,11 +47,16 @@ def override(table: Mapping[str, Any], overrides: Iterable[Override]) -> dict[st
     A sampler or pruner of another name begins with that name alone, for the settings of the one before are not its own.
 
     Raises:
-        RequestError: where a key leads through what is no table.
+        RequestError: where a key leads through what is no table, is set to two values, or has nothing to change.
     """
     changed = copy.deepcopy(dict(table))
+    asked: dict[str, Any] = {}
     for key, value in overrides:
+        if asked.setdefault(key, value) != value:
+            raise RequestError(f"{key} is to be {shown(asked[key])} and {shown(value)}; give it once")
         *path, last = key.split(".")
+        if table.get("trial") and path[:1] == ["sampler"]:
+            raise RequestError(f"{key} is to be {shown(value)}, but the study lists its trials: there is no sampler")
         if path in (["sampler"], ["pruner"]) and last == "name" and _value_at(changed, key) != value:
             changed[path[0]] = {}
         place = changed

@@ -20,8 +20,11 @@ SHOWN = 60
 HASHED = re.compile(r"-[0-9a-f]{8}$")
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, hint: str = "; --name gives another") -> None:
     """Holds the name of a study that is to be created against the rule.
+
+    Args:
+        hint: how to give another.
 
     Raises:
         RequestError: that says the rule.
@@ -30,7 +33,7 @@ def check_name(name: str) -> None:
         shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
         raise RequestError(
             f"a study's name must be 1 to {LONGEST} printable characters without '/', must neither begin nor end with "
-            f"a blank nor begin with '-', and not be '.' or '..', but is {printable(repr(shown))}; --name gives another"
+            f"a blank nor begin with '-', and not be '.' or '..', but is {printable(repr(shown))}{hint}"
         )
 
 

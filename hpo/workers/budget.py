@@ -246,7 +246,8 @@ def find_slot(
     if recent >= definition.run.max_failed_trials:
         raise WorkError(
             f"study {study!r}: {count(recent, 'trial')} failed by an error, as many as "
-            f"run.max_failed_trials allows; {command_here('trials', '--study', study)} shows their errors"
+            f"run.max_failed_trials allows, the last by {_errors(storage, study, run_began_at)[-1]}; "
+            f"{command_here('trials', '--study', study)} shows all"
         )
     if recent >= SAME_FAILURES and not slots.finished:
         _check_differ(storage, study, run_began_at)
@@ -269,11 +270,15 @@ def _check_differ(storage: RDBStorage, study: str, run_began_at: int) -> None:
     Raises:
         WorkError: with that error.
     """
-    failed = read_trials(storage, study, states=(TrialState.FAIL,))
-    errors = [one.attributes.get("error") for one in failed if one.number >= run_began_at]
-    last = [str(error) for error in errors if error is not None][-SAME_FAILURES:]
+    last = _errors(storage, study, run_began_at)[-SAME_FAILURES:]
     if len(last) == SAME_FAILURES and len(set(last)) == 1:
         raise WorkError(
             f"study {study!r}: {SAME_FAILURES} trials in a row failed by the same error, before any finished: "
             f"{last[0]}; {command_here('trials', '--study', study)} shows their configurations"
         )
+
+
+def _errors(storage: RDBStorage, study: str, run_began_at: int) -> list[str]:
+    """Returns the errors by which trials of this run failed."""
+    failed = read_trials(storage, study, states=(TrialState.FAIL,))
+    return [str(one.attributes["error"]) for one in failed if one.number >= run_began_at and "error" in one.attributes]

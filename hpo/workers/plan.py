@@ -29,6 +29,8 @@ from hpo.text.secrets import show_url
 from hpo.workers.budget import most_trials
 from hpo.workers.messages import Checked
 
+BESIDE = "--name NEW starts a new study"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -117,7 +119,8 @@ def find_study(
     Args:
         study: a name or a file.
         overrides: settings that are to differ from the file's, which makes it a study of its own.
-        trials: the number asked for; None asks for the list's length, or for what was asked of the study before.
+        trials: the number asked for; None asks for the list's length, or for what was asked of the study before; 0 only
+            reads.
         name: the study's name in the storage; None takes the file's.
 
     Raises:
@@ -149,7 +152,8 @@ def find_defined(url: str, name: str, definition: StudyDefinition, *, trials: in
     """Finds out how far a study is that is defined in Python; see `find_study`.
 
     Raises:
-        RequestError: where its name breaks a rule, or no number of trials can be found.
+        RequestError: where its name breaks a rule, the storage has another study of that name, or no number of trials
+            can be found.
     """
     storage = _open(url)
     known = study_names(storage) if storage else []
@@ -157,7 +161,10 @@ def find_defined(url: str, name: str, definition: StudyDefinition, *, trials: in
         check_name(name)
     if is_light(definition, study=name):
         definition = resolve(definition, study=name)
-    return _wanted(storage, known, name, definition, trials, None, Path(), is_given=True)
+    wanted = _wanted(storage, known, name, definition, trials, None, Path(), is_given=True)
+    if storage and wanted.is_stored:
+        _refuse_differences(storage, name, definition.differences(read_definition(storage, name), said_by_both=True))
+    return wanted
 
 
 def _wanted(
@@ -175,7 +182,7 @@ def _wanted(
     # Else it is new, its creator died half-way, or it is another program's.
     attributes = (own_attributes(storage, name) if storage and name in known else None) or {}
     before = stored_target(attributes)
-    asked = _find_target(name, definition, trials, before)
+    asked = 0 if trials == 0 else _find_target(name, definition, trials, before)
     must_be_checked = not attributes if is_light(definition, study=name) else is_given
     return Wanted(name, definition, file, folder, asked, before, bool(attributes), must_be_checked)
 
@@ -234,23 +241,30 @@ def check_same(storage: RDBStorage, name: str, definition: StudyDefinition, card
     Raises:
         StudyError: that says what differs, and how to start a new study.
     """
-    where = f"study {name!r} in {show_url(storage.url)}"
-    beside = "--name NEW starts a new study"
+    where = _where(storage, name)
     stored, stored_card = read_definition(storage, name), read_card(storage, name)
     light = is_light(stored, study=name)
-    differences = definition.differences(resolve(stored, study=name) if light else stored)
-    if differences:
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise StudyError(f"{where} was created with another definition: {differences[0]}{more}; {beside}")
+    _refuse_differences(storage, name, definition.differences(resolve(stored, study=name) if light else stored))
     if card is None and light:
         card = make_card(definition, load_task(definition, study=name))
     if card is None:  # a worker looks at the code and the data, before it works
         return
     if stored_card.data_sha256 != card.data_sha256:
-        raise StudyError(f"{where} was created on other data; {beside}")
+        raise StudyError(f"{where} was created on other data; {BESIDE}")
     for path in sorted(stored_card.code.keys() | card.code.keys()):
         if stored_card.code.get(path) != card.code.get(path):
-            raise StudyError(f"{where} was created with other code: {path} differs; {beside}")
+            raise StudyError(f"{where} was created with other code: {path} differs; {BESIDE}")
+
+
+def _where(storage: RDBStorage, name: str) -> str:
+    return f"study {name!r} in {show_url(storage.url)}"
+
+
+def _refuse_differences(storage: RDBStorage, name: str, differences: Sequence[str]) -> None:
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        other = f"{_where(storage, name)} was created with another definition"
+        raise StudyError(f"{other}: {differences[0]}{more}; {BESIDE}")
 
 
 def _find_target(name: str, definition: StudyDefinition, trials: int | None, asked_before: int) -> int:

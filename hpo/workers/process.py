@@ -25,6 +25,13 @@ from hpo.workers.messages import Check, Checking, Crashed, GaveUp, Message, Step
 from hpo.workers.worker import run_worker
 
 STOP_SECONDS = 10.0  # that a worker is left to stop in
+UNGUARDED = os.EX_USAGE  # the exit code of one whose script, run again to be imported, starts workers itself
+
+
+def end_if_imported() -> None:
+    """Ends this process if it is a worker that is about to import the script which has started it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself finds out
+        sys.exit(UNGUARDED)
 
 
 def live(preload: str, parent: Connection) -> None:

@@ -23,7 +23,7 @@ from types import TracebackType
 
 from optuna.storages import RDBStorage
 
-from hpo.errors import StudyError, WorkError
+from hpo.errors import RequestError, StudyError, WorkError
 from hpo.signals import INTERRUPTED, SIGNALS, check, deferred, stopping
 from hpo.storage.queries import study_names
 from hpo.text.formatting import count
@@ -40,7 +40,7 @@ from hpo.workers.messages import (
     GaveUp,
     StepDone,
 )
-from hpo.workers.process import STOP_SECONDS, live
+from hpo.workers.process import STOP_SECONDS, UNGUARDED, live
 
 POLL_SECONDS = 0.1
 MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the run is given up
@@ -117,6 +117,7 @@ class Supervisor:
                 said = worker.connection.recv()
             except (EOFError, ConnectionResetError):
                 worker.process.join()
+                _refuse_unguarded(worker)
                 cause = f"the process that checked it {_cause(worker)} ({doing})"
                 raise StudyError(f"study {order.study!r}: {cause}") from None
             if isinstance(said, Checking):
@@ -214,6 +215,7 @@ class Supervisor:
 
     def _handle_exit(self, worker: _Process) -> None:
         worker.process.join()
+        _refuse_unguarded(worker)
         if worker.process.exitcode in (0, INTERRUPTED) and worker.trial is None:  # else its code ended it
             self._remove(worker)
             return
@@ -252,6 +254,14 @@ class Supervisor:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._order(self._processes[-1])
+
+
+def _refuse_unguarded(worker: _Process) -> None:
+    if worker.process.exitcode == UNGUARDED:
+        raise RequestError(
+            "several workers are processes of their own, and each runs the script again that starts them: put what is "
+            "to run once below if __name__ == '__main__':, or take workers=1"
+        )
 
 
 def _cause(worker: _Process) -> str:

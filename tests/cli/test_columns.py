@@ -102,7 +102,7 @@ def listed() -> list[Any]:
 
 def confirmed() -> list[Any]:
     found = [
-        Confirmed(i, PARAMS, 12.34, 0.16, errors, mean_of(errors))
+        Confirmed(i, f"trial {i}", PARAMS, 12.34, 0.16, errors, mean_of(errors))
         for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
     by = paired_difference(FRESH[1], FRESH[0])

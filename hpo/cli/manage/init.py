@@ -33,7 +33,7 @@ def init(name: str, task: str) -> None:
     from hpo.text.files import write_whole
     from hpo.text.names import check_name
 
-    check_name(name.removesuffix(".toml"))
+    check_name(name.removesuffix(".toml"), hint="")
     name = name.removesuffix(".toml")
     files = {Path(file.replace("NAME", name)): text.replace("NAME", name) for file, text in TEMPLATES[task].items()}
     if (shipped("studies") / f"{name}.toml").exists():

@@ -37,7 +37,7 @@ from hpo.text.formatting import (
 )
 
 if TYPE_CHECKING:
-    from hpo.analysis.confirmation import Confirmation
+    from hpo.analysis.confirmation import Confirmation, Confirmed
 
 
 @click.command()
@@ -108,29 +108,32 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     fresh = spread(first.mean.estimate, None, metric.unit)
     over = rounds_on(found.rounds, found.dataset, "fresh round", "of")
     headline = (
-        f"study {found.study}: best trial {first.trial}: {metric.title} {fresh} "
+        f"study {found.study}: {_best(first)}: {metric.title} {fresh} "
         f"(95 %: {interval(first.mean.low, first.mean.high, metric.unit)}) on {over}; "
         f"{beside_search(first.searched, first.optimism, metric.unit, first.std)}"
     )
     table = FittedTable()
-    for heading, rank in {"trial": 0, "search": 1, "fresh": 0}.items():
-        table.add_column(
-            with_unit(heading, metric.unit if rank or heading == "fresh" else ""), justify="right", rank=rank
-        )
+    is_list = not _is_numbered(first)
+    table.add_column("configuration" if is_list else "trial", justify="left" if is_list else "right", wraps=is_list)
+    table.add_column(with_unit("list" if is_list else "search", metric.unit), justify="right", rank=1)
+    table.add_column(with_unit("fresh", metric.unit), justify="right")
     table.add_column("95 %", rank=2)
-    table.add_column("configuration", wraps=True)
+    if not is_list:
+        table.add_column("configuration", wraps=True)
     for one in found.confirmed:
         reach = interval(one.mean.low, one.mean.high, metric.unit)
         fresh = mean_and_deviation(one.mean.estimate, one.std, metric.unit)
         searched = figure(one.searched, metric.unit, one.std)
-        table.add_row(str(one.trial), searched, fresh, reach, short_name(one.params))
+        row = (searched, fresh, reach)
+        table.add_row(*((one.name, *row) if is_list else (str(one.trial), *row, short_name(one.params))))
     lines = []
+    names = {one.trial: one.name if is_list else str(one.trial) for one in found.confirmed}
     for contrast in found.contrasts:
-        by = contrast.difference
+        by, before, after = contrast.difference, names[contrast.first], names[contrast.second]
         apart = (
-            f"{contrast.second} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {contrast.first}"
+            f"{after} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {before}"
             if contrast.is_significant
-            else f"{contrast.first} and {contrast.second} do not differ significantly"
+            else f"{before} and {after} do not differ significantly"
         )
         reach = f"95 %: {interval(by.low, by.high, metric.unit, '+')}"
         apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
@@ -143,6 +146,14 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     return [headline, table, lines, how, *notes]
 
 
+def _is_numbered(one: Confirmed) -> bool:
+    return one.name == f"trial {one.trial}"
+
+
+def _best(first: Confirmed) -> str:
+    return f"best {first.name}" if _is_numbered(first) else f"{first.name}, the list's best"
+
+
 def confirmation_json(found: Confirmation) -> dict[str, Any]:
     """Returns a confirmation as `hpo confirm --json` has it."""
     from hpo.analysis.confirmation import describe
@@ -152,7 +163,7 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
         "direction": found.metric.direction,
         **{"metric": found.metric.name, "unit": found.metric.unit},
         "confirmed": [
-            {"trial": one.trial, "searched": one.searched, "errors": one.errors, "params": one.params}
+            {"trial": one.trial, "name": one.name, "searched": one.searched, "errors": one.errors, "params": one.params}
             | describe(one, found.rounds)
             for one in found.confirmed
         ],

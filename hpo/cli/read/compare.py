@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.analysis.caveats import SELECTION_BIAS
+from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS
 from hpo.cli.arguments import StudyName
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
@@ -102,6 +102,8 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 
 def _caveats(found: Comparison) -> list[str]:
+    if found.winner not in (None, found.compared[0].name):
+        return [f"{found.winner} was first in the study; {NEW_SELECTION}"]
     if not found.is_biased:
         return []
     confirm = command_here("confirm", "--study", found.study)

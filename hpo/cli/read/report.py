@@ -21,8 +21,8 @@ from hpo.text.output import say
 @click.command()
 @study_option()
 @click.option(
-    "-o", "folder", required=True, type=Folder(), metavar="DIR",
-    help="Write NAME.html and NAME.md here.",
+    "-o", "folder", default=Path("report"), show_default=True, type=Folder(), metavar="DIR",
+    help="Write STUDY.html and STUDY.md here.",
 )  # fmt: skip
 @storage_option
 @share_option
