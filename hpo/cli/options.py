@@ -54,6 +54,13 @@ def is_file(study: str) -> bool:
     return study.endswith(".toml")
 
 
+def means_file_here(study: str) -> bool:
+    """Says whether a file is in the working folder, under a name that means it: `mine` for `mine.toml`."""
+    from hpo.study.catalog import shipped
+
+    return Path(study).parent == Path() and not (shipped("studies") / study).is_file()
+
+
 def stored_name(study: str) -> str:
     """Returns the name under which a storage has a study that is given by its name or its file."""
     return Path(study).stem if is_file(study) else study

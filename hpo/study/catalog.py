@@ -15,6 +15,8 @@ from hpo.study.loading import is_light
 from hpo.study.overrides import Override, overridden_name, override
 from hpo.study.resolving import resolve
 
+CODE_HINT = "code is measured by a study that names it, as hpo init writes one; "
+
 
 def studies() -> dict[str, Path]:
     """Returns the known studies, name -> file: the shipped ones, and those in ./studies that have other names."""
@@ -47,7 +49,7 @@ def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[s
     if path.suffix != ".toml":
         known = studies()
         if name_or_file not in known:
-            raise UnknownName("study", name_or_file, known)
+            raise UnknownName("study", name_or_file, known, hint=CODE_HINT if ":" in name_or_file else "")
         path, here = known[name_or_file], Path("studies") / f"{name_or_file}.toml"
         if here.is_file() and not here.samefile(path):
             raise StudyError(f"{here} has the name of a study of hpo's own; give it another name, or name the file")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo.errors import RequestError, StudyError, UnknownName
+from hpo.errors import DatasetError, RequestError, StudyError, UnknownName
 from hpo.study.card import Card, MetricCard
 from hpo.study.code import code_hashes, explain_code, load
 from hpo.study.definition import TRAINED_BY, StudyDefinition
@@ -176,8 +176,8 @@ def load_task(definition: StudyDefinition, *, study: str, sources: Sources = NOW
         return _load_code(reference, settings, sources)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: {explain(error, within='task')}") from error
-    except (StudyError, ValueError) as error:
-        raise StudyError(f"study {study!r}: task: {error}") from error
+    except (StudyError, DatasetError, ValueError) as error:
+        raise type(error)(f"study {study!r}: task: {error}") from error
 
 
 def _shipped(definition: StudyDefinition) -> Any:

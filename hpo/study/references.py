@@ -138,8 +138,14 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
         where = f"study {study!r}: " if study else ""
         raise StudyError(
             f"{where}{reference} is code that is not shipped with hpo, and is opened only where that is allowed: "
-            f"--allow {quote(_literally(str(reference)))}"
+            f"{_code_words(reference, sources)}--allow {quote(_literally(str(reference)))}"
         )
+
+
+def _code_words(reference: Reference, sources: Sources) -> str:
+    place = reference.place
+    is_elsewhere = reference.is_file and is_below(place) and not (sources.code / place).exists()
+    return "--code DIR, the folder that has it, and " if is_elsewhere else ""
 
 
 def networks_in(folder: Path) -> tuple[dict[str, list[Reference]], list[str]]:

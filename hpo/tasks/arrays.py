@@ -154,7 +154,9 @@ def _read_csv(file: Path, name: str, target: str | None) -> Examples:
         raise DatasetError(f"{name} cannot be read as CSV: {error}") from error
     header = [column.strip() for column in header]
     if target is None:
-        raise DatasetError(f"target must name the column of {name} that is to be told; there are: {', '.join(header)}")
+        raise DatasetError(
+            f"target must name the column of {name} that is to be told from the others; there are: {', '.join(header)}"
+        )
     if target not in header:
         raise DatasetError(f"{name} has no column {target!r}; {suggestion(target, header)}")
     for number, row in enumerate(rows, 2):

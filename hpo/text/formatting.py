@@ -64,6 +64,11 @@ def rounds_on(number: int, dataset: str, kind: str = "round", word: str = "on") 
     return f"{count(number, kind)} {word} {dataset}" if dataset else count(number, kind)
 
 
+def over_rounds(number: int, dataset: str) -> str:
+    """Returns `mean and deviation of 5 rounds on mnist`, of what a figure is; of one round there is no deviation."""
+    return rounds_on(number, dataset) if number == 1 else f"mean and deviation of {rounds_on(number, dataset)}"
+
+
 def capitalized(text: str) -> str:
     """Returns `Test MSE`, which str.capitalize would make `Test mse`."""
     return text[:1].upper() + text[1:]

@@ -22,6 +22,7 @@ from hpo.study.card import parse_card
 from hpo.text.formatting import time_left
 
 RATE_TRIALS = 30  # so many of the last make the rate
+FEWEST_TRIALS, FEWEST_SECONDS = 4, 60.0  # below both, the last ones say nothing of the rate
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _worker(trial: ActiveClaim, claim: Worker) -> dict[str, Any]:
 
 
 def trials_per_hour(finishes: Sequence[datetime]) -> float | None:
-    """Returns the rate at which trials finish, from the latest finishing times; None where two are not to be had.
+    """Returns the rate at which trials finish, from the latest finishing times; None where they are too few to say.
 
     A pause, as of a study that was resumed the next day, begins the count anew: a gap of more than a quarter of an hour
     that is also over ten times the usual one.
@@ -144,5 +145,7 @@ def trials_per_hour(finishes: Sequence[datetime]) -> float | None:
         return None
     pause = max(900.0, 10 * median(gaps))
     since = max((i + 1 for i, gap in enumerate(gaps) if gap > pause), default=0)
-    lasted = (times[-1] - times[since]).total_seconds()
-    return 3600 * (len(times) - 1 - since) / lasted if lasted else None
+    lasted, trials = (times[-1] - times[since]).total_seconds(), len(times) - 1 - since
+    if trials < FEWEST_TRIALS and lasted < FEWEST_SECONDS:  # two workers that begin together end together, too
+        return None
+    return 3600 * trials / lasted if trials and lasted else None

@@ -25,7 +25,7 @@ def test_what_it_writes_is_checked_searched_and_keeps_its_promises(task: str, tm
     for command in (["check", "--contract", "mine"], ["optimize", "mine", "--trials", "3", "--workers", "1"]):
         done = hpo_in_one_process(*command, folder=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "hpo confirm mine.toml\n" in done.stdout
+    assert "hpo confirm mine\n" in done.stdout
 
 
 def test_it_overwrites_nothing(tmp_path: Path) -> None:

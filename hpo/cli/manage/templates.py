@@ -10,7 +10,8 @@ title = "NAME"
 """
 SEARCH = """
 [protocol]
-rounds = 10 # each trial is a mean over so many; round r is the same in every trial
+# Each trial is a mean over so many rounds; round r is the same in every trial.
+rounds = 10
 
 [sampler]
 name = "tpe" # random, gp, cmaes, qmc, grid
@@ -23,14 +24,16 @@ name = "PRUNER"
 FUNCTION = {
     "NAME.toml": HEAD
     + """[task]
-name = "NAME.py:objective" # a function (params, seed) -> number, of the file beside this one
+# A function (params, seed) -> number, of the file beside this one.
+name = "NAME.py:objective"
 metric = "error"
 direction = "minimize" # or "maximize"
 """
     + SEARCH.replace("PRUNER", "none")
-    + """[space] # what is searched; the function is given one value of each
+    + """# What is searched: the function is given one value of each.
+[space]
 degree = { low = 1, high = 9 }
-penalty = { low = 1e-6, high = 1.0, log = true }
+penalty = { low = 1e-3, high = 10.0, log = true }
 """,
     "NAME.py": '''"""What the study NAME measures: replace it by your own."""
 
@@ -38,17 +41,19 @@ import numpy as np
 
 
 def objective(params, seed):
-    """Fits a polynomial to 30 noisy points, and returns its mean squared error on others.
+    """Fits a polynomial to 30 noisy points; returns its squared error on others.
 
-    Whatever is random is drawn from the seed: it is the round's own, and the same in every trial.
+    Whatever is random is drawn from the seed. It is the round's own, and the
+    same in every trial.
     """
     random = np.random.default_rng(seed)
     x = random.uniform(-1, 1, 130)
     y = np.sin(3 * x) + random.normal(0, 0.3, 130)
     powers = np.vander(x, params["degree"] + 1)
     train, test = slice(0, 30), slice(30, None)
-    penalty = params["penalty"] * np.eye(powers.shape[1])
-    weights = np.linalg.solve(powers[train].T @ powers[train] + penalty, powers[train].T @ y[train])
+    square = powers[train].T @ powers[train]
+    penalty = params["penalty"] * np.eye(len(square))
+    weights = np.linalg.solve(square + penalty, powers[train].T @ y[train])
     return float(np.mean((powers[test] @ weights - y[test]) ** 2))
 ''',
 }
@@ -64,14 +69,17 @@ CLASSIFICATION = {
     "NAME.toml": HEAD
     + """[task]
 name = "classification" # or "regression"
-network = "NAME.py:Net" # of the file beside this one
-data = "sklearn:load_digits" # or a file beside this one: data.npz with x and y, table.csv with target = "column"
+# A class, or a function that builds networks, of the file beside this one.
+network = "NAME.py:Net"
+# Or a file beside this one: data.npz with x and y, or table.csv and its target = "column".
+data = "sklearn:load_digits"
 train_examples = 1000
 test_examples = 500
 """
     + TRAINING
     + SEARCH.replace("PRUNER", "power_law")
-    + """[space] # keywords of the network, and of its training
+    + """# What is searched: keywords of the network, and of its training.
+[space]
 hidden = { low = 8, high = 128, log = true }
 dropout = { low = 0.0, high = 0.5 }
 optimizer = ["sgd", "adam"]
@@ -85,7 +93,11 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """A hidden layer. It is told the shape of an example and the number of classes; the other keywords are searched."""
+    """A hidden layer.
+
+    It is told the shape of an example and the number of classes; the other
+    keywords are searched.
+    """
 
     def __init__(self, input_shape, outputs, hidden, dropout=0.0):
         super().__init__()
@@ -102,12 +114,14 @@ class Net(nn.Module):
 NETWORK = {
     "NAME.toml": HEAD
     + """[task]
-name = "NAME.py:Task" # a class with network, loss, data and errors, of the file beside this one
+# A class with network, loss, data and errors, of the file beside this one.
+name = "NAME.py:Task"
 noise = 0.1 # a keyword of the class
 """
     + TRAINING
     + SEARCH.replace("PRUNER", "power_law")
-    + """[space] # keywords of the network and of the loss, and of the training
+    + """# What is searched: keywords of the network and the loss, and of the training.
+[space]
 hidden = { low = 8, high = 128, log = true }
 delta = [0.1, 1.0]
 optimizer = ["sgd", "adam"]

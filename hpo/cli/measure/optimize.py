@@ -16,6 +16,7 @@ from hpo.cli.options import (
     Given,
     device_option,
     is_file,
+    means_file_here,
     overrides_option,
     print_parts,
     sources_options,
@@ -26,7 +27,7 @@ from hpo.cli.options import (
 )
 from hpo.cli.run import begin_work, checked_by, run_trials
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, mean_and_deviation, rounds_on, with_unit
+from hpo.text.formatting import count, mean_and_deviation, over_rounds, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _words(study: str, plan: Plan, given: Given) -> list[str]:
         return ["--study", plan.name]
     folder = given.code or (Path(study).parent if is_file(study) else Path())
     if is_file(study) and stored_name(study) == plan.name:
-        return ["--study", study, *(["--code", str(given.code)] if given.code else [])]
+        short = plan.name if means_file_here(study) else study
+        return ["--study", short, *(["--code", str(given.code)] if given.code else [])]
     return ["--study", plan.name, *(["--code", str(folder)] if folder != Path() else []), *allow_words(references)]
 
 
@@ -174,7 +176,7 @@ def listed_view(study: str, rows: Sequence[TrialRow], definition: StudyDefinitio
         table.add_row(entry.label, error, *([beside] if published else []))
     headline = (
         f"study {study}: {len(measured)} of {count(len(definition.trial), 'configuration')} measured, "
-        f"{metric.title} (mean and deviation of {rounds_on(definition.protocol.rounds, card.dataset)})"
+        f"{metric.title} ({over_rounds(definition.protocol.rounds, card.dataset)})"
     )
     return [headline, table]
 

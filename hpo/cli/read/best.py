@@ -11,7 +11,7 @@ from hpo.analysis.caveats import SELECTION_BIAS, beside_search
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, interval, rounds_on, spread, text_of
+from hpo.text.formatting import count, interval, over_rounds, spread, text_of
 
 if TYPE_CHECKING:
     from hpo.analysis.results import Best
@@ -49,7 +49,7 @@ def best_table(best: Best) -> list[Any]:
     which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
     headline = (
         f"study {best.study}: {which} has the {extreme} {best.title}, {spread(best.value, best.std, best.unit)} "
-        f"(mean and deviation of {rounds_on(best.rounds, best.dataset)})"
+        f"({over_rounds(best.rounds, best.dataset)})"
     )
     return [headline, table, _verdict(best)]
 

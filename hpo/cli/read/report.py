@@ -8,6 +8,7 @@ import click
 
 from hpo.cli.arguments import Folder
 from hpo.cli.options import (
+    print_parts,
     share_option,
     storage_option,
     stored_name,
@@ -44,6 +45,6 @@ def report(study: str, folder: Path, storage: str, share: bool) -> None:
     with written_by_request():
         folder.mkdir(parents=True, exist_ok=True)
         files, missing = write_report(found, folder)
-    say(*found.headline, "", *map(str, files))
+    print_parts(found.headline, [str(file) for file in files])
     if missing:
         say(f"no pictures for the Markdown: {missing}", err=True)
