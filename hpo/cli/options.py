@@ -55,7 +55,7 @@ def is_file(study: str) -> bool:
 
 
 def means_file_here(study: str) -> bool:
-    """Says whether a file is in the working folder, under a name that means it: `mine` for `mine.toml`."""
+    """Says whether a file is in the working folder, so that its name without the ending means it."""
     from hpo.study.catalog import shipped
 
     return Path(study).parent == Path() and not (shipped("studies") / study).is_file()

@@ -27,6 +27,14 @@ Words = Annotated[
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=limits.SHORTEST_SECONDS, le=limits.LONGEST_SECONDS)]
 
+ABOVE_ZERO_ON_LOG = ConfigDict(
+    json_schema_extra={
+        "if": {"properties": {"log": {"const": True}}, "required": ["log"]},
+        "then": {"properties": {"low": {"exclusiveMinimum": 0}}},
+    }
+)
+"""Of a range, for editors: `low` must be above 0 where `log` is true."""
+
 RULES = {  # by pydantic's type of error, where its own sentence speaks of Python, or spells out 1e-30
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from hpo.errors import suggestion
-from hpo.study.schema import Table, shown
+from hpo.study.schema import ABOVE_ZERO_ON_LOG, Table, shown
 from hpo.study.task import Params, Value
 
 RANGE_TEST = "range_test"
@@ -86,14 +86,6 @@ class Choices(Table):
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(repr, self.choices))
-
-
-ABOVE_ZERO_ON_LOG = ConfigDict(
-    json_schema_extra={
-        "if": {"properties": {"log": {"const": True}}, "required": ["log"]},
-        "then": {"properties": {"low": {"exclusiveMinimum": 0}}},
-    }
-)
 
 
 class FloatRange(Table):

@@ -32,9 +32,7 @@ def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     table["protocol"] = {**table["protocol"], "rounds": 1}
     definition = defined(table, name="x")
     headline = listed_view("x", [], definition, card_of(definition))[0]
-    assert headline == (
-        "study x: 0 of 1 configuration measured, test error by recognition (mean and deviation of 1 round on digits)"
-    )
+    assert headline == ("study x: 0 of 1 configuration measured, test error by recognition (1 round on digits)")
     one, other = (OnMachine(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
     assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "error", "%", {}, one, repetitions))[0]

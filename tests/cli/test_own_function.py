@@ -102,7 +102,7 @@ def test_a_suggested_command_says_where_the_code_is(tmp_path: Path) -> None:
     write(tmp_path / "code", "def f(params, seed): return params['x'] + seed % 7")
     (tmp_path / "code" / "mine.toml").rename(tmp_path / "mine.toml")
     search = run(tmp_path, "optimize", "--study", "mine.toml", "--code", "code", "--trials", "2", "--workers", "1")
-    assert "hpo confirm mine.toml --code code" in search.stdout
+    assert "hpo confirm mine --code code" in search.stdout
     run(tmp_path, "confirm", "--study", "mine.toml", "--code", "code", "--rounds", "5")
 
 

@@ -85,7 +85,7 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     report = read_report(searched, "small")
     assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
     assert "the study reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
-    assert "trials 1 and 2 do not differ significantly" in report.headline[2]
+    assert "trial 1 and trial 2 do not differ significantly" in report.headline[2]
     fresh = [row[3] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
     assert fresh[1].startswith("3.20 ± ")
