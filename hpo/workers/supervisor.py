@@ -261,7 +261,7 @@ def _refuse_unguarded(worker: _Process) -> None:
         raise RequestError(
             "several workers are processes of their own, and each runs the script again that starts them: put what is "
             "to run once below if __name__ == '__main__':, or take workers=1"
-        )
+        ) from None
 
 
 def _cause(worker: _Process) -> str:

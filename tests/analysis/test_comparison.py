@@ -97,6 +97,20 @@ def test_a_search_is_compared_with_what_it_says_of_its_choice(listed: Path) -> N
     fresh = run(listed, "compare", "search")
     assert "6 fresh rounds" in fresh
     assert "selection bias" not in fresh
+    headline = json.loads(hpo("confirm", "search", "--rounds", "6", "--top", "2", "--json", folder=listed).stdout)
+    first = f"trial {headline['confirmed'][0]['trial']}"
+    best = json.loads(hpo("compare", "search", "--json", folder=listed).stdout)["compared"][0]["name"]
+    warned = f"{first} was first in the study; picking a different one now is a new selection" in fresh
+    assert warned == (best != first)
+
+
+def test_a_list_is_confirmed_under_its_labels(listed: Path) -> None:
+    run(listed, "optimize", "three", "--workers", "1")
+    said = run(listed, "confirm", "three", "--rounds", "6", "--workers", "1")
+    best, *_ = (one["name"] for one in json.loads(hpo("compare", "three", "--json", folder=listed).stdout)["compared"])
+    assert said.startswith(f"study three: {best}, the list's best: ")
+    assert "trial" not in said
+    assert "mine and another do not differ" in said or "another and mine do not differ" in said
 
 
 def test_labels_may_be_numbers(tmp_path: Path) -> None:

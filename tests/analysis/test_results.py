@@ -22,6 +22,7 @@ def test_the_rate_is_that_of_the_last_finishes() -> None:
     assert trials_per_hour(after(0, 15, 30, 45)) == 4.0
     assert trials_per_hour(after(45, 30, 15, 0)) == 4.0
     assert trials_per_hour(after(0)) is None
+    assert trials_per_hour(after(0, 0.001)) is None  # minutes: two workers that began together
     assert trials_per_hour([]) is None
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import hpo
 import hpo.api.study
-from hpo.errors import HpoError, RequestError, StudyError, UnknownName
+from hpo.errors import HpoError, RequestError, StorageError, StudyError, UnknownName
 from hpo.workers.supervisor import Supervisor
 from tests.api.functions import bowl
 from tests.program import clean_environment
@@ -94,6 +94,17 @@ def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
         ),
         (lambda: hpo.Study(bowl, space=SPACE).confirm(top=0), RequestError, "top must be a whole number from 1 to"),
         (lambda: hpo.Study(bowl, space=SPACE).report("deep/er"), HpoError, "does not exist"),
+        (lambda: hpo.Study(bowl, space=SPACE, direction="up"), RequestError, "direction must be 'minimize' or"),
+        (lambda: hpo.Study(bowl, space=SPACE, metric=" "), RequestError, "metric must be a text"),
+        (lambda: hpo.Study(bowl, space=SPACE, device="gpu"), RequestError, "^device must be auto, cpu"),
+        (lambda: hpo.Study(bowl, space=SPACE, name="a/b"), RequestError, "; name gives another$"),
+        (lambda: hpo.Study(bowl, space=SPACE, storage="hpo.db"), StorageError, "is no database URL"),
+        (lambda: quietly(hpo.Study(bowl, space=SPACE), 2, workers="x"), RequestError, "^workers must be a number"),
+        (
+            lambda: hpo.Study(bowl, configurations={"a": {"x": 1}}, sampler="gp"),
+            RequestError,
+            "the study lists its trials: there is no sampler",
+        ),
         (lambda: hpo.Study("quickstar"), UnknownName, "did you mean 'quickstart'"),
         (lambda: quietly(hpo.Study(bowl, space=SPACE)), RequestError, "needs a number of trials"),
         (lambda: quietly(hpo.Study(lambda params: 1.0, space=SPACE), 2), StudyError, r"must take \(params, seed\)"),
@@ -103,6 +114,31 @@ def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
         with pytest.raises(error, match=complaint):
             make()
     assert list(here.iterdir()) == []
+
+
+def test_another_study_of_the_same_name_is_refused_at_once() -> None:
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
+    for other in ({"rounds": 3}, {"sampler": "random"}, {"space": {"x": {"low": 0.0, "high": 2.0}}}, {"seed": 1}):
+        with pytest.raises(StudyError, match=r"was created with another definition: .*; name NEW starts a new study$"):
+            hpo.Study(bowl, **{"space": SPACE, "rounds": 2, **other})  # type: ignore[arg-type]
+    assert hpo.Study(bowl, space=SPACE, rounds=2).best().rounds == 2
+
+
+def test_a_script_that_starts_workers_as_it_is_imported_is_told_of_the_guard(here: Path) -> None:
+    script = here / "script.py"
+    script.write_text(
+        "import hpo\nfrom tests.api.functions import bowl\n"
+        "hpo.Study(bowl, space={'x': [1, 2, 3]}, rounds=2).optimize(3, workers=2, progress=False)\n"
+    )
+    environment = clean_environment(PYTHONPATH=str(Path(hpo.__file__).parents[1]))
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=here, env=environment
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1  # the caller's own
+    assert "RequestError: several workers are processes of their own" in done.stderr
+    assert "if __name__ == '__main__':" in done.stderr
+    assert list(here.glob("hpo.db")) == []
 
 
 def test_settings_and_names_are_those_of_the_command_line(here: Path) -> None:

@@ -27,6 +27,12 @@ from tests.program import TINY, assert_one_line, hpo
         (["optimize", "--study", "wrong.toml", "--trials", "5"], "no architecture named 'fn'; did you mean 'fnn'"),
         (["optimize", "--study", "many.toml", "--trials", "5"], "train_pairs must be at most 1434006"),
         (["optimize", "--study", "quickstart", "--trials", "5", "--device", "cuda:7"], "this machine shows"),
+        (["check", "mine.py:f"], "no study named 'mine.py:f'; code is measured by a study that names it"),
+        (
+            ["optimize", "quickstart", "--trials", "5", "--sampler", "gp", "--set", "sampler.name=tpe"],
+            "sampler.name is to be 'gp' and 'tpe'; give it once",
+        ),
+        (["check", "report_a_table_1", "--sampler", "gp"], "the study lists its trials: there is no sampler"),
         (["optimise"], "no command named 'optimise'; did you mean 'optimize'?"),
         (["status"], "sqlite:///hpo.db does not exist; hpo optimize creates it"),
         (["best", "--study", "cnn"], "does not exist"),
