@@ -11,6 +11,7 @@ RUNGS = 100  # that successive halving leaves out: each multiplies the epochs be
 CANDIDATES = 10_000  # that TPE looks at: it compares each with every trial
 TRIAL_NUMBER = 2**31 - 1  # PostgreSQL's integer
 WORKERS = 512  # processes under one parent
+TRIALS_PER_GPU = 64  # at once, in one process
 TOP = 1000  # configurations to confirm
 STEPS = 100_000  # of a range test
 FEWEST_ROUNDS = 3  # for an interval: of two, Student's t makes a tenfold one

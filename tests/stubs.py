@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
+from hpo.study.task import Launched, Measurement
+from hpo.workers import worker
 from hpo.workers.samplers import suggest
 
 
@@ -136,3 +138,61 @@ def takes_a_moment(definition: StudyDefinition, device: str, sources: Sources) -
 
 def cannot_be_made(definition: StudyDefinition, device: str, sources: Sources) -> Stub:
     raise ArithmeticError("the numbers ran out\nand more")
+
+
+@dataclass(frozen=True)
+class Launching(Stub):
+    """Three steps on a device that takes a moment for each: several trials at once, as on a GPU."""
+
+    at_once: int = 3
+    hangs: int | None = None  # the trial whose device never ends
+
+    def steps(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
+        params = suggest(trial, self.definition)
+        for step in (1, 2, 3):
+            done_at = time.monotonic() + 0.01 * (1 + trial.number % 3)
+            yield Launched(step, None, {}, is_done=lambda done_at=done_at: time.monotonic() >= done_at)  # type: ignore[misc]
+            trial.report(50.0, step=step)
+            step_done(step)
+            if step == 2:
+                yield from self._act(trial)
+        value = 10 + abs(float(params["learning_rate"]) - 0.1) * 30
+        trial.set_user_attr("errors", [value, value])
+        trial.set_user_attr("std", 0.0)
+        return value
+
+    def _act(self, trial: optuna.Trial) -> Iterator[Measurement]:
+        """Waits until all three that run at once are here, so that none is alone; then does what the stub does."""
+        here = self.folder / f"here-{trial.number}"
+        here.touch()
+        self.act(trial, self.folder)
+        yield Launched(2, None, {}, is_done=lambda: trial.number != self.hangs and (self.folder / "GO").exists())
+
+
+def three_at_once(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    return Launching(definition, sources.data, lambda trial, folder: None)
+
+
+def one_of_three_fails(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number == 1:
+            raise RuntimeError("the second fails")
+        if trial.number == 2:
+            raise optuna.TrialPruned
+
+    return Launching(definition, sources.data, act)
+
+
+def one_of_three_takes_too_long(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    return Launching(definition, sources.data, lambda trial, folder: None, hangs=0)
+
+
+def one_of_three_hangs(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    """The first trial never comes back to the worker, which cannot go on with the others then."""
+
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if trial.number == 0:
+            time.sleep(3600)
+
+    setattr(worker, "PATIENCE_SECONDS", 0.5)  # noqa: B010 - it is this process's own
+    return Launching(definition, sources.data, act)

@@ -31,7 +31,7 @@ from hpo.study.overrides import override
 from hpo.study.references import SESSION, Sources
 from hpo.tasks.datasets import data_folder
 from hpo.workers.alone import Alone
-from hpo.workers.devices import assign_devices
+from hpo.workers.devices import assign_devices, trials_at_once
 from hpo.workers.launch import begin, run_study
 from hpo.workers.messages import Check
 from hpo.workers.plan import Plan, Wanted, find_defined, find_study, make_plan
@@ -163,7 +163,7 @@ class Study:
                 checked = replace(checked, card={**checked.card, "code": {**checked.card["code"], **self._session()}})
             plan = make_plan(self.storage, wanted, checked, lower=lower_target)
             opened = begin(self.storage, plan, self._sources)
-            self._run(opened, plan, devices, supervisor, show, progress=progress)
+            self._run(opened, plan, (devices, trials_at_once(str(workers))), supervisor, show, progress=progress)
         return self
 
     @in_python
@@ -185,7 +185,7 @@ class Study:
         with self._supervised(devices) as (supervisor, show):
             opened = begin(self.storage, plan, self._sources)
             set_study_attribute(opened, name, CONFIRMS, confirms)
-            self._run(opened, plan, devices, supervisor, show, progress=progress)
+            self._run(opened, plan, (devices, trials_at_once(str(workers))), supervisor, show, progress=progress)
         found = read_confirmation(opened, name)
         if found is None:
             raise WorkError(f"study {name!r} is not finished")
@@ -261,7 +261,7 @@ class Study:
         self,
         opened: RDBStorage,
         plan: Plan,
-        devices: list[str],
+        where: tuple[list[str], int | None],
         supervisor: Supervisor,
         show: _Shown,
         *,
@@ -269,7 +269,15 @@ class Study:
     ) -> None:
         with Progress(plan, shown=progress) as shown:
             show.it = lambda: shown.read(opened, plan.name)
-            run_study(opened, plan, devices=devices, sources=self._sources, show=shown.show, supervisor=supervisor)
+            (devices, at_once), sources = where, self._sources
+            run_study(
+                *(opened, plan),
+                devices=devices,
+                at_once=at_once,
+                sources=sources,
+                show=shown.show,
+                supervisor=supervisor,
+            )
 
 
 def _name_of(function: Callable[..., Any] | None) -> str:

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 def run_trials(
-    opened: Any, plan: Any, devices: list[str], sources: Any, *more: str, supervisor: Any | None = None
+    opened: Any,
+    plan: Any,
+    devices: list[str],
+    sources: Any,
+    *more: str,
+    at_once: int | None = 1,
+    supervisor: Any | None = None,
 ) -> None:
     """Brings a study to its trials, showing how far it is.
 
     Args:
         more: what this command needs besides, to go on after an interruption.
+        at_once: how many trials a worker runs at once, see `Assignment`.
         supervisor: the one whose workers wait for orders already, if any.
     """
     from hpo.cli.console import Console
@@ -35,6 +42,7 @@ def run_trials(
                 opened,
                 plan,
                 devices=devices,
+                at_once=at_once,
                 sources=sources,
                 show=progress.show,
                 meanwhile=lambda: _note(opened, plan.name),
@@ -78,12 +86,19 @@ def begin_work() -> None:
 
 
 def serve_studies(
-    opened: Any, studies: tuple[str, ...] | None, *, devices: list[str], sources: Any, exit_when_done: bool
+    opened: Any,
+    studies: tuple[str, ...] | None,
+    *,
+    devices: list[str],
+    at_once: int | None,
+    sources: Any,
+    exit_when_done: bool,
 ) -> None:
     """Lets workers serve studies, all or those of these names, and shows how far they are.
 
     Args:
         opened: the storage.
+        at_once: how many trials a worker runs at once, see `Assignment`.
     """
     from hpo.cli.console import Console
     from hpo.cli.read.status import statuses_view
@@ -96,6 +111,7 @@ def serve_studies(
                 opened,
                 studies,
                 devices=devices,
+                at_once=at_once,
                 sources=sources,
                 exit_when_done=exit_when_done,
                 show=lambda statuses: watch.show(statuses_view(statuses)),

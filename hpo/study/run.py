@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hpo import limits
 from hpo.study.schema import Count, Seconds, Table
 
 
@@ -18,6 +19,7 @@ class Run(Table):
         heartbeat_seconds: how often a worker says that its trial lives.
         grace_seconds: a trial that was not heard of for so long is given up for dead. An outage of the database that
             lasts longer costs the trials that were running.
+        trials_per_gpu: how many trials a worker runs at once on a GPU, with `--workers auto`; `auto` finds out.
         repeat_configurations: whether a configuration is measured again that is measured already.
         keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
     """
@@ -26,6 +28,7 @@ class Run(Table):
     trial_timeout_seconds: Seconds | None = None
     heartbeat_seconds: Seconds = 30.0
     grace_seconds: Seconds = 300.0
+    trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=limits.TRIALS_PER_GPU)] = "auto"
     repeat_configurations: bool = False
     keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
 

@@ -8,7 +8,7 @@ parameters can have, is listed at `LoadedTask`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,8 +77,22 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def ready(self) -> bool:
-        """Says whether the errors can be read without waiting, as a GPU may make one wait."""
+        """Says whether the task can go on without waiting."""
         return True
+
+
+@dataclass(frozen=True)
+class Launched(Measurement):
+    """Says that a device has been told what to do, and measures nothing: what it came to follows.
+
+    Whoever runs several trials at once has something else to do until it is ready; others just go on, and wait.
+    """
+
+    is_done: Callable[[], bool] = bool
+
+    def ready(self) -> bool:
+        """Says whether the device has done what it was told."""
+        return self.is_done()
 
 
 class Task(Protocol):
@@ -94,6 +108,9 @@ class Task(Protocol):
 
     def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Measures a configuration in some rounds, step after step; it may be closed early.
+
+        A task that can do so for several trials at once says how many by a method `at_once`, as `Trainer` does, and
+        yields `Launched` before it would wait.
 
         Args:
             params: by name.

@@ -82,6 +82,7 @@ def look_for_slot(
     run_began_at: int,
     heartbeats: Heartbeats | None = None,
     stop: Callable[[], bool] = bool,
+    mine: Collection[int] = (),
 ) -> Slot | NoTrial:
     """Says whether a trial could be started now, for one who has costly things to prepare before.
 
@@ -103,6 +104,7 @@ def start_trial(
     run_began_at: int,
     heartbeats: Heartbeats | None = None,
     stop: Callable[[], bool] = bool,
+    mine: Collection[int] = (),
 ) -> optuna.Trial | NoTrial:
     """Starts the next trial of a study, claimed for `worker`, unless it has `target` finished or living ones.
 
@@ -113,6 +115,7 @@ def start_trial(
         run_began_at: the number of the first trial that this run could have started; earlier failures don't count.
         heartbeats: what this process has seen of others.
         stop: asked now and then while waiting for the lock.
+        mine: the trials that this worker runs already.
 
     Raises:
         WorkError: where too many trials of this run failed, or the lock is lost each time that it is taken.
@@ -122,7 +125,9 @@ def start_trial(
     grace_seconds = definition.run.grace_seconds
     while True:
         with suppress(LockLost), lock.hold(stop):
-            fail_dead_trials(storage, name, grace_seconds=grace_seconds, heartbeats=heartbeats, starting=worker)
+            fail_dead_trials(
+                storage, name, grace_seconds=grace_seconds, heartbeats=heartbeats, starting=worker, mine=mine
+            )
             slot = find_slot(storage, name, definition, target=target, run_began_at=run_began_at)
             if isinstance(slot, NoTrial):
                 return slot
@@ -180,6 +185,7 @@ def fail_dead_trials(
     grace_seconds: float,
     heartbeats: Heartbeats | None = None,
     starting: Worker | None = None,
+    mine: Collection[int] = (),
 ) -> None:
     """Fails the trials of workers that are gone; needs the start lock.
 
@@ -187,13 +193,15 @@ def fail_dead_trials(
     worker that died alone is left to its parent, which knows the cause. A claim that cannot be read is nobody's.
 
     Args:
-        starting: who is about to start a trial, and so works on none; one in its name was created in an outage, and the
-            answer got lost.
+        starting: who is about to start a trial, and works on `mine` alone; another one in its name was created in an
+            outage, and the answer got lost.
     """
     seen = heartbeats or Heartbeats()
     for trial in read_running(storage, study):
         worker = trial.worker
-        if worker is None or (starting is not None and _is_same(worker, starting)):
+        if trial.trial_id in mine:
+            dead = False
+        elif worker is None or (starting is not None and _is_same(worker, starting)):
             dead = True
         else:
             died = probe(worker.file) == "gone" and probe(worker.parent) != "alive"
@@ -208,11 +216,16 @@ def _is_same(worker: Worker, other: Worker) -> bool:
 
 
 def fail_trial_of(storage: RDBStorage, studies: Iterable[str], pid: int, parent: str, error: str) -> None:
-    """Fails the trial that a worker process left when it died, with the cause."""
+    """Fails the trial that a worker process left when it died, with the cause, or all that it ran beside each other."""
     for study in studies:
-        for trial in read_running(storage, study):
-            if trial.worker and (trial.worker.pid, trial.worker.parent) == (pid, parent):
-                _fail(storage, trial.trial_id, error, claim=trial.claim)
+        left = [
+            trial
+            for trial in read_running(storage, study)
+            if trial.worker and (trial.worker.pid, trial.worker.parent) == (pid, parent)
+        ]
+        for trial in left:
+            others = ", ".join(str(other.number) for other in left if other is not trial)
+            _fail(storage, trial.trial_id, f"{error}; it ran beside {others}" if others else error, claim=trial.claim)
 
 
 def _fail(storage: RDBStorage, trial_id: int, error: str | None = None, claim: str | None = None) -> None:

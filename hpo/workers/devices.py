@@ -37,6 +37,15 @@ def assign_devices(workers: str, device: str) -> list[str]:
     return [devices[i % len(devices)] for i in range(processes)]
 
 
+def trials_at_once(workers: str) -> int | None:
+    """Returns how many trials a worker process may run at once: one where `--workers` is a number.
+
+    None, where it is `auto`, leaves that to the study's `[run]`. Where trials run beside others, what the sampler
+    proposes depends on which of them was faster.
+    """
+    return None if workers == "auto" else 1
+
+
 def find_devices(device: str) -> list[str]:
     """Returns the devices to train on: `cpu`, or one or several of `cuda:0`, `cuda:1` …
 

@@ -1,4 +1,4 @@
-"""Evaluates one trial and tells its result: whatever happens, the trial does not stay RUNNING."""
+"""Evaluates trials and tells their results: whatever happens, a trial does not stay RUNNING."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import optuna
@@ -24,6 +24,11 @@ from hpo.study.code import explain_code
 from hpo.text.secrets import without_secrets
 
 Evaluate = Callable[[optuna.Trial], float]
+
+
+def took_longer(seconds: float | None) -> str:
+    """Returns why a trial was ended that took longer than it may."""
+    return f"it took longer than {seconds:g} s (run.trial_timeout_seconds)"
 
 
 class Stop:
@@ -65,51 +70,99 @@ def run_trial(
     A trial that was given up for dead meanwhile, or is not there any more, refuses whatever is told of it; its result
     is dropped. Returns whether it was told.
     """
-    with _heartbeat(storage, trial, heartbeat_seconds):
-        try:
-            _evaluate(storage, trial, objective, stop)
-        except UpdateFinishedTrialError:
-            print(f"trial {trial.number} was given up for dead meanwhile; its result is dropped", file=sys.stderr)
-            return False
-        except TrialGone:
-            print(f"trial {trial.number} was deleted meanwhile; its result is dropped", file=sys.stderr)
-            return False
-    return True
+    evaluation = Evaluation(storage, trial, lambda: objective(trial), stop, heartbeat_seconds)
+    evaluation.go_on()
+    return evaluation.was_told
 
 
-def _evaluate(storage: RDBStorage, trial: optuna.Trial, objective: Evaluate, stop: Stop) -> None:
-    """The one place where an exception becomes a state.
+class Evaluation:
+    """The evaluation of one trial, to be gone on with until it has ended; the trial has a heartbeat meanwhile.
 
-    An interruption gives the slot back; an error in training is kept with its traceback.
+    Args:
+        act: goes on with the trial; returns its value, or None where it is to go on later.
+        stop: while `act` runs, a stop interrupts it.
+
+    Attributes:
+        was_told: whether the storage took its result; not where the trial was given up for dead meanwhile, or deleted.
     """
 
-    def tell(state: TrialState, *values: float) -> None:
+    def __init__(
+        self,
+        storage: RDBStorage,
+        trial: optuna.Trial,
+        act: Callable[[], float | None],
+        stop: Stop,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._storage, self.trial, self._act, self._stop = storage, trial, act, stop
+        self.was_told = True
+        self._alive = ExitStack()
+        self._alive.enter_context(_heartbeat(storage, trial, heartbeat_seconds))
+
+    def go_on(self) -> bool:
+        """Goes on with the trial; returns whether it has ended.
+
+        Raises:
+            HpoError: where the study cannot be gone on with; the trial is given back.
+        """
+        ended = True
+        try:
+            ended = self._go_on()
+        except UpdateFinishedTrialError:
+            self._drop("was given up for dead meanwhile")
+        except TrialGone:
+            self._drop("was deleted meanwhile")
+        finally:
+            if ended:
+                self._alive.close()
+        return ended
+
+    def fail(self, cause: str | None = None) -> None:
+        """Ends the trial: gives it back, or says why it failed."""
+        with self._alive, suppress(UpdateFinishedTrialError, TrialGone):
+            if cause is not None:
+                self.trial.set_user_attr("error", cause)
+            self._tell(TrialState.FAIL)
+
+    def _drop(self, why: str) -> None:
+        self.was_told = False
+        print(f"trial {self.trial.number} {why}; its result is dropped", file=sys.stderr)
+
+    def _go_on(self) -> bool:
+        """The one place where an exception becomes a state.
+
+        An interruption gives the slot back; an error in training is kept with its traceback.
+        """
+        try:
+            with self._stop.interrupts():
+                value = self._act()
+        except optuna.TrialPruned:
+            self._tell(TrialState.PRUNED)
+        except KeyboardInterrupt as error:
+            if not self._stop.asked:  # nobody else has interrupted it
+                self._keep(error)
+            self._tell(TrialState.FAIL)
+        except HpoError:
+            self._tell(TrialState.FAIL)
+            raise
+        except (UpdateFinishedTrialError, TrialGone):
+            raise
+        except (Exception, SystemExit) as error:
+            self._keep(error)
+            self._tell(TrialState.FAIL)
+        else:
+            if value is None:
+                return False
+            self._tell(TrialState.COMPLETE, value)
+        return True
+
+    def _tell(self, state: TrialState, *values: float) -> None:
         # Not study.tell, which would give a pruned trial its last intermediate value for an objective.
-        storage.set_trial_state_values(trial_id_of(trial), state, values or None)
+        self._storage.set_trial_state_values(trial_id_of(self.trial), state, values or None)
 
-    def fail(error: BaseException) -> None:
-        trial.set_user_attr("error", without_secrets(explain_code(error)))
-        trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
-
-    try:
-        with stop.interrupts():
-            value = objective(trial)
-    except optuna.TrialPruned:
-        tell(TrialState.PRUNED)
-    except KeyboardInterrupt as error:
-        if not stop.asked:  # nobody else has interrupted it
-            fail(error)
-        tell(TrialState.FAIL)
-    except HpoError:
-        tell(TrialState.FAIL)
-        raise
-    except (UpdateFinishedTrialError, TrialGone):
-        raise
-    except (Exception, SystemExit) as error:
-        fail(error)
-        tell(TrialState.FAIL)
-    else:
-        tell(TrialState.COMPLETE, value)
+    def _keep(self, error: BaseException) -> None:
+        self.trial.set_user_attr("error", without_secrets(explain_code(error)))
+        self.trial.set_user_attr("traceback", without_secrets(traceback.format_exc()))
 
 
 @contextmanager

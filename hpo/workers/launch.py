@@ -73,6 +73,7 @@ def run_study(
     plan: Plan,
     *,
     devices: Sequence[str],
+    at_once: int | None = 1,
     sources: Sources,
     show: Callable[[Status], None],
     meanwhile: Callable[[], None] = lambda: None,
@@ -85,6 +86,7 @@ def run_study(
 
     Args:
         devices: that of each worker process.
+        at_once: see `Assignment`.
         meanwhile: is called once, while the workers start, which takes them seconds.
         supervisor: the one whose workers wait for orders already; None makes one.
 
@@ -97,10 +99,8 @@ def run_study(
     if status.finished >= plan.target:
         return
     terms: dict[str, Any] = {"target": plan.target, "identity": identity, "began_at": {plan.name: status.trials}}
-    terms["sha256"] = plan.definition.sha256
-    assignment = Assignment(
-        url=storage.url, studies=(plan.name,), device="", sources=sources, make_objective=make_objective, **terms
-    )
+    terms |= {"sha256": plan.definition.sha256, "at_once": at_once, "make_objective": make_objective}
+    assignment = Assignment(url=storage.url, studies=(plan.name,), device="", sources=sources, **terms)
     fresh = Supervisor(devices[: plan.target - status.finished])
     with fresh if supervisor is None else nullcontext(supervisor) as working:
         working.assign(storage, assignment)
@@ -150,6 +150,7 @@ def serve(
     studies: tuple[str, ...] | None,
     *,
     devices: Sequence[str],
+    at_once: int | None = 1,
     sources: Sources,
     exit_when_done: bool,
     show: Callable[[list[Status]], None],
@@ -163,6 +164,7 @@ def serve(
     Args:
         studies: only these, or None for all.
         devices: that of each worker process.
+        at_once: see `Assignment`.
         exit_when_done: whether to end when every study has its trials; those that are waited for have none yet.
         meanwhile: is called with each of `studies` that is there, while the workers start.
 
@@ -178,6 +180,7 @@ def serve(
         began_at=before,
         exit_when_done=exit_when_done,
         device="",
+        at_once=at_once,
         sources=sources,
         make_objective=make_objective,
     )

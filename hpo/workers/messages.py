@@ -23,6 +23,7 @@ class Assignment:
         exit_when_done: whether to end when every study has its trials, those that are still to come too, or else wait
             for more.
         device: for each process in turn.
+        at_once: how many trials of a study a process runs at once, where its task can; None leaves that to the study.
         sources: where data and code are here, and which code may be opened.
         make_objective: `module:function`, given the study's definition, the device and the sources.
         parent: the lock file of the process that looks after the worker.
@@ -36,6 +37,7 @@ class Assignment:
     began_at: Mapping[str, int] = field(default_factory=dict)
     exit_when_done: bool = True
     device: str
+    at_once: int | None = 1
     sources: Sources
     make_objective: str = "hpo.workers.objective:make_objective"
     parent: str = ""
@@ -97,23 +99,33 @@ class Promise:
 
 @dataclass(frozen=True)
 class Began:
-    """A worker began a trial, which may take `limit_seconds`."""
+    """A worker began a trial, which may take `limit_seconds`.
+
+    Attributes:
+        patience_seconds: how much longer its supervisor leaves it to end the trial itself.
+    """
 
     study: str
     trial: int
     limit_seconds: float | None
+    patience_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """A worker has done another step of its trial, as an epoch."""
+    """A worker has done another step of a trial, as an epoch."""
 
+    study: str
+    trial: int
     number: int
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker ended its trial, however."""
+    """A worker ended a trial, however."""
+
+    study: str
+    trial: int
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -18,12 +19,15 @@ from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
+from hpo.study.record import Record
 from hpo.study.references import Sources
-from hpo.study.task import Params, Task, measure_in_turn
+from hpo.study.task import Launched, Measurement, Params, Task, measure_in_turn
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets
-from hpo.workers.record import Record
+from hpo.workers.checking import chosen_params
 from hpo.workers.samplers import suggest
+
+LAST_TEXTS = 10  # of what a trial prints between two waits for its device, that are kept
 
 
 def make_objective(definition: StudyDefinition, device: str, sources: Sources) -> Objective:
@@ -51,27 +55,54 @@ class Objective:
         self._definition, self._task, self.device, self._is_quiet = definition, task, device, is_quiet
         self._metric = definition.protocol.metric or task.metrics[0].name
 
+    @cached_property
+    def at_once(self) -> int:
+        """How many trials it measures at once, where several may be run; 1 where its task waits for each."""
+        find: Callable[..., int] | None = getattr(self._task, "at_once", None)
+        if find is None or self._definition.goes_by_rounds:
+            return 1
+        asked = self._definition.run.trials_per_gpu
+        return find(None if asked == "auto" else asked, chosen_params(self._definition), self._definition.rounds)
+
     def __call__(self, trial: optuna.Trial, step_done: Callable[[int], None] = lambda step: None) -> float:
         """Measures the trial's configuration; `step_done` is given the number of each step that is done.
 
         Raises:
             optuna.TrialPruned: where the pruner says so.
         """
-        if not self._is_quiet:
-            return self._measure(trial, step_done)
-        process = os.getpid()
-        try:
-            with capture() as printed:
-                return self._measure(trial, step_done)
-        except (Exception, SystemExit) as error:
-            if printed.text and not isinstance(error, optuna.TrialPruned):
-                trial.set_user_attr("printed", without_secrets(printed.text))
-            raise
-        finally:
-            if os.getpid() != process:
-                os._exit(0)  # a copy of this worker, which the code has forked and not ended
+        steps = self.steps(trial, step_done)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return float(end.value)
 
-    def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> float:
+    def steps(
+        self, trial: optuna.Trial, step_done: Callable[[int], None] = lambda step: None
+    ) -> Generator[Measurement, None, float]:
+        """Measures the trial's configuration, as `__call__` does, and yields whenever it would wait for the device."""
+        if not self._is_quiet:
+            return (yield from self._measure(trial, step_done))
+        process = os.getpid()
+        texts: list[str] = []
+        steps = self._measure(trial, step_done)
+        while True:
+            try:
+                with capture() as printed:
+                    launched = next(steps)
+            except StopIteration as end:
+                return float(end.value)
+            except (Exception, SystemExit) as error:
+                if (text := "".join([*texts, printed.text])) and not isinstance(error, optuna.TrialPruned):
+                    trial.set_user_attr("printed", without_secrets(text))
+                raise
+            finally:
+                if os.getpid() != process:
+                    os._exit(0)  # a copy of this worker, which the code has forked and not ended
+            texts = [*texts, printed.text][-LAST_TEXTS:]
+            yield launched
+
+    def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
         goes_by_rounds = self._definition.goes_by_rounds
         began, record = time.perf_counter(), Record(self._task.metrics, self._metric, by_rounds=goes_by_rounds)
         with batch_writes(trial):
@@ -79,6 +110,10 @@ class Objective:
         rounds = self._definition.rounds
         in_turn = measure_in_turn(self._task, params, rounds)
         for measured in in_turn if goes_by_rounds else self._task.measure(params, rounds):
+            if not measured.ready():
+                yield measured
+            if isinstance(measured, Launched):
+                continue
             step_done(measured.step)
             record.add(measured)
             if not measured.errors:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -28,6 +28,7 @@ from hpo.signals import INTERRUPTED, SIGNALS, check, deferred, stopping
 from hpo.storage.queries import study_names
 from hpo.text.formatting import count
 from hpo.workers.budget import fail_trial_of
+from hpo.workers.evaluate import took_longer
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import (
     Assignment,
@@ -47,22 +48,34 @@ MAX_DEATHS = 20  # of worker processes, none of which ended a trial, before the 
 
 
 @dataclass
+class _Trial:
+    """What a worker has said of a trial that it runs; `step` is the last that is done."""
+
+    said: Began
+    began: float
+    step: int | None = None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it takes longer than it may, and its worker does not end it."""
+        limit = self.said.limit_seconds
+        return limit is not None and time.monotonic() - self.began > limit + self.said.patience_seconds
+
+
+@dataclass
 class _Process:
     """A worker process, and what its parent knows of it."""
 
     process: BaseProcess
     connection: Connection
     device: str
-    trial: Began | None = None
-    began: float = 0.0
+    trials: dict[tuple[str, int], _Trial] = field(default_factory=dict)
     crashed: Crashed | None = None
-    step: int | None = None
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether its trial takes longer than it may."""
-        limit = self.trial.limit_seconds if self.trial else None
-        return limit is not None and time.monotonic() - self.began > limit
+    def overdue(self) -> _Trial | None:
+        """A trial of it that takes longer than it may."""
+        return next((trial for trial in self.trials.values() if trial.is_overdue), None)
 
 
 class Supervisor:
@@ -166,8 +179,8 @@ class Supervisor:
         check()
         for worker in list(self._processes):
             self._listen(worker)
-            if worker.is_overdue:
-                self._end_overdue(worker)
+            if worker.overdue:
+                self._end_overdue(worker, worker.overdue)
             elif not worker.process.is_alive():
                 self._listen(worker)  # to what it said before it died
                 self._handle_exit(worker)
@@ -175,7 +188,8 @@ class Supervisor:
 
     def steps(self) -> dict[tuple[str, int], int]:
         """Returns how far running trials are: study, trial number -> the last step that a worker told of."""
-        return {(m.trial.study, m.trial.trial): m.step for m in self._processes if m.trial and m.step}
+        trials = [of for worker in self._processes for of in worker.trials.items()]
+        return {key: trial.step for key, trial in trials if trial.step}
 
     def wait(self, seconds: float) -> None:
         """Sleeps until a worker ends, `seconds` at most; what workers say meanwhile waits, for there is much of it."""
@@ -188,18 +202,17 @@ class Supervisor:
         with suppress(EOFError, ConnectionResetError):
             while worker.connection.poll():
                 said = worker.connection.recv()
-                if isinstance(said, Crashed):
-                    worker.crashed = said
-                    continue
-                if isinstance(said, StepDone):
-                    worker.step = said.number
-                    continue
-                worker.step = None
-                worker.trial, worker.began = (said if isinstance(said, Began) else None), time.monotonic()
-                if isinstance(said, Ended):
+                if isinstance(said, Began):
+                    worker.trials[said.study, said.trial] = _Trial(said, time.monotonic())
+                elif isinstance(said, StepDone):
+                    worker.trials[said.study, said.trial].step = said.number
+                elif isinstance(said, Ended):
+                    del worker.trials[said.study, said.trial]
                     self._deaths = 0
                 elif isinstance(said, GaveUp):
                     self._hear(said)
+                elif isinstance(said, Crashed):
+                    worker.crashed = said
 
     def _hear(self, said: GaveUp) -> None:
         if said.study is None or len((self._assignment and self._assignment.studies) or ()) == 1:
@@ -208,15 +221,14 @@ class Supervisor:
             self.given_up.add(said)
             print(said.message, file=sys.stderr)
 
-    def _end_overdue(self, worker: _Process) -> None:
-        limit = worker.trial.limit_seconds if worker.trial else None
+    def _end_overdue(self, worker: _Process, trial: _Trial) -> None:
         worker.process.kill()
-        self._replace(worker, f"it took longer than {limit:g} s (run.trial_timeout_seconds)")
+        self._replace(worker, took_longer(trial.said.limit_seconds))
 
     def _handle_exit(self, worker: _Process) -> None:
         worker.process.join()
         _refuse_unguarded(worker)
-        if worker.process.exitcode in (0, INTERRUPTED) and worker.trial is None:  # else its code ended it
+        if worker.process.exitcode in (0, INTERRUPTED) and not worker.trials:  # else its code ended it
             self._remove(worker)
             return
         cause = _cause(worker)

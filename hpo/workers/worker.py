@@ -35,6 +35,7 @@ from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import Assignment, Began, Ended, GaveUp, StepDone
 from hpo.workers.samplers import concerns, make_pruner
+from hpo.workers.several import PATIENCE_SECONDS, Running, Underway
 
 
 class Objective(Protocol):
@@ -74,16 +75,27 @@ def run_worker(assignment: Assignment, make_objective: MakeObjective, stop: Stop
 
 
 def _work(server: _Server, stop: Stop) -> None:
-    pause = SHORTEST_PAUSE_SECONDS
-    while not stop.asked:
-        outcome = server.work()
-        if outcome is None:
-            pause = SHORTEST_PAUSE_SECONDS
-        elif outcome is NoTrial.DONE and server.assignment.exit_when_done and not server.awaits_a_study():
-            break
-        else:
-            time.sleep(pause)
-            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+    pause, look_again = SHORTEST_PAUSE_SECONDS, 0.0
+    try:
+        while not stop.asked:
+            if server.running.go_on():
+                look_again = 0.0  # a trial that ended may have left its slot free
+            if server.has_room() and time.monotonic() >= look_again:
+                outcome = server.work()
+                if outcome is None:
+                    pause = SHORTEST_PAUSE_SECONDS
+                    continue
+                is_done = outcome is NoTrial.DONE and not server.running and server.assignment.exit_when_done
+                if is_done and not server.awaits_a_study():
+                    break
+                look_again = time.monotonic() + pause
+                pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+            if server.running:
+                server.running.wait()
+            else:
+                time.sleep(max(0.0, look_again - time.monotonic()))
+    finally:
+        server.running.give_back()
 
 
 class _Server:
@@ -105,9 +117,15 @@ class _Server:
         self._storage, self.assignment, self._make_objective = storage, assignment, make_objective
         self._file, self._stop, self._tell = file, stop, tell
         self._open = lru_cache(maxsize=64)(self._open_study)
+        self._at_once = 1
+        self.running = Running(self._give_up, self._ended)
+
+    def has_room(self) -> bool:
+        """Says whether another trial could be run beside those that are."""
+        return not self.running or len(self.running) < self._at_once
 
     def work(self) -> NoTrial | None:
-        """Works on one trial, or says why there is none to work on."""
+        """Works on one trial, or begins it, where several run at once; or says why there is none to work on."""
         outcome = NoTrial.DONE
         for wanted in self._wanted():
             try:
@@ -115,8 +133,7 @@ class _Server:
             except StorageGone:
                 raise
             except HpoError as error:
-                self._given_up.add((wanted.name, wanted.identity))
-                self._tell(GaveUp(wanted.name, str(error), error.exit_code))
+                self._give_up(wanted, error)
                 outcome = NoTrial.TAKEN  # so that the others are looked at again, and a successor of the same name
                 continue
             if found is None:
@@ -124,6 +141,10 @@ class _Server:
             if found is NoTrial.TAKEN:
                 outcome = found
         return outcome
+
+    def _give_up(self, wanted: UnfinishedStudy, error: HpoError) -> None:
+        self._given_up.add((wanted.name, wanted.identity))
+        self._tell(GaveUp(wanted.name, str(error), error.exit_code))
 
     def awaits_a_study(self) -> bool:
         """Says whether a study that was named, or any where none was, has not come into the storage yet."""
@@ -173,6 +194,7 @@ class _Server:
             "run_began_at": self.assignment.began_at.get(name, 0),
             "heartbeats": self._heartbeats,
             "stop": lambda: stop.asked,
+            "mine": self.running.ids,
         }
         key = (name, wanted.identity)
         if key not in self._objectives:
@@ -182,18 +204,44 @@ class _Server:
             self._make_room()
             self._objectives[key] = self._make_objective(definition, self.assignment.device, self.assignment.sources)
         objective = self._objectives[key]
+        self._at_once = 1 if self.assignment.at_once == 1 else getattr(objective, "at_once", 1)
+        if not self.has_room():
+            return NoTrial.TAKEN
         worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self.assignment.parent)
         started = start_trial(self._storage, study, definition, worker, **terms)
         if isinstance(started, NoTrial):
             return started
-        self._tell(Began(name, started.number, definition.run.trial_timeout_seconds))
-        told = partial(objective, step_done=self._now_and_then())
-        if not run_trial(self._storage, started, told, stop, definition.run.heartbeat_seconds):
-            self._open.cache_clear()  # what Optuna remembers of the study may be of a database that was restored since
-        self._tell(Ended())
+        self._evaluate(wanted, definition, objective, started)
         return None
 
-    def _now_and_then(self) -> Callable[[int], None]:
+    def _evaluate(
+        self, wanted: UnfinishedStudy, definition: StudyDefinition, objective: Any, trial: optuna.Trial
+    ) -> None:
+        """Evaluates a trial; one of several is begun, and gone on with when its device is ready."""
+        name, number, run = wanted.name, trial.number, definition.run
+        step_done = self._now_and_then(name, number)
+        if self._at_once > 1:
+            self._tell(Began(name, number, run.trial_timeout_seconds, PATIENCE_SECONDS))
+            underway = Underway(
+                *(self._storage, trial, objective.steps(trial, step_done), self._stop),
+                heartbeat_seconds=run.heartbeat_seconds,
+                limit_seconds=run.trial_timeout_seconds,
+            )
+            self.running.add(wanted, number, underway)
+            return
+        self._tell(Began(name, number, run.trial_timeout_seconds))
+        told, was_told = partial(objective, step_done=step_done), True
+        try:
+            was_told = run_trial(self._storage, trial, told, self._stop, run.heartbeat_seconds)
+        finally:
+            self._ended(name, number, was_told)
+
+    def _ended(self, study: str, trial: int, was_told: bool) -> None:
+        if not was_told:
+            self._open.cache_clear()  # what Optuna remembers may be of a database that was restored since
+        self._tell(Ended(study, trial))
+
+    def _now_and_then(self, study: str, trial: int) -> Callable[[int], None]:
         """Returns what tells of steps, but not of each: some take milliseconds."""
         told_at = -math.inf
 
@@ -201,7 +249,7 @@ class _Server:
             nonlocal told_at
             if time.monotonic() - told_at >= STEP_SECONDS:
                 told_at = time.monotonic()
-                self._tell(StepDone(number))
+                self._tell(StepDone(study, trial, number))
 
         return step_done
 

@@ -220,9 +220,9 @@ def test_no_training_waits_for_a_parent_that_does_not_listen() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     sent = 0
     while process._has_room(theirs):
-        theirs.send(StepDone(sent))
+        theirs.send(StepDone("s", 0, sent))
         sent += 1
     for _ in range(10):  # what must be said still goes through
-        theirs.send(Ended())
+        theirs.send(Ended("s", 0))
     assert sent > 100
-    assert [ours.recv() for _ in range(sent + 10)][-1] == Ended()
+    assert [ours.recv() for _ in range(sent + 10)][-1] == Ended("s", 0)

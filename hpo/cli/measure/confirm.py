@@ -79,7 +79,7 @@ def confirm(
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import set_study_attribute
     from hpo.storage.studies import derived_card
-    from hpo.workers.devices import assign_devices
+    from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
     from hpo.workers.plan import Plan
 
@@ -92,7 +92,7 @@ def confirm(
     plan = Plan(name, definition, len(definition.trial), card=card)
     opened = begin(storage, plan, sources)
     set_study_attribute(opened, name, CONFIRMS, confirms)
-    run_trials(opened, plan, devices, sources)
+    run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
     found = read_confirmation(opened, name)
     if found is None:
         raise WorkError(f"study {name!r} is not finished")

@@ -72,7 +72,7 @@ def optimize(
     the same every time.
     """
     from hpo.cli.read.status import foreign_notes
-    from hpo.workers.devices import assign_devices
+    from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
     from hpo.workers.plan import find_study, make_plan
     from hpo.workers.status import read_status
@@ -91,7 +91,7 @@ def optimize(
         for note in plan.notes:
             say(note, err=True)
         opened = begin(storage, plan, sources)
-        run_trials(opened, plan, devices, sources, supervisor=supervisor)
+        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers), supervisor=supervisor)
     status = read_status(opened, plan.name)
     say(*foreign_notes([status]), *_failures(opened, plan.name), err=True)
     if status.complete:

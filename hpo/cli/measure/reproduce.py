@@ -61,7 +61,7 @@ def reproduce(
     from hpo.study import catalog
     from hpo.study.references import Sources
     from hpo.tasks.datasets import data_folder
-    from hpo.workers.devices import assign_devices
+    from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.plan import find_study, make_plan
 
     begin_work()
@@ -71,7 +71,7 @@ def reproduce(
     overrides = [(key, value) for key, value in changes if value is not None]
     wanted = [find_study(storage, study, overrides=overrides) for study in studies_of(items)]
     plans = [make_plan(storage, one) for one in wanted]
-    opened, given_up = _measure(storage, plans, devices, Sources(data_folder(data)))
+    opened, given_up = _measure(storage, plans, devices, trials_at_once(workers), Sources(data_folder(data)))
     stored = {study: catalog.load_study(study, overrides)[0] for study in studies_of(reports().items)}
     networks = {name: _describe(name) for name in architectures_of(items)}
     found = read_reproduction(opened, stored, networks)
@@ -86,7 +86,9 @@ def reproduce(
         raise given_up
 
 
-def _measure(storage: str, plans: Sequence[Plan], devices: list[str], sources: Sources) -> tuple[Any, WorkError | None]:
+def _measure(
+    storage: str, plans: Sequence[Plan], devices: list[str], at_once: int | None, sources: Sources
+) -> tuple[Any, WorkError | None]:
     """Brings studies to their trials; returns their storage, if any, and the error where one had to be given up."""
     from hpo.errors import WorkError
     from hpo.workers.launch import begin
@@ -97,7 +99,7 @@ def _measure(storage: str, plans: Sequence[Plan], devices: list[str], sources: S
     if opened is not None:
         try:
             names = tuple(plan.name for plan in plans)
-            serve_studies(opened, names, devices=devices, sources=sources, exit_when_done=True)
+            serve_studies(opened, names, devices=devices, at_once=at_once, sources=sources, exit_when_done=True)
         except WorkError as error:  # what the other studies have measured is written all the same
             return opened, error
     return opened, None

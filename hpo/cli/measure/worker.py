@@ -43,11 +43,17 @@ def worker(
     trials it shall have; a worker that was started before waits for it.
     """
     from hpo.storage.backends import open_storage
-    from hpo.workers.devices import assign_devices
+    from hpo.workers.devices import assign_devices, trials_at_once
 
     begin_work()
     devices = assign_devices(workers, device)
     opened = open_storage(storage, create=True)
     studies = (*places, *named)
     sources, names = given.sources(*studies), tuple(map(stored_name, studies))
-    serve_studies(opened, names or None, devices=devices, sources=sources, exit_when_done=exit_when_done)
+    serve_studies(
+        *(opened, names or None),
+        devices=devices,
+        at_once=trials_at_once(workers),
+        sources=sources,
+        exit_when_done=exit_when_done,
+    )

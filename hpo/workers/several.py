@@ -1,0 +1,164 @@
+"""Several trials at once in one worker: each is gone on with when the device has done what it was told.
+
+A GPU is at work on one trial while another's numbers are told to the storage, and a third is proposed. One thread does
+all of that, for what it would wait for is the device, and it asks instead whether that is ready.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+import optuna
+from optuna.storages import RDBStorage
+
+from hpo.errors import HpoError, StorageGone
+from hpo.storage.studies import UnfinishedStudy
+from hpo.storage.trials import trial_id_of
+from hpo.study.task import Measurement
+from hpo.workers.evaluate import Evaluation, Stop, took_longer
+
+POLL_SECONDS = 0.0005  # while each trial waits for the device
+PATIENCE_SECONDS = 10.0  # that a supervisor leaves a worker to end a trial itself
+
+
+class SeveralAtOnce(Protocol):
+    """An objective that maps several trials at once to their values, each step by step."""
+
+    @property
+    def at_once(self) -> int:
+        """How many trials; 1 where it waits for each."""
+
+    def steps(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
+        """Evaluates a trial; yields whenever it would wait for the device."""
+
+
+class Underway:
+    """A trial that a process runs beside others: it is gone on with when the device has done what it was told.
+
+    Args:
+        steps: yields whenever it would wait for the device, and returns the trial's value.
+        limit_seconds: that it may take.
+    """
+
+    def __init__(
+        self,
+        storage: RDBStorage,
+        trial: optuna.Trial,
+        steps: Generator[Measurement, None, float],
+        stop: Stop,
+        *,
+        heartbeat_seconds: float,
+        limit_seconds: float | None,
+    ) -> None:
+        self._steps, self._limit, self._began = steps, limit_seconds, time.monotonic()
+        self._awaited: Measurement | None = None
+        self._evaluation = Evaluation(storage, trial, self._step, stop, heartbeat_seconds)
+
+    @property
+    def trial_id(self) -> int:
+        """The id by which the storage knows the trial."""
+        return trial_id_of(self._evaluation.trial)
+
+    @property
+    def was_told(self) -> bool:
+        """Whether the storage took its result."""
+        return self._evaluation.was_told
+
+    def is_ready(self) -> bool:
+        """Says whether it can be gone on with without waiting."""
+        return self._awaited is None or self._awaited.ready() or self._is_overdue
+
+    def go_on(self) -> bool:
+        """Goes on with the trial; returns whether it has ended, by what it came to or because it took too long.
+
+        Raises:
+            HpoError: where the study cannot be gone on with; the trial is given back.
+        """
+        if self._is_overdue:
+            self.end(took_longer(self._limit))
+            return True
+        ended = True
+        try:
+            ended = self._evaluation.go_on()
+        finally:
+            if ended:
+                self._steps.close()
+        return ended
+
+    def end(self, cause: str | None = None) -> None:
+        """Ends the trial: gives it back, or says why it failed."""
+        self._evaluation.fail(cause)
+        self._steps.close()
+
+    @property
+    def _is_overdue(self) -> bool:
+        return self._limit is not None and time.monotonic() - self._began > self._limit
+
+    def _step(self) -> float | None:
+        try:
+            self._awaited = next(self._steps)
+        except StopIteration as end:
+            return float(end.value)
+        return None
+
+
+class Running:
+    """The trials that a worker runs beside each other.
+
+    Args:
+        gives_up: is told of a study that cannot be gone on with.
+        ended: is told of a trial that has ended, by its study and number, and whether the storage took its result.
+    """
+
+    def __init__(
+        self, gives_up: Callable[[UnfinishedStudy, HpoError], None], ended: Callable[[str, int, bool], None]
+    ) -> None:
+        self._gives_up, self._ended = gives_up, ended
+        self._trials: dict[tuple[str, int], tuple[UnfinishedStudy, Underway]] = {}
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids by which the storage knows them."""
+        return [trial.trial_id for _, trial in self._trials.values()]
+
+    def add(self, study: UnfinishedStudy, number: int, trial: Underway) -> None:
+        """Takes another."""
+        self._trials[study.name, number] = study, trial
+
+    def go_on(self, *, at_once: bool = False) -> bool:
+        """Goes on with the trials that are ready; returns whether any has ended.
+
+        Args:
+            at_once: whether to go on with the others too, as after a stop, which gives them back.
+        """
+        before = len(self._trials)
+        for key, (study, trial) in list(self._trials.items()):
+            if not (at_once or trial.is_ready()):
+                continue
+            try:
+                if not trial.go_on():
+                    continue
+            except StorageGone:
+                raise
+            except HpoError as error:
+                self._gives_up(study, error)
+            del self._trials[key]
+            self._ended(*key, trial.was_told)
+        return len(self._trials) < before
+
+    def wait(self) -> None:
+        """Waits a moment, unless one is ready."""
+        if not any(trial.is_ready() for _, trial in self._trials.values()):
+            time.sleep(POLL_SECONDS)
+
+    def give_back(self) -> None:
+        """Gives all of them back."""
+        while self._trials:
+            key, (_, trial) = self._trials.popitem()
+            trial.end()
+            self._ended(*key, True)
