@@ -56,22 +56,22 @@ def batches(data: AnyBatch, orders: Tensor, size: int) -> Iterator[tuple[AnyBatc
 
     A batch is copied when its turn comes, and is still in the cache when it is trained on. The last may be smaller.
     """
-    rounds, count = orders.shape
-    firsts = count * torch.arange(rounds, device=orders.device).unsqueeze(1)  # (R, 1), where a round's examples begin
     for chosen in torch.split(orders, size, dim=1):  # (R, B)
-        rows, shared = (firsts + chosen).flatten(), chosen.flatten()
+        yield take(data, chosen), chosen.shape[1] / orders.shape[1]
 
-        def chosen_of(
-            tensor: Tensor,
-            rows: Tensor = rows,
-            shared: Tensor = shared,
-            shape: torch.Size = chosen.shape,
-        ) -> Tensor:
-            if tensor.stride(0) == 0:  # the rounds share it
-                return tensor[0].index_select(0, shared).view(*shape, *tensor.shape[2:])
-            return tensor.flatten(0, 1).index_select(0, rows).view(*shape, *tensor.shape[2:])
 
-        yield each(data, chosen_of), chosen.shape[1] / count
+def take(data: AnyBatch, chosen: Tensor) -> AnyBatch:
+    """Returns the chosen examples of R rounds, (R, B, ...) each; `chosen` (R, B) are their numbers."""
+    count, shape = data[0].shape[1], chosen.shape
+    firsts = count * torch.arange(len(chosen), device=chosen.device).unsqueeze(1)  # (R, 1), where a round's begin
+    rows, shared = (firsts + chosen).flatten(), chosen.flatten()
+
+    def chosen_of(tensor: Tensor) -> Tensor:
+        if tensor.stride(0) == 0:  # the rounds share it
+            return tensor[0].index_select(0, shared).view(*shape, *tensor.shape[2:])
+        return tensor.flatten(0, 1).index_select(0, rows).view(*shape, *tensor.shape[2:])
+
+    return each(data, chosen_of)
 
 
 def map_output(output: Any, function: Callable[[Tensor], Tensor]) -> Any:

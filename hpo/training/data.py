@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from hpo.study.task import Round
 from hpo.training.batch import stack, to_device
@@ -50,6 +51,27 @@ class RoundData:
         validation = [one.validation for one in drawn if one.validation is not None]
         parts = (train, test, stack(validation) if validation else None)
         return Split(*(part and to_device(part, self._device, self._dtype) for part in parts))  # type: ignore[arg-type]
+
+
+class Orders:
+    """The orders in which R rounds see their training examples, epoch after epoch, drawn once for all trials.
+
+    Args:
+        seeds: of the rounds.
+        count: N, how many examples each has.
+    """
+
+    def __init__(self, seeds: Sequence[int], count: int, device: torch.device) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._count, self._device = count, device
+        self._drawn: list[Tensor] = []
+
+    def of(self, epoch: int) -> Tensor:
+        """Returns the orders of an epoch, (R, N), on the device; epochs are counted from 1."""
+        while len(self._drawn) < epoch:
+            orders = torch.stack([torch.randperm(self._count, generator=one) for one in self._generators])
+            self._drawn.append(orders.to(self._device))
+        return self._drawn[epoch - 1]
 
 
 def _shapes(split: Split) -> tuple[tuple[torch.Size, ...], ...]:

@@ -46,19 +46,23 @@ class TrainingConfig:
 
 
 def make_optimizer(
-    config: TrainingConfig, parameters: Collection[Tensor], *, capturable: bool = False
+    config: TrainingConfig, parameters: Collection[Tensor], *, rate: Tensor | None = None
 ) -> torch.optim.Optimizer:
     """Returns the optimizer over parameters, PyTorch's defaults but for the learning rate.
 
     Args:
-        capturable: whether a CUDA graph is to hold its steps, so that it must count them on the GPU.
+        rate: the learning rate as a tensor (), where steps are recorded, and the rate is to change; then they are
+            counted on the device too.
     """
-    settings: dict[str, Any] = {}
-    if capturable and config.optimizer != "sgd":  # which counts nothing, and has no such setting
-        settings = {"capturable": True}
-    elif config.optimizer == "adam" and all(parameter.is_cpu for parameter in parameters):
-        settings = {"fused": True}  # in one loop, a third of the time
-    return OPTIMIZERS[config.optimizer](parameters, lr=config.learning_rate, **settings)  # type: ignore[call-arg]
+    settings: dict[str, Any] = {"lr": config.learning_rate if rate is None else rate}
+    on_cpu = all(parameter.is_cpu for parameter in parameters)
+    if config.optimizer == "adam" and (on_cpu or rate is not None):
+        settings["fused"] = True  # in one loop, a third of the time
+    if config.optimizer == "sgd" and rate is not None:
+        settings["fused"] = True  # the other ways would read the rate from the device
+    if rate is not None and config.optimizer != "sgd" and not on_cpu:  # which counts nothing
+        settings["capturable"] = True
+    return OPTIMIZERS[config.optimizer](parameters, **settings)
 
 
 def in_precision(precision: str, forward: Callable[[], Any], device: torch.device) -> Any:

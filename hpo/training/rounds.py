@@ -73,6 +73,14 @@ class Rounds(Protocol):
     def predict(self, inputs: Tensor) -> Any:
         """Maps inputs (R, N, ...) to the networks' outputs, (R, N, ...), batch norm at its running statistics."""
 
+    def evaluate(self, test: Batch, evaluate: Callable[[Any, Batch], Tensor]) -> Tensor:
+        """Returns what `evaluate` makes of the outputs (R, N, ...) on the test data, and of that."""
+        return evaluate(self.predict(test[0]), test)
+
+    def launching(self) -> AbstractContextManager[Any]:
+        """Context manager in which a device is told what to do."""
+        return nullcontext()
+
     @abstractmethod
     def states(self) -> list[dict[str, Tensor]]:
         """Returns every round's parameters and buffers as they are now, by the names that a network has for them."""

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from torch import nn
 
 from hpo.study.definition import Training
-from hpo.study.task import Measurement, Metric, Params, Round, metrics_of
-from hpo.training.batch import Batch, each, tensors_of
-from hpo.training.data import RoundData
+from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics_of
+from hpo.training.batch import each
+from hpo.training.data import Orders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
+from hpo.training.measured import ErrorMeans, Fetched, together
 from hpo.training.network_task import NetworkTask, Split, named_in
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.randomness import RandomStream
-from hpo.training.rounds import GradientNorms, Loss, Rounds
+from hpo.training.recorded import CudaRecorder, RecordedRounds, Recorder
+from hpo.training.rounds import GradientNorms, Loss, Rounds, StackedRounds
+from hpo.training.store import Store
+from hpo.training.together import most_together
 from hpo.training.ways import make_rounds
 
 EXAMPLES = 16  # of each round, on which ways of training are tried
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch of R rounds showed.
-
-    Attributes:
-        number: from 1.
-        losses: (R,), mean training loss over the epoch; not finite for a round that diverged.
-        output: of the networks on the test data after the epoch, (R, N, ...); None where it was not evaluated.
-        gradient_norms: layer -> (R,), the gradient's norm, mean over the epoch's batches; empty unless asked for.
-    """
-
-    number: int
-    losses: Tensor
-    output: Any
-    gradient_norms: Mapping[str, Tensor]
+MOST_ORDERS = 8_000_000  # numbers of examples that are kept for the trials to come: 64 MB
+STORE_BYTES = 4 * 1024**3  # of recorded structures that are kept
+RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
 
 class Trainer:
@@ -52,6 +40,7 @@ class Trainer:
         keep: what measurements hold besides errors: `losses`, `gradient_norms`.
         stacked: which of the two ways of training; None chooses the faster.
         dtype: of the networks and their data; tests compare ways of training in float64.
+        recorder: makes what records steps; None takes CUDA graphs on a GPU, and none on a CPU.
     """
 
     def __init__(
@@ -63,10 +52,18 @@ class Trainer:
         keep: Collection[str] = (),
         stacked: bool | None = None,
         dtype: torch.dtype = torch.float32,
+        recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self.task, self.training = task, training
         self._device, self._keep, self._stacked, self._dtype = device, keep, stacked, dtype
         self._data = RoundData(task, device, dtype)
+        self._means = ErrorMeans(task, self.metrics)
+        self._orders: tuple[Hashable, Orders] | None = None
+        on_gpu = device.type == "cuda" and dtype == torch.float32
+        self._records = recorder or (partial(CudaRecorder, device) if on_gpu else None)
+        if self._keeps_norms:  # which somebody has to look at after each step
+            self._records = None
+        self._store = Store(STORE_BYTES)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -79,28 +76,81 @@ class Trainer:
         return describe_device(self._device)
 
     def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
-        """Trains a configuration, and yields after every epoch; a round that diverges goes on with what it has."""
+        """Trains a configuration, and yields after every epoch; a round that diverges goes on with what it has.
+
+        On a GPU it yields `Launched`, too, before it would wait for the errors.
+        """
         groups = self._data.groups(rounds)
+        if len(groups) == 1:
+            yield from self._train(self.prepare(params, groups[0]), groups[0])
+            return
         measured = [self.train(self.prepare(params, group), group) for group in groups]
-        yield from measured[0] if len(groups) == 1 else map(_together, zip(*measured, strict=True))
+        yield from map(together, zip(*measured, strict=True))
+
+    def at_once(self, asked: int | None, params: Params, rounds: Sequence[Round]) -> int:
+        """Returns how many trials to run at once: on a GPU as many as are asked for, or as train fastest together.
+
+        Args:
+            params: a configuration to try that with.
+        """
+        if len(self._data.groups(rounds)) > 1 or self._records is None:
+            return 1
+        known = {**params, "learning_rate": RATE_TO_TRY}
+        first = self.prepare(known, rounds)
+        if not isinstance(first, RecordedRounds):
+            return 1
+        several = [first]
+        try:
+            return asked or most_together(several, lambda: self.prepare(known, rounds), self.data(rounds).train)
+        finally:
+            for one in several:
+                self._give_back(one)
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
         """Returns fresh networks of a configuration, each seeded by its round."""
-        return self._make_rounds(params, rounds, "weights", captured=not self._keeps_norms)
+        if self._records is None:
+            return self._make_rounds(params, rounds, "weights")
+        key = (tuple(rounds), *sorted((name, value) for name, value in params.items() if name != "learning_rate"))
+        networks: Rounds | None = self._store.take(key)
+        if not (isinstance(networks, RecordedRounds) and networks.is_of(self.data(rounds))):
+            networks = self._make_rounds(params, rounds, "weights", key=key)
+        if isinstance(networks, RecordedRounds):
+            networks.begin(float(params["learning_rate"]))
+        return networks
 
     def train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Trains prepared networks on their rounds' data, and yields after every epoch."""
+        return (one for one in self._train(networks, rounds) if not isinstance(one, Launched))
+
+    def _train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
         split, epochs = self.data(rounds), self.training.epochs
-        shuffles = [one.seed("shuffle") for one in rounds]
-        evaluate_at = {*self.training.evaluate_at, epochs}
-        for epoch in train_epochs(networks, split, epochs, shuffles, evaluate_at, norms=self._keeps_norms):
-            details: dict[str, Any] = {}
-            if "losses" in self._keep:
-                details["losses"] = epoch.losses.tolist()
-            if epoch.gradient_norms:
-                details["gradient_norms"] = {layer: norms.tolist() for layer, norms in epoch.gradient_norms.items()}
-            errors, diverged = self._errors(epoch.output, split.test)
-            yield Measurement(epoch.number, epoch.number / epochs, errors, diverged, details)
+        orders = self._orders_of(rounds, split.train[0].shape[1])
+        try:
+            for epoch in range(1, epochs + 1):
+                norms = GradientNorms() if self._keeps_norms else None
+                is_evaluated = epoch in {*self.training.evaluate_at, epochs}
+                with networks.launching():
+                    losses = networks.train_epoch(split.train, orders.of(epoch), norms).double()
+                    parts = [networks.evaluate(split.test, self._means.numbers)] if is_evaluated else []
+                    wanted = [losses[None], *parts] if "losses" in self._keep else parts
+                    fetched = Fetched(torch.cat(wanted)) if wanted else None
+                if fetched and not fetched.is_here():
+                    yield Launched(epoch, None, {}, is_done=fetched.is_here)
+                yield self._measurement(epoch, fetched, norms, is_evaluated=is_evaluated)
+        finally:
+            self._give_back(networks)
+
+    def _measurement(
+        self, epoch: int, fetched: Fetched | None, norms: GradientNorms | None, *, is_evaluated: bool
+    ) -> Measurement:
+        numbers = fetched.wait() if fetched else torch.empty(0)
+        details: dict[str, Any] = {}
+        if "losses" in self._keep:
+            details["losses"], numbers = numbers[0].tolist(), numbers[1:]
+        if norms:
+            details["gradient_norms"] = {layer: mean.tolist() for layer, mean in norms.mean().items()}
+        errors, diverged = self._means.read(numbers) if is_evaluated else ({}, [])
+        return Measurement(epoch, epoch / self.training.epochs, errors, diverged, details)
 
     def rehearse(self, params: Params, rounds: Sequence[Round]) -> str:
         """Takes a step with the first round's first examples, and measures it; returns how a trial's are trained.
@@ -109,8 +159,8 @@ class Trainer:
             ValueError: where networks, loss and errors do not fit each other.
         """
         groups = self._data.groups(rounds)
-        networks, split = self.prepare(params, groups[0]), self.data(groups[0])
-        one, first = self.prepare(params, rounds[:1]), each(split.train, lambda tensor: tensor[:1])
+        networks, split = self._make_rounds(params, groups[0], "weights"), self.data(groups[0])
+        one, first = self._make_rounds(params, rounds[:1], "weights"), each(split.train, lambda tensor: tensor[:1])
         count, size = first[0].shape[1], self.training.batch_size
         sizes = {min(size, count), count % size or size}  # the last batch of an epoch may be smaller
         for examples in sorted(sizes, reverse=True):
@@ -118,13 +168,9 @@ class Trainer:
             if loss.shape != (1,):
                 raise ValueError(f"a loss must be one number, but is of shape {tuple(loss.shape[1:])}")
         tests = each(split.test, lambda tensor: tensor[:1])
-        errors, _ = self._errors(one.predict(tests[0]), tests)
-        known = {metric.name for metric in self.metrics}
-        if set(errors) != known:
-            raise ValueError(
-                f"errors are of {', '.join(sorted(errors))}, but the metrics are {', '.join(sorted(known))}"
-            )
-        return networks.way if len(groups) == 1 else f"{networks.way}, each round for itself, for their sizes differ"
+        self._means.read(one.evaluate(tests, self._means.numbers).cpu())
+        way = RecordedRounds.way if self._records and type(networks) is StackedRounds else networks.way
+        return way if len(groups) == 1 else f"{way}, each round for itself, for their sizes differ"
 
     def range_test(
         self, params: Params, rounds: Sequence[Round], rates: Floats, watch: Callable[..., Iterable[float]] = iter
@@ -137,7 +183,7 @@ class Trainer:
             watch: goes through the rates one by one, as a progress bar does.
         """
         known = {**params, "learning_rate": float(rates[0])}
-        networks = self._make_rounds(known, rounds, "range test weights", captured=False)
+        networks = self._make_rounds(known, rounds, "range test weights")
         shuffles = [one.seed("range test shuffle") for one in rounds]
         return run_range_test(networks, self.data(rounds).train, rates, self.training.batch_size, shuffles, watch)
 
@@ -164,7 +210,25 @@ class Trainer:
     def _keeps_norms(self) -> bool:
         return "gradient_norms" in self._keep
 
-    def _make_rounds(self, params: Params, rounds: Sequence[Round], stream: str, *, captured: bool) -> Rounds:
+    def _orders_of(self, rounds: Sequence[Round], count: int) -> Orders:
+        """Returns the orders of all epochs: those of the trial before, unless they are too many to be kept."""
+        key = (tuple(rounds), count)
+        if self._orders is None or self._orders[0] != key:
+            seeds = [one.seed("shuffle") for one in rounds]
+            orders = Orders(seeds, count, self._device)
+            if self.training.epochs * len(rounds) * count > MOST_ORDERS:
+                return orders
+            self._orders = key, orders
+        return self._orders[1]
+
+    def _give_back(self, networks: Rounds) -> None:
+        if isinstance(networks, RecordedRounds):
+            self._store.give_back(networks)
+
+    def _make_rounds(
+        self, params: Params, rounds: Sequence[Round], stream: str, *, key: Hashable | None = None
+    ) -> Rounds:
+        """Returns fresh networks; with a key recorded ones, where they can be."""
         build = partial(self.task.network, **named_in(self.task.network, params))
         config = TrainingConfig(
             epochs=self.training.epochs,
@@ -183,18 +247,17 @@ class Trainer:
         loss: Loss = partial(self.task.loss, **named_in(self.task.loss, params, skip=2))
         example = each(self.data(rounds).train, lambda tensor: tensor[:, :EXAMPLES])
         draws = [one.seed(f"{stream} draws") for one in rounds]
-        return make_rounds(networks, config, loss, example, draws, stacked=self._stacked, captured=captured)
-
-    def _errors(self, output: Any, test: Batch) -> tuple[dict[str, list[float]], list[int]]:
-        """Returns metric -> (R,), and the rounds with an output that is not finite."""
-        if output is None:
-            return {}, []
-        metrics = {metric.name: metric for metric in self.metrics}
-        examples = vmap(self.task.errors)(output, test)  # metric -> (R, N)
-        finite = [tensor.isfinite().flatten(1).all(1) for tensor in tensors_of(output)]  # (R,) each
-        return (
-            {name: _means(errors, metrics[name]) for name, errors in examples.items()},
-            torch.stack(finite).all(0).logical_not().nonzero().flatten().tolist(),
+        made = make_rounds(networks, config, loss, example, draws, stacked=self._stacked)
+        if key is None or self._records is None or type(made) is not StackedRounds:
+            return made
+        split = self.data(rounds)
+        return RecordedRounds(
+            *(networks, config, loss),
+            train=split.train,
+            test=split.test,
+            evaluate=self._means.numbers,
+            recorder=self._records(),
+            key=key,
         )
 
 
@@ -222,32 +285,6 @@ def open_trainer(
     return trainer
 
 
-def train_epochs(
-    networks: Rounds,
-    split: Split,
-    epochs: int,
-    shuffle_seeds: Sequence[int],
-    evaluate_at: Collection[int],
-    *,
-    norms: bool = False,
-) -> Iterator[Epoch]:
-    """Trains R rounds on their data, all on one device, and yields after every epoch.
-
-    Args:
-        shuffle_seeds: R seeds of the order in which a round sees its examples.
-        evaluate_at: the epochs after which to look at the test data.
-        norms: whether to measure the gradient of every layer.
-    """
-    inputs = split.train[0]
-    shuffles = [torch.Generator().manual_seed(seed) for seed in shuffle_seeds]
-    for number in range(1, epochs + 1):
-        orders = torch.stack([torch.randperm(inputs.shape[1], generator=g) for g in shuffles])  # (R, N)
-        gradient_norms = GradientNorms() if norms else None
-        losses = networks.train_epoch(split.train, orders.to(inputs.device), gradient_norms)
-        output = networks.predict(split.test[0]) if number in evaluate_at else None
-        yield Epoch(number, losses.cpu(), output, gradient_norms.mean() if gradient_norms else {})
-
-
 def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
     """Returns a network for each seed, the same on every device; the global random state stays as it was."""
     networks = []
@@ -255,35 +292,3 @@ def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list
         with RandomStream(seed, CPU).drawing():
             networks.append(build())
     return networks
-
-
-def _together(each_alone: Sequence[Measurement]) -> Measurement:
-    """Returns what rounds that are trained each alone showed after one epoch as one measurement of them all."""
-    first = each_alone[0]
-    return replace(
-        first,
-        errors={name: [error for one in each_alone for error in one.errors[name]] for name in first.errors},
-        diverged=[r for r, one in enumerate(each_alone) if one.diverged],
-        details=_joined([one.details for one in each_alone]),
-    )
-
-
-def _joined(details: Sequence[Any]) -> Any:
-    """Returns lists of several rounds one after another, mappings likewise, key by key."""
-    if isinstance(details[0], Mapping):
-        return {key: _joined([one[key] for one in details]) for key in details[0]}
-    return [number for one in details for number in one]
-
-
-def _means(examples: Tensor, metric: Metric) -> list[float]:
-    """Returns the rounds' means (R,) of examples' errors (R, ...), what is not finite counted as the worst.
-
-    Raises:
-        ValueError: where something is not finite, and the metric has no worst.
-    """
-    errors = examples.double().reshape(len(examples), -1)
-    if metric.worst is None:
-        if not bool(errors.isfinite().all()):
-            raise ValueError(f"{metric.name} came to something that is not finite, and has no worst to count it as")
-        return errors.mean(1).tolist()
-    return errors.where(errors.isfinite(), metric.worst).mean(1).tolist()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from hpo.errors import RequestError
 from hpo.kernels.fuse import fuse
 from hpo.training.batch import Batch, each, of_round, tensors_of
-from hpo.training.cuda_graph import CudaGraphRounds, CudaRecorder
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.randomness import RandomStream, draws_numbers
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
@@ -32,7 +31,6 @@ def make_rounds(
     seeds: Sequence[int],
     *,
     stacked: bool | None = None,
-    captured: bool = True,
 ) -> Rounds:
     """Returns networks, already on their device, in training.
 
@@ -40,8 +38,6 @@ def make_rounds(
         example: a few examples of each round, (R, N, ...).
         seeds: of what each round draws in its training, as for dropout. Stacked rounds would draw from one generator.
         stacked: which of the two ways; None chooses the faster that the network allows.
-        captured: whether a GPU may replay a recorded step: not where the learning rate changes, or somebody looks at
-            the gradients.
 
     Raises:
         RequestError: where the precision is not for such networks.
@@ -60,8 +56,6 @@ def make_rounds(
     if config.precision != "float32" and any(isinstance(m, nn.BatchNorm2d) for m in networks[0].modules()):
         # PyTorch issue 192617: the batch norm of vmap takes weights and statistics of the input's type.
         raise RequestError(f"precision {config.precision!r} is not for stacked networks with batch norm, as on a GPU")
-    if captured and device.type == "cuda":
-        return CudaGraphRounds(networks, config, loss, CudaRecorder(device))
     return StackedRounds(networks, config, loss)
 
 

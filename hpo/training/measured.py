@@ -1,0 +1,96 @@
+"""The test errors of networks: reduced to a few numbers on their device, and fetched from there at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from hpo.study.task import Measurement, Metric
+from hpo.training.batch import Batch, tensors_of
+from hpo.training.network_task import NetworkTask
+
+
+class ErrorMeans:
+    """What a measurement says of the errors of R networks.
+
+    Args:
+        metrics: the task's.
+    """
+
+    def __init__(self, task: NetworkTask, metrics: Sequence[Metric]) -> None:
+        self._task, self._metrics = task, metrics
+
+    def numbers(self, output: Any, test: Batch) -> Tensor:
+        """Returns (2 M + 1, R) of outputs (R, N, ...): the mean of each metric, whether it is finite; all outputs."""
+        examples = vmap(self._task.errors)(output, test)  # metric -> (R, N)
+        if set(examples) != {metric.name for metric in self._metrics}:
+            known, found = ", ".join(sorted(metric.name for metric in self._metrics)), ", ".join(sorted(examples))
+            raise ValueError(f"errors are of {found}, but the metrics are {known}")
+        means, finite = [], []
+        for metric in self._metrics:
+            errors = examples[metric.name].double()
+            errors = errors.reshape(len(errors), -1)
+            is_finite = errors.isfinite()
+            finite.append(is_finite.all(1))
+            means.append((errors if metric.worst is None else errors.where(is_finite, metric.worst)).mean(1))
+        outputs = [tensor.isfinite().flatten(1).all(1) for tensor in tensors_of(output)]  # (R,) each
+        return torch.stack([*means, *(flags.double() for flags in (*finite, torch.stack(outputs).all(0)))])
+
+    def read(self, numbers: Tensor) -> tuple[dict[str, list[float]], list[int]]:
+        """Returns metric -> (R,), what is not finite counted as the worst, and the rounds with such an output.
+
+        Raises:
+            ValueError: where an error is not finite, and its metric has no worst.
+        """
+        means, finite = torch.split(numbers, [len(self._metrics), len(self._metrics) + 1])
+        for metric, is_finite in zip(self._metrics, finite[:-1], strict=True):
+            if metric.worst is None and not bool(is_finite.all()):
+                raise ValueError(f"{metric.name} came to something that is not finite, and has no worst to count it as")
+        errors = {metric.name: mean.tolist() for metric, mean in zip(self._metrics, means, strict=True)}
+        return errors, (finite[-1] == 0).nonzero().flatten().tolist()
+
+
+class Fetched:
+    """Numbers on their way from a device, where it was told to; on a CPU they are there at once."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers
+        self._event: Any = None
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(numbers.device))
+
+    def is_here(self) -> bool:
+        """Says whether they have come."""
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> Tensor:
+        """Returns them, once they have come."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._numbers
+
+
+def together(each_alone: Sequence[Measurement]) -> Measurement:
+    """Returns what rounds that are trained each alone showed after one epoch as one measurement of them all."""
+    first = each_alone[0]
+    return replace(
+        first,
+        errors={name: [error for one in each_alone for error in one.errors[name]] for name in first.errors},
+        diverged=[r for r, one in enumerate(each_alone) if one.diverged],
+        details=_joined([one.details for one in each_alone]),
+    )
+
+
+def _joined(details: Sequence[Any]) -> Any:
+    """Returns lists of several rounds one after another, mappings likewise, key by key."""
+    if isinstance(details[0], Mapping):
+        return {key: _joined([one[key] for one in details]) for key in details[0]}
+    return [number for one in details for number in one]

@@ -1,0 +1,115 @@
+"""Trials on recorded structures: each is what it would be alone, whatever is trained before it or beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from hpo.study.definition import Training
+from hpo.study.task import Measurement, Params
+from hpo.tasks.digit_pairs.task import DigitPairs
+from hpo.training.recorded import RecordedRounds
+from hpo.training.together import most_together
+from hpo.training.trainer import Trainer
+from tests.training.test_rounds import Tape
+from tests.training.test_trainer import ROUNDS, params, task
+
+TRAINING = Training(epochs=3, batch_size=30, evaluate_at=(1,))  # 200 pairs: the last batch is short
+
+
+class Stacked(DigitPairs):
+    """Pairs whose networks are stacked by PyTorch, as on a GPU."""
+
+    def fast_rounds(self, networks: Any, params: Any, config: Any) -> None:
+        return None
+
+
+def make_trainer(tapes: list[Tape] | None = None, **how: Any) -> Trainer:
+    def record() -> Tape:
+        assert tapes is not None
+        tapes.append(Tape())
+        return tapes[-1]
+
+    return Trainer(
+        task(Stacked), TRAINING, stacked=True, dtype=torch.float64, recorder=None if tapes is None else record, **how
+    )
+
+
+def configuration(**changes: Any) -> Params:
+    return {**params("fully_connected"), "optimizer": "sgd", "learning_rate": 0.1, **changes}
+
+
+CONFIGURATIONS = [
+    configuration(),
+    configuration(learning_rate=0.03),
+    configuration(optimizer="adam", learning_rate=0.003),
+    configuration(auxiliary_loss=False),
+    configuration(),
+]
+
+
+def assert_same(ours: list[Measurement], theirs: list[Measurement]) -> None:
+    assert [one.step for one in ours] == [one.step for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.errors == other.errors
+        assert one.diverged == other.diverged
+
+
+def test_each_structure_is_recorded_once_and_every_trial_is_what_it_would_be_alone() -> None:
+    tapes: list[Tape] = []
+    recording, plain = make_trainer(tapes), make_trainer()
+    for one in CONFIGURATIONS:
+        assert_same(list(recording.measure(one, ROUNDS)), list(plain.measure(one, ROUNDS)))
+    assert len(tapes) == 3  # of the five, the first, the second and the last share one
+    assert len(recording._store) == 3
+
+
+def test_trials_beside_each_other_are_what_they_would_be_alone() -> None:
+    tapes: list[Tape] = []
+    recording, plain = make_trainer(tapes), make_trainer()
+    together: list[Iterator[Measurement]] = [recording.measure(one, ROUNDS) for one in CONFIGURATIONS]
+    measured: list[list[Measurement]] = [[] for _ in CONFIGURATIONS]
+    for _ in range(TRAINING.epochs):
+        for mine, trial in zip(measured, together, strict=True):
+            mine.append(next(trial))
+    assert [next(trial, None) for trial in together] == [None] * len(CONFIGURATIONS)
+    for mine, one in zip(measured, CONFIGURATIONS, strict=True):
+        assert_same(mine, list(plain.measure(one, ROUNDS)))
+    assert len(tapes) == 5  # no two share a memory at a time
+
+
+def test_a_trial_that_is_pruned_leaves_nothing_to_the_next() -> None:
+    tapes: list[Tape] = []
+    recording, plain = make_trainer(tapes), make_trainer()
+    pruned = recording.measure(configuration(learning_rate=0.5), ROUNDS)
+    next(pruned)
+    pruned.close()  # type: ignore[attr-defined]
+    assert_same(list(recording.measure(configuration(), ROUNDS)), list(plain.measure(configuration(), ROUNDS)))
+    assert len(tapes) == 1
+
+
+def test_losses_are_kept_and_gradients_are_not_recorded() -> None:
+    tapes: list[Tape] = []
+    recording, plain = make_trainer(tapes, keep=["losses"]), make_trainer(keep=["losses"])
+    ours, theirs = (list(one.measure(configuration(), ROUNDS)) for one in (recording, plain))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.details["losses"] == pytest.approx(other.details["losses"], rel=1e-12)
+    list(make_trainer(tapes, keep=["gradient_norms"]).measure(configuration(), ROUNDS))
+    assert len(tapes) == 1
+
+
+def test_as_many_trials_run_at_once_as_are_asked_for_or_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_trainer().at_once(4, configuration(), ROUNDS) == 1  # a CPU has one at a time
+    recording = make_trainer([])
+    assert recording.at_once(4, configuration(), ROUNDS) == 4
+    for seconds, expected in (((1.0, 1.2, 1.6, 3.1), 4), ((1.0, 2.0), 1), ((1.0, 1.1, 1.2, 1.3), 8)):
+        told = iter(seconds)
+        monkeypatch.setattr("hpo.training.together.seconds_of_an_epoch", lambda several, train, told=told: next(told))
+        assert recording.at_once(None, configuration(), ROUNDS) == expected
+    monkeypatch.undo()
+    several = [recording.prepare(configuration(), ROUNDS)]
+    assert isinstance(several[0], RecordedRounds)
+    assert most_together(several, lambda: recording.prepare(configuration(), ROUNDS), recording.data(ROUNDS).train) >= 1  # type: ignore[arg-type]
