@@ -7,6 +7,7 @@ to a database could have workers run anything; here its state is found anew, fro
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from itertools import islice
@@ -49,7 +50,7 @@ def make_search(definition: StudyDefinition, slot: int, seed: int) -> BaseSample
         if sampler.name == "gp":
             return optuna.samplers.GPSampler(seed=seed, **settings)
         if isinstance(sampler, CmaEsSampler):
-            return _CmaEs(space, seed=seed, **settings)
+            return _CmaEs(space, slot, seed=seed, **settings)
         return optuna.samplers.TPESampler(seed=seed, **settings)
 
 
@@ -84,10 +85,14 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 class _CmaEs(optuna.samplers.CmaEsSampler):
-    """Optuna's CmaEsSampler, whose state is found anew from the trials that were finished first in each generation."""
+    """Optuna's CmaEsSampler, whose state is found anew from the trials that were finished first in each generation.
 
-    def __init__(self, space: Space, **settings: Any) -> None:
+    What it draws goes by the trial's number; here by its slot, for an interrupted trial is begun again by another one.
+    """
+
+    def __init__(self, space: Space, slot: int, **settings: Any) -> None:
         super().__init__(warn_independent_sampling=False, **settings)
+        self._slot = slot
         self._ranges = {name: distribution_of(one) for name, one in free_ranges(space).items()}
         self._asked: tuple[optuna.Study, dict[str, BaseDistribution]]
 
@@ -98,7 +103,7 @@ class _CmaEs(optuna.samplers.CmaEsSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self._asked = study, search_space
-        return super().sample_relative(study, trial, search_space)
+        return super().sample_relative(study, numbered(trial, self._slot), search_space)
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         study, space = self._asked
@@ -111,6 +116,13 @@ class _CmaEs(optuna.samplers.CmaEsSampler):
             if len(generation) < optimizer.population_size:
                 return optimizer
             optimizer.tell([(transform.transform(one.params), sign * (one.value or 0.0)) for one in generation])
+
+
+def numbered(trial: FrozenTrial, number: int) -> FrozenTrial:
+    """Returns a trial as if it had another number."""
+    other = copy.copy(trial)
+    other.number = number
+    return other
 
 
 class Given(BaseSampler):

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 
 import optuna
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
+
+from hpo.workers.proposals import numbered
 
 STEEPEST = 3.0  # a power of the epoch; steeper than any curve that was recorded, and it tames an error of zero
 SPAN = 2  # reports back from the last: over one alone the slope is mostly noise
@@ -32,6 +34,13 @@ class PowerLawPruner(BasePruner):
         if len(trial.intermediate_values) < 2 or not values:
             return False
         return extrapolate(trial.intermediate_values, self._last_step) > self._margin * min(values)
+
+
+class Hyperband(HyperbandPruner):
+    """Optuna's, whose brackets go by slots and not by numbers: a trial that is begun again is of the same bracket."""
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        return super()._get_bracket_id(study, numbered(trial, trial.user_attrs.get("slot", trial.number)))
 
 
 def extrapolate(curve: dict[int, float], step: int) -> float:

@@ -45,7 +45,7 @@ from hpo.study.space import (
 )
 from hpo.study.task import Params, Value
 from hpo.workers.proposals import Given, Unmeasured, distribution_of, make_search
-from hpo.workers.pruners import PowerLawPruner
+from hpo.workers.pruners import Hyperband, PowerLawPruner
 
 PRUNERS = {  # names of optuna.pruners
     "none": "NopPruner",
@@ -88,6 +88,8 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
     if definition.pruner.name == "hyperband" and definition.pruner.max_resource is None:
         settings["max_resource"] = definition.steps or "auto"
     with experimental():
+        if definition.pruner.name == "hyperband":
+            return Hyperband(**settings)
         made: BasePruner = getattr(optuna.pruners, PRUNERS[definition.pruner.name])(**settings)
     return made
 
@@ -95,10 +97,13 @@ def make_pruner(definition: StudyDefinition) -> BasePruner:
 def concerns(trial: FrozenTrial, definition: StudyDefinition) -> bool:
     """Says whether a trial is one that a sampler or pruner is to know of: ours, out of this space; or enqueued.
 
+    Not one that failed or was given back: it is begun again, and what it had reported would count twice.
     One with another distribution, whoever gave it to it, would make TPE fail at every trial to come.
     """
     if trial.state is TrialState.WAITING:
         return True
+    if trial.state is TrialState.FAIL:
+        return False
     return is_ours(trial) and (bool(definition.trial) or not _misfits(trial.distributions, definition))
 
 

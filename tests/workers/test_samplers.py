@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -20,9 +21,12 @@ from hpo.storage.queries import StoredTrial, read_trials
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
 from hpo.study.task import Measurement, Metric, Params, Round
+from hpo.workers.evaluate import Stop
 from hpo.workers.objective import Objective
 from hpo.workers.proposals import make_search
+from hpo.workers.worker import run_worker
 from tests.conftest import SMALL_STUDY, create, defined, work
+from tests.workers.test_worker import assignment, raise_what_is_given_up
 
 TRIALS = int(os.environ.get("HPO_EXAMPLES", "16"))
 ENOUGH = 30  # for what a sampler has learned to show
@@ -90,8 +94,8 @@ def study(sampler: str = "random", pruner: str = "none", **changes: Any) -> Stud
 
 
 def finished(opened: RDBStorage) -> list[StoredTrial]:
-    trials = read_trials(opened, "small")
-    assert not any(trial.state in (TrialState.RUNNING, TrialState.FAIL) for trial in trials)
+    trials = [trial for trial in read_trials(opened, "small") if trial.state is not TrialState.FAIL]
+    assert not any(trial.state is TrialState.RUNNING for trial in trials)
     return sorted(trials, key=lambda trial: trial.attributes["slot"])
 
 
@@ -105,6 +109,27 @@ def searched(opened: RDBStorage, folder: Path, definition: StudyDefinition, *sto
     return trials
 
 
+def interrupted(opened: RDBStorage, folder: Path, target: int) -> None:
+    """Runs a worker that is stopped in the middle of a trial, after its first report, which gives the trial back."""
+    stop = Stop()
+
+    def interrupting(*arguments: Any) -> Any:
+        objective = bowl(*arguments)
+        def step_done(number: int) -> None:
+            if number == 3:
+                stop.ask()
+
+        class Interrupted:
+            device = objective.device
+
+            def __call__(self, trial: optuna.Trial, **_: object) -> float:
+                return objective(trial, step_done)
+
+        return Interrupted()
+
+    run_worker(assignment(opened, folder, target=target), interrupting, stop, raise_what_is_given_up)
+
+
 @pytest.mark.parametrize(
     ("sampler", "pruner"), [*((sampler, "none") for sampler in SAMPLERS), *(("random", pruner) for pruner in PRUNERS)]
 )
@@ -115,7 +140,13 @@ def test_a_study_comes_to_its_trials_and_is_the_same_wherever_it_was_stopped(
     trials = searched(fresh_storage, tmp_path, definition, TRIALS // 3, TRIALS)
     if fresh_storage.url.startswith("sqlite"):
         other = open_storage(f"sqlite:///{tmp_path}/other.db", create=True)
-        again = searched(other, tmp_path, definition, TRIALS)
+        create(other, "small", definition, TRIALS)
+        for stop in (0, TRIALS // 2, TRIALS - 2):
+            work(other, tmp_path, target=stop, make=bowl) if stop else None
+            interrupted(other, tmp_path, TRIALS)
+        work(other, tmp_path, target=TRIALS, make=bowl)
+        assert len(read_trials(other, "small", states=(TrialState.FAIL,))) in (2, 3)  # all that is left may be pruned
+        again = finished(other)
         assert [(one.params, one.value, one.state) for one in again] == [(t.params, t.value, t.state) for t in trials]
     pruned = [trial for trial in trials if trial.state is TrialState.PRUNED]
     assert bool(pruned) == (pruner != "none")
@@ -158,8 +189,6 @@ def test_wilcoxons_pruner_is_told_of_rounds_one_after_another(fresh_storage: RDB
 def test_nothing_that_a_database_holds_is_unpickled(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = study("cmaes")
     trials = searched(fresh_storage, tmp_path, definition, 30)
-    import optuna
-
     kept = optuna.load_study(study_name="small", storage=fresh_storage).trials
     assert len(trials) == len(kept)
     keys = {key for trial in kept for key in trial.system_attrs}
