@@ -37,6 +37,7 @@ from hpo.workers.plan import Plan
 from hpo.workers.worker import MakeObjective, run_worker
 from tests import stubs
 from tests.postgres import TemporaryPostgres
+from tests.warm import warm_workers
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",
@@ -175,6 +176,13 @@ def fresh_storage(storage_url: str) -> RDBStorage:
 def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStorage:
     """A storage with the study 'small', created and without trials."""
     return create(fresh_storage, "small", small_study, 10)
+
+
+@pytest.fixture(name="warm_workers")
+def workers_forked() -> Iterator[None]:
+    """Workers are forked from a process that has imported everything; see tests/warm.py."""
+    with warm_workers():
+        yield
 
 
 def create(

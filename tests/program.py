@@ -1,16 +1,15 @@
 """Runs the program as its user does, in a process of its own, from which come its exit code and what it prints.
 
-That process is forked from one which has imported the program already: importing takes two seconds, and the tests run
-it hundreds of times. Where an environment variable is one that Python reads as it starts, Python is started anew.
+That process and its workers are forked from one which has imported the program already (tests/warm.py). Where an
+environment variable is one that Python reads as it starts, or the start itself is tested, Python is started anew.
 
-A worker process takes three seconds to start, and so does the Chromium that draws pictures. Tests of what commands
-print and store do without, by `hpo_in_one_process`; with them run those of how processes begin, work together and end.
+Tests of what commands print and store do without workers, and without the Chromium that draws pictures, which takes
+three seconds to start, by `hpo_in_one_process`.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import socket
@@ -34,18 +33,10 @@ from hpo.workers import launch, supervisor
 from hpo.workers.alone import Alone
 from hpo.workers.launch import begin
 from hpo.workers.plan import find_study, make_plan
+from tests.warm import WARM, share_server, warm_workers
 
 SECONDS = 120
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    [
-        *(f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}" for file, _ in COMMANDS.values()),
-        *("hpo.analysis.confirmation", "hpo.training.export", "hpo.dashboard.note", "hpo.workers.objective"),
-        *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.workers.samplers", "tests.program"),
-        *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
-    ]
-)
 
 
 def commands() -> dict[str, click.Command]:
@@ -169,7 +160,9 @@ def _run(
             vars(module)["draw_pngs"] = lambda figures: ({}, "")
     from hpo.entry import main as run
 
-    run()
+    share_server()
+    with warm_workers():
+        run()
 
 
 def clean_environment(**environment: str) -> dict[str, str]:

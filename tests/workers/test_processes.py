@@ -41,6 +41,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBStorage, tmp_path: Path) -> None:
     wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_once"))
     assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
@@ -50,6 +51,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBS
     assert again.params != killed.params  # what killed one worker is not proposed to the next
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_that_always_die_end_the_run(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ def test_workers_that_always_die_end_the_run(
         wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_the_errors_of_workers_that_always_die_are_said(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +71,7 @@ def test_the_errors_of_workers_that_always_die_are_said(
         wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="cannot_be_made"))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = defined({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
     create(fresh_storage, "small", definition, 3)
@@ -142,6 +146,7 @@ def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_pat
     wait_for(lambda: counts(created) == {"FAIL": 1})
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RDBStorage, tmp_path: Path) -> None:
     stopped = set()
 
@@ -164,6 +169,7 @@ def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
     (tmp_path / "URL").write_text(created.url)
     with pytest.raises(WorkError, match=r"failed: .*trial_heartbeats") as raised:

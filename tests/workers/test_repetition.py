@@ -34,6 +34,8 @@ from tests.workers.test_budget import finish, start, started
 from tests.workers.test_serving import serve
 from tests.workers.test_worker import counts, run_small, work
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 FIXED: dict[str, Any] = {
     **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
     **{"optimizer": "sgd", "learning_rate": 0.1},

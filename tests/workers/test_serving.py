@@ -31,6 +31,8 @@ from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.workers.test_worker import assignment, counts, raise_what_is_given_up, run_small
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def test_a_worker_serves_every_unfinished_study_the_oldest_first(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path

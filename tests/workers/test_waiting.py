@@ -26,6 +26,8 @@ from tests.program import start_hpo
 from tests.workers.test_serving import serve
 from tests.workers.test_worker import assignment, raise_what_is_given_up
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 @pytest.mark.parametrize("studies", [None, ("later",), ("earlier", "later")])
 def test_a_worker_that_ends_when_all_is_done_waits_for_a_study_first(

@@ -38,6 +38,8 @@ from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import create
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
     return Assignment(
