@@ -9,16 +9,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 import torch
-from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, settings
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.storage import _VersionManager as VersionManager
 
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
@@ -35,9 +32,9 @@ from hpo.workers.launch import begin
 from hpo.workers.messages import Assignment
 from hpo.workers.plan import Plan
 from hpo.workers.worker import MakeObjective, run_worker
-from tests import stubs
+from tests import once, stubs
 from tests.postgres import TemporaryPostgres
-from tests.warm import warm_workers
+from tests.warm import join_server, start_server, warm_workers
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",
@@ -95,6 +92,20 @@ def defined(table: dict[str, Any], name: str) -> StudyDefinition:
     return resolve(define_study(table, name=name), study=name)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Once a session, whose processes share what is made."""
+    if hasattr(config, "workerinput"):
+        join_server(config.workerinput["warm"])
+    else:
+        once.compile_modules()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A process of xdist that runs tests is about to be started."""
+    node.workerinput["warm"] = start_server()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lets the slow tests begin first, so that no process is left alone with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -134,19 +145,6 @@ def closed_connections() -> Iterator[None]:
     sa.event.remove(sa.Pool, "connect", remember)
     for connection in opened:
         connection.close()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def revisions_read_once() -> Iterator[None]:
-    """Optuna imports the files of its thirty revisions for each storage that it makes, which takes a quarter second."""
-    make, made = VersionManager._create_alembic_script, list[ScriptDirectory]()
-
-    def once(manager: VersionManager) -> ScriptDirectory:
-        made[:] = made or [make(manager)]
-        return made[0]
-
-    with patch.object(VersionManager, "_create_alembic_script", once):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ from unittest.mock import patch
 
 from hpo.cli.main import COMMANDS
 from hpo.workers.supervisor import Supervisor
+from tests import once
 
 STREAMS = (1, 2)
+once.prepare()  # here and in what is forked
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
@@ -29,6 +31,7 @@ WARM.set_forkserver_preload(
         *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.workers.samplers", "tests.program"),
         *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
         *("hpo.tasks.digit_pairs.mlp_rounds", "hpo.tasks.function", "psycopg", "tests.chaos.parent", "tests.stubs"),
+        "tests.preloaded",
     ]
 )
 
@@ -55,7 +58,8 @@ def _live(
     target: Callable[..., object],
     args: tuple[Any, ...],
 ) -> None:
-    os.setpgid(0, group)
+    if os.getpgrp() != group:
+        os.setpgid(0, group)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -81,3 +85,17 @@ def warm_workers() -> Iterator[None]:
 def share_server() -> None:
     """Lets a process that was forked from the warm one have others forked from it too, not from one of its own."""
     vars(forkserver._forkserver)["ensure_running"] = resource_tracker.ensure_running
+
+
+def start_server() -> dict[str, Any]:
+    """Starts the warm process, and returns by what others reach it; it ends with this process."""
+    forkserver.ensure_running()
+    known = vars(forkserver._forkserver)
+    return {name: known[name] for name in ("_forkserver_address", "_forkserver_authkey") if name in known}
+
+
+def join_server(reached_by: dict[str, Any]) -> None:
+    """Has this process use the warm one that another has started."""
+    alive = os.open(os.devnull, os.O_RDONLY)  # whose end ends the server; the starter has the true one
+    vars(forkserver._forkserver).update(reached_by, _forkserver_alive_fd=alive)
+    share_server()
