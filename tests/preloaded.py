@@ -9,6 +9,8 @@ import gc
 import tempfile
 from pathlib import Path
 
+from numba.core.registry import cpu_target
+
 from hpo.analysis.results import read_best
 from hpo.storage.backends import open_storage
 from hpo.workers.status import read_status
@@ -22,5 +24,7 @@ with tempfile.TemporaryDirectory() as name:
     read_status(opened, "small")
     read_best(opened, "small")
     opened.engine.dispose()
+for context in (cpu_target.typing_context, cpu_target.target_context):
+    context.refresh()  # Numba loads what a kernel may use
 gc.collect()
 gc.freeze()  # a collection in a forked process would copy all these pages
