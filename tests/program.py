@@ -9,6 +9,7 @@ three seconds to start, by `hpo_in_one_process`.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -19,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -36,6 +39,7 @@ from hpo.workers.plan import find_study, make_plan
 from tests.warm import WARM, share_server, warm_workers
 
 SECONDS = 120
+CAPABILITIES_3 = 0x20080522  # linux/capability.h
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
 
 
@@ -56,20 +60,46 @@ def hpo_in_one_process(*arguments: str, folder: Path, **environment: str) -> sub
     return _forked(arguments, folder, environment, alone=True)
 
 
+def hpo_without_rights(
+    *arguments: str, folder: Path, alone: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `hpo` as the owner of its files, whom permissions bind, root too; with `alone` it does its workers' work."""
+    return _forked(arguments, folder, environment, alone=alone, privileged=False)
+
+
 def _forked(
-    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], *, alone: bool = False
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], **how: bool
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
-        out, error = Path(place) / "out", Path(place) / "error"
-        process = WARM.Process(
-            target=_run, args=(arguments, str(folder), clean_environment(**environment), str(out), str(error), alone)
-        )
-        process.start()
+        files = [Path(place) / "out", Path(place) / "error"]
+        with ExitStack() as stack:
+            streams = {number: stack.enter_context(file.open("ab")) for number, file in enumerate(files, 1)}
+            process = start_forked(arguments, folder, clean_environment(**environment), streams, **how)
         process.join(SECONDS)
+        out, error = (file.read_text(encoding="utf-8") for file in files)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(arguments, SECONDS, out.read_text(), error.read_text())
-        return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), error.read_text())
+            raise subprocess.TimeoutExpired(arguments, SECONDS, out, error)
+        return subprocess.CompletedProcess(arguments, process.exitcode, out, error)
+
+
+def start_forked(
+    arguments: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    streams: Mapping[int, BinaryIO | int],
+    **how: bool,
+) -> BaseProcess:
+    """Starts `hpo` in a forked process, whose standard streams are given by number."""
+    given = {
+        number: Connection(os.dup(stream if isinstance(stream, int) else stream.fileno()))
+        for number, stream in streams.items()
+    }
+    process = WARM.Process(target=_run, args=(arguments, str(folder), environment, given), kwargs=how)
+    process.start()
+    for stream in given.values():
+        stream.close()
+    return process
 
 
 def python_m_hpo(
@@ -142,13 +172,22 @@ def several(
 
 
 def _run(
-    arguments: tuple[str, ...], folder: str, environment: dict[str, str], out: str, error: str, alone: bool
+    arguments: Sequence[str],
+    folder: str,
+    environment: dict[str, str],
+    streams: dict[int, Connection],
+    *,
+    alone: bool = False,
+    privileged: bool = True,
 ) -> None:
-    for path, descriptor, name in ((out, 1, "stdout"), (error, 2, "stderr")):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-        setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if number in streams:
+            os.dup2(streams[number].fileno(), number)
+            streams[number].close()
+            how = {"mode": "w" if number else "r", "buffering": 1 if os.isatty(number) else -1}
+            setattr(sys, name, os.fdopen(number, encoding="utf-8", closefd=False, **how))
+    if not privileged:
+        _drop_rights()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -163,6 +202,13 @@ def _run(
     share_server()
     with warm_workers():
         run()
+
+
+def _drop_rights() -> None:
+    """Leaves this process no capability, which root would pass over permissions with."""
+    header, none = (ctypes.c_uint32 * 2)(CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def clean_environment(**environment: str) -> dict[str, str]:
