@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.create_database(uuid.uuid4().hex, template="template")
 
 
+on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)  # where the kind is immaterial
+
+
 @pytest.fixture
 def fresh_storage(storage_url: str) -> RDBStorage:
     return open_storage(storage_url, create=True)
@@ -177,9 +181,9 @@ def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStora
 
 
 @pytest.fixture(name="warm_workers")
-def workers_forked() -> Iterator[None]:
-    """Workers are forked from a process that has imported everything; see tests/warm.py."""
-    with warm_workers():
+def workers_forked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Workers are forked from a process that has imported everything (tests/warm.py), unless a test is `spawned`."""
+    with nullcontext() if request.node.get_closest_marker("spawned") else warm_workers():
         yield
 
 

@@ -105,8 +105,20 @@ def searched(opened: RDBStorage, folder: Path, definition: StudyDefinition, *sto
     return trials
 
 
+SEARCHES = [
+    *((sampler, "none") for sampler in SAMPLERS),
+    *(("random", pruner) for pruner in PRUNERS if pruner != "none"),
+]
+ON_A_SERVER = {("tpe", "none"), ("cmaes", "none"), ("random", "hyperband"), ("random", "wilcoxon")}  # keep the most
+
+
 @pytest.mark.parametrize(
-    ("sampler", "pruner"), [*((sampler, "none") for sampler in SAMPLERS), *(("random", pruner) for pruner in PRUNERS)]
+    ("sampler", "pruner", "storage_url"),
+    [
+        *((*search, "sqlite") for search in SEARCHES),
+        *((*search, "postgresql") for search in SEARCHES if search in ON_A_SERVER),
+    ],
+    indirect=["storage_url"],
 )
 def test_a_study_comes_to_its_trials_and_is_the_same_wherever_it_was_stopped(
     sampler: str, pruner: str, fresh_storage: RDBStorage, tmp_path: Path

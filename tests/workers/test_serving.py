@@ -86,6 +86,7 @@ def test_who_asks_for_fewer_trials_than_before_is_told_how_to_lower_the_target(
     assert notes[0].endswith("--lower-target makes it 3")
 
 
+@pytest.mark.spawned
 def test_a_worker_picks_up_a_study_that_comes_later(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_worker_serves_the_studies_it_is_told_to(
     assert [(study.name, study.target) for study in unfinished_studies(fresh_storage)] == [("first", 1)]
 
 
+@pytest.mark.spawned
 def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
