@@ -86,7 +86,6 @@ def test_who_asks_for_fewer_trials_than_before_is_told_how_to_lower_the_target(
     assert notes[0].endswith("--lower-target makes it 3")
 
 
-@pytest.mark.spawned
 def test_a_worker_picks_up_a_study_that_comes_later(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
 ) -> None:
