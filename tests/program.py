@@ -184,8 +184,9 @@ def _run(
         if number in streams:
             os.dup2(streams[number].fileno(), number)
             streams[number].close()
-            how = {"mode": "w" if number else "r", "buffering": 1 if os.isatty(number) else -1}
-            setattr(sys, name, os.fdopen(number, encoding="utf-8", closefd=False, **how))
+            buffering = 1 if os.isatty(number) else -1
+            opened = os.fdopen(number, "w" if number else "r", buffering, encoding="utf-8", closefd=False)
+            setattr(sys, name, opened)
     if not privileged:
         _drop_rights()
     os.chdir(folder)
