@@ -46,7 +46,7 @@ golden: $(INSTALLED)  ## what studies measured once, measured again (a quarter o
 
 chaos: $(INSTALLED)  ## studies under fire, ten runs of every scenario (hours; resumable; some need root)
 	$(BIN)/python -m tests.chaos
-	HPO_EXAMPLES=100 $(BIN)/python -m pytest -n auto tests/storage/test_stateful.py tests/storage/test_foreign.py tests/cli/test_properties.py tests/dashboard/test_access_properties.py
+	HPO_EXAMPLES=100 $(BIN)/python -m pytest -n auto tests/storage/test_stateful.py tests/storage/test_foreign.py tests/cli/test_properties.py tests/dashboard/test_access_properties.py tests/workers/test_worker.py
 
 clean:  ## the environment and caches; hpo.db is left, for it holds results
 	rm -rf .venv .mypy_cache .pytest_cache .hypothesis .ruff_cache

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hpo.analysis.reproduction import Reproduction
@@ -35,12 +35,25 @@ REPRODUCTION = ROOT / "docs" / "reproduction.md"
 CHAOS = re.compile(r"(?<=<!-- chaos -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TREE = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)
 CONTENT = ("examples", "models", "studies", "benchmarks")  # beside the program itself
+Run = Callable[[Sequence[str], Path], subprocess.CompletedProcess[str]]
 
 
-def regenerate(texts: Sequence[str]) -> list[str]:
+def python_m_hpo(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `hpo` in a folder, on a terminal of 100 columns."""
+    return subprocess.run(
+        [sys.executable, "-m", "hpo", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def regenerate(texts: Sequence[str], run: Run = python_m_hpo) -> list[str]:
     """Returns texts with their transcripts made again, all in one folder."""
     with tempfile.TemporaryDirectory() as folder:
-        return [CONSOLE.sub(lambda block: transcript(block.group(), Path(folder)), text) for text in texts]
+        return [CONSOLE.sub(lambda block: transcript(block.group(), Path(folder), run), text) for text in texts]
 
 
 def fill_reproduction(text: str) -> str:
@@ -54,21 +67,14 @@ def chaos_table() -> str:
     return table(read(FILE)) + "\n"
 
 
-def transcript(block: str, folder: Path) -> str:
+def transcript(block: str, folder: Path, run: Run) -> str:
     """Runs the `$ hpo …` lines of a console block, and returns them with what they print."""
     parts = []
     for command in (line[2:] for line in block.splitlines() if line.startswith("$ ")):
         program, *arguments = shlex.split(command)
         if program != "hpo":
             raise ValueError(f"README's transcripts run hpo, not {program}")
-        done = subprocess.run(
-            [sys.executable, "-m", "hpo", *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = run(arguments, folder)
         progress = done.stderr.splitlines()[-1:]
         printed = "\n".join(line.rstrip() for line in [*progress, *done.stdout.splitlines()])
         parts.append(f"$ {command}\n{printed.strip()}\n")

@@ -7,18 +7,16 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 import torch
-from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, settings
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.storage import _VersionManager as VersionManager
 
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
@@ -35,8 +33,9 @@ from hpo.workers.launch import begin
 from hpo.workers.messages import Assignment
 from hpo.workers.plan import Plan
 from hpo.workers.worker import MakeObjective, run_worker
-from tests import stubs
+from tests import once, stubs
 from tests.postgres import TemporaryPostgres
+from tests.warm import join_server, start_server, warm_workers
 
 SMALL_STUDY: dict[str, Any] = {
     "title": "A small study",
@@ -94,6 +93,20 @@ def defined(table: dict[str, Any], name: str) -> StudyDefinition:
     return resolve(define_study(table, name=name), study=name)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Once a session, whose processes share what is made."""
+    if hasattr(config, "workerinput"):
+        join_server(config.workerinput["warm"])
+    else:
+        once.compile_modules()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A process of xdist that runs tests is about to be started."""
+    node.workerinput["warm"] = start_server()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lets the slow tests begin first, so that no process is left alone with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -135,19 +148,6 @@ def closed_connections() -> Iterator[None]:
         connection.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def revisions_read_once() -> Iterator[None]:
-    """Optuna imports the files of its thirty revisions for each storage that it makes, which takes a quarter second."""
-    make, made = VersionManager._create_alembic_script, list[ScriptDirectory]()
-
-    def once(manager: VersionManager) -> ScriptDirectory:
-        made[:] = made or [make(manager)]
-        return made[0]
-
-    with patch.object(VersionManager, "_create_alembic_script", once):
-        yield
-
-
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage without studies; to copy it is faster than to make it."""
@@ -166,6 +166,9 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.create_database(uuid.uuid4().hex, template="template")
 
 
+on_sqlite = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)  # where the kind is immaterial
+
+
 @pytest.fixture
 def fresh_storage(storage_url: str) -> RDBStorage:
     return open_storage(storage_url, create=True)
@@ -175,6 +178,13 @@ def fresh_storage(storage_url: str) -> RDBStorage:
 def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStorage:
     """A storage with the study 'small', created and without trials."""
     return create(fresh_storage, "small", small_study, 10)
+
+
+@pytest.fixture(name="warm_workers")
+def workers_forked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Workers are forked from a process that has imported everything (tests/warm.py), unless a test is `spawned`."""
+    with nullcontext() if request.node.get_closest_marker("spawned") else warm_workers():
+        yield
 
 
 def create(

@@ -1,16 +1,16 @@
 """Runs the program as its user does, in a process of its own, from which come its exit code and what it prints.
 
-That process is forked from one which has imported the program already: importing takes two seconds, and the tests run
-it hundreds of times. Where an environment variable is one that Python reads as it starts, Python is started anew.
+That process and its workers are forked from one which has imported the program already (tests/warm.py). Where an
+environment variable is one that Python reads as it starts, or the start itself is tested, Python is started anew.
 
-A worker process takes three seconds to start, and so does the Chromium that draws pictures. Tests of what commands
-print and store do without, by `hpo_in_one_process`; with them run those of how processes begin, work together and end.
+Tests of what commands print and store do without workers, and without the Chromium that draws pictures, which takes
+three seconds to start, by `hpo_in_one_process`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
-import multiprocessing
 import os
 import random
 import socket
@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -34,18 +36,11 @@ from hpo.workers import launch, supervisor
 from hpo.workers.alone import Alone
 from hpo.workers.launch import begin
 from hpo.workers.plan import find_study, make_plan
+from tests.warm import WARM, share_server, warm_workers
 
 SECONDS = 120
+CAPABILITIES_3 = 0x20080522  # linux/capability.h
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    [
-        *(f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}" for file, _ in COMMANDS.values()),
-        *("hpo.analysis.confirmation", "hpo.training.export", "hpo.dashboard.note", "hpo.workers.objective"),
-        *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.workers.samplers", "tests.program"),
-        *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
-    ]
-)
 
 
 def commands() -> dict[str, click.Command]:
@@ -65,20 +60,46 @@ def hpo_in_one_process(*arguments: str, folder: Path, **environment: str) -> sub
     return _forked(arguments, folder, environment, alone=True)
 
 
+def hpo_without_rights(
+    *arguments: str, folder: Path, alone: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `hpo` as the owner of its files, whom permissions bind, root too; with `alone` it does its workers' work."""
+    return _forked(arguments, folder, environment, alone=alone, privileged=False)
+
+
 def _forked(
-    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], *, alone: bool = False
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], **how: bool
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
-        out, error = Path(place) / "out", Path(place) / "error"
-        process = WARM.Process(
-            target=_run, args=(arguments, str(folder), clean_environment(**environment), str(out), str(error), alone)
-        )
-        process.start()
+        files = [Path(place) / "out", Path(place) / "error"]
+        with ExitStack() as stack:
+            streams = {number: stack.enter_context(file.open("ab")) for number, file in enumerate(files, 1)}
+            process = start_forked(arguments, folder, clean_environment(**environment), streams, **how)
         process.join(SECONDS)
+        out, error = (file.read_text(encoding="utf-8") for file in files)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(arguments, SECONDS, out.read_text(), error.read_text())
-        return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), error.read_text())
+            raise subprocess.TimeoutExpired(arguments, SECONDS, out, error)
+        return subprocess.CompletedProcess(arguments, process.exitcode, out, error)
+
+
+def start_forked(
+    arguments: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    streams: Mapping[int, BinaryIO | int],
+    **how: bool,
+) -> BaseProcess:
+    """Starts `hpo` in a forked process, whose standard streams are given by number."""
+    given = {
+        number: Connection(os.dup(stream if isinstance(stream, int) else stream.fileno()))
+        for number, stream in streams.items()
+    }
+    process = WARM.Process(target=_run, args=(arguments, str(folder), environment, given), kwargs=how)
+    process.start()
+    for stream in given.values():
+        stream.close()
+    return process
 
 
 def python_m_hpo(
@@ -151,13 +172,23 @@ def several(
 
 
 def _run(
-    arguments: tuple[str, ...], folder: str, environment: dict[str, str], out: str, error: str, alone: bool
+    arguments: Sequence[str],
+    folder: str,
+    environment: dict[str, str],
+    streams: dict[int, Connection],
+    *,
+    alone: bool = False,
+    privileged: bool = True,
 ) -> None:
-    for path, descriptor, name in ((out, 1, "stdout"), (error, 2, "stderr")):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-        setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if number in streams:
+            os.dup2(streams[number].fileno(), number)
+            streams[number].close()
+            buffering = 1 if os.isatty(number) else -1
+            opened = os.fdopen(number, "w" if number else "r", buffering, encoding="utf-8", closefd=False)
+            setattr(sys, name, opened)
+    if not privileged:
+        _drop_rights()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -169,7 +200,16 @@ def _run(
             vars(module)["draw_pngs"] = lambda figures: ({}, "")
     from hpo.entry import main as run
 
-    run()
+    share_server()
+    with warm_workers():
+        run()
+
+
+def _drop_rights() -> None:
+    """Leaves this process no capability, which root would pass over permissions with."""
+    header, none = (ctypes.c_uint32 * 2)(CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def clean_environment(**environment: str) -> dict[str, str]:

@@ -37,15 +37,17 @@ def own_server() -> Iterator[TemporaryPostgres]:
 def test_a_study_comes_out_exactly(
     play: scenarios.Play, kind: Kind, tmp_path: Path, postgres: TemporaryPostgres
 ) -> None:
-    assert play(Arena(kind, tmp_path, seed=0, postgres=postgres, scale=0.25))
+    assert play(Arena(kind, tmp_path, seed=0, postgres=postgres, scale=0.25, warm=True))
 
 
 @pytest.mark.slow
 def test_a_study_rides_out_an_outage(tmp_path: Path, own_server: TemporaryPostgres) -> None:
-    assert outages.server_restarted_twice(Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25))
+    assert outages.server_restarted_twice(
+        Arena("postgresql", tmp_path, seed=0, postgres=own_server, scale=0.25, warm=True)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, postgres: TemporaryPostgres) -> None:
-    assert outages.disk_full(Arena("sqlite", tmp_path, seed=0, postgres=postgres, scale=0.5))
+    assert outages.disk_full(Arena("sqlite", tmp_path, seed=0, postgres=postgres, scale=0.5, warm=True))

@@ -21,6 +21,7 @@ class Arena:
 
     Attributes:
         postgres: a server that the scenario may stop.
+        warm: whether processes are forked from one that has imported everything.
     """
 
     kind: Kind
@@ -28,6 +29,7 @@ class Arena:
     seed: int
     postgres: TemporaryPostgres
     scale: float = 1.0
+    warm: bool = False
 
     @property
     def budget(self) -> int:
@@ -42,6 +44,7 @@ class Arena:
     def field(self, stack: ExitStack, plan: Faults | None = None, url: str | None = None, **run: Any) -> Field:
         """Makes a field, closed with the stack."""
         made = Field(url or self.new_url(), self.folder, seed=self.seed, budget=self.budget, faults=plan, **run)
+        made.warm = self.warm
         stack.callback(made.close)
         return made
 

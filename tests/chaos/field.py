@@ -20,8 +20,10 @@ from hpo.study.references import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from hpo.workers.status import Status, read_status
+from tests.chaos import parent
 from tests.chaos.faults import Faults, read_strikes
 from tests.conftest import defined
+from tests.warm import WARM, share_server, warm_workers
 
 STUDY: dict[str, Any] = {
     "title": "A study under fire",
@@ -42,18 +44,18 @@ STUDY: dict[str, Any] = {
 
 
 class Machine:
-    """A parent process with its workers."""
+    """A parent process with its workers.
 
-    def __init__(self, field: Field, workers: int, prefix: Sequence[str] = (), url: str | None = None) -> None:
-        command = [sys.executable, "-m", "tests.chaos.parent", url or field.url, str(field.budget), str(workers)]
+    Args:
+        warm: whether these are forked from a process that has imported everything; see tests/warm.py.
+    """
+
+    def __init__(
+        self, field: Field, workers: int, prefix: Sequence[str] = (), url: str | None = None, warm: bool = False
+    ) -> None:
+        arguments = [url or field.url, str(field.budget), str(workers), str(field.folder)]
         self._said = field.folder / f"machine-{time.monotonic_ns()}.txt"
-        with self._said.open("w") as said:
-            self._process = subprocess.Popen(
-                [*prefix, *command, str(field.folder)],
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,
-            )
+        self._process = _Forked(arguments, self._said) if warm else _Started(prefix, arguments, self._said)
         self.pid = self._process.pid
 
     def is_running(self) -> bool:
@@ -62,13 +64,13 @@ class Machine:
 
     def interrupt(self) -> int:
         """Presses Ctrl-C, and returns the exit code."""
-        self._process.send_signal(signal.SIGINT)
+        os.kill(self.pid, signal.SIGINT)
         return self._process.wait(30)
 
     def kill(self) -> None:
         """Kills it and its workers at the same moment."""
         os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.wait(30)
 
     def wait(self, seconds: float) -> int:
         """Waits for its end, and returns the exit code."""
@@ -79,14 +81,55 @@ class Machine:
         return self._said.read_text()
 
 
+class _Started(subprocess.Popen[bytes]):
+    """A parent process in a session of its own."""
+
+    def __init__(self, prefix: Sequence[str], arguments: Sequence[str], said: Path) -> None:
+        command = [*prefix, sys.executable, "-m", "tests.chaos.parent", *arguments]
+        with said.open("w") as error:
+            super().__init__(command, stdout=subprocess.DEVNULL, stderr=error, start_new_session=True)
+
+
+class _Forked:
+    """A parent process in a process group of its own, forked from the warm one as its workers are."""
+
+    def __init__(self, arguments: Sequence[str], said: Path) -> None:
+        said.touch()
+        self._process = WARM.Process(target=_be_parent, args=(arguments, said))
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, seconds: float) -> int:
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"it still runs after {seconds:g} s")
+        return self._process.exitcode
+
+
+def _be_parent(arguments: Sequence[str], said: Path) -> None:
+    os.setpgid(0, 0)
+    for stream, file in ((1, os.devnull), (2, said)):
+        opened = os.open(file, os.O_WRONLY | os.O_APPEND)
+        os.dup2(opened, stream)
+        os.close(opened)
+    share_server()
+    with warm_workers():
+        sys.exit(parent.main(*arguments))
+
+
 class Field:
     """A study with a budget, and what can be done to those who work on it.
 
     Attributes:
         poll_seconds: between two looks, where something is waited for.
+        warm: whether processes are forked from one that has imported everything.
     """
 
     poll_seconds = 0.02
+    warm = False
 
     def __init__(
         self, url: str, folder: Path, *, seed: int, budget: int, faults: Faults | None = None, **run: Any
@@ -103,7 +146,7 @@ class Field:
         self, *, machines: int = 2, workers: int = 4, prefix: Sequence[str] = (), url: str | None = None
     ) -> None:
         """Starts machines with so many workers each."""
-        self.machines += [Machine(self, workers, prefix, url) for _ in range(machines)]
+        self.machines += [Machine(self, workers, prefix, url, self.warm) for _ in range(machines)]
 
     def status(self) -> Status:
         """Returns how far the study is."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import assert_one_line, hpo_in_one_process, python_m_hpo
+from tests.program import assert_one_line, hpo, hpo_in_one_process, python_m_hpo
 
 BOOST = """
 print("hello from the module")
@@ -67,7 +67,7 @@ def test_a_rate_without_an_optimizer_and_a_large_error_are_reported(folder: Path
 
 def test_what_code_prints_spoils_no_json(folder: Path) -> None:
     for command in (("confirm", "--top", "2", "--rounds", "5"), ("drift",)):
-        done = python_m_hpo(*command, "--study", "boost.toml", "--json", folder=folder)
+        done = hpo(*command, "--study", "boost.toml", "--json", folder=folder)
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
         assert "hello" not in done.stderr
@@ -129,14 +129,14 @@ def test_a_function_that_ends_its_process_fails_and_the_run_ends(end: str, tmp_p
     write(tmp_path, code)
     text = (tmp_path / "mine.toml").read_text().replace("rounds = 2", "rounds = 1\n[run]\nmax_failed_trials = 2")
     (tmp_path / "mine.toml").write_text(text)
-    done = python_m_hpo("optimize", "mine", "--trials", "9", "--workers", "1", folder=tmp_path)
+    done = hpo("optimize", "mine", "--trials", "9", "--workers", "1", folder=tmp_path)
     assert done.returncode == 1
     assert "trials failed by an error" in done.stderr or "trials in a row failed by the same error" in done.stderr
 
 
 def test_a_function_that_always_interrupts_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, "def f(params, seed): raise KeyboardInterrupt\n")
-    assert_one_line(python_m_hpo("check", "mine", folder=tmp_path), 2, "the code of the study raises KeyboardInterrupt")
+    assert_one_line(hpo("check", "mine", folder=tmp_path), 2, "the code of the study raises KeyboardInterrupt")
 
 
 def test_a_parameter_that_a_study_has_not_is_not_set(tmp_path: Path) -> None:

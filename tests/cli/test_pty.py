@@ -9,8 +9,6 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -24,27 +22,20 @@ from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import clean_environment, write_quick
+from tests.program import clean_environment, start_forked, write_quick
 
 REDRAWN = "\x1b[2K"  # a line is erased, to be drawn again
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def on_terminal(folder: Path, columns: int, *arguments: str, until: str | None = None) -> tuple[int, str]:
+def on_terminal(folder: Path, columns: int, *arguments: str, until: str | None = None) -> tuple[int | None, str]:
     """Runs hpo on a terminal of so many columns; ends it by Ctrl-C when it has drawn `until` twice."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = clean_environment(TERM="xterm-256color")
     for name in ("COLUMNS", "LINES", "NO_COLOR"):
         environment.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpo", *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
+    process = start_forked(arguments, folder, environment, dict.fromkeys((0, 1, 2), theirs))
     os.close(theirs)
     drawn, end = b"", time.monotonic() + 120
     while time.monotonic() < end:
@@ -54,10 +45,11 @@ def on_terminal(folder: Path, columns: int, *arguments: str, until: str | None =
             except OSError:  # nobody holds the other side any more
                 break
         if until and drawn.decode(errors="ignore").count(until) > 1:
-            process.send_signal(signal.SIGINT)
+            os.kill(process.pid or 0, signal.SIGINT)
             until = None
     os.close(ours)
-    return process.wait(10), drawn.decode()
+    process.join(10)
+    return process.exitcode, drawn.decode()
 
 
 @pytest.mark.slow

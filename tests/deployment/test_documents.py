@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from docs import regenerate
 from hpo.study.definition import TRAINED_BY, Protocol, Training
 from hpo.study.run import Run
 from hpo.tasks.digit_pairs.task import DigitPairs
-from tests.program import commands
+from tests.program import commands, hpo
 
 README = Path("README.md").read_text(encoding="utf-8")
 
@@ -30,11 +31,17 @@ def skeleton(text: str) -> list[str]:
     return [re.sub(verdict, "(a verdict)", line) for line in lines]
 
 
+def run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    done = hpo(*arguments, folder=folder, COLUMNS="100")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.slow
 def test_documents_show_what_the_commands_print() -> None:
     """`python -m docs.regenerate` mends it."""
     shown = [file.read_text(encoding="utf-8") for file in (regenerate.WALK, regenerate.README)]
-    for text, again in zip(shown, regenerate.regenerate(shown), strict=True):
+    for text, again in zip(shown, regenerate.regenerate(shown, run), strict=True):
         assert skeleton(again) == skeleton(text)
 
 

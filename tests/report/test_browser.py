@@ -87,8 +87,9 @@ class Watched:
         self.page.on("request", lambda asked: None if asked.url.startswith(home) else self.wrong.append(asked.url))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(  # the size has no say in colours, nor the scheme in places
+    ("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone, dark", "desktop, light"]
+)
 def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
     browser: Browser, searched: RDBStorage, tmp_path: Path, size: dict[str, int], scheme: str
 ) -> None:

@@ -175,6 +175,7 @@ LIMITS = [
 ]
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_limits_and_settings_of_an_administrator_are_worked_with(
     server: TemporaryPostgres, tmp_path: Path, small_study: StudyDefinition
 ) -> None:

@@ -24,7 +24,8 @@ from hpo.workers.launch import begin
 from hpo.workers.plan import Plan, find_study, make_plan
 from tests.conftest import CARD
 from tests.postgres import TemporaryPostgres
-from tests.program import WARM, plan_and_begin
+from tests.program import plan_and_begin
+from tests.warm import WARM
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import hpo
 from hpo.errors import RequestError
 from hpo.study.references import Sources
 from hpo.training.export import train_again, write
+from tests import program
 from tests.conftest import SMALL_STUDY, defined, draw_pairs
 from tests.text.test_files import full_disk
 from tests.training.test_rounds import make_networks
@@ -74,14 +73,11 @@ def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_the_exported_error_is_that_of_the_trial(tmp_path: Path) -> None:
-    run = [sys.executable, "-m", "hpo"]
-    subprocess.run(
-        [*run, "optimize", "--study", "quickstart", "--trials", "1", "--workers", "1"], cwd=tmp_path, check=True
-    )
-    done = subprocess.run(
-        [*run, "export", "--study", "quickstart", "-o", "winner.json", "--rounds", "6", "--json"],
-        cwd=tmp_path, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    done = program.hpo("optimize", "--study", "quickstart", "--trials", "1", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    export = ("export", "--study", "quickstart", "-o", "winner.json", "--rounds", "6", "--json")
+    done = program.hpo(*export, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
     errors = [one["error"] for one in described["rounds"]]
     assert errors[:5] == pytest.approx(described["search"]["errors"])

@@ -64,9 +64,13 @@ def plain_loop(network: nn.Module, pairs: Pairs, auxiliary_loss: bool, how: Trai
     return losses
 
 
-@pytest.mark.parametrize("architecture", ["fnn", "cnn", "cnn_bn"])
 @pytest.mark.parametrize(
-    ("optimizer", "auxiliary_loss"), [*((optimizer, True) for optimizer in OPTIMIZERS), ("sgd", False)]
+    ("architecture", "optimizer", "auxiliary_loss"),
+    [
+        *(("fnn", optimizer, True) for optimizer in OPTIMIZERS),  # which has updates of its own
+        *(("fnn", "sgd", False), ("cnn", "adam", True), ("cnn", "sgd", False)),
+        *(("cnn_bn", "rmsprop", True), ("cnn_bn", "sgd", True), ("cnn_bn", "adam", False)),
+    ],
 )
 def test_stacked_and_looped_rounds_are_what_a_plain_loop_makes_of_each(
     architecture: str, optimizer: str, auxiliary_loss: bool, digit_pairs: tuple[Pairs, Pairs]

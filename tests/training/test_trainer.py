@@ -190,9 +190,9 @@ def test_gradient_norm_of_the_first_step_is_the_norm_of_autograds_gradient() -> 
 @pytest.mark.slow
 def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> None:
     """30 rounds, paired: the interval of the mean difference of test errors holds zero."""
-    rounds, measured = [Round(number, 5) for number in range(30)], task(train_pairs=300, test_pairs=300)
+    rounds, measured = [Round(number, 5) for number in range(30)], task(train_pairs=200, test_pairs=300)
     stacked, looped = (
-        measure(params(), rounds, measured=measured, epochs=8, stacked=way)[-1].errors["recognition"]
+        measure(params(), rounds, measured=measured, epochs=4, stacked=way)[-1].errors["recognition"]
         for way in (True, False)
     )
     assert stacked == looped or paired_difference(stacked, looped).holds(0)
@@ -204,7 +204,7 @@ def test_fused_layers_agree_in_float32_within_what_rounding_makes(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """15 rounds, paired: the interval of the mean difference of test errors holds zero."""
-    rounds, measured = [Round(number, 5) for number in range(15)], task(train_pairs=300, test_pairs=300)
+    rounds, measured = [Round(number, 5) for number in range(15)], task(train_pairs=120, test_pairs=300)
     fused = measure(params(architecture), rounds, measured=measured)[-1].errors["recognition"]
     monkeypatch.setattr("hpo.training.ways.fuse", lambda network: network)
     plain = measure(params(architecture), rounds, measured=measured)[-1].errors["recognition"]

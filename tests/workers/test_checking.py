@@ -12,7 +12,7 @@ import pytest
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, set_study_attribute
 from hpo.storage.studies import read_card
-from tests.program import assert_one_line, hpo, hpo_in_one_process
+from tests.program import assert_one_line, hpo, hpo_in_one_process, python_m_hpo
 
 GOOD = "def f(params, seed):\n    return (params['x'] - 1) ** 2 + seed % 7 / 100\n"
 STUDY = 'title = "t"\n[task]\nname = "mine.py:f"\n[protocol]\nrounds = 2\n[space]\nx = {low = 0.0, high = 2.0}\n'
@@ -236,7 +236,7 @@ def test_a_function_of_the_standard_library_alone_is_measured_without_torch(tmp_
         STUDY.replace("0.0, high = 2.0", "1e-9, high = 1e-9"),
     )
     began = time.monotonic()
-    done = hpo("optimize", "--study", "mine.toml", "--trials", "1", "--workers", "1", folder=tmp_path)
+    done = python_m_hpo("optimize", "--study", "mine.toml", "--trials", "1", "--workers", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (trial,) = read_trials(open_storage(f"sqlite:///{tmp_path}/hpo.db"), "mine")
     assert trial.value == 1e-9

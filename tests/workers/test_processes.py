@@ -27,10 +27,11 @@ from hpo.workers.status import Status
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.conftest import SMALL_STUDY, create, defined, wait_for
+from tests.conftest import SMALL_STUDY, create, defined, on_sqlite, wait_for
 from tests.workers.test_worker import assignment, counts, raise_what_is_given_up, run_small, wait_for_supervisor
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, tmp_path: Path) -> None:
     shown: list[Status] = []
     run_small(created, tmp_path, target=20, workers=3, stub="waits_for_three", show=shown.append)
@@ -41,6 +42,7 @@ def test_several_workers_make_exactly_the_trials_asked_for(created: RDBStorage, 
     assert sorted(trial.attributes["slot"] for trial in trials) == list(range(20))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBStorage, tmp_path: Path) -> None:
     wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_once"))
     assert counts(created) == {"COMPLETE": 3, "FAIL": 1}
@@ -50,6 +52,8 @@ def test_a_killed_worker_is_replaced_and_its_trial_keeps_the_cause(created: RDBS
     assert again.params != killed.params  # what killed one worker is not proposed to the next
 
 
+@on_sqlite
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_that_always_die_end_the_run(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +63,8 @@ def test_workers_that_always_die_end_the_run(
         wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="killed_always"))
 
 
+@on_sqlite
+@pytest.mark.usefixtures("warm_workers")
 def test_the_errors_of_workers_that_always_die_are_said(
     created: RDBStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +74,7 @@ def test_the_errors_of_workers_that_always_die_are_said(
         wait_for_supervisor(created, assignment(created, tmp_path, target=3, stub="cannot_be_made"))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RDBStorage, tmp_path: Path) -> None:
     definition = defined({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
     create(fresh_storage, "small", definition, 3)
@@ -77,6 +84,7 @@ def test_a_trial_that_hangs_is_ended_and_its_place_taken_again(fresh_storage: RD
     assert hung.attributes["error"] == "it took longer than 1 s (run.trial_timeout_seconds)"
 
 
+@on_sqlite
 def test_leaving_the_supervisor_stops_its_workers_at_once(created: RDBStorage, tmp_path: Path) -> None:
     with Supervisor(["cpu"]) as supervisor:
         supervisor.assign(created, assignment(created, tmp_path, target=3, stub="sleeps_until_told"))
@@ -87,6 +95,7 @@ def test_leaving_the_supervisor_stops_its_workers_at_once(created: RDBStorage, t
     assert counts(created) == {"FAIL": 1}
 
 
+@on_sqlite
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
     created: RDBStorage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +110,7 @@ def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(
     assert capfd.readouterr().err == ""
 
 
+@on_sqlite
 def test_a_signal_to_the_whole_group_gives_the_trials_back(created: RDBStorage, tmp_path: Path) -> None:
     parent = start_parent(assignment(created, tmp_path, target=3, stub="sleeps_until_told"), tmp_path)
     wait_for(lambda: (tmp_path / "STARTED-0").exists())
@@ -142,6 +152,8 @@ def test_a_parent_that_dies_takes_its_workers_along(created: RDBStorage, tmp_pat
     wait_for(lambda: counts(created) == {"FAIL": 1})
 
 
+@on_sqlite
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RDBStorage, tmp_path: Path) -> None:
     stopped = set()
 
@@ -156,6 +168,8 @@ def test_workers_that_were_stopped_one_by_one_end_the_run_unfinished(created: RD
     assert counts(created) == {"FAIL": 1}
 
 
+@on_sqlite
+@pytest.mark.usefixtures("warm_workers")
 def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Path) -> None:
     told = replace(assignment(created, tmp_path, target=3), device="cuda:99", make_objective=Assignment.make_objective)
     with pytest.raises(WorkError, match="device 'cuda:99' is not here") as raised:
@@ -164,6 +178,7 @@ def test_what_a_worker_cannot_do_is_said_once(created: RDBStorage, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -> None:
     (tmp_path / "URL").write_text(created.url)
     with pytest.raises(WorkError, match=r"failed: .*trial_heartbeats") as raised:
@@ -171,6 +186,7 @@ def test_a_storage_that_fails_is_one_line(created: RDBStorage, tmp_path: Path) -
     assert raised.value.exit_code == 1
 
 
+@on_sqlite
 def test_a_request_error_in_an_objective_gives_the_trial_back(created: RDBStorage, tmp_path: Path) -> None:
     def make(definition: StudyDefinition, device: str, sources: Sources) -> stubs.Stub:
         def act(trial: optuna.Trial, folder: Path) -> None:

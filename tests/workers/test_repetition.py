@@ -34,6 +34,8 @@ from tests.workers.test_budget import finish, start, started
 from tests.workers.test_serving import serve
 from tests.workers.test_worker import counts, run_small, work
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 FIXED: dict[str, Any] = {
     **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
     **{"optimizer": "sgd", "learning_rate": 0.1},
@@ -118,8 +120,15 @@ def test_in_a_space_with_a_range_of_rates_nothing_is_looked_up(name: str) -> Non
     assert definition.configurations is None
 
 
-@pytest.mark.parametrize("sampler", [TPE, {**TPE, "multivariate": False, "group": False}, RANDOM], ids=str)
-@pytest.mark.parametrize("stub", ["quick", "pruned_every_third", "fails_twice"])
+@pytest.mark.parametrize(
+    ("sampler", "stub", "storage_url"),
+    [  # any two of these values occur together
+        (sampler, stub, ("sqlite", "postgresql")[(place + number) % 2])
+        for place, sampler in enumerate((TPE, {**TPE, "multivariate": False, "group": False}, RANDOM))
+        for number, stub in enumerate(("quick", "pruned_every_third", "fails_twice"))
+    ],
+    indirect=["storage_url"],
+)
 def test_a_finite_space_ends_when_every_configuration_is_measured(
     fresh_storage: RDBStorage, tmp_path: Path, sampler: dict[str, Any], stub: str
 ) -> None:

@@ -115,6 +115,7 @@ def interrupted(opened: RDBStorage, folder: Path, target: int) -> None:
 
     def interrupting(*arguments: Any) -> Any:
         objective = bowl(*arguments)
+
         def step_done(number: int) -> None:
             if number == 3:
                 stop.ask()
@@ -130,8 +131,20 @@ def interrupted(opened: RDBStorage, folder: Path, target: int) -> None:
     run_worker(assignment(opened, folder, target=target), interrupting, stop, raise_what_is_given_up)
 
 
+SEARCHES = [
+    *((sampler, "none") for sampler in SAMPLERS),
+    *(("random", pruner) for pruner in PRUNERS if pruner != "none"),
+]
+ON_A_SERVER = {("tpe", "none"), ("cmaes", "none"), ("random", "hyperband"), ("random", "wilcoxon")}  # keep the most
+
+
 @pytest.mark.parametrize(
-    ("sampler", "pruner"), [*((sampler, "none") for sampler in SAMPLERS), *(("random", pruner) for pruner in PRUNERS)]
+    ("sampler", "pruner", "storage_url"),
+    [
+        *((*search, "sqlite") for search in SEARCHES),
+        *((*search, "postgresql") for search in SEARCHES if search in ON_A_SERVER or TRIALS >= ENOUGH),
+    ],
+    indirect=["storage_url"],
 )
 def test_a_study_comes_to_its_trials_and_is_the_same_wherever_it_was_stopped(
     sampler: str, pruner: str, fresh_storage: RDBStorage, tmp_path: Path

@@ -31,6 +31,8 @@ from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.workers.test_worker import assignment, counts, raise_what_is_given_up, run_small
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def test_a_worker_serves_every_unfinished_study_the_oldest_first(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path
@@ -109,6 +111,7 @@ def test_a_worker_serves_the_studies_it_is_told_to(
     assert [(study.name, study.target) for study in unfinished_studies(fresh_storage)] == [("first", 1)]
 
 
+@pytest.mark.spawned
 def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

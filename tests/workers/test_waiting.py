@@ -26,6 +26,8 @@ from tests.program import start_hpo
 from tests.workers.test_serving import serve
 from tests.workers.test_worker import assignment, raise_what_is_given_up
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 @pytest.mark.parametrize("studies", [None, ("later",), ("earlier", "later")])
 def test_a_worker_that_ends_when_all_is_done_waits_for_a_study_first(
@@ -74,6 +76,7 @@ def test_a_worker_ends_at_once_where_all_is_done_and_does_not_wait_for_what_was_
     run_worker(replace(told, studies=None), stubs.quick, Stop(), raise_what_is_given_up)
 
 
+@pytest.mark.spawned
 def test_what_is_waited_for_is_said_and_served_when_it_comes(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,8 @@ from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import create
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def assignment(opened: RDBStorage, folder: Path, *, target: int, stub: str = "quick") -> Assignment:
     return Assignment(
@@ -164,6 +166,7 @@ def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_us
         raise AssertionError
 
     study, random = optuna.load_study(study_name="small", storage=created), Random(0)
+    stops = 50 * int(os.environ.get("HPO_EXAMPLES", 1))
     terms: dict[str, Any] = {"target": 10**6, "run_began_at": 0}
     handler = signal.getsignal(signal.SIGPROF)
     with ExitStack() as stack:
@@ -171,7 +174,7 @@ def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_us
         stack.callback(signal.signal, signal.SIGPROF, handler)
         stack.callback(signal.setitimer, signal.ITIMER_PROF, 0)
         worker = Worker("here", os.getpid(), "cpu", str(lock.file))
-        for _ in range(100):
+        for _ in range(stops):
             trial, stop = start_trial(created, study, small_study, worker, **terms), Stop()
             assert isinstance(trial, optuna.Trial)
             signal.signal(signal.SIGPROF, stop.ask)
@@ -179,7 +182,7 @@ def test_a_stop_at_any_moment_of_a_trial_gives_it_back_and_leaves_the_storage_us
             began = time.monotonic()
             assert run_trial(created, trial, report_for_ever, stop, 30.0)
             assert time.monotonic() - began < 10
-    assert counts(created) == {"FAIL": 100}
+    assert counts(created) == {"FAIL": stops}
 
 
 @pytest.mark.parametrize("moment", ["before it tells", "before it reports"])
