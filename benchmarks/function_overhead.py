@@ -22,6 +22,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from benchmarks.overhead import our_trials
+from hpo.search.samplers import Slot, make_sampler
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
 from hpo.study.definition import StudyDefinition, read_study
@@ -31,7 +32,6 @@ from hpo.study.resolving import resolve_by
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.objective import make_objective
-from hpo.workers.samplers import Slot, make_sampler
 from tests.postgres import TemporaryPostgres
 
 SIZES = (10, 200)  # trials before those that are measured

@@ -18,6 +18,7 @@ from pathlib import Path
 import optuna
 
 from benchmarks.overhead import Objective, plainly
+from hpo.search.samplers import Slot, make_pruner, make_sampler
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import create_study
@@ -28,7 +29,6 @@ from hpo.study.loading import light_card
 from hpo.study.references import Sources
 from hpo.workers.launch import first_attributes, run_study
 from hpo.workers.plan import Plan
-from hpo.workers.samplers import Slot, make_pruner, make_sampler
 from tests.postgres import TemporaryPostgres
 
 WORKERS = 64

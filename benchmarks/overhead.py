@@ -24,6 +24,7 @@ from typing import Any
 import optuna
 
 from benchmarks.many_trials import fill
+from hpo.search.samplers import Slot, make_pruner, make_sampler, suggest
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
@@ -35,7 +36,6 @@ from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.samplers import Slot, make_pruner, make_sampler, suggest
 from tests.postgres import TemporaryPostgres
 
 SIZES = (10, 1_000, 10_000)

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from benchmarks.curves import EPOCHS, Curve, load_curves
-from hpo.workers.pruners import PowerLawPruner
+from hpo.search.pruners import PowerLawPruner
 
 ORDERS = 30
 SUBSETS = 300

@@ -23,9 +23,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from benchmarks.curves import EPOCHS, load_curves
 from benchmarks.surrogate import Surrogate
+from hpo.search.pruners import PowerLawPruner
+from hpo.search.samplers import suggest
 from hpo.study import catalog
-from hpo.workers.pruners import PowerLawPruner
-from hpo.workers.samplers import suggest
 
 TRIALS = 200
 SEARCHES = 20

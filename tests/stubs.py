@@ -12,11 +12,11 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
+from hpo.search.samplers import suggest
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
 from hpo.study.task import Launched, Measurement
 from hpo.workers import worker
-from hpo.workers.samplers import suggest
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ FOLDERS = (
     "text",
     "study",
     "storage",
+    "search",
     "workers",
     "kernels",
     "training",
@@ -35,21 +36,21 @@ TOP = {"hpo", "hpo.__main__", "hpo.entry"}  # beside the folders, and above them
 HOMES = {
     "torch": {"kernels", "training", "tasks"},
     "numba": {"kernels"},
-    "optuna": {"storage", "workers", "analysis", "report", "dashboard", "api"},
+    "optuna": {"storage", "search", "workers", "analysis", "report", "dashboard", "api"},
     "torchvision": {"tasks"},
     "safetensors": {"training"},
     "sqlalchemy": {"storage"},
     "optuna_dashboard": {"dashboard"},
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
-    "scipy": {"workers", "analysis", "training", "tasks"},
+    "scipy": {"search", "analysis", "training", "tasks"},
     "filelock": {"tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
     "pydantic": {"study", "storage", "training", "tasks", "analysis"},
 }
 BY_TORCH = {"kernels", "training", "tasks"}  # folders that know torch and not optuna
-BY_OPTUNA = {"storage", "workers", "analysis", "report", "dashboard"}  # and the other way round
+BY_OPTUNA = {"storage", "search", "workers", "analysis", "report", "dashboard"}  # and the other way round
 EVERYBODYS = {"hpo.training.lr_curve"}  # NumPy alone
 LAZY = {"hpo"}  # imports torch for the type of what it returns
 FILES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in sorted(ROOT.rglob("*.py"))}
@@ -137,7 +138,7 @@ def test_networks_know_torch_alone() -> None:
 PRIVATE = {
     f"hpo.storage.{name}"
     for name in ["artifacts", "backends", "claims", "fast_rdb", "fast_reads", "frozen_trials", "queries", "statements"]
-} | {"hpo.workers.proposals"}
+} | {"hpo.search.proposals"}
 
 
 def test_private_names_of_optuna_stand_in_few_files() -> None:

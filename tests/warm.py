@@ -28,7 +28,7 @@ WARM.set_forkserver_preload(
     [
         *(f"hpo.cli.{file.removesuffix('.py').replace('/', '.')}" for file, _ in COMMANDS.values()),
         *("hpo.analysis.confirmation", "hpo.training.export", "hpo.dashboard.note", "hpo.workers.objective"),
-        *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.workers.samplers", "tests.program"),
+        *("hpo.workers.launch", "hpo.report.html", "hpo.report.sections", "hpo.search.samplers", "tests.program"),
         *("alembic.command", "numba", "plotly.graph_objects", "sklearn.datasets", "torch._dynamo"),  # imported in use
         *("hpo.tasks.digit_pairs.mlp_rounds", "hpo.tasks.function", "psycopg", "tests.chaos.parent", "tests.stubs"),
         "tests.preloaded",

@@ -104,6 +104,13 @@ def read_slots(storage: RDBStorage, name: str) -> Slots:
     return Slots(complete, pruned, running, free, sum(int(row[3]) for row in rows))
 
 
+@retried
+def read_taken(storage: RDBStorage, name: str) -> set[int]:
+    """Returns the slots of a study with a finished or running trial."""
+    with reading(storage) as connection:
+        return set(connection.execute(_select_slots()[1], {STUDY: name}).scalars())
+
+
 @cache  # to make such a statement takes several milliseconds, and each trial needs all of them
 def _select_slots() -> tuple[sa.Select[Any], sa.Select[Any]]:
     """Returns the statements that count a study's slots by rank, and that read them all."""

@@ -73,13 +73,15 @@ def create_study(
         is_fit = study.directions == [StudyDirection[metric.direction.upper()]]
         if not is_fit or not (are_ours(known) or _is_empty(study, attributes)):
             raise not_ours(storage, name)
-        if not are_ours(known):
-            for key, value in {**attributes, "identity": uuid.uuid4().hex}.items():
-                study.set_user_attr(key, value)
+        largest = target if lower else max(target, stored_target(known))
+        asked = {"target": largest if most is None else min(largest, most)}
+        # The identity at the end: from then on it is ours, and whoever waits for it is to find all the rest.
+        new = {} if are_ours(known) else {**attributes, **asked, "identity": uuid.uuid4().hex}
+        if new:
             with experimental():
                 study.set_metric_names([metric.axis_title])
-        largest = target if lower else max(target, stored_target(known))
-        study.set_user_attr("target", largest if most is None else min(largest, most))
+        for key, value in (new or asked).items():
+            study.set_user_attr(key, value)
 
 
 def stored_target(attributes: Mapping[str, Any]) -> int:
@@ -90,8 +92,9 @@ def stored_target(attributes: Mapping[str, Any]) -> int:
 
 def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:
     """Says whether a study has no trials, and no attributes but some that it is about to be given."""
-    ours = {**attributes, "versions": study.user_attrs.get("versions")}  # the creator that died may have had others
-    return study.user_attrs.items() <= ours.items() and not study.get_trials(deepcopy=False)
+    known = study.user_attrs
+    ours = {**attributes, **{key: known.get(key) for key in ("versions", "target")}}  # whoever died may have had others
+    return known.items() <= ours.items() and not study.get_trials(deepcopy=False)
 
 
 def is_old(attributes: Mapping[str, Any]) -> bool:

@@ -176,8 +176,10 @@ def load_task(definition: StudyDefinition, *, study: str, sources: Sources = NOW
         return _load_code(reference, settings, sources)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: {explain(error, within='task')}") from error
-    except (StudyError, DatasetError, ValueError) as error:
-        raise type(error)(f"study {study!r}: task: {error}") from error
+    except DatasetError as error:
+        raise DatasetError(f"study {study!r}: task: {error}") from error
+    except (StudyError, ValueError) as error:
+        raise StudyError(f"study {study!r}: task: {error}") from error
 
 
 def _shipped(definition: StudyDefinition) -> Any:

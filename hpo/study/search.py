@@ -101,7 +101,7 @@ class PercentilePruner(Table):
 class PowerLawPruner(Table):
     """Prunes what, drawn on to the last epoch, ends above `margin` times the best finished trial.
 
-    `hpo/workers/pruners.py` has it.
+    `hpo/search/pruners.py` has it.
     """
 
     name: Literal["power_law"]

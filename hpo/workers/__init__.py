@@ -1,1 +1,1 @@
-"""Who runs trials: the budget, processes and their supervisor, samplers, pruners."""
+"""Who runs trials: the budget, processes and their supervisor."""

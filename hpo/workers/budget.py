@@ -12,44 +12,30 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum, auto
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.errors import WorkError
+from hpo.search.samplers import Slot, enqueued_fault, make_sampler, suggest
 from hpo.storage.backends import lost_lock, start_lock
-from hpo.storage.claims import FINISHED, ActiveClaim, read_failures, read_running, read_slots
+from hpo.storage.claims import FINISHED, ActiveClaim, read_running
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import LockLost
-from hpo.storage.queries import read_trials
 from hpo.storage.retry import retried
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, batch_writes, enqueued_params, speaking_for, trial_id_of
 from hpo.study.definition import StudyDefinition
 from hpo.study.repetition import identity_of
-from hpo.text.commands import command_here
-from hpo.text.formatting import count
 from hpo.workers.liveness import probe
-from hpo.workers.samplers import Slot, enqueued_fault, make_sampler, suggest
+from hpo.workers.slots import NoTrial, find_slot, measured
 
-SAME_FAILURES = 3  # trials in a row that fail by one error, before any has finished, end a run
 MOST_LOST_LOCKS = 3  # one after the other, before the connection is blamed
-
-
-class NoTrial(Enum):
-    """Why no trial was started."""
-
-    DONE = auto()
-    """The study has all the trials asked for."""
-    TAKEN = auto()
-    """All that are missing are running; should one of them fail, its slot is free again."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,7 @@ def look_for_slot(
     The arguments and errors are those of `start_trial`.
     """
     with start_lock(storage, study).hold(stop):
-        fail_dead_trials(storage, study, grace_seconds=definition.run.grace_seconds, heartbeats=heartbeats)
+        fail_dead_trials(storage, study, definition.run.grace_seconds, heartbeats)
         return find_slot(storage, study, definition, target=target, run_began_at=run_began_at)
 
 
@@ -108,7 +94,7 @@ def start_trial(
 ) -> optuna.Trial | NoTrial:
     """Starts the next trial of a study, claimed for `worker`, unless it has `target` finished or living ones.
 
-    Begins anew where the start lock was lost meanwhile, the database went away, or an enqueued trial was refused.
+    Begins anew where the start lock was lost meanwhile, or an enqueued trial was refused.
 
     Args:
         study: its sampler is replaced by the one for this trial.
@@ -122,12 +108,9 @@ def start_trial(
         Stopped: where `stop` said so.
     """
     lock, name, lost = start_lock(storage, study.study_name), study.study_name, 0
-    grace_seconds = definition.run.grace_seconds
     while True:
         with suppress(LockLost), lock.hold(stop):
-            fail_dead_trials(
-                storage, name, grace_seconds=grace_seconds, heartbeats=heartbeats, starting=worker, mine=mine
-            )
+            fail_dead_trials(storage, name, definition.run.grace_seconds, heartbeats, starting=worker, mine=mine)
             slot = find_slot(storage, name, definition, target=target, run_began_at=run_began_at)
             if isinstance(slot, NoTrial):
                 return slot
@@ -161,29 +144,16 @@ def _propose(storage: RDBStorage, trial: optuna.Trial, definition: StudyDefiniti
         suggest(trial, definition)
     if not is_enqueued:
         return None
-    others = _measured(storage, trial.study.study_name, (*FINISHED, TrialState.RUNNING), but=trial.number)
+    others = measured(storage, trial.study.study_name, (*FINISHED, TrialState.RUNNING), but=trial.number)
     return "it is measured already, or running" if identity_of(trial.params) in others else None
-
-
-def most_trials(storage: RDBStorage, study: str, definition: StudyDefinition) -> int | None:
-    """Returns at how many finished trials every configuration is measured; None where they are countless."""
-    if definition.configurations is None:
-        return None
-    finished = read_slots(storage, study).finished
-    return finished + definition.configurations - len(_measured(storage, study, FINISHED))
-
-
-def _measured(storage: RDBStorage, study: str, states: Collection[TrialState], but: int | None = None) -> set[Hashable]:
-    trials = read_trials(storage, study, states=states)
-    return {identity_of(trial.params) for trial in trials if trial.number != but}
 
 
 def fail_dead_trials(
     storage: RDBStorage,
     study: str,
-    *,
     grace_seconds: float,
     heartbeats: Heartbeats | None = None,
+    *,
     starting: Worker | None = None,
     mine: Collection[int] = (),
 ) -> None:
@@ -241,57 +211,3 @@ def _refuse(storage: RDBStorage, trial: optuna.Trial, fault: str) -> None:
     with suppress(UpdateFinishedTrialError, TrialGone):
         trial.set_user_attr("refused", f"enqueued, but {fault}")
         storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
-
-
-def find_slot(
-    storage: RDBStorage, study: str, definition: StudyDefinition, *, target: int, run_began_at: int
-) -> Slot | NoTrial:
-    """Returns the slot of the next trial; needs the start lock for the answer to stay true.
-
-    Raises:
-        WorkError: where too many trials of this run failed, or its first ones all failed by the same error.
-    """
-    slots = read_slots(storage, study)
-    if slots.finished >= target:
-        return NoTrial.DONE
-    errors = [failure for failure in read_failures(storage, study) if failure.by_error]
-    recent = sum(failure.number >= run_began_at for failure in errors)
-    if recent >= definition.run.max_failed_trials:
-        raise WorkError(
-            f"study {study!r}: {count(recent, 'trial')} failed by an error, as many as "
-            f"run.max_failed_trials allows, the last by {_errors(storage, study, run_began_at)[-1]}; "
-            f"{command_here('trials', '--study', study)} shows all"
-        )
-    if recent >= SAME_FAILURES and not slots.finished:
-        _check_differ(storage, study, run_began_at)
-    # The lowest free slot is not just their number: a worker that lost the lock may be adding a trial, to fail it.
-    if slots.finished + slots.running >= target or slots.lowest_free >= target:
-        return NoTrial.TAKEN
-    different = definition.configurations
-    if different is not None and slots.finished + slots.running >= different:
-        measured = _measured(storage, study, FINISHED)
-        if len(measured) >= different:
-            return NoTrial.DONE
-        if len(measured | _measured(storage, study, (TrialState.RUNNING,))) >= different:
-            return NoTrial.TAKEN
-    return Slot(slots.lowest_free, failures=sum(failure.slot == slots.lowest_free for failure in errors))
-
-
-def _check_differ(storage: RDBStorage, study: str, run_began_at: int) -> None:
-    """Makes sure that the latest trials of this run did not all fail by the same error: then so would the next.
-
-    Raises:
-        WorkError: with that error.
-    """
-    last = _errors(storage, study, run_began_at)[-SAME_FAILURES:]
-    if len(last) == SAME_FAILURES and len(set(last)) == 1:
-        raise WorkError(
-            f"study {study!r}: {SAME_FAILURES} trials in a row failed by the same error, before any finished: "
-            f"{last[0]}; {command_here('trials', '--study', study)} shows their configurations"
-        )
-
-
-def _errors(storage: RDBStorage, study: str, run_began_at: int) -> list[str]:
-    """Returns the errors by which trials of this run failed."""
-    failed = read_trials(storage, study, states=(TrialState.FAIL,))
-    return [str(one.attributes["error"]) for one in failed if one.number >= run_began_at and "error" in one.attributes]

@@ -174,16 +174,8 @@ def serve(
     """
     there = _find_studies(storage, studies)
     before = {name: read_status(storage, name).trials for name in studies or there if name in there}
-    assignment = Assignment(
-        url=storage.url,
-        studies=studies,
-        began_at=before,
-        exit_when_done=exit_when_done,
-        device="",
-        at_once=at_once,
-        sources=sources,
-        make_objective=make_objective,
-    )
+    terms: dict[str, Any] = {"at_once": at_once, "exit_when_done": exit_when_done, "make_objective": make_objective}
+    assignment = Assignment(url=storage.url, studies=studies, began_at=before, device="", sources=sources, **terms)
 
     def look() -> None:
         show(read_statuses(storage, studies or own_studies(storage)))

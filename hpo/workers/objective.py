@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 
 from hpo.provenance import versions
+from hpo.search.samplers import suggest
 from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task, open_task
@@ -25,7 +26,6 @@ from hpo.study.task import Launched, Measurement, Params, Task, measure_in_turn
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets
 from hpo.workers.checking import chosen_params
-from hpo.workers.samplers import suggest
 
 LAST_TEXTS = 10  # of what a trial prints between two waits for its device, that are kept
 

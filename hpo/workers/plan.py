@@ -26,8 +26,8 @@ from hpo.study.resolving import resolve
 from hpo.text.formatting import count
 from hpo.text.names import check_name
 from hpo.text.secrets import show_url
-from hpo.workers.budget import most_trials
 from hpo.workers.messages import Checked
+from hpo.workers.slots import most_trials
 
 BESIDE = "--name NEW starts a new study"
 

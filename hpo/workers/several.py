@@ -152,8 +152,8 @@ class Running:
         return len(self._trials) < before
 
     def wait(self) -> None:
-        """Waits a moment, unless one is ready."""
-        if not any(trial.is_ready() for _, trial in self._trials.values()):
+        """Waits a moment, unless one is ready, or there is none."""
+        if self._trials and not any(trial.is_ready() for _, trial in self._trials.values()):
             time.sleep(POLL_SECONDS)
 
     def give_back(self) -> None:

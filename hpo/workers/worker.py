@@ -20,6 +20,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from hpo.errors import HpoError, StorageGone, UnknownName, WorkError
+from hpo.search.samplers import concerns, make_pruner
 from hpo.storage.backends import open_storage
 from hpo.storage.fast_reads import TrialGone
 from hpo.storage.locks import Stopped
@@ -29,13 +30,13 @@ from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
-from hpo.workers.budget import Heartbeats, NoTrial, look_for_slot, start_trial
+from hpo.workers.budget import Heartbeats, look_for_slot, start_trial
 from hpo.workers.checking import open_stored
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import Assignment, Began, Ended, GaveUp, StepDone
-from hpo.workers.samplers import concerns, make_pruner
 from hpo.workers.several import PATIENCE_SECONDS, Running, Underway
+from hpo.workers.slots import NoTrial
 
 
 class Objective(Protocol):
@@ -78,22 +79,21 @@ def _work(server: _Server, stop: Stop) -> None:
     pause, look_again = SHORTEST_PAUSE_SECONDS, 0.0
     try:
         while not stop.asked:
-            if server.running.go_on():
-                look_again = 0.0  # a trial that ended may have left its slot free
-            if server.has_room() and time.monotonic() >= look_again:
+            ended = server.running.go_on()  # which may have left a slot free
+            if server.has_room() and (ended or not server.running or time.monotonic() >= look_again):
                 outcome = server.work()
                 if outcome is None:
                     pause = SHORTEST_PAUSE_SECONDS
                     continue
                 is_done = outcome is NoTrial.DONE and not server.running and server.assignment.exit_when_done
-                if is_done and not server.awaits_a_study():
-                    break
-                look_again = time.monotonic() + pause
+                if is_done and not server.awaits_a_study() and server.work() is NoTrial.DONE:
+                    break  # looked for twice: one that was awaited may have come in between
+                if server.running:
+                    look_again = time.monotonic() + pause
+                else:
+                    time.sleep(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
-            if server.running:
-                server.running.wait()
-            else:
-                time.sleep(max(0.0, look_again - time.monotonic()))
+            server.running.wait()
     finally:
         server.running.give_back()
 

@@ -19,6 +19,7 @@ from hpo.analysis.reproduction import (
 )
 from hpo.errors import UnknownName
 from hpo.report.reproduction import draw, fill, render, table_of, write_document
+from hpo.search.samplers import suggest
 from hpo.storage.queries import count_trials
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import trial_id_of
@@ -26,7 +27,6 @@ from hpo.study import catalog
 from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
 from hpo.training.network_summary import describe
 from hpo.workers.budget import start_trial
-from hpo.workers.samplers import suggest
 from tests.conftest import create, defined
 
 

@@ -21,12 +21,12 @@ import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm
 
+from hpo.search.samplers import suggest
 from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
 from hpo.workers import budget
-from hpo.workers.budget import NoTrial
-from hpo.workers.samplers import suggest
+from hpo.workers.slots import NoTrial
 
 INSIDE_LOCK = "inside the lock"
 IN_TRANSACTION = "in the insert's transaction"

@@ -21,6 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
+from hpo.search.samplers import concerns
 from hpo.storage.backends import open_storage, start_lock
 from hpo.storage.claims import FINISHED, read_failures, read_slots
 from hpo.storage.fast_reads import TrialGone
@@ -32,9 +33,9 @@ from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import show_only, trial_id_of
 from hpo.study.repetition import identity_of
 from hpo.workers import budget
-from hpo.workers.budget import Heartbeats, NoTrial, find_slot, start_trial
+from hpo.workers.budget import Heartbeats, start_trial
 from hpo.workers.liveness import LivenessLock
-from hpo.workers.samplers import concerns
+from hpo.workers.slots import NoTrial, find_slot
 from hpo.workers.status import read_status
 from tests.conftest import SMALL_STUDY, create, defined, thorough
 from tests.postgres import TemporaryPostgres

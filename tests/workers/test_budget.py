@@ -15,16 +15,17 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import WorkError
+from hpo.search.pruners import PowerLawPruner
+from hpo.search.samplers import Slot, make_pruner, make_sampler, suggest
 from hpo.storage.claims import Slots, read_running, read_slots
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_definition
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import ask, trial_id_of
 from hpo.study.definition import StudyDefinition
-from hpo.workers.budget import Heartbeats, NoTrial, fail_trial_of, start_trial
+from hpo.workers.budget import Heartbeats, fail_trial_of, start_trial
 from hpo.workers.liveness import LivenessLock, probe
-from hpo.workers.pruners import PowerLawPruner
-from hpo.workers.samplers import Slot, make_pruner, make_sampler, suggest
+from hpo.workers.slots import NoTrial
 from hpo.workers.status import read_status
 from tests.conftest import SMALL_STUDY, create, defined
 
@@ -259,6 +260,7 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(
     given: dict[str, Any] = {}
     kind = "sampler" if name.endswith("Sampler") else "pruner"
     monkeypatch.setattr(getattr(optuna, f"{kind}s"), name, lambda **arguments: given.update(arguments))
+    monkeypatch.setattr("hpo.search.samplers.Hyperband", optuna.pruners.HyperbandPruner)  # else it is its heir
     definition = defined({**SMALL_STUDY, kind: settings}, name="small")
     make_sampler(definition, Slot(0, failures=0)) if kind == "sampler" else make_pruner(definition)
     assert given.items() >= {key: value for key, value in settings.items() if key != "name"}.items()

@@ -172,7 +172,7 @@ def test_a_study_of_code_is_joined_only_where_its_code_is_allowed_and_the_same(t
     other.mkdir()
     more = ("optimize", "--study", "mine", "--trials", "4", "--workers", "1", "--storage", url)
     assert_one_line(
-        hpo_in_one_process(*more, folder=other), 2, "is opened only where that is allowed: --allow mine.py:f"
+        hpo_in_one_process(*more, folder=other), 2, "--code DIR, the folder that has it, and --allow mine.py:f"
     )
     allowed = (*more, "--allow", "mine.py:*")
     assert "mine.py is not in" in hpo_in_one_process(*allowed, folder=other).stderr

@@ -10,13 +10,13 @@ from optuna.trial import TrialState
 
 from hpo.analysis.results import read_best, read_rows
 from hpo.errors import RequestError
+from hpo.search.samplers import suggest
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task
 from hpo.training.device import find_device
 from hpo.workers.objective import make_objective
-from hpo.workers.samplers import suggest
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, defined, work
 
 

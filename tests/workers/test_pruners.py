@@ -3,7 +3,7 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from hpo.workers.pruners import PowerLawPruner, extrapolate
+from hpo.search.pruners import PowerLawPruner, extrapolate
 
 
 @pytest.mark.parametrize("exponent", [-0.5, -1.2])

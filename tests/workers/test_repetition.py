@@ -13,6 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StudyError
+from hpo.search.samplers import suggest
 from hpo.storage.backends import open_storage
 from hpo.storage.claims import FINISHED
 from hpo.storage.queries import read_trials, study_attributes
@@ -25,10 +26,9 @@ from hpo.study.repetition import count_configurations, identity_of, neighbours
 from hpo.study.space import IntRange
 from hpo.study.task import Params
 from hpo.workers import budget
-from hpo.workers.budget import NoTrial
 from hpo.workers.launch import begin
 from hpo.workers.plan import find_study, make_plan
-from hpo.workers.samplers import suggest
+from hpo.workers.slots import NoTrial
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.workers.test_budget import finish, start, started
 from tests.workers.test_serving import serve

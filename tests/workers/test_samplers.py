@@ -16,6 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StudyError
+from hpo.search.proposals import make_search
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import StoredTrial, read_trials
 from hpo.study.definition import StudyDefinition
@@ -23,7 +24,6 @@ from hpo.study.references import Sources
 from hpo.study.task import Measurement, Metric, Params, Round
 from hpo.workers.evaluate import Stop
 from hpo.workers.objective import Objective
-from hpo.workers.proposals import make_search
 from hpo.workers.worker import run_worker
 from tests.conftest import SMALL_STUDY, create, defined, work
 from tests.workers.test_worker import assignment, raise_what_is_given_up

@@ -19,12 +19,12 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.references import Sources
 from hpo.workers import launch as optimize
 from hpo.workers import supervisor as supervisor
-from hpo.workers.budget import NoTrial
 from hpo.workers.evaluate import Stop
 from hpo.workers.launch import begin
 from hpo.workers.liveness import LivenessLock
 from hpo.workers.messages import Began, Ended, GaveUp, StepDone
 from hpo.workers.plan import find_study, make_plan
+from hpo.workers.slots import NoTrial
 from hpo.workers.status import Status
 from hpo.workers.worker import _Server, run_worker
 from tests import stubs

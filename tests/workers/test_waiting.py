@@ -76,7 +76,6 @@ def test_a_worker_ends_at_once_where_all_is_done_and_does_not_wait_for_what_was_
     run_worker(replace(told, studies=None), stubs.quick, Stop(), raise_what_is_given_up)
 
 
-@pytest.mark.spawned
 def test_what_is_waited_for_is_said_and_served_when_it_comes(
     fresh_storage: RDBStorage, small_study: StudyDefinition, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import StudyError, suggestion
+from hpo.search.proposals import Given, Unmeasured, distribution_of, make_search
+from hpo.search.pruners import Hyperband, PowerLawPruner
 from hpo.seeding import derive_seed
 from hpo.storage.backends import experimental
 from hpo.storage.trial_attributes import is_ours
@@ -44,8 +46,6 @@ from hpo.study.space import (
     one_of,
 )
 from hpo.study.task import Params, Value
-from hpo.workers.proposals import Given, Unmeasured, distribution_of, make_search
-from hpo.workers.pruners import Hyperband, PowerLawPruner
 
 PRUNERS = {  # names of optuna.pruners
     "none": "NopPruner",

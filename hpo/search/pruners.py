@@ -14,7 +14,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.workers.proposals import numbered
+from hpo.search.proposals import numbered
 
 STEEPEST = 3.0  # a power of the epoch; steeper than any curve that was recorded, and it tames an error of zero
 SPAN = 2  # reports back from the last: over one alone the slope is mostly noise
