@@ -27,8 +27,8 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
     """Returns a study's trials, one flat dictionary each, as `pandas.DataFrame` takes them.
 
     Keys: number, state, value and std (in the metric's unit; None for what was not measured to the end), `round N` for
-    the error of each round, the parameters by their names, label, published_mean and published_std of listed trials,
-    seconds, device, and error for what failed.
+    the error of each round, the parameters by their names (None for one that a trial lacks), label, published_mean
+    and published_std of listed trials, seconds, device, and error for what failed.
 
     Args:
         study: its name in the storage.
@@ -38,13 +38,16 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
         hpo.errors.HpoError: where there is no such storage or study.
     """
     from hpo.analysis.results import flatten, read_rows
+    from hpo.errors import RequestError
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_definition
     from hpo.storage.url import find_url
 
+    if not isinstance(study, str):
+        raise RequestError(f"a study's name must be a text, but is {study!r}")
     opened = open_storage(find_url(storage))
-    first_round = read_definition(opened, study).protocol.first_round
-    return [flatten(row, first_round) for row in read_rows(opened, study)]
+    definition = read_definition(opened, study)
+    return [flatten(row, definition) for row in read_rows(opened, study)]
 
 
 def load_network(

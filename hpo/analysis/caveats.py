@@ -9,6 +9,9 @@ SELECTION_BIAS = "the best of many noisy results looks better than it is (select
 NEW_SELECTION = "picking a different one now is a new selection and biases its figure"
 
 
+SEED_UNUSED = "every round of a configuration came to the same; if it should not, its seed is not used"
+
+
 def beside_search(searched: float, optimism: float, unit: str, scale: float | None) -> str:
     """Returns what the search had reported, and by how much too well; `scale` as in `figure`."""
     reported, off = figure(searched, unit, scale), figure(abs(optimism), unit, scale)

@@ -22,6 +22,7 @@ from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import MetricCard
+from hpo.study.references import study_words
 from hpo.text.commands import command_here
 from hpo.text.formatting import count, figure, interval, p_value, points, rounds_on
 
@@ -51,6 +52,7 @@ class Comparison:
         source: the study whose rounds they are: the study itself, or a confirmation of it.
         is_biased: whether some were chosen for being good by the very rounds that they are compared on.
         winner: whom the study had first before these rounds were measured; None where they are its own.
+        words: by which a command measures the study.
         contrasts: of the best with each of the others.
         pairs: for how many the p values are corrected.
     """
@@ -65,9 +67,13 @@ class Comparison:
     contrasts: list[Contrast]
     pairs: int
     winner: str | None = None
+    words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return answer(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
+        printer.text(str(self))
 
 
 def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Comparison:
@@ -83,20 +89,22 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     """
     if len(names) == 1:
         raise RequestError(f"name two to compare, or none, but there is {names[0]!r} alone")
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"{name!r} is named twice; name two that differ")
     definition = read_definition(storage, study)
     if definition.trial:
         found = [_compared(entry.label, trial) for entry, trial in read_entries(storage, study)]
         chosen = _choose(found, names) if names else found
         return _comparison(storage, study, study, chosen, is_biased=False)
-    numbers = list(dict.fromkeys(map(_number, names)))
+    numbers, best = list(map(_number, names)), read_best(storage, study).trial
     for confirmation in read_confirmations(storage, study):
         confirmed = {one.trial: one for one in confirmation.confirmed}
-        if len(confirmed) > 1 and (not numbers or set(numbers) <= confirmed.keys()):
+        if len(confirmed) > 1 and set(numbers or [best]) <= confirmed.keys():  # one of an earlier best says nothing
             return _of_confirmation(storage, study, confirmation, numbers or list(confirmed))
     if numbers:
         trials = [read_trial(storage, study, number) for number in numbers]
     else:
-        read_best(storage, study)  # says so where there is none
         trials = read_trials(storage, study, states=(TrialState.COMPLETE,), best=2)
     chosen = [_compared(f"trial {trial.number}", trial) for trial in trials]
     return _comparison(storage, study, study, chosen, is_biased=True)
@@ -168,8 +176,9 @@ def _comparison(
 ) -> Comparison:
     if len(chosen) < 2:
         raise StorageError(
-            f"study {study!r} has fewer than two configurations that were measured in all rounds; "
-            f"{command_here('status', '--study', study)} tells how far it is"
+            f"study {study!r} has {count(len(chosen), 'configuration')} that {'was' if len(chosen) == 1 else 'were'} "
+            f"measured in all rounds, but it takes two to compare; {command_here('status', '--study', study)} tells "
+            "how far it is"
         )
     definition, card = read_definition(storage, source), read_card(storage, source)
     metric = card.metric
@@ -193,6 +202,7 @@ def _comparison(
             for place in range(1, len(ranked))
         ],
         pairs=len(differences),
+        words=tuple(study_words(study, definition.references)),
     )
 
 

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from pydantic import Field, ValidationError
 
 from hpo import limits
+from hpo.analysis.caveats import beside_search
 from hpo.analysis.results import Best, entry_of, read_best, read_entries
 from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
@@ -31,6 +32,7 @@ from hpo.study.definition import Entry, StudyDefinition, derived_table
 from hpo.study.repetition import identity_of
 from hpo.study.resolving import resolve_derived
 from hpo.study.schema import Table
+from hpo.text.formatting import interval, rounds_on, spread
 from hpo.text.names import free_name
 
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
@@ -82,6 +84,11 @@ class Confirmed:
         """The deviation of the fresh rounds."""
         return stdev(self.errors)
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it is of a list, and has a label."""
+        return self.name != f"trial {self.trial}"
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -120,6 +127,19 @@ class Confirmation:
     metric: MetricCard
     confirmed: list[Confirmed]
     contrasts: list[Contrast]
+
+    def __str__(self) -> str:
+        first, unit = self.confirmed[0], self.metric.unit
+        which = f"{first.name}, the list's best" if first.is_labelled else f"best {first.name}"
+        return (
+            f"study {self.study}: {which}: {self.metric.title} {spread(first.mean.estimate, None, unit)} "
+            f"(95 %: {interval(first.mean.low, first.mean.high, unit)}) on "
+            f"{rounds_on(self.rounds, self.dataset, 'fresh round', 'of')}; "
+            f"{beside_search(first.searched, first.optimism, unit, first.std)}"
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
+        printer.text(str(self))
 
 
 def define_confirmation(

@@ -15,6 +15,7 @@ from hpo.storage.queries import StoredTrial, read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.definition import Entry, StudyDefinition
 from hpo.text.commands import command_here
+from hpo.text.formatting import over_rounds, spread
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,17 @@ class Best:
     confirmed: dict[str, Any] | None
     label: str | None = None
 
+    def __str__(self) -> str:
+        extreme = "highest" if self.direction == "maximize" else "lowest"
+        which = f"trial {self.trial}" if self.label is None else f"{self.label} (trial {self.trial})"
+        return (
+            f"study {self.study}: {which} has the {extreme} {self.title}, {spread(self.value, self.std, self.unit)} "
+            f"({over_rounds(self.rounds, self.dataset)})"
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
+        printer.text(str(self))
+
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     """Returns all trials of a study."""
@@ -77,16 +89,13 @@ def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     return [_row(trial, listed) for trial in read_trials(storage, study, foreign=True)]
 
 
-def flatten(row: TrialRow, first_round: int) -> dict[str, Any]:
-    """Returns a trial as one flat dictionary, its rounds and parameters among the keys.
-
-    Args:
-        first_round: the number of the study's first round.
-    """
+def flatten(row: TrialRow, definition: StudyDefinition) -> dict[str, Any]:
+    """Returns a trial as one flat dictionary, its rounds and all parameters of its study among the keys."""
     published = row.published or {}
     return {
         **{key: getattr(row, key) for key in ("number", "state", "value", "std")},
-        **{f"round {r}": error for r, error in enumerate(row.errors or [], first_round)},
+        **{f"round {r}": error for r, error in enumerate(row.errors or [], definition.protocol.first_round)},
+        **dict.fromkeys(definition.parameters),
         **row.params,
         "label": row.label,
         "published_mean": published.get("mean"),
@@ -99,7 +108,7 @@ def columns_of(definition: StudyDefinition) -> list[str]:
     """Returns the keys of a study's flat trials, in their order, whether or not it has any trial yet."""
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(TrialRow))
     whole = {"errors": [0.0] * definition.protocol.rounds, "params": dict.fromkeys(definition.parameters)}
-    return list(flatten(TrialRow(**{**nothing, **whole}), definition.protocol.first_round))
+    return list(flatten(TrialRow(**{**nothing, **whole}), definition))
 
 
 def read_best(storage: RDBStorage, study: str) -> Best:

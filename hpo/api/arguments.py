@@ -34,7 +34,7 @@ def in_python(method: Callable[P, R]) -> Callable[P, R]:
     return reworded
 
 
-def check_given(study: Any, space: Any, configurations: Any, settings: Any) -> None:
+def check_given(study: Any, space: Any, configurations: Any, settings: Any, name: Any) -> None:
     """Makes sure that what is given to a study is of the kinds that it takes.
 
     Raises:
@@ -43,6 +43,13 @@ def check_given(study: Any, space: Any, configurations: Any, settings: Any) -> N
     for key, value in (("space", space), ("configurations", configurations), ("settings", settings)):
         if value is not None and not isinstance(value, Mapping):
             raise RequestError(f"{key} must be a dictionary, but is {shown(value)}")
+    for key, value in (space or {}).items():
+        if isinstance(value, tuple):
+            raise RequestError(
+                f"space[{key!r}] must be a list of values, or a range as {{'low': 0.0, 'high': 1.0}}, but is a tuple"
+            )
+    if name is not None and not isinstance(name, str):
+        raise RequestError(f"name must be a text, but is {shown(name)}")
     for label, params in (configurations or {}).items():
         if not isinstance(params, Mapping):
             raise RequestError(f"configurations[{label!r}] must be a dictionary, but is {shown(params)}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable
-from types import CodeType, ModuleType
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import CodeType, ModuleType, NoneType
 from typing import Any
 
 from hpo.study.references import SESSION, Reference
@@ -35,12 +36,25 @@ def is_importable(function: Callable[..., Any]) -> bool:
 
 
 def hash_of(function: Callable[..., Any]) -> str:
-    """Returns the SHA-256 of a function and the plain values that it holds, without what it calls."""
+    """Returns the SHA-256 of a function and the plain values that it holds, without what it calls and reads."""
+    if isinstance(function, partial):
+        held = [*function.args, *function.keywords.values()]
+        return hashlib.sha256(repr((hash_of(function.func), _plain(held))).encode()).hexdigest()
+    owner = getattr(function, "__self__", function)  # of a method; an object that is called is its own
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    held += getattr(function, "__defaults__", None) or ()
-    plain = [repr(one) for one in held if isinstance(one, bool | int | float | str | bytes | None)]
-    return hashlib.sha256(repr((_described(code), plain)).encode()).hexdigest()
+    held += [*(getattr(function, "__defaults__", None) or ()), *getattr(owner, "__dict__", {}).values()]
+    return hashlib.sha256(repr((_described(code), _plain(held))).encode()).hexdigest()
+
+
+def _plain(values: Iterable[Any]) -> list[str]:
+    """Returns those values that Python writes the same in every session: numbers, texts, and lists of such."""
+    kinds = (bool, int, float, str, bytes, NoneType)
+    return [
+        repr(one)
+        for one in values
+        if isinstance(one, kinds) or (isinstance(one, list | tuple) and all(isinstance(part, kinds) for part in one))
+    ]
 
 
 def _described(code: Any) -> Any:

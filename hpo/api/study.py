@@ -19,7 +19,7 @@ from hpo.api.arguments import check_given, check_of_function, check_whole, in_py
 from hpo.api.progress import Progress
 from hpo.api.session import hash_of, reference_of
 from hpo.cli.arguments import StudyName
-from hpo.errors import RequestError, WorkError
+from hpo.errors import RequestError, WorkError, explain_os_error
 from hpo.report.html import write_report
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
@@ -97,7 +97,7 @@ class Study:
         allow: Sequence[str] = (),
         device: str = "auto",
     ) -> None:
-        check_given(study, space, configurations, settings)
+        check_given(study, space, configurations, settings, name)
         check_of_function(metric, unit, direction)
         assign_devices("1", device)
         self.storage, self._device = find_url(storage), device
@@ -200,8 +200,8 @@ class Study:
     def trials(self) -> list[dict[str, Any]]:
         """Returns the trials, one flat dictionary each, as `pandas.DataFrame` takes them; see `hpo.load_results`."""
         opened = open_storage(self.storage)
-        first = read_definition(opened, self.name).protocol.first_round
-        return [flatten(row, first) for row in read_rows(opened, self.name)]
+        definition = read_definition(opened, self.name)
+        return [flatten(row, definition) for row in read_rows(opened, self.name)]
 
     @in_python
     def compare(self, *names: str | int) -> Comparison:
@@ -214,11 +214,14 @@ class Study:
         return compare(open_storage(self.storage), self.name, [str(name) for name in names])
 
     @in_python
-    def report(self, folder: str | Path) -> Path:
+    def report(self, folder: str | Path = "report") -> Path:
         """Writes the results into a folder, as an HTML page and as Markdown; returns the page's file."""
         found = read_report(open_storage(self.storage), self.name)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        files, _ = write_report(found, Path(folder))
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            files, _ = write_report(found, Path(folder))
+        except OSError as error:
+            raise RequestError(explain_os_error(error)) from error
         return files[0]
 
     def _define(self, table: Mapping[str, Any]) -> None:

@@ -75,6 +75,11 @@ class StudyName(click.ParamType[str]):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def complete_first(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes the study that is the first of several words."""
+    return [] if ctx.params.get(param.name or "") else StudyName().shell_complete(ctx, param, incomplete)
+
+
 class Host(click.ParamType[str]):
     """What a machine is called, or its address."""
 

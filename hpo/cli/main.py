@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,16 @@ class _Program(click.Group):
             if is_behind(error):
                 sys.exit(INTERRUPTED)
             message, exit_code = _explain(error)
-            say(f"hpo: {message}", err=True)
+            say(_fitting(f"hpo: {message}"), err=True)
             sys.exit(exit_code)
+
+
+def _fitting(line: str) -> str:
+    """Returns a line as it is, or where it goes to a terminal wrapped between words, which a terminal would cut."""
+    if not sys.stderr.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

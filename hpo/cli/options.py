@@ -89,6 +89,17 @@ def study_option(
     return decorate
 
 
+def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Returns what completes the name of a sampler or a pruner."""
+
+    def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from hpo.study import search
+
+        return [name for name in search.names_of(getattr(search, kind)) if name.startswith(incomplete)]
+
+    return names
+
+
 def overrides_option(command: Command) -> Command:
     """`--set`, `--sampler`, `--pruner` and `--dataset`, as `overrides`; each makes a study of its own."""
 
@@ -100,8 +111,15 @@ def overrides_option(command: Command) -> Command:
         help="Change a setting of the study's file, as in protocol.seed=1; makes it a study of its own, as --sampler, "
         "--pruner and --dataset do. Can be repeated.",
     )
-    @click.option("--sampler", metavar="NAME", help="Another sampler, as in sampler.name=NAME.")
-    @click.option("--pruner", metavar="NAME", help="Another pruner, as in pruner.name=NAME.")
+    @click.option(
+        "--sampler",
+        metavar="NAME",
+        shell_complete=_complete("Sampler"),
+        help="Another sampler, as in sampler.name=NAME.",
+    )
+    @click.option(
+        "--pruner", metavar="NAME", shell_complete=_complete("Pruner"), help="Another pruner, as in pruner.name=NAME."
+    )
     @dataset_option
     @wraps(command)
     def resolved(

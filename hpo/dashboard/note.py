@@ -7,6 +7,7 @@ from optuna.storages import RDBStorage
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import study_words
 from hpo.study.space import Choices, Parameter
 from hpo.text.commands import command
 from hpo.text.escaping import escape_markdown
@@ -39,7 +40,8 @@ def study_note(name: str, definition: StudyDefinition, card: Card) -> str:
         if definition.space
         else f"{count(len(definition.trial), 'listed configuration')} of"
     )
-    words = ("confirm", "--study", name) if definition.space else ("report", "--study", name, "-o", "report")
+    again = ["confirm", *study_words(name, definition.references)]
+    words = again if definition.space else ["compare", "--study", name]
     bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
     training = definition.training
     trained = (

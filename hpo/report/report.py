@@ -26,6 +26,7 @@ from hpo.storage.queries import StoredTrial, read_trials, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
+from hpo.study.references import study_words
 from hpo.study.space import short_name
 from hpo.text.commands import command
 from hpo.text.formatting import count, interval, rounds_on, spread
@@ -102,7 +103,7 @@ def _headline(
     if confirmation is None or best.number not in fresh:
         if not definition.space:
             return [extreme]
-        again = command("confirm", "--study", study)
+        again = command("confirm", *study_words(study, definition.references))
         return [
             extreme,
             f"Not confirmed: {SELECTION_BIAS}. `{again}` measures it on fresh rounds.",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[s
     if path.suffix != ".toml":
         known = studies()
         if name_or_file not in known:
-            raise UnknownName("study", name_or_file, known, hint=CODE_HINT if ":" in name_or_file else "")
+            is_code = ":" in name_or_file or name_or_file.endswith(".py")
+            hint = CODE_HINT if is_code else f"and no {name_or_file}.toml is here; "
+            near = difflib.get_close_matches(name_or_file, known, n=1)
+            raise UnknownName("study", name_or_file, known, hint="" if near else hint)
         path, here = known[name_or_file], Path("studies") / f"{name_or_file}.toml"
         if here.is_file() and not here.samefile(path):
             raise StudyError(f"{here} has the name of a study of hpo's own; give it another name, or name the file")

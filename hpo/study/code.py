@@ -29,7 +29,7 @@ def load(reference: Reference, sources: Sources) -> Any:
         StudyError: where it may not be opened, is not there, or fails when it is imported.
     """
     check_allowed(reference, sources)
-    module = _import_file(reference, sources) if reference.is_file else _import_module(reference)
+    module = _import_file(reference, sources) if reference.is_file else _import_module(reference, sources)
     try:
         named = getattr(module, reference.name)
     except AttributeError:
@@ -87,9 +87,15 @@ def _import_file(reference: Reference, sources: Sources) -> ModuleType:
         return sys.modules[private]
 
 
-def _import_module(reference: Reference) -> ModuleType:
-    with _explained(reference):
-        return importlib.import_module(reference.place)
+def _import_module(reference: Reference, sources: Sources) -> ModuleType:
+    try:
+        with _explained(reference):
+            return importlib.import_module(reference.place)
+    except StudyError as error:
+        file = f"{reference.place}.py"
+        if not isinstance(error.__cause__, ModuleNotFoundError) or not (sources.code / file).is_file():
+            raise
+        raise StudyError(f"{error}; did you mean '{file}:{reference.name}'?") from error
 
 
 def _is_importable(name: str, file: Path) -> bool:

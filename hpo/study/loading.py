@@ -138,7 +138,8 @@ def task_reference(definition: StudyDefinition, *, study: str) -> Reference | No
     except ValueError as error:
         raise StudyError(f"study {study!r}: task.name: {error}") from error
     if reference is None and name not in SHIPPED:
-        raise UnknownName("task", name, SHIPPED, where=f"study {study!r}: ")
+        hint = f"a function of it is named as in '{name}:objective'; " if name.endswith(".py") else ""
+        raise UnknownName("task", name, SHIPPED, where=f"study {study!r}: ", hint=hint)
     return reference
 
 
@@ -176,10 +177,9 @@ def load_task(definition: StudyDefinition, *, study: str, sources: Sources = NOW
         return _load_code(reference, settings, sources)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: {explain(error, within='task')}") from error
-    except DatasetError as error:
-        raise DatasetError(f"study {study!r}: task: {error}") from error
-    except (StudyError, ValueError) as error:
-        raise StudyError(f"study {study!r}: task: {error}") from error
+    except (DatasetError, StudyError, ValueError) as error:
+        kind = DatasetError if isinstance(error, DatasetError) else StudyError
+        raise kind(f"study {study!r}: task: {error}") from error
 
 
 def _shipped(definition: StudyDefinition) -> Any:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpo.errors import RequestError
-from hpo.study.definition import parse
-from hpo.study.schema import shown
+from hpo.study.definition import Protocol, Training, parse
+from hpo.study.run import Run
+from hpo.study.schema import Table, shown
 from hpo.text.names import derived_name
 
 Override = tuple[str, Any]
@@ -32,7 +33,9 @@ def parse_override(text: str) -> Override:
     if not equals:
         raise RequestError(f"--set must be KEY=VALUE, as in --set protocol.seed=1, but is {text!r}")
     if "." not in key:
-        raise RequestError(f"--set needs a key with a point, as in --set protocol.seed=1, or --set space.{text}")
+        tables: dict[str, type[Table]] = {"protocol": Protocol, "training": Training, "run": Run}
+        table = next((name for name, kind in tables.items() if key in kind.model_fields), "space")
+        raise RequestError(f"--set needs a key with a point: --set {table}.{text}, as in --set protocol.seed=1")
     if not all(key.split(".")):
         raise RequestError(f"--set must name a key of the study's file, as in protocol.seed, but names {key!r}")
     try:

@@ -115,6 +115,11 @@ def allow_words(references: Iterable[Reference]) -> list[str]:
     return [word for one in references for word in ("--allow", _literally(str(one)))]
 
 
+def study_words(name: str, references: Iterable[Reference]) -> list[str]:
+    """Returns the options by which a command measures a study of a storage: its name, and that its code may be run."""
+    return ["--study", name, *allow_words(references)]
+
+
 def references_in(values: Iterable[Any]) -> list[Reference]:
     """Returns the references that are among some values of a study."""
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -198,3 +198,9 @@ Pruner = Annotated[
     | WilcoxonPruner,
     Field(discriminator="name"),
 ]
+
+
+def names_of(kind: Any) -> list[str]:
+    """Returns the names of `Sampler` or of `Pruner`."""
+    union, *_ = get_args(kind)
+    return [name for one in get_args(union) for name in get_args(one.model_fields["name"].annotation)]

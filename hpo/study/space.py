@@ -139,7 +139,8 @@ class IntRange(Table):
             raise ValueError(f"step must be 1 on a log scale, but is {self.step}")
         if (self.high - self.low) % self.step:
             raise ValueError(
-                f"high must be low and a multiple of step, but low is {shown(self.low)} and high is {shown(self.high)}"
+                f"high must be low plus some steps, but low is {shown(self.low)}, step {shown(self.step)} and high "
+                f"{shown(self.high)}"
             )
         return self
 

@@ -126,7 +126,7 @@ def test_labels_may_be_numbers(tmp_path: Path) -> None:
     [
         (["three", "mine", "their"], "no configuration named 'their'; did you mean 'theirs'?"),
         (["three", "mine"], "name two to compare, or none, but there is 'mine' alone"),
-        (["three", "mine", "mine"], "has fewer than two configurations"),
+        (["three", "mine", "mine"], "'mine' is named twice"),
         (["search", "best", "other"], "a search's trials are named by their numbers, as in 3 7, but not as 'best'"),
         (["nothing"], "no study named 'nothing'"),
         ([], "name a study, as in hpo compare quickstart"),

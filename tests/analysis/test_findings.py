@@ -22,7 +22,7 @@ def test_a_list_suggests_a_command_that_a_shell_takes(monkeypatch: pytest.Monkey
     )
     *_, said = best_table(best)
     assert said == (
-        r"hpo report $'it\x27s \x1b; x' -o report --storage 'sqlite:///my db.db' "
+        r"hpo compare $'it\x27s \x1b; x' --storage 'sqlite:///my db.db' "
         "compares the list's configurations round by round"
     )
 

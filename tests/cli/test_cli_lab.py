@@ -94,7 +94,7 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
     [
         (("--set", "space.architecture=lenet"), "no architecture named 'lenet'"),
         (("--set", "activation"), "--set must be KEY=VALUE, as in --set protocol.seed=1, but is 'activation'"),
-        (("--set", "activation=relu"), "as in --set protocol.seed=1, or --set space.activation=relu"),
+        (("--set", "activation=relu"), "--set needs a key with a point: --set space.activation=relu, as in"),
         (("--set", "space.activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
         (("--set", "space.learning_rate=0.1"), "is not for a range test"),
         (("--low", "nan"), "it must be a number from 1e-30 to 1000000000, but is 'nan'"),

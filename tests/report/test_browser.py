@@ -149,7 +149,7 @@ def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, s
         watched.page.goto(f"{home}/dashboard/studies/1/note")
         expect(watched.page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)
         pasted = EVIL.replace("`", r"\x60")  # a backtick would end the note's code
-        expect(watched.page.get_by_text(f"hpo report $'{pasted}' -o report")).to_be_visible()
+        expect(watched.page.get_by_text(f"hpo compare $'{pasted}'")).to_be_visible()
         assert watched.page.locator("main b, main img, main em").count() == 0
         for link in watched.page.locator('a[href*="example"]').all():  # the dashboard makes links of addresses
             assert (link.text_content() or "").startswith("https://example.org")

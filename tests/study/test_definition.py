@@ -200,7 +200,7 @@ def test_of_a_range_tomls_own_types_decide(given: Any, read: Any) -> None:
     [
         ({"low": 8, "high": 4}, "low must not be above high, but low is 8 and high is 4"),
         ({"low": 0, "high": 4, "log": True}, "low must be above 0 on a log scale"),
-        ({"low": 8, "high": 20, "step": 8}, "high must be low and a multiple of step"),
+        ({"low": 8, "high": 20, "step": 8}, "high must be low plus some steps"),
         ({"low": 8, "high": 16, "step": 8, "log": True}, "step must be 1 on a log scale, but is 8"),
         ({"low": 8, "high": 16, "step": 0}, "step must be at least 1, but is 0"),
         ({"low": 0.5, "high": 1.5, "step": 0.5}, "no key named 'step'"),

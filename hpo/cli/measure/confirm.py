@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo import limits
-from hpo.analysis.caveats import NEW_SELECTION, beside_search
+from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED
 from hpo.cli.arguments import WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
@@ -31,13 +31,11 @@ from hpo.text.formatting import (
     mean_and_deviation,
     p_value,
     points,
-    rounds_on,
-    spread,
     with_unit,
 )
 
 if TYPE_CHECKING:
-    from hpo.analysis.confirmation import Confirmation, Confirmed
+    from hpo.analysis.confirmation import Confirmation
 
 
 @click.command()
@@ -104,16 +102,8 @@ def confirm(
 
 def confirmation_view(found: Confirmation) -> list[Any]:
     """Returns what fresh rounds say of a study's best: the headline, all of them, and which differ significantly."""
-    first, metric = found.confirmed[0], found.metric
-    fresh = spread(first.mean.estimate, None, metric.unit)
-    over = rounds_on(found.rounds, found.dataset, "fresh round", "of")
-    headline = (
-        f"study {found.study}: {_best(first)}: {metric.title} {fresh} "
-        f"(95 %: {interval(first.mean.low, first.mean.high, metric.unit)}) on {over}; "
-        f"{beside_search(first.searched, first.optimism, metric.unit, first.std)}"
-    )
+    metric, is_list = found.metric, found.confirmed[0].is_labelled
     table = FittedTable()
-    is_list = not _is_numbered(first)
     table.add_column("configuration" if is_list else "trial", justify="left" if is_list else "right", wraps=is_list)
     table.add_column(with_unit("list" if is_list else "search", metric.unit), justify="right", rank=1)
     table.add_column(with_unit("fresh", metric.unit), justify="right")
@@ -139,19 +129,11 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
         lines.append(f"{apart}: {apart_by} ({reach}; p {p_value(contrast.p_value)})")
     equal = not any(one.std for one in found.confirmed)
-    notes = ["every round of a configuration came to the same; if it should not, its seed is not used"] if equal else []
+    notes = [SEED_UNUSED] if equal else []
     if not lines:
-        return [headline, table, *notes]
+        return [str(found), table, *notes]
     how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
-    return [headline, table, lines, how, *notes]
-
-
-def _is_numbered(one: Confirmed) -> bool:
-    return one.name == f"trial {one.trial}"
-
-
-def _best(first: Confirmed) -> str:
-    return f"best {first.name}" if _is_numbered(first) else f"{first.name}, the list's best"
+    return [str(found), table, lines, how, *notes]
 
 
 def confirmation_json(found: Confirmation) -> dict[str, Any]:

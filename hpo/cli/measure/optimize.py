@@ -118,7 +118,7 @@ def _words(study: str, plan: Plan, given: Given) -> list[str]:
     Args:
         study: as it was given.
     """
-    from hpo.study.references import allow_words
+    from hpo.study.references import study_words
 
     references = plan.definition.references
     if not references:
@@ -127,7 +127,7 @@ def _words(study: str, plan: Plan, given: Given) -> list[str]:
     if is_file(study) and stored_name(study) == plan.name:
         short = plan.name if means_file_here(study) else study
         return ["--study", short, *(["--code", str(given.code)] if given.code else [])]
-    return ["--study", plan.name, *(["--code", str(folder)] if folder != Path() else []), *allow_words(references)]
+    return [*study_words(plan.name, references), *(["--code", str(folder)] if folder != Path() else [])]
 
 
 def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) -> None:
@@ -144,7 +144,7 @@ def _print_outcome(opened: Any, plan: Plan, words: list[str], *, whole: bool) ->
     from hpo.cli.read.compare import comparison_view
     from hpo.storage.studies import read_card
 
-    next_ones = [["report", "--study", plan.name, "-o", "report"], ["trials", "--study", plan.name], ["dashboard"]]
+    next_ones = [["report", "--study", plan.name], ["trials", "--study", plan.name], ["dashboard"]]
     if plan.definition.space:
         winner = read_winner(opened, plan.name)
         said = [all_measured(plan.definition.configurations or 0)] if whole else []

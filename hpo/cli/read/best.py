@@ -11,7 +11,7 @@ from hpo.analysis.caveats import SELECTION_BIAS, beside_search
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, interval, over_rounds, spread, text_of
+from hpo.text.formatting import count, interval, spread, text_of
 
 if TYPE_CHECKING:
     from hpo.analysis.results import Best
@@ -45,13 +45,7 @@ def best_table(best: Best) -> list[Any]:
     table.add_column(wraps=True)
     for name, value in best.params.items():
         table.add_row(f"  {name}", f" {text_of(value)}")
-    extreme = "highest" if best.direction == "maximize" else "lowest"
-    which = f"trial {best.trial}" if best.label is None else f"{best.label} (trial {best.trial})"
-    headline = (
-        f"study {best.study}: {which} has the {extreme} {best.title}, {spread(best.value, best.std, best.unit)} "
-        f"({over_rounds(best.rounds, best.dataset)})"
-    )
-    return [headline, table, _verdict(best)]
+    return [str(best), table, _verdict(best)]
 
 
 def _verdict(best: Best) -> str:
@@ -64,6 +58,6 @@ def _verdict(best: Best) -> str:
             f"{beside_search(best.value, confirmed['optimism'], best.unit, confirmed['std'])}"
         )
     if best.label is not None:
-        compare = command_here("report", "--study", best.study, "-o", "report")
+        compare = command_here("compare", "--study", best.study)
         return f"{compare} compares the list's configurations round by round"
     return f"{SELECTION_BIAS}; it is not confirmed yet"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS
-from hpo.cli.arguments import StudyName
+from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, SELECTION_BIAS
+from hpo.cli.arguments import StudyName, complete_first
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
 from hpo.text.commands import command_here
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="STUDY [A B]...")
+@click.argument("words", nargs=-1, metavar="STUDY [A B]...", shell_complete=complete_first)
 @click.option("--study", type=StudyName(), metavar="STUDY", help="The same as STUDY.")
 @storage_option
 @json_option
@@ -102,11 +102,13 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 
 def _caveats(found: Comparison) -> list[str]:
+    if not any(map(_deviation, (one.errors for one in found.compared))) and found.rounds > 1:
+        return [SEED_UNUSED]
     if found.winner not in (None, found.compared[0].name):
         return [f"{found.winner} was first in the study; {NEW_SELECTION}"]
     if not found.is_biased:
         return []
-    confirm = command_here("confirm", "--study", found.study)
+    confirm = command_here("confirm", *found.words)
     return [f"{capitalized(SELECTION_BIAS)}, and these were chosen so; {confirm} compares the best on fresh rounds"]
 
 

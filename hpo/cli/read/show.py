@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from hpo.cli.arguments import File
+from hpo.cli.arguments import File, StudyName
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, written_by_request
 from hpo.cli.run import begin_work
@@ -16,8 +17,16 @@ from hpo.text.formatting import text_of
 from hpo.text.output import say
 
 
+def complete_shown(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes a study or an architecture."""
+    from hpo.tasks.digit_pairs.architectures import architectures
+
+    known = [CompletionItem(name) for name in sorted(architectures()) if name.startswith(incomplete)]
+    return [*StudyName().shell_complete(ctx, param, incomplete), *known]
+
+
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_shown)
 @click.option(
     "-o", "picture", type=File(), metavar="FILE",
     help="Draw the architecture into FILE.png or FILE.html.",
@@ -35,6 +44,8 @@ def show(name: str, picture: Path | None, as_json: bool) -> None:
 
     begin_work()
     known = {**catalog.studies(), **architectures()}
+    if name not in known:
+        name = StudyName().convert(name, None, click.get_current_context())
     if name not in known and not name.endswith(".toml"):
         raise UnknownName("study or architecture", name, known)
     found: dict[str, Any] = {}

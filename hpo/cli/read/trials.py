@@ -41,7 +41,7 @@ def trials(study: str, storage: str, as_json: bool, as_csv: bool) -> None:
         print_json([asdict(row) for row in rows])
     elif as_csv:
         definition = read_definition(opened, study)
-        flat = [flatten(row, definition.protocol.first_round) for row in rows]
+        flat = [flatten(row, definition) for row in rows]
         columns = list(dict.fromkeys(key for row in (columns_of(definition), *flat) for key in row))
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(escape_csv, columns))
