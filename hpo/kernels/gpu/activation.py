@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.language import blocks, indices, kernel
 
@@ -35,7 +36,7 @@ NONE = Activation()
 
 
 @kernel
-def activate(z: Any, alpha: Any, activation: tl.constexpr) -> Any:
+def activate(z: tensor, alpha: tensor, activation: constexpr) -> Any:
     """Returns the activation of z."""
     # Written so that NaN takes the branch that keeps it, and ReLU of minus infinity is 0.
     if activation == "relu":
@@ -50,7 +51,7 @@ def activate(z: Any, alpha: Any, activation: tl.constexpr) -> Any:
 
 
 @kernel
-def activation_gradient(gradient: Any, activated: Any, alpha: Any, activation: tl.constexpr) -> Any:
+def activation_gradient(gradient: tensor, activated: tensor, alpha: tensor, activation: constexpr) -> Any:
     """Returns the gradient by what was activated, given that by the result and the result."""
     if activation == "relu":
         gradient = tl.where(activated <= 0, 0.0, gradient)
@@ -93,7 +94,13 @@ class _ActivatedSum(torch.autograd.Function):
 
 @kernel
 def _activate_sum(
-    left: Any, right: Any, result: Any, alpha: Any, size: tl.constexpr, activation: tl.constexpr, block: tl.constexpr
+    left: tensor,
+    right: tensor,
+    result: tensor,
+    alpha: tensor,
+    size: constexpr,
+    activation: constexpr,
+    block: constexpr,
 ) -> None:
     at = indices(block, size)
     inside = at < size
@@ -103,13 +110,13 @@ def _activate_sum(
 
 @kernel
 def _undo_activation(
-    gradient: Any,
-    result: Any,
-    before: Any,
-    alpha: Any,
-    size: tl.constexpr,
-    activation: tl.constexpr,
-    block: tl.constexpr,
+    gradient: tensor,
+    result: tensor,
+    before: tensor,
+    alpha: tensor,
+    size: constexpr,
+    activation: constexpr,
+    block: constexpr,
 ) -> None:
     at = indices(block, size)
     inside = at < size

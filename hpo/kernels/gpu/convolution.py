@@ -1,8 +1,8 @@
 """Convolutions of stride 1 as products of matrices whose patches are gathered on the way and never written.
 
-A result's map is a row of M = N * H' * W' numbers, a patch a column of K = C * KH * KW: results are weights (O, K) times
-patches (K, M), the gradient of the maps is again a convolution, by the weights turned round, and that of the weights is
-the gradient of the results times patches, summed over M by several programs whose parts are added in order.
+A result's map is a row of M = N * H' * W' numbers, a patch a column of K = C * KH * KW: results are weights (O, K)
+times patches (K, M). The gradient of the maps is again a convolution, by the weights turned round, and that of the
+weights is the gradient of the results times patches, summed over M by several programs whose parts are added in order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.language import blocks, kernel, power_of_two, product, way_of, wide
 from hpo.kernels.gpu.tiles import Tile, choose
@@ -128,20 +129,20 @@ def _convolved(
 
 @kernel
 def _convolve(
-    maps: Any, weight: Any, bias: Any, out: Any,
-    channels: tl.constexpr, images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    out_channels: tl.constexpr, out_height: tl.constexpr, out_width: tl.constexpr,
-    kernel_height: tl.constexpr, kernel_width: tl.constexpr, pad_height: tl.constexpr, pad_width: tl.constexpr,
-    turned: tl.constexpr, biased: tl.constexpr, way: tl.constexpr,
-    block_m: tl.constexpr, block_o: tl.constexpr, block_k: tl.constexpr,
+    maps: tensor, weight: tensor, bias: tensor, out: tensor,
+    channels: constexpr, images: constexpr, height: constexpr, width: constexpr,
+    out_channels: constexpr, out_height: constexpr, out_width: constexpr,
+    kernel_height: constexpr, kernel_width: constexpr, pad_height: constexpr, pad_width: constexpr,
+    turned: constexpr, biased: constexpr, way: constexpr,
+    block_m: constexpr, block_o: constexpr, block_k: constexpr,
 ) -> None:  # fmt: skip
     """out[r,o,n,i,j] = bias[r,o] + sum over c,u,v of weight[r,o,c,u,v] * maps[r,c,n,i+u-pad,j+v-pad]."""
     r = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * block_m + tl.arange(0, block_m)
     o = tl.program_id(1) * block_o + tl.arange(0, block_o)
-    area: tl.constexpr = kernel_height * kernel_width
-    patch: tl.constexpr = channels * area
-    positions: tl.constexpr = images * out_height * out_width
+    area: constexpr = kernel_height * kernel_width
+    patch: constexpr = channels * area
+    positions: constexpr = images * out_height * out_width
     maps += r * (channels * images * height * width)
     weight += r * (out_channels * patch)
     total = tl.zeros((block_o, block_m), tl.float32)
@@ -167,13 +168,13 @@ def _convolve(
 
 @kernel
 def _patches(
-    maps: Any, k: Any, m: Any,
-    channels: tl.constexpr, images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    out_height: tl.constexpr, out_width: tl.constexpr, kernel_height: tl.constexpr, kernel_width: tl.constexpr,
-    pad_height: tl.constexpr, pad_width: tl.constexpr,
+    maps: tensor, k: tensor, m: tensor,
+    channels: constexpr, images: constexpr, height: constexpr, width: constexpr,
+    out_height: constexpr, out_width: constexpr, kernel_height: constexpr, kernel_width: constexpr,
+    pad_height: constexpr, pad_width: constexpr,
 ) -> Any:  # fmt: skip
-    """Returns number k of the patch at position m, of one round's maps; k and m are a column and a row, in any order."""
-    area: tl.constexpr = kernel_height * kernel_width
+    """Returns number k of the patch at position m of a round's maps; k and m are a row and a column, or turned."""
+    area: constexpr = kernel_height * kernel_width
     c, tap = k // area, k % area
     n, position = m // (out_height * out_width), m % (out_height * out_width)
     # What depends on one of them alone is computed for few numbers.
@@ -229,19 +230,19 @@ def _weight_tiles(rounds: int, sizes: _Sizes) -> list[Tile]:
 
 @kernel
 def _multiply_patches(
-    maps: Any, gradient: Any, parts: Any,
-    channels: tl.constexpr, images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    out_channels: tl.constexpr, out_height: tl.constexpr, out_width: tl.constexpr,
-    kernel_height: tl.constexpr, kernel_width: tl.constexpr, pad_height: tl.constexpr, pad_width: tl.constexpr,
-    chunk: tl.constexpr, biased: tl.constexpr, way: tl.constexpr,
-    block_o: tl.constexpr, block_k: tl.constexpr, block_m: tl.constexpr,
+    maps: tensor, gradient: tensor, parts: tensor,
+    channels: constexpr, images: constexpr, height: constexpr, width: constexpr,
+    out_channels: constexpr, out_height: constexpr, out_width: constexpr,
+    kernel_height: constexpr, kernel_width: constexpr, pad_height: constexpr, pad_width: constexpr,
+    chunk: constexpr, biased: constexpr, way: constexpr,
+    block_o: constexpr, block_k: constexpr, block_m: constexpr,
 ) -> None:  # fmt: skip
-    """parts[r,s] = the sums over the s-th chunk of m of gradient[r,o,m] * patch[r,k,m], (O, K), and gradient[r,o,m], (O,)."""
+    """Writes the s-th chunk's sums over m of gradient[r,o,m] * patch[r,k,m], (O, K), and of gradient[r,o,m], (O,)."""
     r = tl.program_id(2).to(tl.int64)
     s = tl.program_id(1)
-    patch: tl.constexpr = channels * kernel_height * kernel_width
-    positions: tl.constexpr = images * out_height * out_width
-    across: tl.constexpr = (patch + block_k - 1) // block_k
+    patch: constexpr = channels * kernel_height * kernel_width
+    positions: constexpr = images * out_height * out_width
+    across: constexpr = (patch + block_k - 1) // block_k
     k = (tl.program_id(0) % across) * block_k + tl.arange(0, block_k)
     o = (tl.program_id(0) // across) * block_o + tl.arange(0, block_o)
     maps += r * (channels * images * height * width)
@@ -267,8 +268,8 @@ def _multiply_patches(
 
 @kernel
 def _add_parts(
-    parts: Any, of_weight: Any, of_bias: Any,
-    length: tl.constexpr, both: tl.constexpr, splits: tl.constexpr, block: tl.constexpr,
+    parts: tensor, of_weight: tensor, of_bias: tensor,
+    length: constexpr, both: constexpr, splits: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     """Adds parts (R, S, both) up over S, the first `length` into one gradient and the others into the other."""
     r = tl.program_id(1).to(tl.int64)

@@ -3,8 +3,9 @@
     fused = fuse(network)
 
 The fused network has the structure of the other, its very parameters and buffers, and their names, so it may take its
-place in `functional_call` under vmap. Layers are recognised by their exact types and settings, where nothing is hooked to
-them, and everything else is left to PyTorch. What a network does with its layers besides calling them cannot be seen here.
+place in `functional_call` under vmap. Layers are recognised by their exact types and settings, where nothing is hooked
+to them, and everything else is left to PyTorch. What a network does with its layers besides calling them cannot be seen
+here.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def missing() -> str | None:
 def fuse(network: nn.Module, precision: str = "tf32x3") -> nn.Module:
     """Returns a network of the same parameters and buffers, not copies, under the same names, of fused layers.
 
-    Recognised are convolutions of stride 1; batch norms, max-pools and linear layers, each with the activation behind and
-    batch norms with a 2x2 max-pool behind as well; average pools; and residual blocks that declare what they compute.
+    Recognised are convolutions of stride 1; batch norms, pools and linear layers, each with the activation behind it,
+    and batch norms with a 2x2 max-pool as well; and residual blocks that declare what they compute.
 
     Args:
         network: is left as it is.

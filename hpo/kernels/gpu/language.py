@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr, tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton runs kernels on a CPU, slowly: for tests
 PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
@@ -43,7 +44,7 @@ def way_of(precision: str) -> str:
 
 
 @kernel
-def product(left: Any, right: Any, total: Any, way: tl.constexpr) -> Any:
+def product(left: tensor, right: tensor, total: tensor, way: constexpr) -> Any:
     """Returns total (I, J) + left (I, K) @ right (K, J)."""
     if way == "bf16":
         total = tl.dot(left.to(tl.bfloat16), right.to(tl.bfloat16), total)
@@ -55,7 +56,7 @@ def product(left: Any, right: Any, total: Any, way: tl.constexpr) -> Any:
 
 
 @kernel
-def wide(index: Any, span: tl.constexpr) -> Any:
+def wide(index: tensor, span: constexpr) -> Any:
     """Returns an index in 64 bits where the offsets made of it span 2**31 or more, else as it is."""
     if span >= 2147483648:
         index = index.to(tl.int64)
@@ -63,7 +64,7 @@ def wide(index: Any, span: tl.constexpr) -> Any:
 
 
 @kernel
-def indices(block: tl.constexpr, count: tl.constexpr) -> Any:
+def indices(block: constexpr, count: constexpr) -> Any:
     """Returns which of `count` numbers are this program's, in 64 bits where there are many."""
     first = tl.program_id(0)
     if count >= 2147483648 - block:

@@ -1,7 +1,7 @@
 """Modules that stand for layers, or runs of layers, of a network that runs under vmap over R stacked ones, or alone.
 
-Each has the very parameters and buffers of the layer it begins with, under the same names. Where the kernels are not for
-what it is given, another type or another device, the layers themselves compute.
+Each has the very parameters and buffers of the layer it begins with, under the same names. Where the kernels are not
+for what it is given, another type or another device, the layers themselves compute.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Convolution(Fused):
         self.precision = precision
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
-        layer = self.layers[0]
+        layer: Any = self.layers[0]
         enough = all(
             size + 2 * pad >= kernel
             for size, pad, kernel in zip(maps.shape[2:], layer.padding, layer.kernel_size, strict=False)
@@ -85,7 +85,7 @@ class Norm(Fused):
 
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
         """Maps what the layers do; `added` are maps that come in before the activation, where there is no pool."""
-        layer = self.layers[0]
+        layer: Any = self.layers[0]
         each = maps[:, 0].numel() if maps.dim() == 4 else 0
         alike = added is None or (added.shape == maps.shape and runs_on(added))
         if (
@@ -181,11 +181,11 @@ class Residual(nn.Module):
         residue = self.residue(maps)
         if residue.shape != maps.shape or not (_takes_maps(maps) and runs_on(residue)):
             return self.activation(maps + residue)  # type: ignore[no-any-return]
-        return of_all_rounds(
-            lambda *both: activated_sum(*(one.transpose(1, 2) for one in both), self.known).transpose(1, 2),
-            maps,
-            residue,
-        )
+
+        def add(maps: Tensor, residue: Tensor) -> Tensor:
+            return activated_sum(maps.transpose(1, 2), residue.transpose(1, 2), self.known).transpose(1, 2)
+
+        return of_all_rounds(add, maps, residue)
 
 
 def _takes_maps(maps: Tensor, channels: int | None = None) -> bool:

@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import NONE, Activation, activate, activation_gradient
 from hpo.kernels.gpu.language import blocks, kernel, power_of_two, product, way_of, wide
@@ -129,12 +130,12 @@ def _tiles(sizes: _Matrices) -> list[Tile]:
 
 @kernel
 def _multiply(
-    left: Any, result: Any, right: Any, bias: Any, out: Any, sums: Any, alpha: Any,
-    rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr,
-    left_round: tl.constexpr, left_row: tl.constexpr, left_depth: tl.constexpr,
-    right_round: tl.constexpr, right_depth: tl.constexpr, right_column: tl.constexpr,
-    biased: tl.constexpr, summed: tl.constexpr, after: tl.constexpr, before: tl.constexpr, way: tl.constexpr,
-    block_i: tl.constexpr, block_j: tl.constexpr, block_k: tl.constexpr,
+    left: tensor, result: tensor, right: tensor, bias: tensor, out: tensor, sums: tensor, alpha: tensor,
+    rows: constexpr, columns: constexpr, depth: constexpr,
+    left_round: constexpr, left_row: constexpr, left_depth: constexpr,
+    right_round: constexpr, right_depth: constexpr, right_column: constexpr,
+    biased: constexpr, summed: constexpr, after: constexpr, before: constexpr, way: constexpr,
+    block_i: constexpr, block_j: constexpr, block_k: constexpr,
 ) -> None:  # fmt: skip
     r = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * block_i + tl.arange(0, block_i)

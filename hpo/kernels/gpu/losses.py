@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.language import kernel, power_of_two
 
@@ -57,6 +58,7 @@ class _Losses(torch.autograd.Function):
         _add_cross_entropies[(len(losses),)](
             *first, *second, losses, weight, other_weight,
             *_constants(first[0]), *_constants(second[0]), others is not None,
+            num_warps=8,
         )  # fmt: skip
         context.save_for_backward(first[2], None if others is None else second[2])
         return losses
@@ -83,11 +85,11 @@ def _constants(logits: Tensor) -> tuple[int, int, int, int]:
 
 @kernel
 def _add_cross_entropies(
-    logits: Any, labels: Any, gradient: Any, others: Any, other_labels: Any, other_gradient: Any,
-    losses: Any, weight: Any, other_weight: Any,
-    rows: tl.constexpr, classes: tl.constexpr, block_rows: tl.constexpr, block_classes: tl.constexpr,
-    other_rows: tl.constexpr, other_classes: tl.constexpr,
-    other_block_rows: tl.constexpr, other_block_classes: tl.constexpr, two: tl.constexpr,
+    logits: tensor, labels: tensor, gradient: tensor, others: tensor, other_labels: tensor, other_gradient: tensor,
+    losses: tensor, weight: tensor, other_weight: tensor,
+    rows: constexpr, classes: constexpr, block_rows: constexpr, block_classes: constexpr,
+    other_rows: constexpr, other_classes: constexpr,
+    other_block_rows: constexpr, other_block_classes: constexpr, two: constexpr,
 ) -> None:  # fmt: skip
     loss = _cross_entropy(logits, labels, gradient, weight, rows, classes, block_rows, block_classes)
     if two:
@@ -100,8 +102,8 @@ def _add_cross_entropies(
 
 @kernel
 def _cross_entropy(
-    logits: Any, labels: Any, gradient: Any, weight: Any,
-    rows: tl.constexpr, classes: tl.constexpr, block_rows: tl.constexpr, block_classes: tl.constexpr,
+    logits: tensor, labels: tensor, gradient: tensor, weight: tensor,
+    rows: constexpr, classes: constexpr, block_rows: constexpr, block_classes: constexpr,
 ) -> Any:  # fmt: skip
     """Returns weight * the mean cross-entropy of this program's round, and writes the gradient."""
     r = tl.program_id(0).to(tl.int64)

@@ -1,8 +1,8 @@
 """Batch norm with what follows it: a 2x2 max-pool, or the sum with a residual block's input, and an activation.
 
-One kernel each way, one program for a channel of a round (in evaluation several): it reads its maps from the cache again
-rather than keep what is between. Of equal numbers in a window the first is the largest, and NaN is larger than all, as in
-PyTorch; the gradient's kernel finds the largest again, by the same formula.
+One kernel each way, one program for a channel of a round (in evaluation several): it reads its maps from the cache
+again rather than keep what is between. Of equal numbers in a window the first is the largest, and NaN is larger than
+all, as in PyTorch; the gradient's kernel finds the largest again, by the same formula.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import Activation, activate
 from hpo.kernels.gpu.language import blocks, kernel
@@ -85,10 +86,11 @@ class _Norm(torch.autograd.Function):
     ) -> Tensor:
         maps, weight, bias = maps.contiguous(), weight.contiguous(), bias.contiguous()
         added = None if added is None else added.contiguous()
-        rounds, channels, *sizes = maps.shape
-        height, width = (sizes[1] // 2, sizes[2] // 2) if settings.pool else sizes[1:]
-        out = maps.new_empty(rounds, channels, sizes[0], height, width)
+        rounds, channels, images, height, width = maps.shape
+        halved = (height // 2, width // 2) if settings.pool else (height, width)
+        out = maps.new_empty(rounds, channels, images, *halved)
         means, scales = torch.empty_like(weight), torch.empty_like(weight)
+        sizes = (images, height, width)
         constants = (channels, *sizes, settings.training, settings.pool, added is not None, settings.activation.kind)
 
         def launch(tile: Tile, kept: Statistics) -> None:
@@ -127,13 +129,14 @@ class _Norm(torch.autograd.Function):
 
 @kernel
 def _norm(
-    maps: Any, weight: Any, bias: Any, added: Any, running_mean: Any, running_variance: Any, tracked: Any,
-    out: Any, means: Any, scales: Any, epsilon: Any, momentum: Any, alpha: Any,
-    channels: tl.constexpr, images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    training: tl.constexpr, pool: tl.constexpr, adds: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, weight: tensor, bias: tensor, added: tensor,
+    running_mean: tensor, running_variance: tensor, tracked: tensor,
+    out: tensor, means: tensor, scales: tensor, epsilon: tensor, momentum: tensor, alpha: tensor,
+    channels: constexpr, images: constexpr, height: constexpr, width: constexpr,
+    training: constexpr, pool: constexpr, adds: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     channel = tl.program_id(0).to(tl.int64)  # of all rounds
-    count: tl.constexpr = images * height * width
+    count: constexpr = images * height * width
     maps += channel * count
     if training:
         mean, variance = _statistics(maps, count, block)
@@ -150,8 +153,8 @@ def _norm(
         tl.store(means + channel, mean)
         tl.store(scales + channel, scale)
     slope, shift = tl.load(weight + channel) * scale, tl.load(bias + channel)
-    to_size: tl.constexpr = images * (height // 2) * (width // 2) if pool else count
-    windows: tl.constexpr = images * ((height + 1) // 2) * ((width + 1) // 2) if pool else count
+    to_size: constexpr = images * (height // 2) * (width // 2) if pool else count
+    windows: constexpr = images * ((height + 1) // 2) * ((width + 1) // 2) if pool else count
     out += channel * to_size
     for start in range(tl.program_id(1) * block, windows, tl.num_programs(1) * block):
         index = start + tl.arange(0, block)
@@ -173,7 +176,7 @@ def _norm(
 
 
 @kernel
-def _statistics(maps: Any, count: tl.constexpr, block: tl.constexpr) -> Any:
+def _statistics(maps: tensor, count: constexpr, block: constexpr) -> Any:
     """Returns mean and biased variance of a channel: two passes, for the difference of squares would cancel."""
     total = tl.zeros((block,), tl.float32)
     for start in range(0, count, block):

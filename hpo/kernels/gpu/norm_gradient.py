@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import triton.language as tl
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import activation_gradient
 from hpo.kernels.gpu.language import kernel
@@ -13,10 +14,10 @@ from hpo.kernels.gpu.windows import four, largest, window
 
 @kernel
 def norm_gradient(
-    maps: Any, weight: Any, bias: Any, out: Any, means: Any, scales: Any, gradient: Any,
-    of_maps: Any, of_weight: Any, of_bias: Any, of_added: Any, alpha: Any,
-    images: tl.constexpr, height: tl.constexpr, width: tl.constexpr, training: tl.constexpr,
-    pool: tl.constexpr, adds: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, weight: tensor, bias: tensor, out: tensor, means: tensor, scales: tensor, gradient: tensor,
+    of_maps: tensor, of_weight: tensor, of_bias: tensor, of_added: tensor, alpha: tensor,
+    images: constexpr, height: constexpr, width: constexpr, training: constexpr,
+    pool: constexpr, adds: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     """Writes the gradients of a norm's maps, weight, bias and, if it adds any, of the maps added.
 
@@ -24,8 +25,8 @@ def norm_gradient(
     weight * scale * (g - mean of g - h * mean of g h), sum of g h, sum of g, and g.
     """
     channel = tl.program_id(0).to(tl.int64)  # of all rounds
-    count: tl.constexpr = images * height * width
-    to_size: tl.constexpr = images * (height // 2) * (width // 2) if pool else count
+    count: constexpr = images * height * width
+    to_size: constexpr = images * (height // 2) * (width // 2) if pool else count
     maps, of_maps, of_added = maps + channel * count, of_maps + channel * count, of_added + channel * count
     out, gradient = out + channel * to_size, gradient + channel * to_size
     mean, scale = tl.load(means + channel), tl.load(scales + channel)
@@ -47,13 +48,13 @@ def norm_gradient(
 
 @kernel
 def _sums(
-    maps: Any, out: Any, gradient: Any, of_added: Any,
-    mean: Any, scale: Any, slope: Any, shift: Any, alpha: Any,
-    images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    pool: tl.constexpr, adds: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, out: tensor, gradient: tensor, of_added: tensor,
+    mean: tensor, scale: tensor, slope: tensor, shift: tensor, alpha: tensor,
+    images: constexpr, height: constexpr, width: constexpr,
+    pool: constexpr, adds: constexpr, activation: constexpr, block: constexpr,
 ) -> Any:  # fmt: skip
     """Returns a channel's sums of g and of g h; writes g as the gradient of what was added."""
-    count: tl.constexpr = images * height * width
+    count: constexpr = images * height * width
     sums, products = tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
     if pool:
         for start in range(0, images * ((height + 1) // 2) * ((width + 1) // 2), block):
@@ -77,15 +78,15 @@ def _sums(
 
 @kernel
 def _write_gradient(
-    maps: Any, out: Any, gradient: Any, of_maps: Any,
-    mean: Any, level: Any, bend: Any, slope: Any, shift: Any, alpha: Any,
-    images: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    pool: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, out: tensor, gradient: tensor, of_maps: tensor,
+    mean: tensor, level: tensor, bend: tensor, slope: tensor, shift: tensor, alpha: tensor,
+    images: constexpr, height: constexpr, width: constexpr,
+    pool: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     """Writes a channel's slope * (g - level - bend * (maps - mean))."""
-    count: tl.constexpr = images * height * width
+    count: constexpr = images * height * width
     if pool:
-        windows: tl.constexpr = images * ((height + 1) // 2) * ((width + 1) // 2)
+        windows: constexpr = images * ((height + 1) // 2) * ((width + 1) // 2)
         for start in range(0, windows, block):
             index = start + tl.arange(0, block)
             first, right, below, g, which, x0, x1, x2, x3 = _windows(
@@ -108,8 +109,9 @@ def _write_gradient(
 
 @kernel
 def _windows(
-    maps: Any, out: Any, gradient: Any, index: Any, mean: Any, slope: Any, shift: Any, alpha: Any,
-    images: tl.constexpr, height: tl.constexpr, width: tl.constexpr, activation: tl.constexpr,
+    maps: tensor, out: tensor, gradient: tensor, index: tensor,
+    mean: tensor, slope: tensor, shift: tensor, alpha: tensor,
+    images: constexpr, height: constexpr, width: constexpr, activation: constexpr,
 ) -> Any:  # fmt: skip
     """Returns of 2x2 windows where they lie, what is inside, g, which number is the largest, and the four numbers."""
     first, to, right, below = window(index, images, height, width)
@@ -124,7 +126,7 @@ def _windows(
 
 
 @kernel
-def _before(gradient: Any, out: Any, inside: Any, alpha: Any, activation: tl.constexpr) -> Any:
+def _before(gradient: tensor, out: tensor, inside: tensor, alpha: tensor, activation: constexpr) -> Any:
     """Returns the gradient before the activation, 0 outside."""
     g = tl.load(gradient, mask=inside, other=0.0)
     return activation_gradient(g, tl.load(out, mask=inside, other=0.0), alpha, activation)

@@ -1,7 +1,8 @@
 """Pools without padding, with an activation: the largest number of each window, or the mean.
 
-A gradient is gathered: each number of the maps looks which windows it lies in, so that windows may overlap and nothing is
-added by two programs. Of equal numbers the first is the largest and NaN is larger than all, as in PyTorch.
+A gradient is gathered: for each number of the maps the windows are read that it lies in, so that windows may overlap
+and no two programs add to one number. Of equal numbers the first is the largest and NaN is larger than all, as in
+PyTorch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import Activation, activate, activation_gradient
 from hpo.kernels.gpu.language import blocks, indices, kernel
@@ -60,9 +62,9 @@ class _MaxPool(torch.autograd.Function):
 
 @kernel
 def _take_largest(
-    maps: Any, out: Any, which: Any, alpha: Any,
-    count: tl.constexpr, height: tl.constexpr, width: tl.constexpr, down: tl.constexpr, across: tl.constexpr,
-    size: tl.constexpr, stride: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, out: tensor, which: tensor, alpha: tensor,
+    count: constexpr, height: constexpr, width: constexpr, down: constexpr, across: constexpr,
+    size: constexpr, stride: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     to = indices(block, count)
     inside = to < count
@@ -82,15 +84,15 @@ def _take_largest(
 
 @kernel
 def _give_to_largest(
-    gradient: Any, out: Any, which: Any, of_maps: Any, alpha: Any,
-    count: tl.constexpr, height: tl.constexpr, width: tl.constexpr, down: tl.constexpr, across: tl.constexpr,
-    size: tl.constexpr, stride: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    gradient: tensor, out: tensor, which: tensor, of_maps: tensor, alpha: tensor,
+    count: constexpr, height: constexpr, width: constexpr, down: constexpr, across: constexpr,
+    size: constexpr, stride: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     at = indices(block, count)
     n, position = at // (height * width), at % (height * width)
     row, column = position // width, position % width
     total = tl.zeros((block,), tl.float32)
-    around: tl.constexpr = (size + stride - 1) // stride  # windows that a number may lie in, each way
+    around: constexpr = (size + stride - 1) // stride  # windows that a number may lie in, each way
     for u in tl.static_range(around):
         for v in tl.static_range(around):
             i, j = row // stride - u, column // stride - v
@@ -133,12 +135,12 @@ class _AveragePool(torch.autograd.Function):
 
 @kernel
 def _take_mean(
-    maps: Any, out: Any, alpha: Any,
-    count: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    size: tl.constexpr, padded: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    maps: tensor, out: tensor, alpha: tensor,
+    count: constexpr, height: constexpr, width: constexpr,
+    size: constexpr, padded: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
-    down: tl.constexpr = height // size
-    across: tl.constexpr = width // size
+    down: constexpr = height // size
+    across: constexpr = width // size
     to = indices(block, count)
     n, position = to.to(tl.int64) // (down * across), to % (down * across)
     first = n * (height * width) + position // across * (size * width) + position % across * size
@@ -151,12 +153,12 @@ def _take_mean(
 
 @kernel
 def _spread_mean(
-    gradient: Any, out: Any, of_maps: Any, alpha: Any,
-    count: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
-    size: tl.constexpr, activation: tl.constexpr, block: tl.constexpr,
+    gradient: tensor, out: tensor, of_maps: tensor, alpha: tensor,
+    count: constexpr, height: constexpr, width: constexpr,
+    size: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
-    down: tl.constexpr = height // size
-    across: tl.constexpr = width // size
+    down: constexpr = height // size
+    across: constexpr = width // size
     at = indices(block, count)
     n, position = at // (height * width), at % (height * width)
     i, j = position // width // size, position % width // size

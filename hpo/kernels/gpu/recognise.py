@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from torch import nn
 
@@ -120,7 +121,7 @@ def activation_of(layer: nn.Module) -> Activation | None:
     return None
 
 
-def _is_convolution(layer: nn.Module) -> bool:
+def _is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     plain = {"stride": (1, 1), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
     return is_exactly(layer, nn.Conv2d) and _has(layer, plain) and isinstance(layer.padding, tuple)
 
@@ -131,7 +132,7 @@ def _is_norm(layer: nn.Module) -> bool:
     )
 
 
-def _is_max_pool(layer: nn.Module) -> bool:
+def _is_max_pool(layer: nn.Module) -> TypeGuard[nn.MaxPool2d]:
     plain = {"padding": 0, "dilation": 1, "return_indices": False, "ceil_mode": False}
     return is_exactly(layer, nn.MaxPool2d) and _has(layer, plain) and _is_square(layer.kernel_size, layer.stride)
 
@@ -140,7 +141,7 @@ def _is_pool_of_two(layer: nn.Module) -> bool:
     return _is_max_pool(layer) and _has(layer, {"kernel_size": 2, "stride": 2})
 
 
-def _is_average_pool(layer: nn.Module) -> bool:
+def _is_average_pool(layer: nn.Module) -> TypeGuard[nn.AvgPool2d]:
     plain = {"padding": 0, "ceil_mode": False, "divisor_override": None}
     return (
         is_exactly(layer, nn.AvgPool2d)
@@ -150,7 +151,7 @@ def _is_average_pool(layer: nn.Module) -> bool:
     )
 
 
-def _has(layer: nn.Module, settings: dict[str, object]) -> bool:
+def _has(layer: nn.Module, settings: Mapping[str, object]) -> bool:
     return all(getattr(layer, name) == value for name, value in settings.items())
 
 

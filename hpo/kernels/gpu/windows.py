@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import triton.language as tl
+from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.language import kernel
 
 
 @kernel
-def window(index: Any, images: tl.constexpr, height: tl.constexpr, width: tl.constexpr) -> Any:
-    """Returns of a 2x2 window: where its first number lies, and its result, and whether it has a right and a lower half.
+def window(index: tensor, images: constexpr, height: constexpr, width: constexpr) -> Any:
+    """Returns where a 2x2 window's first number and its result lie, and whether it has a right and a lower half.
 
     Windows are those that cover the maps: where a size is odd, the last have no result.
     """
-    down: tl.constexpr = (height + 1) // 2
-    across: tl.constexpr = (width + 1) // 2
+    down: constexpr = (height + 1) // 2
+    across: constexpr = (width + 1) // 2
     n, position = index // (down * across), index % (down * across)
     i, j = position // across, position % across
     inside = index < images * down * across
@@ -26,7 +27,7 @@ def window(index: Any, images: tl.constexpr, height: tl.constexpr, width: tl.con
 
 
 @kernel
-def four(maps: Any, inside: Any, right: Any, below: Any, width: tl.constexpr) -> Any:
+def four(maps: tensor, inside: tensor, right: tensor, below: tensor, width: constexpr) -> Any:
     """Returns the numbers of 2x2 windows, row by row; 0 for what lies outside."""
     return (
         tl.load(maps, mask=inside, other=0.0),
@@ -37,14 +38,14 @@ def four(maps: Any, inside: Any, right: Any, below: Any, width: tl.constexpr) ->
 
 
 @kernel
-def _larger(z: Any, which: Any, other: Any, number: tl.constexpr) -> Any:
+def _larger(z: tensor, which: tensor, other: tensor, number: constexpr) -> Any:
     """Returns the larger of z and another number, and which of all it is."""
     takes = (other > z) | (other != other)
     return tl.where(takes, other, z), tl.where(takes, number, which)
 
 
 @kernel
-def largest(z0: Any, z1: Any, z2: Any, z3: Any) -> Any:
+def largest(z0: tensor, z1: tensor, z2: tensor, z3: tensor) -> Any:
     """Returns the largest of four, and which it is: the first of equal ones, the last NaN."""
     z, which = _larger(z0, tl.zeros_like(z0).to(tl.int32), z1, 1)
     z, which = _larger(z, which, z2, 2)
