@@ -19,9 +19,7 @@ def test_cross_entropy_is_pytorchs(rows: int, classes: int, scale: float) -> Non
     known = labels(classes, 2, rows)
     assert_computes(
         lambda logits: cross_entropy(logits, known),
-        lambda logits: torch.stack(
-            [functional.cross_entropy(one, of) for one, of in zip(logits, known, strict=True)]
-        ),
+        lambda logits: torch.stack([functional.cross_entropy(one, of) for one, of in zip(logits, known, strict=True)]),
         [(scale * leaf(2, rows, classes)).detach().requires_grad_()],
         of_rounds=False,
     )
@@ -34,8 +32,7 @@ def test_the_losses_of_pairs_are_pytorchs(auxiliary: float | None) -> None:
 
     def exact(comparison: Tensor, digits: Tensor) -> Tensor:
         both = [
-            loss(of[:, 0], known[:, 0]) + loss(of[:, 1], known[:, 1])
-            for of, known in zip(digits, classes, strict=True)
+            loss(of[:, 0], known[:, 0]) + loss(of[:, 1], known[:, 1]) for of, known in zip(digits, classes, strict=True)
         ]
         main = [loss(of, known) for of, known in zip(comparison, targets, strict=True)]
         return 0.8 * torch.stack(main) + (auxiliary or 0.0) * torch.stack(both)

@@ -102,7 +102,9 @@ def test_the_largest_of_a_window_with_nan_is_nan(size: int) -> None:
     maps = leaf(1, 1, 2, 6, 6).detach()
     maps[0, 0, 0, 1, 1] = maps[0, 0, 0, 1, 0] = maps[0, 0, 1, 4, 3] = torch.nan
     maps[0, 0, 1, 0] = torch.inf
-    for activation, layer in ACTIVATIONS[:3]:  # of ELU and NaN PyTorch makes one gradient in tensors of 64, another in small ones
+    for activation, layer in ACTIVATIONS[
+        :3
+    ]:  # of ELU and NaN PyTorch makes one gradient in tensors of 64, another in small ones
         assert_computes(
             lambda maps, activation=activation: max_pool(maps, size, 2, activation),
             lambda maps, layer=layer: layer(functional.max_pool2d(maps, size, 2)),

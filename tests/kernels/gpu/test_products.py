@@ -72,9 +72,7 @@ def test_bfloat16_rounds_what_is_multiplied() -> None:
 
 @pytest.mark.parametrize(("activation", "layer"), ACTIVATIONS)
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_linear_layer_with_its_activation_is_pytorchs(
-    activation: Activation, layer: nn.Module, biased: bool
-) -> None:
+def test_a_linear_layer_with_its_activation_is_pytorchs(activation: Activation, layer: nn.Module, biased: bool) -> None:
     for rounds, examples, width, results in ((2, 33, 20, 3), (1, 1, 3, 2)):
         inputs = [leaf(rounds, examples, width), leaf(rounds, results, width), leaf(rounds, results)]
         if biased:
