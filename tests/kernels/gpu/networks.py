@@ -63,10 +63,10 @@ def assert_trains_alike(networks: Sequence[nn.Module], inputs: Tensor, steps: in
 def narrowed(network: nn.Module) -> nn.Module:
     """Returns a network of the same layers, hidden ones with a few channels, on the tests' device."""
     for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple):
             biased = module.bias is not None
             network.set_submodule(
-                name, nn.LazyConv2d(min(module.out_channels, 2), 3, padding=module.padding, bias=biased)
+                name, nn.LazyConv2d(min(module.out_channels, 2), 3, padding=module.padding[0], bias=biased)
             )
         elif isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, nn.LazyBatchNorm2d())

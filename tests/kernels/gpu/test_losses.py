@@ -37,7 +37,7 @@ def test_the_losses_of_pairs_are_pytorchs(auxiliary: float | None) -> None:
         main = [loss(of, known) for of, known in zip(comparison, targets, strict=True)]
         return 0.8 * torch.stack(main) + (auxiliary or 0.0) * torch.stack(both)
 
-    inputs = [leaf(3, 21, 2), leaf(3, 21, 2, 10)]
+    inputs = leaf(3, 21, 2), leaf(3, 21, 2, 10)
     found = pair_losses(*inputs, targets, classes, 0.8, auxiliary)
     doubles = as_double(inputs)
     upstream = leaf(3).detach()  # another one for each round

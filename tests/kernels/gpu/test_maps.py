@@ -61,8 +61,8 @@ def test_batch_norm_and_what_follows_are_pytorchs(
 def test_of_equal_maxima_the_first_takes_the_gradient_as_in_pytorch() -> None:
     maps = leaf(1, 2, 3, 7, 6).detach().round().requires_grad_()  # many equal windows
     for size, stride in ((2, 2), (3, 2)):
-        wanted = torch.autograd.grad(functional.max_pool2d(maps[0], size, stride).sin().sum(), maps)
-        found = torch.autograd.grad(max_pool(maps, size, stride, ACTIVATIONS[0][0]).sin().sum(), maps)
+        (wanted,) = torch.autograd.grad(functional.max_pool2d(maps[0], size, stride).sin().sum(), maps)
+        (found,) = torch.autograd.grad(max_pool(maps, size, stride, ACTIVATIONS[0][0]).sin().sum(), maps)
         torch.testing.assert_close(found, wanted)
     zero, kept = torch.zeros(1, 2, device=DEVICE), statistics(1, 2)
     settings = Settings(False, True, ACTIVATIONS[0][0], 0.0, 0.1)

@@ -98,7 +98,7 @@ def test_a_linear_layer_takes_inputs_that_lie_anywhere_in_memory() -> None:
 
 
 def test_the_same_twice_is_the_same_to_the_last_bit() -> None:
-    inputs = [leaf(2, 3, 7, 6, 6), leaf(2, 4, 3, 3, 3), leaf(2, 4)]
+    inputs = leaf(2, 3, 7, 6, 6), leaf(2, 4, 3, 3, 3), leaf(2, 4)
 
     def outcome() -> list[torch.Tensor]:
         result = convolution(*inputs, (1, 1), "tf32x3")
@@ -108,9 +108,9 @@ def test_the_same_twice_is_the_same_to_the_last_bit() -> None:
 
 
 def test_rounds_do_not_depend_on_what_is_computed_beside_them() -> None:
-    inputs = [leaf(3, 2, 5, 6, 6), leaf(3, 4, 2, 3, 3), leaf(3, 4)]
-    together = convolution(*inputs, (0, 0), "tf32x3")
-    alone = convolution(*(one[1:2] for one in inputs), (0, 0), "tf32x3")
+    maps, weight, bias = leaf(3, 2, 5, 6, 6), leaf(3, 4, 2, 3, 3), leaf(3, 4)
+    together = convolution(maps, weight, bias, (0, 0), "tf32x3")
+    alone = convolution(maps[1:2], weight[1:2], bias[1:2], (0, 0), "tf32x3")
     assert torch.equal(together[1:2], alone)
 
 
