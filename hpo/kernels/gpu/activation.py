@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.language import blocks, indices, kernel
+from hpo.kernels.gpu.language import apply, blocks, indices, kernel
 
 BLOCK = 1024  # numbers a program takes
 
@@ -66,8 +66,7 @@ def activation_gradient(gradient: tensor, activated: tensor, alpha: tensor, acti
 
 def activated_sum(left: Tensor, right: Tensor, activation: Activation) -> Tensor:
     """Returns the activation of left + right, which have one shape and lie in memory alike."""
-    result: Tensor = _ActivatedSum.apply(left, right, activation)
-    return result
+    return apply(_ActivatedSum, left, right, activation)
 
 
 class _ActivatedSum(torch.autograd.Function):

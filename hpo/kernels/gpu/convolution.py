@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.language import blocks, kernel, power_of_two, product, way_of, wide
+from hpo.kernels.gpu.language import apply, blocks, kernel, power_of_two, product, way_of, wide
 from hpo.kernels.gpu.tiles import Tile, choose
 
 PROGRAMS = 264  # that share the sums of a weight gradient: two for each multiprocessor of an H100
@@ -71,8 +71,7 @@ def convolution(maps: Tensor, weight: Tensor, bias: Tensor | None, padding: tupl
     Returns:
         (R, O, N, H', W').
     """
-    result: Tensor = _Convolution.apply(maps, weight, bias, padding, way_of(precision))
-    return result
+    return apply(_Convolution, maps, weight, bias, padding, way_of(precision))
 
 
 class _Convolution(torch.autograd.Function):

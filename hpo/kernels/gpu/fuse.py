@@ -20,17 +20,21 @@ from torch import nn
 LEAST_CAPABILITY = (8, 0)  # TF32 and bfloat16 in tensor cores
 
 
-def missing() -> str | None:
-    """Returns why the kernels cannot be used here, as a clause; None where they can."""
+def missing(device: torch.device | None = None) -> str | None:
+    """Returns why the kernels cannot be used on a GPU, as a clause; None where they can.
+
+    Args:
+        device: the GPU; None is the current one.
+    """
     if find_spec("triton") is None:
         return "Triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if torch.version.hip or not torch.cuda.is_available():
         return "there is no NVIDIA GPU"
-    capability = torch.cuda.get_device_capability()
+    capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
-        card, least = torch.cuda.get_device_name(), ".".join(map(str, LEAST_CAPABILITY))
+        card, least = torch.cuda.get_device_name(device), ".".join(map(str, LEAST_CAPABILITY))
         return f"{card} has compute capability {'.'.join(map(str, capability))}, and the kernels need {least}"
     return None
 

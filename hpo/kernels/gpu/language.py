@@ -28,6 +28,13 @@ def runs_on(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and (tensor.is_cuda or INTERPRETED)
 
 
+def apply(function: type[torch.autograd.Function], first: Tensor, *others: Any) -> Tensor:
+    """Returns the result of a differentiable function, launched where its first tensor is."""
+    with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+        result: Tensor = function.apply(first, *others)
+    return result
+
+
 def blocks(size: int, block: int) -> int:
     """Returns how many blocks cover a size."""
     return -(-size // block)

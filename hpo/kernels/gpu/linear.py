@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import NONE, Activation, activate, activation_gradient
-from hpo.kernels.gpu.language import blocks, kernel, power_of_two, product, way_of, wide
+from hpo.kernels.gpu.language import apply, blocks, kernel, power_of_two, product, way_of, wide
 from hpo.kernels.gpu.tiles import Tile, choose
 
 
@@ -46,8 +46,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: Acti
     Returns:
         (R, N, O).
     """
-    result: Tensor = _Linear.apply(inputs, weight, bias, activation, way_of(precision))
-    return result
+    return apply(_Linear, inputs, weight, bias, activation, way_of(precision))
 
 
 class _Linear(torch.autograd.Function):

@@ -10,15 +10,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.language import kernel, power_of_two
+from hpo.kernels.gpu.language import apply, kernel, power_of_two
 
 MOST_NUMBERS = 4096  # that a program holds at once: rows times classes, both rounded up
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the mean cross-entropies (R,) of logits (R, B, K) and labels (R, B), int64 from 0 to K - 1."""
-    losses: Tensor = _Losses.apply(logits, None, labels, None, 1.0, 0.0)
-    return losses
+    return apply(_Losses, logits, None, labels, None, 1.0, 0.0)
 
 
 def pair_losses(
@@ -33,10 +32,9 @@ def pair_losses(
         main, auxiliary: weights; without auxiliary loss None, and the digits are not looked at.
     """
     if auxiliary is None:
-        losses: Tensor = _Losses.apply(comparison, None, targets, None, main, 0.0)
-    else:  # L2 + L3 is twice the mean over the digits of all pairs
-        losses = _Losses.apply(comparison, digits.flatten(1, 2), targets, classes.flatten(1), main, 2 * auxiliary)
-    return losses
+        return apply(_Losses, comparison, None, targets, None, main, 0.0)
+    # L2 + L3 is twice the mean over the digits of all pairs.
+    return apply(_Losses, comparison, digits.flatten(1, 2), targets, classes.flatten(1), main, 2 * auxiliary)
 
 
 class _Losses(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import Activation, activate
-from hpo.kernels.gpu.language import blocks, kernel
+from hpo.kernels.gpu.language import apply, blocks, kernel
 from hpo.kernels.gpu.norm_gradient import norm_gradient
 from hpo.kernels.gpu.tiles import TILES, Tile, choose
 from hpo.kernels.gpu.windows import four, largest, window
@@ -69,8 +69,7 @@ def norm(
     Returns:
         (R, C, N, H, W), or (R, C, N, H // 2, W // 2).
     """
-    result: Tensor = _Norm.apply(maps, weight, bias, added, statistics, settings)
-    return result
+    return apply(_Norm, maps, weight, bias, added, statistics, settings)
 
 
 class _Norm(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import Activation, activate, activation_gradient
-from hpo.kernels.gpu.language import blocks, indices, kernel
+from hpo.kernels.gpu.language import apply, blocks, indices, kernel
 
 BLOCK = 1024  # numbers a program of max-pool takes
 BLOCK_OF_MEANS = 16  # windows a program of average pool takes, whole
@@ -24,14 +24,12 @@ BLOCK_OF_MEANS = 16  # windows a program of average pool takes, whole
 
 def max_pool(maps: Tensor, size: int, stride: int, activation: Activation) -> Tensor:
     """Returns the activation of the largest number in each window: (..., H, W) -> (..., H', W')."""
-    result: Tensor = _MaxPool.apply(maps, size, stride, activation)
-    return result
+    return apply(_MaxPool, maps, size, stride, activation)
 
 
 def average_pool(maps: Tensor, size: int, activation: Activation) -> Tensor:
     """Returns the activation of the mean of each window, side by side: (..., H, W) -> (..., H // size, W // size)."""
-    result: Tensor = _AveragePool.apply(maps, size, activation)
-    return result
+    return apply(_AveragePool, maps, size, activation)
 
 
 class _MaxPool(torch.autograd.Function):
@@ -41,7 +39,8 @@ class _MaxPool(torch.autograd.Function):
         *outer, height, width = maps.shape
         down, across = (height - size) // stride + 1, (width - size) // stride + 1
         out = maps.new_empty(*outer, down, across)
-        which = torch.empty_like(out, dtype=torch.int32)  # of a window's numbers is the largest
+        few = size * size <= 128
+        which = torch.empty_like(out, dtype=torch.int8 if few else torch.int32)  # of a window's numbers is the largest
         constants = (out.numel(), height, width, down, across, size, stride, activation.kind)
         _take_largest[(blocks(out.numel(), BLOCK),)](maps, out, which, activation.alpha, *constants, BLOCK)
         context.save_for_backward(out, which)

@@ -114,6 +114,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
     """Returns how long a launch takes on a GPU; infinity where the card has not the memory for such a tile."""
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError("tiles cannot be tried while a CUDA graph is recorded")
+    torch.cuda.synchronize()  # it is tried on another stream, and writes where work under way may still read
     try:
         return float(triton.testing.do_bench_cudagraph(launch, rep=5))  # a graph, for a launch takes longer than a run
     except triton.runtime.errors.OutOfResources:

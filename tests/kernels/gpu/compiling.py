@@ -23,7 +23,7 @@ from hpo.kernels.gpu.losses import cross_entropy, pair_losses
 from hpo.kernels.gpu.norm import Settings, Statistics, norm
 from hpo.kernels.gpu.pooling import average_pool, max_pool
 
-TYPES = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32"}
+TYPES = {torch.float32: "*fp32", torch.int64: "*i64", torch.int8: "*i8"}
 compiled: dict[str, int] = {}
 
 

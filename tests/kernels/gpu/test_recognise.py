@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,6 +129,17 @@ def test_a_layer_alone_is_fused_and_has_what_the_other_has() -> None:
         _ = fused.no_such_name
 
 
+def test_a_copy_of_a_fused_network_is_whole() -> None:
+    fused = fuse(nn.Sequential(nn.Linear(3, 2).double()))
+    copied = copy.deepcopy(fused)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    inputs = torch.ones(4, 3, dtype=torch.float64)
+    assert copied(inputs).eq(0).all()  # by its own layer, which has the copy's parameters
+    assert fused(inputs).ne(0).all()
+
+
 def test_another_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="precision must be one of tf32x3, ieee, tf32, bf16, but is 'half'"):
         fuse(nn.Linear(1, 1), "half")
@@ -139,10 +152,10 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert missing() == "there is no NVIDIA GPU"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla T4")
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (7, 5))
     assert missing() == "Tesla T4 has compute capability 7.5, and the kernels need 8.0"
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
     assert missing() is None
     monkeypatch.setattr("hpo.kernels.gpu.fuse.find_spec", lambda name: None)
     assert missing() == "Triton is not installed"
