@@ -35,6 +35,12 @@ class Fused(nn.Module):
         for name in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[name] = self.layers[0].__dict__[name]
 
+    def runs_on(self, *inputs: Tensor) -> bool:
+        """Says whether the kernels take inputs, and what the module holds, all on one device."""
+        held = [one for one in (*self._parameters.values(), *self._buffers.values()) if one is not None]
+        floats = (*inputs, *(one for one in held if one.is_floating_point()))
+        return all(runs_on(one) and one.device == inputs[0].device for one in floats)
+
     def by_layers(self, inputs: Tensor) -> Tensor:
         """Returns what the layers make of inputs."""
         for layer in self.layers:
@@ -67,7 +73,7 @@ class Convolution(Fused):
             size + 2 * pad >= kernel
             for size, pad, kernel in zip(maps.shape[2:], layer.padding, layer.kernel_size, strict=False)
         )
-        if not (_takes_maps(maps, layer.in_channels) and enough):
+        if not (self.runs_on(maps) and enough and _are_maps(maps, layer.in_channels)):
             return self.by_layers(maps)
 
         def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,14 +92,8 @@ class Norm(Fused):
     def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
         """Maps what the layers do; `added` are maps that come in before the activation, where there is no pool."""
         layer: Any = self.layers[0]
-        each = maps[:, 0].numel() if maps.dim() == 4 else 0
-        alike = added is None or (added.shape == maps.shape and runs_on(added))
-        if (
-            not _takes_maps(maps, layer.num_features)
-            or each < 2
-            or (self.pool and min(maps.shape[2:]) < 2)
-            or not alike
-        ):
+        alike = self.runs_on(maps, *([] if added is None else [added])) and (added is None or added.shape == maps.shape)
+        if not (alike and _are_maps(maps, layer.num_features)) or self._is_too_little(maps):
             return self._by_layers(maps, added)
         settings = Settings(self.training, self.pool, self.activation, layer.eps, layer.momentum)
 
@@ -102,12 +102,17 @@ class Norm(Fused):
             added = None if added is None else added.transpose(1, 2)
             out = norm(maps.transpose(1, 2), weight, bias, held, settings, added)
             for one, buffer in zip(held, kept, strict=True):
-                if one is not buffer:  # a copy was changed
+                if settings.training and one is not buffer:  # a copy was changed
                     buffer.copy_(one)
             return out.transpose(1, 2)
 
         kept = self.running_mean, self.running_var, self.num_batches_tracked
         return of_all_rounds(normalise, maps, added, self.weight, self.bias, *kept)
+
+    def _is_too_little(self, maps: Tensor) -> bool:
+        """Says that PyTorch has an error for these maps, or a result without numbers."""
+        one = self.training and maps[:, 0].numel() == 1  # which has no variance
+        return one or (self.pool and min(maps.shape[2:]) < 2)
 
     def _by_layers(self, maps: Tensor, added: Tensor | None) -> Tensor:
         if added is None:
@@ -125,7 +130,7 @@ class MaxPool(Fused):
         self.size, self.stride = _one(pool.kernel_size), _one(pool.stride)
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
-        if not _takes_maps(maps) or min(maps.shape[2:]) < self.size:
+        if not (self.runs_on(maps) and _are_maps(maps)) or min(maps.shape[2:]) < self.size:
             return self.by_layers(maps)
         return _of_maps(lambda maps: max_pool(maps, self.size, self.stride, self.activation), maps)
 
@@ -138,7 +143,7 @@ class AveragePool(Fused):
         self.size = _one(pool.kernel_size)
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
-        if not _takes_maps(maps) or min(maps.shape[2:]) < self.size:
+        if not (self.runs_on(maps) and _are_maps(maps)) or min(maps.shape[2:]) < self.size:
             return self.by_layers(maps)
         return _of_maps(lambda maps: average_pool(maps, self.size, self.activation), maps)
 
@@ -151,7 +156,7 @@ class Linear(Fused):
         self.precision = precision
 
     def forward(self, inputs: Tensor) -> Tensor:  # noqa: D102
-        if not (runs_on(inputs) and inputs.dim() == 2 and inputs.numel() and inputs.shape[1] == self.in_features):
+        if not (self.runs_on(inputs) and inputs.dim() == 2 and inputs.numel() and inputs.shape[1] == self.in_features):
             return self.by_layers(inputs)
 
         def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -179,7 +184,7 @@ class Residual(nn.Module):
                 inner = layer(inner)
             return self.residue[-1](inner, maps)  # type: ignore[no-any-return]
         residue = self.residue(maps)
-        if residue.shape != maps.shape or not (_takes_maps(maps) and runs_on(residue)):
+        if residue.shape != maps.shape or not (runs_on(maps) and runs_on(residue) and _are_maps(maps)):
             return self.activation(maps + residue)  # type: ignore[no-any-return]
 
         def add(maps: Tensor, residue: Tensor) -> Tensor:
@@ -188,9 +193,9 @@ class Residual(nn.Module):
         return of_all_rounds(add, maps, residue)
 
 
-def _takes_maps(maps: Tensor, channels: int | None = None) -> bool:
-    fits = runs_on(maps) and maps.dim() == 4 and maps.numel() > 0
-    return fits and channels in (None, maps.shape[1])
+def _are_maps(maps: Tensor, channels: int | None = None) -> bool:
+    """Says whether a tensor is of shape (N, C, H, W), not empty, with so many channels."""
+    return maps.dim() == 4 and maps.numel() > 0 and channels in (None, maps.shape[1])
 
 
 def _of_maps(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:

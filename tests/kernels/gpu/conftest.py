@@ -51,9 +51,9 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def choose(_: Tiles, key: Key, card: str | None, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
         if key[0] == "convolution":
-            return tiles[0]._replace(rows=2048, depth=32)
+            return tiles[0]._replace(rows=512, depth=32)
         if key[0] == "weights of convolution":
-            return tiles[0]._replace(depth=1024, splits=2)
+            return tiles[0]._replace(depth=256, splits=2)
         return tiles[0]
 
     monkeypatch.setattr(Tiles, "choose", choose)
