@@ -16,10 +16,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from hpo.kernels.gpu.activation import NONE, Activation, activated_sum
+from hpo.kernels.gpu.activation import Activation, activated_sum
 from hpo.kernels.gpu.convolution import convolution
 from hpo.kernels.gpu.linear import linear
-from hpo.kernels.gpu.losses import cross_entropy, pair_losses
+from hpo.kernels.gpu.losses import pair_losses
 from hpo.kernels.gpu.norm import Settings, Statistics, norm
 from hpo.kernels.gpu.pooling import average_pool, max_pool
 
@@ -55,11 +55,9 @@ def call_all(rounds: int = 10) -> None:
     relu, elu = Activation("relu"), Activation("elu", 0.5)
     maps, channels = (rounds, 32, 100, 7, 7), (rounds, 32)
     differentiate(convolution(leaf(*maps), leaf(rounds, 64, 32, 3, 3), leaf(rounds, 64), (1, 1), "tf32x3"))
-    differentiate(convolution(leaf(*maps), leaf(rounds, 20, 32, 3, 3), None, (0, 0), "bf16"))
-    differentiate(linear(leaf(rounds, 400, 256), leaf(rounds, 200, 256), leaf(rounds, 200), elu, "tf32x3"))
-    differentiate(linear(leaf(rounds, 200, 20), leaf(rounds, 2, 20), None, NONE, "ieee"))
+    differentiate(linear(leaf(rounds, 400, 256), leaf(rounds, 200, 256), leaf(rounds, 200), elu, "bf16"))
     tracked = torch.empty(rounds, dtype=torch.int64, device="meta")
-    for training, pool, activation in ((True, True, elu), (True, False, relu), (False, True, NONE)):
+    for training, pool, activation in ((True, True, elu), (False, False, relu)):
         kept = Statistics(leaf(*channels).detach(), leaf(*channels).detach(), tracked)
         settings = Settings(training, pool, activation, 1e-5, 0.1)
         added = None if pool else leaf(*maps)
@@ -68,7 +66,6 @@ def call_all(rounds: int = 10) -> None:
     differentiate(average_pool(leaf(*maps), 7, Activation("leaky_relu", 0.1)))
     differentiate(activated_sum(leaf(*maps), leaf(*maps), elu))
     labels = torch.empty(rounds, 100, dtype=torch.int64, device="meta")
-    differentiate(cross_entropy(leaf(rounds, 100, 10), labels))
     classes = labels.unsqueeze(-1).expand(-1, -1, 2)
     differentiate(pair_losses(leaf(rounds, 100, 2), leaf(rounds, 100, 2, 10), labels, classes, 1.0, 0.5))
 

@@ -10,7 +10,7 @@ from hpo.kernels.gpu.norm import Settings, Statistics, norm
 from hpo.kernels.gpu.pooling import average_pool, max_pool
 from tests.kernels.gpu.comparison import ACTIVATIONS, DEVICE, as_double, assert_close, assert_computes, leaf, swapped
 
-SHAPES = [(2, 3, 5, 7, 6), (1, 2, 1, 4, 4), (2, 1, 3, 5, 5)]  # R, C, N, H, W
+SHAPES = [(2, 3, 5, 7, 6), (1, 2, 1, 4, 5)]  # R, C, N, H, W
 
 
 def statistics(rounds: int, channels: int) -> Statistics:

@@ -150,8 +150,7 @@ def test_training_twice_is_the_same_to_the_last_bit() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
-@pytest.mark.parametrize("architecture", ["simple_cnn", "cnn_bn"])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("architecture", "bad"), [("simple_cnn", torch.nan), ("cnn_bn", torch.inf)])
 def test_a_round_that_is_not_finite_stays_so_and_alone(architecture: str, bad: float) -> None:
     networks, inputs = build(architecture, "relu"), drawn(2, 2, 2, 2, 14, 14)
     layer = next(module for module in networks[1].modules() if isinstance(module, nn.Conv2d))
