@@ -16,6 +16,8 @@ def residual(activation: Activation, *, weight_sharing: bool) -> nn.Module:
 
 
 class _Block(nn.Module):
+    computes = "activation(maps + residue(maps))"  # and nothing else: so a kernel may take its place
+
     def __init__(self, activation: Activation) -> None:
         super().__init__()
         # The convolutions keep the bias that batch norm makes idle: the report's parameter counts include it (table I).

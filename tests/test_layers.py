@@ -36,6 +36,7 @@ TOP = {"hpo", "hpo.__main__", "hpo.entry"}  # beside the folders, and above them
 HOMES = {
     "torch": {"kernels", "training", "tasks"},
     "numba": {"kernels"},
+    "triton": {"kernels"},
     "optuna": {"storage", "search", "workers", "analysis", "report", "dashboard", "api"},
     "torchvision": {"tasks"},
     "safetensors": {"training"},

@@ -11,16 +11,14 @@ trying. Together with `cross_entropy` fused layers save a third of the time of `
 from __future__ import annotations
 
 import copy
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard
 
 from torch import nn
 
 from hpo.kernels.batch_norm import Norm
 from hpo.kernels.conv_pool import ConvolutionAndPool
+from hpo.kernels.exact import is_exactly
 from hpo.kernels.winograd import Convolution
-
-Layer = TypeVar("Layer", bound=nn.Module)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def fuse(network: nn.Module) -> nn.Module:
@@ -36,7 +34,7 @@ def fuse(network: nn.Module) -> nn.Module:
 
 
 def _fuse_children(module: nn.Module) -> None:
-    if _is(module, nn.Sequential):
+    if is_exactly(module, nn.Sequential):
         for first in range(len(module)):
             run = module[first : first + 3]
             if len(run) < 3 or not _is_norm(run[1]):
@@ -54,19 +52,9 @@ def _fuse_children(module: nn.Module) -> None:
             _fuse_children(child)
 
 
-def _is(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
-    """Says whether a layer is of exactly this kind, and computes what the kind does and nothing else.
-
-    A subclass may compute something else, and so may a layer whose `forward` was replaced, or that has hooks: those of
-    pruning and of the old `weight_norm` make the weight.
-    """
-    hooked = any(getattr(layer, name) for name in HOOKS)
-    return type(layer) is kind and not hooked and "forward" not in vars(layer)
-
-
 def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
-    return _is(layer, nn.Conv2d) and all(getattr(layer, name) == value for name, value in plain.items())
+    return is_exactly(layer, nn.Conv2d) and all(getattr(layer, name) == value for name, value in plain.items())
 
 
 def _is_first_convolution(layer: nn.Module) -> bool:
@@ -74,9 +62,9 @@ def _is_first_convolution(layer: nn.Module) -> bool:
 
 
 def _is_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    return _is(layer, nn.BatchNorm2d) and layer.affine and layer.track_running_stats and bool(layer.momentum)
+    return is_exactly(layer, nn.BatchNorm2d) and layer.affine and layer.track_running_stats and bool(layer.momentum)
 
 
 def _is_pool(layer: nn.Module) -> bool:
     plain = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "return_indices": False, "ceil_mode": False}
-    return _is(layer, nn.MaxPool2d) and all(getattr(layer, name) == value for name, value in plain.items())
+    return is_exactly(layer, nn.MaxPool2d) and all(getattr(layer, name) == value for name, value in plain.items())
