@@ -62,7 +62,7 @@ class Training(Table):
 
     epochs: Count = 25
     batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ def find_device(name: str) -> torch.device:
         threadpool_limits(1)  # NumPy's too
     else:
         torch.backends.cudnn.allow_tf32 = False  # or convolutions of float32 would keep 10 bits of 23
+        torch.backends.cudnn.deterministic = True  # its gradients would add in no fixed order
     return device
 
 

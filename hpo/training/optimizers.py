@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,9 @@ class TrainingConfig:
     """How the networks of one configuration are trained.
 
     Attributes:
-        precision: `float32`, or `bfloat16` for the matrix products and convolutions, as PyTorch's autocast chooses
-            them; weights, losses and batch norm's statistics stay in float32.
+        precision: `float32`, exact to its 24 bits; or on a GPU `tf32`, whose products take 11 bits of each factor; or
+            `bfloat16` for the matrix products and convolutions, as PyTorch's autocast chooses them. Weights, losses and
+            batch norm's statistics stay in float32.
     """
 
     epochs: int
@@ -69,6 +71,23 @@ def in_precision(precision: str, forward: Callable[[], Any], device: torch.devic
     """Returns the output of a forward pass, computed in a precision, its floats in float32."""
     if precision == "float32":
         return forward()
+    if precision == "tf32":
+        with _tf32():
+            return forward()
     with torch.autocast(device.type, getattr(torch, precision)):
         output = forward()
     return map_output(output, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Context manager in which PyTorch's own products on a GPU may round to TF32."""
+    libraries: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [library.allow_tf32 for library in libraries]
+    try:
+        for library in libraries:
+            library.allow_tf32 = True
+        yield
+    finally:
+        for library, allowed in zip(libraries, before, strict=True):
+            library.allow_tf32 = allowed

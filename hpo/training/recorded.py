@@ -10,7 +10,7 @@ every trial, for seeds belong to rounds, and with the optimizer's state at zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.training.batch import Batch, take
+from hpo.training.gpu_kernels import Kernels
 from hpo.training.network_task import Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.rounds import GradientNorms, Loss, StackedRounds
@@ -77,6 +78,7 @@ class RecordedRounds(StackedRounds):
         train, test: the data of every trial to come, (R, N, ...) each.
         evaluate: what is made of the outputs on the test data, (…, R), while they are on the device.
         key: what trials must share to be trained by these.
+        kernels: what to compute with in place of PyTorch's layers.
     """
 
     way = "stacked, as CUDA graphs"
@@ -92,8 +94,10 @@ class RecordedRounds(StackedRounds):
         evaluate: Evaluate,
         recorder: Recorder,
         key: Hashable = None,
+        kernels: Kernels | None = None,
     ) -> None:
-        super().__init__(networks, config, loss)
+        super().__init__(networks, config, loss, kernels.structure if kernels else None)
+        self.way = f"{RecordedRounds.way}{kernels.described if kernels else ''}"
         self.key, self._train, self._test, self._evaluate, self._recorder = key, train, test, evaluate, recorder
         tensors = {**self.parameters, **self.buffers}
         self._first = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -109,7 +113,7 @@ class RecordedRounds(StackedRounds):
         ]
         self._at = torch.zeros(1, dtype=torch.long, device=device)
         self._total = torch.zeros(self.rounds, device=device, dtype=dtype)
-        with recorder.on_stream():
+        with recorder.on_stream(), kernels.tuning() if kernels else nullcontext():
             for order in self._orders:
                 for _ in range(WARM_UP_STEPS):
                     self._step(order)

@@ -171,6 +171,9 @@ class LoopedRounds(Rounds):
 class StackedRounds(Rounds):
     """R networks trained all at once: one lends its structure, the parameters of all R take the place of its own.
 
+    Args:
+        structure: computes what the networks do, with parameters and buffers of the same names; None takes the first.
+
     Attributes:
         parameters, buffers: name -> (R, ...).
     """
@@ -179,8 +182,10 @@ class StackedRounds(Rounds):
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
-    def __init__(self, networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss) -> None:
-        self.rounds, self.structure = len(networks), networks[0]
+    def __init__(
+        self, networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, structure: nn.Module | None = None
+    ) -> None:
+        self.rounds, self.structure = len(networks), structure or networks[0]
         self.parameters, self.buffers = stack_module_state(list(networks))
         self.config = config
         self._in_training = False

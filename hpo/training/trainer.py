@@ -15,6 +15,7 @@ from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics
 from hpo.training.batch import each
 from hpo.training.data import Orders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
+from hpo.training.gpu_kernels import find_kernels
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, Fetched, together
@@ -258,6 +259,7 @@ class Trainer:
             evaluate=self._means.numbers,
             recorder=self._records(),
             key=key,
+            kernels=find_kernels(networks, config, loss, example) if self._device.type == "cuda" else None,
         )
 
 

@@ -43,6 +43,8 @@ def make_rounds(
         RequestError: where the precision is not for such networks.
     """
     device = example[0].device
+    if config.precision == "tf32" and device.type == "cpu":
+        raise RequestError("precision 'tf32' is of NVIDIA's GPUs, not of a CPU")
     fault = None
     draws = "" if stacked is True else _what_it_draws(networks[0], loss, of_round(example, 0))
     if stacked is None:
@@ -70,16 +72,24 @@ def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: 
         alone = [_losses_and_gradients(network.eval(), loss, of_round(two, r)) for r, network in enumerate(chosen)]
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop.*")  # an operation that vmap runs in a loop
-            rounds = StackedRounds(copy.deepcopy(chosen), config, loss)
-            rounds.structure.eval()
-            losses = rounds.losses(two)
-            gradients = _gradients(losses.sum(), rounds.parameters.values())
+            together = losses_and_gradients_of(StackedRounds(copy.deepcopy(chosen), config, loss), two)
             StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
     except Exception as error:  # whatever vmap makes of what somebody wrote
         return str(error).partition("\n")[0] or type(error).__name__
-    together = [[losses[r : r + 1], *(gradient[r] for gradient in gradients)] for r in range(2)]
-    same = all(_is_close(ours, theirs) for ours, theirs in zip(alone, together, strict=True))
-    return None if same else "it computes something else then"
+    return None if computes_as(alone, together) else "it computes something else then"
+
+
+def losses_and_gradients_of(rounds: StackedRounds, batch: Batch) -> list[list[Tensor]]:
+    """Returns each round's loss, (1,), and gradients, with batch norm at its running statistics."""
+    rounds.structure.eval()
+    losses = rounds.losses(batch)
+    gradients = _gradients(losses.sum(), rounds.parameters.values())
+    return [[losses[r : r + 1], *(gradient[r] for gradient in gradients)] for r in range(rounds.rounds)]
+
+
+def computes_as(expected: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> bool:
+    """Says whether losses and gradients of several rounds are the same but for rounding."""
+    return all(_is_close(ours, theirs) for ours, theirs in zip(expected, found, strict=True))
 
 
 def _losses_and_gradients(network: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import cache
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LEAST_CAPABILITY = (8, 0)  # TF32 and bfloat16 in tensor cores
 
@@ -37,6 +38,16 @@ def missing(device: torch.device | None = None) -> str | None:
         card, least = torch.cuda.get_device_name(device), ".".join(map(str, LEAST_CAPABILITY))
         return f"{card} has compute capability {'.'.join(map(str, capability))}, and the kernels need {least}"
     return None
+
+
+@cache
+def _takes(device: torch.device) -> bool:
+    return missing(device) is None
+
+
+def take(*tensors: Tensor) -> bool:
+    """Says whether kernels take tensors as they are: floats of 32 bits on a GPU that has what they need."""
+    return all(one.is_cuda and one.dtype == torch.float32 and _takes(one.device) for one in tensors)
 
 
 def fuse(network: nn.Module, precision: str = "tf32x3") -> nn.Module:

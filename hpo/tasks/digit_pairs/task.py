@@ -160,8 +160,15 @@ class DigitPairs(Table):
                 the study.
         """
         from hpo.kernels.cross_entropy import cross_entropy
+        from hpo.kernels.gpu.fuse import take
 
         comparison, digits = output
+        if take(comparison, digits):
+            from hpo.kernels.gpu.losses import pair_losses
+            from hpo.kernels.gpu.stacked import of_all_rounds
+
+            weights = self.weights(auxiliary_share) if auxiliary_loss else (1.0, None)
+            return of_all_rounds(lambda *of: pair_losses(*of, *weights), *output, batch.targets, batch.classes)
         main = cross_entropy(comparison, batch.targets).mean(-1)
         if not auxiliary_loss:
             return main
