@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check fix lock bench golden chaos clean
+.PHONY: quickstart test check fix lock bench gpu golden chaos clean
 
 quickstart: $(INSTALLED)  ## a small search on embedded digits, nothing to download but the packages
 	@$(BIN)/hpo optimize quickstart --trials 40
@@ -40,6 +40,9 @@ lock: $(INSTALLED)  ## the packages of the container's image: those of this envi
 bench: $(INSTALLED)  ## what documents claim about speed and about searching, measured again (an hour, alone on the machine)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.pruners
+
+gpu: $(INSTALLED)  ## the tests of a GPU, and tables of its speed beside rivals, into gpu/ (four minutes; HPO_DATA has MNIST)
+	$(BIN)/python -m benchmarks.gpu
 
 golden: $(INSTALLED)  ## what studies measured once, measured again (a quarter of an hour; HPO_DATA names the folder of MNIST)
 	$(BIN)/python -m tests.golden
