@@ -79,8 +79,9 @@ def _compile_kernels_once() -> None:
     def compile_locked(dispatcher: Any, signature: Any) -> Any:
         function = dispatcher.py_func
         place = f"{function.__code__.co_filename}:{function.__qualname__}"
-        name = f"hpo-kernel-{hashlib.sha256(place.encode()).hexdigest()[:20]}.lock"
-        with (Path(tempfile.gettempdir()) / name).open("w") as lock:
+        folder = Path(tempfile.gettempdir()) / f"hpo-kernels-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        with (folder / hashlib.sha256(place.encode()).hexdigest()[:20]).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return compile_one(dispatcher, signature)
 
