@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import fcntl
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
