@@ -93,7 +93,9 @@ def stored_target(attributes: Mapping[str, Any]) -> int:
 def _is_empty(study: optuna.Study, attributes: Mapping[str, Any]) -> bool:
     """Says whether a study has no trials, and no attributes but some that it is about to be given."""
     known = study.user_attrs
-    ours = {**attributes, **{key: known.get(key) for key in ("versions", "target")}}  # whoever died may have had others
+    ours = {**attributes, "versions": known.get("versions")}  # the creator that died may have had others
+    if attributes.keys() <= known.keys():  # what comes after all of these
+        ours["target"] = known.get("target")
     return known.items() <= ours.items() and not study.get_trials(deepcopy=False)
 
 

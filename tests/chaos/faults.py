@@ -155,8 +155,8 @@ class Target:
 
 
 def _slot(trial: optuna.Trial) -> int:
-    attributes = trial.study.trials[trial.number].user_attrs
-    return int(attributes["slot"])
+    (shown,) = (one for one in trial.study.trials if one.number == trial.number)
+    return int(shown.user_attrs["slot"])
 
 
 def _run_out_of_memory(folder: Path) -> None:
