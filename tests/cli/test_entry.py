@@ -144,7 +144,6 @@ def installed(folder: Path) -> Path:
     return script
 
 
-@pytest.mark.slow
 def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path) -> None:
     """Though PYTHONPATH names it, as `.`."""
     script, folder = installed(tmp_path / "bin"), tmp_path / "work"
@@ -159,7 +158,6 @@ def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path) -> None
     assert list(tmp_path.rglob("RAN-*")) == []
 
 
-@pytest.mark.slow
 def test_nor_is_it_by_python_m(tmp_path: Path) -> None:
     shadow(tmp_path, SHADOWS)
     (tmp_path / "tiny.toml").write_text(TINY)
@@ -177,7 +175,6 @@ def test_nor_by_the_download_of_a_dataset(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("RAN-*")) == []
 
 
-@pytest.mark.slow
 def test_a_source_tree_works_where_it_is_not_installed(tmp_path: Path) -> None:
     """Its folder is then the working folder, and nothing else names it."""
     for part in ("hpo", "models", "studies"):
