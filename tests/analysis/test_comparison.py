@@ -102,6 +102,11 @@ def test_a_search_is_compared_with_what_it_says_of_its_choice(listed: Path) -> N
     best = json.loads(hpo("compare", "search", "--json", folder=listed).stdout)["compared"][0]["name"]
     warned = f"{first} was first in the study; picking a different one now is a new selection" in fresh
     assert warned == (best != first)
+    run(listed, "optimize", "search", "--trials", "40", "--workers", "1")
+    assert json.loads(hpo("best", "search", "--json", folder=listed).stdout)["confirmed"] is None
+    later = run(listed, "compare", "search")  # one of an earlier best says nothing of the best by now
+    assert "fresh rounds (" not in later
+    assert "hpo confirm search --allow noise.py:f compares the best on fresh rounds" in later
 
 
 def test_a_list_is_confirmed_under_its_labels(listed: Path) -> None:

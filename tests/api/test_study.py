@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +78,43 @@ def test_a_lambda_is_measured_here_and_a_changed_one_is_another_study() -> None:
         quietly(ab(2.0))
 
 
+class Scaled:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, params: dict[str, Any], seed: int) -> float:
+        return float(params["x"]) * self.factor
+
+    def method(self, params: dict[str, Any], seed: int) -> float:
+        return float(params["x"]) * self.factor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda factor: Scaled(factor),
+        lambda factor: Scaled(factor).method,
+        lambda factor: partial(lambda params, seed, by: params["x"] * by, by=factor),
+        lambda factor: lambda params, seed, by=[factor]: params["x"] * by[0],
+    ],
+    ids=["object", "method", "partial", "default"],
+)
+def test_what_a_function_holds_is_part_of_it(make: Callable[[float], Callable[..., Any]]) -> None:
+    quietly(hpo.Study(make(1.0), space=SPACE, name="held", rounds=2), 2)
+    assert len(quietly(hpo.Study(make(1.0), space=SPACE, name="held", rounds=2), 3).trials()) == 3
+    with pytest.raises(StudyError, match="was created with other code"):
+        quietly(hpo.Study(make(2.0), space=SPACE, name="held", rounds=2), 4)
+
+
+def test_a_notebook_shows_answers_as_sentences() -> None:
+    study = quietly(hpo.Study(bowl, space=SPACE, rounds=5), 4)
+    for found in (study.best(), study.confirm(top=2, rounds=6, progress=False), study.compare()):
+        shown: list[str] = []
+        found._repr_pretty_(SimpleNamespace(text=shown.append), cycle=False)
+        assert shown == [str(found)]
+        assert str(found).startswith("study bowl: ")
+
+
 def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
     odd: list[Any] = [[1], {"a": 3}, 3, 2.5]
     cases: list[tuple[Any, type[Exception], str]] = [
@@ -94,6 +134,13 @@ def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
         ),
         (lambda: hpo.Study(bowl, space=SPACE).confirm(top=0), RequestError, "top must be a whole number from 1 to"),
         (lambda: hpo.Study(bowl, space=SPACE).report("deep/er"), HpoError, "does not exist"),
+        (
+            lambda: hpo.Study(bowl, space={"x": (0.0, 1.0)}),
+            RequestError,
+            r"space\['x'\] must be a list of values",
+        ),
+        (lambda: hpo.Study(bowl, space=SPACE, name=odd[2]), RequestError, "name must be a text, but is 3"),
+        (lambda: hpo.load_results(odd[2]), RequestError, "a study's name must be a text, but is 3"),
         (lambda: hpo.Study(bowl, space=SPACE, direction="up"), RequestError, "direction must be 'minimize' or"),
         (lambda: hpo.Study(bowl, space=SPACE, metric=" "), RequestError, "metric must be a text"),
         (lambda: hpo.Study(bowl, space=SPACE, device="gpu"), RequestError, "^device must be auto, cpu"),

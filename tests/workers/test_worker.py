@@ -36,7 +36,7 @@ from hpo.workers.status import Status
 from hpo.workers.supervisor import Supervisor
 from hpo.workers.worker import run_worker
 from tests import stubs
-from tests.conftest import create
+from tests.conftest import LISTED_STUDY, create, defined
 
 pytestmark = pytest.mark.usefixtures("warm_workers")
 
@@ -229,3 +229,28 @@ def test_no_training_waits_for_a_parent_that_does_not_listen() -> None:
         theirs.send(Ended("s", 0))
     assert sent > 100
     assert [ours.recv() for _ in range(sent + 10)][-1] == Ended("s", 0)
+
+
+def test_a_list_measures_all_it_can_where_one_of_its_configurations_fails(
+    fresh_storage: RDBStorage, tmp_path: Path
+) -> None:
+    rates = [0.1, 0.2, 0.3]
+    params = LISTED_STUDY["trial"][0]["params"]
+    trials = [{"label": str(rate), "params": {**params, "learning_rate": rate}} for rate in rates]
+    create(fresh_storage, "small", defined({**LISTED_STUDY, "trial": trials}, name="small"), 3)
+
+    class Fails:
+        device = "stub"
+
+        def __call__(self, trial: optuna.Trial, **_: object) -> float:
+            if trial.study.sampler.params["learning_rate"] == 0.2:  # type: ignore[attr-defined]
+                raise ArithmeticError("this one fails")
+            return 1.0
+
+    def make(*_: object) -> Fails:
+        return Fails()
+
+    complaint = r"'0.2' failed 3 times, the last time by ArithmeticError: this one fails"
+    with pytest.raises(WorkError, match=complaint):
+        run_worker(assignment(fresh_storage, tmp_path, target=3), make, Stop(), raise_what_is_given_up)
+    assert counts(fresh_storage) == {"COMPLETE": 2, "FAIL": 3}
