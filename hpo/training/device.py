@@ -32,6 +32,8 @@ def find_device(name: str) -> torch.device:
     else:
         torch.backends.cudnn.allow_tf32 = False  # or convolutions of float32 would keep 10 bits of 23
         torch.backends.cudnn.deterministic = True  # its gradients would add in no fixed order
+        if device.index is not None:
+            torch.cuda.set_device(device)  # else pinned memory and waiting would open the first GPU too
     return device
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpo.kernels.gpu.fuse import fuse, missing
-from hpo.training.batch import Batch, each
+from hpo.training.batch import Batch, tensors_of
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import Loss, StackedRounds
-from hpo.training.ways import computes_as, losses_and_gradients_of
 
+ROUNDING = 1e-3  # of the largest number of a tensor
+NOISE = 1e-5  # of the largest of all: the gradient of a bias before batch norm is nothing else
 PRECISIONS = {"float32": "tf32x3", "tf32": "tf32", "bfloat16": "bf16"}  # of a training, and of the kernels
 
 
@@ -43,27 +45,61 @@ def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Lo
     """Returns the kernels for networks on a GPU: ours, where they come to the same on a few examples of two rounds.
 
     Args:
-        example: a few examples of each round, (R, N, ...).
+        example: the first batch of each round, (R, B, ...): kernels are compiled for these sizes.
     """
     device = example[0].device
     if why_not := missing(device if device.type == "cuda" else None):
         return Kernels(None, why_not)
     from hpo.kernels.gpu.tiles import tuning
 
-    two, chosen = each(example, lambda tensor: tensor[[0, -1]]), [networks[0], networks[-1]]
-
-    def stacked(structure: nn.Module | None) -> StackedRounds:
-        return StackedRounds(copy.deepcopy(chosen), config, loss, structure)
-
+    exact = replace(config, precision="float32")
     try:
-        with tuning():
-            expected, found = (
-                losses_and_gradients_of(stacked(structure), two) for structure in (None, fuse(networks[0]))
-            )
-            same = computes_as(expected, found)
+        expected, found = (
+            _outcome(StackedRounds(copy.deepcopy(list(networks)), exact, loss, structure), example)
+            for structure in (None, fuse(networks[0]))
+        )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a network does with its layers, or a compiler makes of ours
-        torch.cuda.synchronize(device) if device.type == "cuda" else None
-        return Kernels(None, f"ours fail: {str(error).partition(chr(10))[0] or type(error).__name__}")
-    if not same:
+        return Kernels(None, f"ours fail: {_line(error)}")
+    floor = NOISE * max(_largest(tensor) for tensor in expected)
+    if not all(_is_close(*both, floor) for both in zip(expected, found, strict=True)):
         return Kernels(None, "ours compute something else")
     return Kernels(fuse(networks[0], PRECISIONS[config.precision]), tuning=tuning)
+
+
+def _outcome(rounds: StackedRounds, batch: Batch) -> list[Tensor]:
+    """Returns losses, gradients and buffers after a step in training, and the outputs in evaluation."""
+    rounds.structure.train()
+    losses = rounds.losses(batch)
+    torch.autograd.backward(losses.sum())
+    gradients = [one.grad for one in rounds.parameters.values() if one.grad is not None]
+    return [losses.detach(), *gradients, *rounds.buffers.values(), *tensors_of(rounds.predict(batch[0]))]
+
+
+def _is_close(expected: Tensor, found: Tensor, floor: float) -> bool:
+    """Says whether a tensor is another but for rounding, of which batch norm makes much."""
+    within = max(floor, ROUNDING * _largest(expected))
+    same = expected.shape == found.shape
+    return same and torch.allclose(expected.double(), found.double(), rtol=0, atol=within, equal_nan=True)
+
+
+def _largest(tensor: Tensor) -> float:
+    return tensor.double().nan_to_num(0, 0, 0).abs().max().item() if tensor.numel() else 0.0
+
+
+@contextmanager
+def suppress_failure(device: torch.device) -> Iterator[None]:
+    """Context manager for what may fail on a GPU and has another way; not for lack of memory, which says nothing."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if device.type != "cuda":
+            raise
+        print(f"{device}: {_line(error)}; another way of training is taken", file=sys.stderr)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hpo.training.batch import Batch, take
+from hpo.training.batch import Batch, join, take
 from hpo.training.gpu_kernels import Kernels
 from hpo.training.network_task import Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
@@ -44,6 +44,9 @@ class Recorder(Protocol):
     def record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Returns what does again, on the same memory, all that a function has the device do, and what that gives."""
 
+    def wait(self) -> None:
+        """Waits until the device has done all that it was told on the stream."""
+
 
 class CudaRecorder(Recorder):
     """Records CUDA graphs, on a stream and from a pool of memory of their own.
@@ -63,12 +66,16 @@ class CudaRecorder(Recorder):
         return torch.cuda.stream(self._stream)  # the device too becomes the stream's
 
     def record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:  # noqa: D102
-        before = torch.cuda.memory_reserved(self._device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(here), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):  # here again after
+            before = torch.cuda.memory_reserved(self._device)  # by now without what the warm-up has left
             result = function()
-        self.held_bytes += max(0, torch.cuda.memory_reserved(self._device) - before)
+            held = torch.cuda.memory_reserved(self._device) - before
+        self.held_bytes += held
         return graph.replay, result
+
+    def wait(self) -> None:  # noqa: D102
+        self._stream.synchronize()
 
 
 class RecordedRounds(StackedRounds):
@@ -129,6 +136,10 @@ class RecordedRounds(StackedRounds):
         own = [*self.parameters.values(), *self.buffers.values(), *self._first.values(), *self._orders, *optimizer]
         return self._recorder.held_bytes + sum(t.numel() * t.element_size() for t in own if isinstance(t, Tensor))
 
+    def wait(self) -> None:
+        """Waits until the device has done all that it was told of these."""
+        self._recorder.wait()
+
     def is_of(self, split: Split) -> bool:
         """Says whether these train and measure on the very data of a split."""
         return split.train is self._train and split.test is self._test
@@ -179,13 +190,15 @@ class RecordedRounds(StackedRounds):
         """Takes the step whose number is counted on the device."""
         chosen = order.index_select(0, self._at)[0]  # (R, B)
         losses = self.step(take(self._train, chosen))
-        self._total += losses * (chosen.shape[1] / self._count)
+        self._total.add_(losses, alpha=chosen.shape[1] / self._count)
         self._at += 1
         return self._total
 
     @torch.no_grad()
     def _measure(self) -> Tensor:
         self.structure.eval()
-        numbers = self._evaluate(self._forward(self._test[0]), self._test)
+        # In parts as large as a batch of the training: so large are the steps' kernels, and less memory is held.
+        parts = torch.split(self._test[0], self.config.batch_size, dim=1)
+        output = join([self._forward(part) for part in parts], lambda tensors: torch.cat(tensors, dim=1))
         self.structure.train()
-        return numbers
+        return self._evaluate(output, self._test)

@@ -35,4 +35,5 @@ class Store:
         """Takes a structure in, and lets the oldest go while all together hold too much; the last stays."""
         self._idle.append(recorded)
         while len(self._idle) > 1 and sum(one.held_bytes for one in self._idle) > self._most_bytes:
+            self._idle[0].wait()  # a trial that was ended early may have left it at work
             del self._idle[0]

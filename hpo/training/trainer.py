@@ -15,7 +15,7 @@ from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics
 from hpo.training.batch import each
 from hpo.training.data import Orders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
-from hpo.training.gpu_kernels import find_kernels
+from hpo.training.gpu_kernels import Kernels, find_kernels, suppress_failure
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, Fetched, together
@@ -251,16 +251,14 @@ class Trainer:
         made = make_rounds(networks, config, loss, example, draws, stacked=self._stacked)
         if key is None or self._records is None or type(made) is not StackedRounds:
             return made
-        split = self.data(rounds)
-        return RecordedRounds(
-            *(networks, config, loss),
-            train=split.train,
-            test=split.test,
-            evaluate=self._means.numbers,
-            recorder=self._records(),
-            key=key,
-            kernels=find_kernels(networks, config, loss, example) if self._device.type == "cuda" else None,
-        )
+        split, record = self.data(rounds), self._records
+        batch = each(split.train, lambda tensor: tensor[:, : config.batch_size])
+        how: dict[str, Any] = {"train": split.train, "test": split.test, "evaluate": self._means.numbers, "key": key}
+        found = find_kernels(networks, config, loss, batch) if self._device.type == "cuda" else None
+        for kernels in (found, Kernels(None, "ours cannot be recorded")):
+            with suppress_failure(self._device):
+                return RecordedRounds(networks, config, loss, **how, recorder=record(), kernels=kernels)
+        return made
 
 
 def open_trainer(

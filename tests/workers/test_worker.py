@@ -242,15 +242,12 @@ def test_a_list_measures_all_it_can_where_one_of_its_configurations_fails(
     class Fails:
         device = "stub"
 
-        def __call__(self, trial: optuna.Trial, **_: object) -> float:
-            if trial.study.sampler.params["learning_rate"] == 0.2:  # type: ignore[attr-defined]
+        def __call__(self, trial: optuna.Trial, step_done: object) -> float:
+            if trial.study.sampler.params["learning_rate"] == 0.2:  # type: ignore[union-attr]
                 raise ArithmeticError("this one fails")
             return 1.0
 
-    def make(*_: object) -> Fails:
-        return Fails()
-
     complaint = r"'0.2' failed 3 times, the last time by ArithmeticError: this one fails"
     with pytest.raises(WorkError, match=complaint):
-        run_worker(assignment(fresh_storage, tmp_path, target=3), make, Stop(), raise_what_is_given_up)
+        run_worker(assignment(fresh_storage, tmp_path, target=3), lambda *_: Fails(), Stop(), raise_what_is_given_up)
     assert counts(fresh_storage) == {"COMPLETE": 2, "FAIL": 3}
