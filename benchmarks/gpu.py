@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -184,7 +185,7 @@ def search(device: str, trials: int) -> list[list[str]]:
         began = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
         seconds = time.perf_counter() - began
-        said = " / ".join((done.stdout + done.stderr).strip().splitlines()[:3])
+        said = " / ".join((done.stderr + done.stdout).strip().splitlines()[-12:])
         rows.append([f"hpo {' '.join(words)}", f"{seconds:.1f}", f"exit {done.returncode}: {said[-300:]}"])
     return rows
 
@@ -194,11 +195,13 @@ def precisions(device: torch.device, found: dict[str, Any]) -> list[list[str]]:
     rows = [["precision of cnn", "s a trial", "error, 30 rounds", "less float32's, round by round"]]
     exact: list[float] = []
     for precision in PRECISIONS:
-        trainer, seconds = make_trainer(device, precision=precision), 0.0
+        trainer = make_trainer(device, precision=precision)
         errors: list[float] = []
         for first in (0, 10, 20):
-            took, more = timed(trainer, final_params("cnn"), device, range(first, first + ROUNDS))
-            errors, seconds = [*errors, *more], took
+            rounds = range(first, first + ROUNDS)
+            _, more = timed(trainer, final_params("cnn"), device, rounds)  # which records a structure of its own
+            errors = [*errors, *more]
+        seconds, _ = timed(trainer, final_params("cnn"), device, rounds)
         exact = exact or errors
         by = [one - other for one, other in zip(errors, exact, strict=True)]
         found.setdefault("precisions", {})[precision] = errors
@@ -213,7 +216,7 @@ def precisions(device: torch.device, found: dict[str, Any]) -> list[list[str]]:
 
 def tested() -> list[list[str]]:
     """Runs the tests of what a GPU does."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "default", *TESTS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
     return [["tests", "exit code"], [" ".join(done.stdout.strip().splitlines()[-3:])[-600:], str(done.returncode)]]
 
@@ -230,12 +233,13 @@ def main() -> None:
     known = ", ".join(f"{name} {version}" for name, version in versions().items())
     tables = Tables(given.output, f"{describe_device(device)}; {known}")
     names, found = given.architectures, tables.found
-    tables.part("A trial alone", lambda: alone(device, names, found))
-    tables.part("Several trials at once", lambda: at_once(device, names, found))
-    tables.part("Rivals", lambda: rivals(device.type, names, found))
-    tables.part("A search", lambda: search(given.device, given.trials))
-    tables.part("Precision", lambda: precisions(device, found))
+    for name in names:  # each for itself: what one cannot do the others may
+        tables.part(f"A trial alone: {name}", partial(alone, device, [name], found))
+        tables.part(f"Several trials at once: {name}", partial(at_once, device, [name], found))
+    tables.part("Rivals", partial(rivals, device.type, names, found))
+    tables.part("A search", partial(search, given.device, given.trials))
     tables.part("Tests", tested)
+    tables.part("Precision", partial(precisions, device, found))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def time_rival(module: str, how: str, architecture: str, device: str, rounds: ra
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=patience, check=False,
-            env={**os.environ, "JAX_PLATFORMS": device},
+            env={**os.environ, "JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"not done after {patience:.0f} s, {PATIENCE} times ours and a minute"

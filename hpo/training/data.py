@@ -11,6 +11,8 @@ from hpo.study.task import Round
 from hpo.training.batch import stack, to_device
 from hpo.training.network_task import NetworkTask, Split
 
+MOST_ROUNDS = 10  # whose data are kept, unless more are asked for at once
+
 
 class RoundData:
     """The data of a network task's rounds, on a device.
@@ -21,19 +23,26 @@ class RoundData:
 
     def __init__(self, task: NetworkTask, device: torch.device, dtype: torch.dtype) -> None:
         self._task, self._device, self._dtype = task, device, dtype
-        self._rounds: tuple[Round, ...] = ()
+        self._groups: dict[tuple[Round, ...], list[tuple[Round, ...]]] = {}  # asked for -> trained together
         self._splits: dict[tuple[Round, ...], Split] = {}
 
     def groups(self, rounds: Sequence[Round]) -> list[tuple[Round, ...]]:
         """Returns which rounds are trained together: all of them, or each alone where they differ in size."""
         wanted = tuple(rounds)
-        if wanted != self._rounds:
+        if wanted not in self._groups:
             drawn = {one: self._task.data(one) for one in wanted}
             alike = len({_shapes(split) for split in drawn.values()}) == 1
-            groups = [wanted] if alike else [(one,) for one in wanted]
-            self._splits = {group: self._stack([drawn[one] for one in group]) for group in groups}
-            self._rounds = wanted
-        return list(self._splits)
+            self._make_room(len(wanted))
+            self._groups[wanted] = [wanted] if alike else [(one,) for one in wanted]
+            self._splits |= {group: self._stack([drawn[one] for one in group]) for group in self._groups[wanted]}
+        return self._groups[wanted]
+
+    def _make_room(self, rounds: int) -> None:
+        """Lets what was asked for first go; what fits is kept, for where rounds go in turn each is asked for again."""
+        while self._groups and sum(map(len, self._groups)) + rounds > max(MOST_ROUNDS, rounds):
+            del self._groups[next(iter(self._groups))]
+        kept = {group for groups in self._groups.values() for group in groups}
+        self._splits = {group: split for group, split in self._splits.items() if group in kept}
 
     def of(self, rounds: Sequence[Round]) -> Split:
         """Returns the data of R rounds that are trained together, (R, N, ...) each.

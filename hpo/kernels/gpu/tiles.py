@@ -59,7 +59,6 @@ class Tiles:
     def __init__(self, file: Path, measure: Callable[[Callable[[], object]], float]) -> None:
         self._file, self._measure = file, measure
         self._chosen: dict[str, Tile] = {}
-        self._known: dict[str, Any] | None = None
         self.is_tuning = False
 
     def choose(self, key: Key, card: str | None, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
@@ -86,14 +85,18 @@ class Tiles:
             self.is_tuning = before
 
     def _find(self, name: str, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
-        if self._known is None:
-            self._known = self._read()
-        known = next((tile for tile in tiles if list(tile) == self._known.get(name)), None)
+        known = self._known(name, tiles)
         if known or not self.is_tuning:
             return known or tiles[0]
         best = min(tiles, key=lambda tile: self._measure(lambda: launch(tile)))
+        if other := self._known(name, tiles):  # of a process that was faster: all are to have the same
+            return other
         self._keep(name, best)
         return best
+
+    def _known(self, name: str, tiles: Sequence[Tile]) -> Tile | None:
+        kept = self._read().get(name)
+        return next((tile for tile in tiles if list(tile) == kept), None)
 
     def _read(self) -> dict[str, Any]:
         try:
