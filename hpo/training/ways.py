@@ -72,24 +72,20 @@ def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: 
         alone = [_losses_and_gradients(network.eval(), loss, of_round(two, r)) for r, network in enumerate(chosen)]
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop.*")  # an operation that vmap runs in a loop
-            together = losses_and_gradients_of(StackedRounds(copy.deepcopy(chosen), config, loss), two)
+            together = _of_each_round(StackedRounds(copy.deepcopy(chosen), config, loss), two)
             StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
     except Exception as error:  # whatever vmap makes of what somebody wrote
         return str(error).partition("\n")[0] or type(error).__name__
-    return None if computes_as(alone, together) else "it computes something else then"
+    same = all(_is_close(ours, theirs) for ours, theirs in zip(alone, together, strict=True))
+    return None if same else "it computes something else then"
 
 
-def losses_and_gradients_of(rounds: StackedRounds, batch: Batch) -> list[list[Tensor]]:
+def _of_each_round(rounds: StackedRounds, batch: Batch) -> list[list[Tensor]]:
     """Returns each round's loss, (1,), and gradients, with batch norm at its running statistics."""
     rounds.structure.eval()
     losses = rounds.losses(batch)
     gradients = _gradients(losses.sum(), rounds.parameters.values())
     return [[losses[r : r + 1], *(gradient[r] for gradient in gradients)] for r in range(rounds.rounds)]
-
-
-def computes_as(expected: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> bool:
-    """Says whether losses and gradients of several rounds are the same but for rounding."""
-    return all(_is_close(ours, theirs) for ours, theirs in zip(expected, found, strict=True))
 
 
 def _losses_and_gradients(network: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
