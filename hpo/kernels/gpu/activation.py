@@ -24,15 +24,28 @@ class Activation(NamedTuple):
 
     Attributes:
         kind: `none`, `relu`, `leaky_relu`, `elu` or `selu`; a constant of the kernels.
-        alpha: the slope of leaky_relu below 0, or ELU's factor, above 0; an argument of the kernels, so that another
-            value compiles nothing.
+        alpha: the slope of leaky_relu below 0, or ELU's factor, above 0: a number () on the device, where kernels read
+            it, so that another value has nothing compiled, nor recorded, again. None for the others.
     """
 
     kind: str = "none"
-    alpha: float = 0.0
+    alpha: Tensor | None = None
+
+    def alpha_or(self, other: Tensor) -> Tensor:
+        """Returns what to launch a kernel with as `alpha`: another tensor, which is not read, where there is none."""
+        return other if self.alpha is None else self.alpha
 
 
 NONE = Activation()
+
+
+@kernel
+def read_alpha(alpha: tensor, activation: constexpr) -> Any:
+    """Returns an activation's alpha; 0 for those that have none."""
+    value = 0.0
+    if activation == "leaky_relu" or activation == "elu":
+        value = tl.load(alpha)
+    return value
 
 
 @kernel
@@ -75,7 +88,8 @@ class _ActivatedSum(torch.autograd.Function):
         left, right = left.contiguous(), right.contiguous()
         result = torch.empty_like(left)
         size = left.numel()
-        _activate_sum[(blocks(size, BLOCK),)](left, right, result, activation.alpha, size, activation.kind, BLOCK)
+        alpha = activation.alpha_or(result)
+        _activate_sum[(blocks(size, BLOCK),)](left, right, result, alpha, size, activation.kind, BLOCK)
         context.save_for_backward(result)
         context.activation = activation
         return result
@@ -84,7 +98,7 @@ class _ActivatedSum(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (result,) = context.saved_tensors
-        kind, alpha = context.activation
+        kind, alpha = context.activation.kind, context.activation.alpha_or(result)
         before = torch.empty_like(result)
         size = result.numel()
         _undo_activation[(blocks(size, BLOCK),)](gradient.contiguous(), result, before, alpha, size, kind, BLOCK)
@@ -101,6 +115,7 @@ def _activate_sum(
     activation: constexpr,
     block: constexpr,
 ) -> None:
+    alpha = read_alpha(alpha, activation)
     at = indices(block, size)
     inside = at < size
     z = tl.load(left + at, mask=inside, other=0.0) + tl.load(right + at, mask=inside, other=0.0)
@@ -117,6 +132,7 @@ def _undo_activation(
     activation: constexpr,
     block: constexpr,
 ) -> None:
+    alpha = read_alpha(alpha, activation)
     at = indices(block, size)
     inside = at < size
     g, y = tl.load(gradient + at, mask=inside, other=0.0), tl.load(result + at, mask=inside, other=0.0)

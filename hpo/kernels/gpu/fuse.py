@@ -69,4 +69,5 @@ def fuse(network: nn.Module, precision: str = "tf32x3") -> nn.Module:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but is {precision!r}")
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return Replacement(precision).of(copy.deepcopy(network, shared))
+    device = next((tensor.device for tensor in shared.values()), torch.device("cpu"))
+    return Replacement(precision, device).of(copy.deepcopy(network, shared))

@@ -37,8 +37,8 @@ class Fused(nn.Module):
 
     def runs_on(self, *inputs: Tensor) -> bool:
         """Says whether the kernels take inputs, and what the module holds, all on one device."""
-        held = [one for one in (*self._parameters.values(), *self._buffers.values()) if one is not None]
-        floats = (*inputs, *(one for one in held if one.is_floating_point()))
+        held = (*self._parameters.values(), *self._buffers.values(), self.activation.alpha)
+        floats = (*inputs, *(one for one in held if one is not None and one.is_floating_point()))
         return all(runs_on(one) and one.device == inputs[0].device for one in floats)
 
     def by_layers(self, inputs: Tensor) -> Tensor:

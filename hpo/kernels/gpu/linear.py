@@ -1,6 +1,6 @@
 """Small linear layers with their activation: a product of matrices, forward and for each gradient, in one kernel.
 
-cuBLAS takes several launches and small tiles for these. The activation's slope, told from its result, is put in where a
+cuBLAS takes several launches and small tiles for these. Sizes are arguments, so that layers share what is compiled. The activation's slope, told from its result, is put in where a
 gradient is read, and the bias' gradient is summed where the weight's is.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.activation import NONE, Activation, activate, activation_gradient
-from hpo.kernels.gpu.language import apply, blocks, kernel, power_of_two, product, way_of, wide
+from hpo.kernels.gpu.activation import NONE, Activation, activate, activation_gradient, read_alpha
+from hpo.kernels.gpu.language import apply, blocks, kernel, power_of_two, product, way_of
 from hpo.kernels.gpu.tiles import Tile, choose
 
 
 class _Matrices(NamedTuple):
-    """The constants of a product (I, K) @ (K, J) of each of R rounds, its factors anywhere in memory."""
+    """The sizes and strides of a product (I, K) @ (K, J) of each of R rounds, its factors anywhere in memory."""
 
     rows: int
     columns: int
@@ -31,6 +31,13 @@ class _Matrices(NamedTuple):
     right_round: int
     right_depth: int
     right_column: int
+
+    @property
+    def are_far(self) -> bool:
+        """Whether an index within a round may need 64 bits."""
+        left = self.rows * self.left_row + self.depth * self.left_depth
+        right = self.depth * self.right_depth + self.columns * self.right_column
+        return max(left, right, self.rows * self.columns) >= 2**31
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, precision: str) -> Tensor:
@@ -56,7 +63,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         result = inputs.new_empty(*inputs.shape[:2], weight.shape[1])
         _multiplied(inputs, weight.transpose(1, 2), result, way, bias=bias, after=activation)
-        context.save_for_backward(inputs, weight, result if activation.kind != "none" else None)
+        context.save_for_backward(inputs, weight, result if activation.kind != NONE.kind else None)
         context.activation, context.way, context.biased = activation, way, bias is not None
         return result
 
@@ -101,18 +108,20 @@ def _multiplied(
     """
     rounds, rows, depth = left.shape
     sizes = _Matrices(rows, right.shape[2], depth, *left.stride(), *right.stride())
-    flags = (bias is not None, sums is not None, after.kind, before.kind, way)
+    activations = (after.kind, before.kind)
+    flags = (bias is not None, sums is not None)
     bias = None if bias is None else bias.contiguous()
+    alpha = after.alpha_or(before.alpha_or(out))
 
     def launch(tile: Tile) -> None:
         grid = (blocks(rows, tile.rows), blocks(sizes.columns, tile.columns), rounds)
         _multiply[grid](
             left, left if result is None else result, right, out if bias is None else bias, out,
-            out if sums is None else sums, max(after.alpha, before.alpha), *sizes, *flags,
+            out if sums is None else sums, alpha, *sizes, sizes.are_far, *flags, *activations, way,
             tile.rows, tile.columns, tile.depth, **tile.options,
         )  # fmt: skip
 
-    launch(choose(("linear", rounds, *sizes, *flags), out.device, _tiles(sizes), launch))
+    launch(choose(("linear", rounds, *sizes, *flags, way), out.device, _tiles(sizes), launch))
 
 
 def _tiles(sizes: _Matrices) -> list[Tile]:
@@ -130,20 +139,23 @@ def _tiles(sizes: _Matrices) -> list[Tile]:
 @kernel
 def _multiply(
     left: tensor, result: tensor, right: tensor, bias: tensor, out: tensor, sums: tensor, alpha: tensor,
-    rows: constexpr, columns: constexpr, depth: constexpr,
-    left_round: constexpr, left_row: constexpr, left_depth: constexpr,
-    right_round: constexpr, right_depth: constexpr, right_column: constexpr,
+    rows: tensor, columns: tensor, depth: tensor, left_round: tensor, left_row: tensor, left_depth: tensor,
+    right_round: tensor, right_depth: tensor, right_column: tensor, far: constexpr,
     biased: constexpr, summed: constexpr, after: constexpr, before: constexpr, way: constexpr,
     block_i: constexpr, block_j: constexpr, block_k: constexpr,
 ) -> None:  # fmt: skip
     r = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * block_i + tl.arange(0, block_i)
     j = tl.program_id(1) * block_j + tl.arange(0, block_j)
-    i, j = wide(i, rows * (left_row + columns)), wide(j, columns * right_column)
+    if far:
+        i, j = i.to(tl.int64), j.to(tl.int64)
+    alpha = read_alpha(alpha, after if before == "none" else before)
     total = tl.zeros((block_i, block_j), tl.float32)
     row_sums = tl.zeros((block_i,), tl.float32)
     for start in range(0, depth, block_k):
-        k = wide(start + tl.arange(0, block_k), depth * (left_depth + right_depth))
+        k = start + tl.arange(0, block_k)
+        if far:
+            k = k.to(tl.int64)
         at = r * left_round + i[:, None] * left_row + k[None, :] * left_depth
         inside = (i < rows)[:, None] & (k < depth)[None, :]
         a = tl.load(left + at, mask=inside, other=0.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.activation import Activation, activate
+from hpo.kernels.gpu.activation import Activation, activate, read_alpha
 from hpo.kernels.gpu.language import apply, blocks, kernel
 from hpo.kernels.gpu.norm_gradient import norm_gradient
 from hpo.kernels.gpu.tiles import TILES, Tile, choose
@@ -90,20 +90,22 @@ class _Norm(torch.autograd.Function):
         out = maps.new_empty(rounds, channels, images, *halved)
         means, scales = torch.empty_like(weight), torch.empty_like(weight)
         sizes = (images, height, width)
-        constants = (channels, *sizes, settings.training, settings.pool, added is not None, settings.activation.kind)
+        activation = settings.activation
+        constants = (channels, *sizes, settings.training, settings.pool, added is not None)
 
         def launch(tile: Tile, kept: Statistics) -> None:
             parts = 1 if settings.training else blocks(out[0, 0].numel(), tile.rows)
             _norm[(rounds * channels, parts)](
                 maps, weight, bias, maps if added is None else added, *kept, out, means, scales,
-                settings.epsilon, settings.momentum, settings.activation.alpha, *constants, tile.rows, **tile.options,
+                settings.epsilon, settings.momentum, activation.alpha_or(out), *constants, activation.kind,
+                tile.rows, **tile.options,
             )  # fmt: skip
 
         tried = Statistics(*(kept.clone() for kept in statistics)) if TILES.is_tuning else statistics
         key = ("norm", rounds, *constants)
         launch(choose(key, maps.device, TILES_OF_A_CHANNEL, lambda tile: launch(tile, tried)), statistics)
         context.save_for_backward(maps, weight, bias, out, means, scales)
-        context.constants, context.alpha = constants, settings.activation.alpha
+        context.constants, context.activation = constants, activation
         return out
 
     @staticmethod
@@ -113,13 +115,15 @@ class _Norm(torch.autograd.Function):
         gradient = gradient.contiguous()
         of_maps, of_weight, of_bias = torch.empty_like(maps), torch.empty_like(weight), torch.empty_like(bias)
         of_added = torch.empty_like(maps) if context.needs_input_grad[3] else None
-        _, *sizes, training, pool, _, activation = context.constants
-        constants = (*sizes, training, pool, of_added is not None, activation)
+        _, *sizes, training, pool, _ = context.constants
+        constants = (*sizes, training, pool, of_added is not None)
+        activation = context.activation
 
         def launch(tile: Tile) -> None:
             norm_gradient[(weight.numel(),)](
                 maps, weight, bias, out, means, scales, gradient, of_maps, of_weight, of_bias,
-                of_maps if of_added is None else of_added, context.alpha, *constants, tile.rows, **tile.options,
+                of_maps if of_added is None else of_added, activation.alpha_or(out), *constants, activation.kind,
+                tile.rows, **tile.options,
             )  # fmt: skip
 
         launch(choose(("gradient of norm", *weight.shape, *constants), maps.device, TILES_OF_A_CHANNEL, launch))
@@ -136,6 +140,7 @@ def _norm(
 ) -> None:  # fmt: skip
     channel = tl.program_id(0).to(tl.int64)  # of all rounds
     count: constexpr = images * height * width
+    alpha = read_alpha(alpha, activation)
     maps += channel * count
     if training:
         mean, variance = _statistics(maps, count, block)

@@ -7,7 +7,7 @@ from typing import Any
 import triton.language as tl
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.activation import activation_gradient
+from hpo.kernels.gpu.activation import activation_gradient, read_alpha
 from hpo.kernels.gpu.language import kernel
 from hpo.kernels.gpu.windows import four, largest, window
 
@@ -27,6 +27,7 @@ def norm_gradient(
     channel = tl.program_id(0).to(tl.int64)  # of all rounds
     count: constexpr = images * height * width
     to_size: constexpr = images * (height // 2) * (width // 2) if pool else count
+    alpha = read_alpha(alpha, activation)
     maps, of_maps, of_added = maps + channel * count, of_maps + channel * count, of_added + channel * count
     out, gradient = out + channel * to_size, gradient + channel * to_size
     mean, scale = tl.load(means + channel), tl.load(scales + channel)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
-from hpo.kernels.gpu.activation import Activation, activate, activation_gradient
+from hpo.kernels.gpu.activation import Activation, activate, activation_gradient, read_alpha
 from hpo.kernels.gpu.language import apply, blocks, indices, kernel
 
 BLOCK = 1024  # numbers a program of max-pool takes
@@ -42,9 +42,10 @@ class _MaxPool(torch.autograd.Function):
         few = size * size <= 128
         which = torch.empty_like(out, dtype=torch.int8 if few else torch.int32)  # of a window's numbers is the largest
         constants = (out.numel(), height, width, down, across, size, stride, activation.kind)
-        _take_largest[(blocks(out.numel(), BLOCK),)](maps, out, which, activation.alpha, *constants, BLOCK)
+        alpha = activation.alpha_or(out)
+        _take_largest[(blocks(out.numel(), BLOCK),)](maps, out, which, alpha, *constants, BLOCK)
         context.save_for_backward(out, which)
-        context.shape, context.constants, context.alpha = maps.shape, constants, activation.alpha
+        context.shape, context.constants, context.activation = maps.shape, constants, activation
         return out
 
     @staticmethod
@@ -52,9 +53,9 @@ class _MaxPool(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         out, which = context.saved_tensors
         of_maps = gradient.new_empty(context.shape)
-        count = of_maps.numel()
+        count, alpha = of_maps.numel(), context.activation.alpha_or(out)
         _give_to_largest[(blocks(count, BLOCK),)](
-            gradient.contiguous(), out, which, of_maps, context.alpha, count, *context.constants[1:], BLOCK
+            gradient.contiguous(), out, which, of_maps, alpha, count, *context.constants[1:], BLOCK
         )
         return of_maps, None, None, None
 
@@ -65,6 +66,7 @@ def _take_largest(
     count: constexpr, height: constexpr, width: constexpr, down: constexpr, across: constexpr,
     size: constexpr, stride: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
+    alpha = read_alpha(alpha, activation)
     to = indices(block, count)
     inside = to < count
     n, position = to // (down * across), to % (down * across)
@@ -87,6 +89,7 @@ def _give_to_largest(
     count: constexpr, height: constexpr, width: constexpr, down: constexpr, across: constexpr,
     size: constexpr, stride: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
+    alpha = read_alpha(alpha, activation)
     at = indices(block, count)
     n, position = at // (height * width), at % (height * width)
     row, column = position // width, position % width
@@ -113,7 +116,7 @@ class _AveragePool(torch.autograd.Function):
         out = maps.new_empty(*outer, height // size, width // size)
         padded = 1 << (size * size - 1).bit_length()
         _take_mean[(blocks(out.numel(), BLOCK_OF_MEANS),)](
-            maps, out, activation.alpha, out.numel(), height, width, size, padded, activation.kind, BLOCK_OF_MEANS
+            maps, out, activation.alpha_or(out), out.numel(), height, width, size, padded, activation.kind, BLOCK_OF_MEANS
         )
         context.save_for_backward(out)
         context.shape, context.size, context.activation = maps.shape, size, activation
@@ -123,7 +126,7 @@ class _AveragePool(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (out,) = context.saved_tensors
-        kind, alpha = context.activation
+        kind, alpha = context.activation.kind, context.activation.alpha_or(out)
         of_maps = gradient.new_empty(context.shape)
         height, width = context.shape[-2:]
         _spread_mean[(blocks(of_maps.numel(), BLOCK),)](
@@ -140,6 +143,7 @@ def _take_mean(
 ) -> None:  # fmt: skip
     down: constexpr = height // size
     across: constexpr = width // size
+    alpha = read_alpha(alpha, activation)
     to = indices(block, count)
     n, position = to.to(tl.int64) // (down * across), to % (down * across)
     first = n * (height * width) + position // across * (size * width) + position % across * size
@@ -158,6 +162,7 @@ def _spread_mean(
 ) -> None:  # fmt: skip
     down: constexpr = height // size
     across: constexpr = width // size
+    alpha = read_alpha(alpha, activation)
     at = indices(block, count)
     n, position = at // (height * width), at % (height * width)
     i, j = position // width // size, position % width // size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
+import torch
 from torch import nn
 
 from hpo.kernels.exact import is_exactly, is_untouched
@@ -16,10 +17,14 @@ RESIDUAL = "activation(maps + residue(maps))"
 
 
 class Replacement:
-    """Replaces layers, one that stands in a network twice by one that does."""
+    """Replaces layers, one that stands in a network twice by one that does.
 
-    def __init__(self, precision: str) -> None:
-        self.precision = precision
+    Args:
+        device: where the network is.
+    """
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        self.precision, self.device = precision, device
         self._made: dict[tuple[int, ...], nn.Module] = {}
         self._kept: list[nn.Module] = []  # so that no other module comes to have the id of one of them
 
@@ -60,18 +65,18 @@ class Replacement:
     def _run(self, layers: Sequence[nn.Module]) -> Fused | None:
         """Returns what computes the first layer, and as many behind as it can; None where it is none of ours."""
         first = layers[0]
-        behind, activation = _activation_at(layers, 1)
+        behind, activation = _activation_at(layers, 1, self.device)
         if _is_convolution(first):
             return Convolution(first, self.precision)
         if is_exactly(first, nn.Linear):
             return Linear(layers[:behind], activation, self.precision)
         if _is_norm(first):
-            return _norm(layers)
+            return _norm(layers, self.device)
         if _is_max_pool(first):
             return MaxPool(layers[:behind], first, activation)
         if _is_average_pool(first):
             return AveragePool(layers[:behind], first, activation)
-        known = activation_of(first)
+        known = activation_of(first, self.device)
         if known and not getattr(first, "inplace", False) and len(layers) > 1 and _is_max_pool(layers[1]):
             return MaxPool(layers[:2], layers[1], known)
         return None
@@ -81,43 +86,43 @@ class Replacement:
         if vars(type(module)).get("computes") != RESIDUAL or not is_untouched(module):
             return None
         children = dict(module.named_children())
-        known = activation_of(children["activation"])
+        known = activation_of(children["activation"], self.device)
         if known is None or set(children) != {"residue", "activation"}:
             return None
         residue = children["residue"]
         if is_exactly(residue, nn.Sequential) and len(residue) and isinstance(residue[-1], Norm):
             last = residue[-1]
-            if last.activation == NONE and not last.pool:
+            if last.activation is NONE and not last.pool:
                 joined = Norm([*last.layers, children["activation"]], known)
                 residue = nn.Sequential(*list(residue)[:-1], joined)
         return Residual(residue, children["activation"], known)
 
 
-def _norm(layers: Sequence[nn.Module]) -> Norm:
+def _norm(layers: Sequence[nn.Module], device: torch.device) -> Norm:
     """Returns a batch norm with a 2x2 max-pool and an activation, if they follow, in either order."""
     pooled = len(layers) > 1 and _is_pool_of_two(layers[1])
-    behind, activation = _activation_at(layers, 2 if pooled else 1)
-    if activation != NONE and not pooled and len(layers) > behind and _is_pool_of_two(layers[behind]):
+    behind, activation = _activation_at(layers, 2 if pooled else 1, device)
+    if activation is not NONE and not pooled and len(layers) > behind and _is_pool_of_two(layers[behind]):
         behind += 1
     return Norm(layers[:behind], activation)
 
 
-def _activation_at(layers: Sequence[nn.Module], index: int) -> tuple[int, Activation]:
+def _activation_at(layers: Sequence[nn.Module], index: int, device: torch.device) -> tuple[int, Activation]:
     """Returns where the layers go on behind an activation that stands there, and which it is."""
-    known = activation_of(layers[index]) if index < len(layers) else None
+    known = activation_of(layers[index], device) if index < len(layers) else None
     return (index, NONE) if known is None else (index + 1, known)
 
 
-def activation_of(layer: nn.Module) -> Activation | None:
-    """Returns which activation a layer is; None for any other."""
+def activation_of(layer: nn.Module, device: torch.device) -> Activation | None:
+    """Returns which activation a layer is, its alpha on a device; None for any other."""
     if is_exactly(layer, nn.ReLU):
         return Activation("relu")
     if is_exactly(layer, nn.SELU):
         return Activation("selu")
     if is_exactly(layer, nn.LeakyReLU) and layer.negative_slope > 0:
-        return Activation("leaky_relu", layer.negative_slope)
+        return Activation("leaky_relu", torch.tensor(layer.negative_slope, dtype=torch.float32, device=device))
     if is_exactly(layer, nn.ELU) and layer.alpha > 0:
-        return Activation("elu", layer.alpha)
+        return Activation("elu", torch.tensor(layer.alpha, dtype=torch.float32, device=device))
     return None
 
 

@@ -16,8 +16,8 @@ ROUNDING = {"tf32x3": 3e-6, "ieee": 3e-6, "tf32": 5e-3, "bf16": 3e-2}
 ACTIVATIONS: list[tuple[Activation, nn.Module]] = [
     (NONE, nn.Identity()),
     (Activation("relu"), nn.ReLU()),
-    (Activation("leaky_relu", 0.1), nn.LeakyReLU(0.1)),
-    (Activation("elu", 0.7), nn.ELU(0.7)),
+    (Activation("leaky_relu", torch.tensor(0.1, device=DEVICE)), nn.LeakyReLU(0.1)),
+    (Activation("elu", torch.tensor(0.7, device=DEVICE)), nn.ELU(0.7)),
     (Activation("selu"), nn.SELU()),
 ]
 Network = Callable[..., Tensor]

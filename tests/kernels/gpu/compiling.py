@@ -29,12 +29,19 @@ compiled: dict[str, int] = {}
 
 def compile_for(capability: int, kernel: Any, arguments: tuple[Any, ...], options: dict[str, int]) -> None:
     """Compiles a kernel as a launch with these arguments would."""
-    signature, constants, alignments = {}, {}, {}
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int], Any] = {}
+    alignments: dict[tuple[int], Any] = {}
     for i, (parameter, given) in enumerate(zip(kernel.params, arguments, strict=True)):
         if parameter.is_constexpr:
             signature[parameter.name], constants[(i,)] = "constexpr", given
         elif isinstance(given, Tensor):
             signature[parameter.name], alignments[(i,)] = TYPES[given.dtype], [["tt.divisibility", 16]]
+        elif isinstance(given, int) and given == 1:
+            signature[parameter.name], constants[(i,)] = "constexpr", 1
+        elif isinstance(given, int):
+            signature[parameter.name] = "i32"
+            alignments |= {} if given % 16 else {(i,): [["tt.divisibility", 16]]}
         else:
             signature[parameter.name] = "fp32"
     source = ASTSource(kernel, signature, constants, alignments)
@@ -52,7 +59,7 @@ def differentiate(result: Tensor) -> None:
 
 def call_all(rounds: int = 10) -> None:
     """Calls every kernel, on sizes of studies."""
-    relu, elu = Activation("relu"), Activation("elu", 0.5)
+    relu, elu = Activation("relu"), Activation("elu", torch.empty((), device="meta"))
     maps, channels = (rounds, 32, 100, 7, 7), (rounds, 32)
     differentiate(convolution(leaf(*maps), leaf(rounds, 64, 32, 3, 3), leaf(rounds, 64), (1, 1), "tf32x3"))
     differentiate(linear(leaf(rounds, 400, 256), leaf(rounds, 200, 256), leaf(rounds, 200), elu, "bf16"))
@@ -63,7 +70,7 @@ def call_all(rounds: int = 10) -> None:
         added = None if pool else leaf(*maps)
         differentiate(norm(leaf(*maps), leaf(*channels), leaf(*channels), kept, settings, added))
     differentiate(max_pool(leaf(*maps), 3, 2, Activation("selu")))
-    differentiate(average_pool(leaf(*maps), 7, Activation("leaky_relu", 0.1)))
+    differentiate(average_pool(leaf(*maps), 7, Activation("leaky_relu", elu.alpha)))
     differentiate(activated_sum(leaf(*maps), leaf(*maps), elu))
     labels = torch.empty(rounds, 100, dtype=torch.int64, device="meta")
     classes = labels.unsqueeze(-1).expand(-1, -1, 2)
