@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from hpo.kernels.plain_state import plain_state
-from hpo.training.batch import Batch, join, take
+from hpo.training.batch import Batch, join, rows_of, take_rows
 from hpo.training.gpu_kernels import NO_KERNELS, Kernels
 from hpo.training.network_task import Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
@@ -163,7 +163,7 @@ class RecordedRounds(StackedRounds):
         self._rate = torch.full((), config.learning_rate, device=device, dtype=dtype)
         self.optimizers = [make_optimizer(config, self.parameters.values(), rate=self._rate)]
         whole, rest = divmod(self._count, size)
-        self._orders = [  # (steps, R, examples of a batch), of the whole batches and of the one that is left
+        self._orders = [  # rows of batches, (steps, R, examples), of the whole ones and of the one that is left
             torch.zeros(steps, self.rounds, examples, dtype=torch.long, device=device)
             for steps, examples in ((whole, size), (1, rest))
             if steps and examples
@@ -235,10 +235,10 @@ class RecordedRounds(StackedRounds):
         if data is not self._train or norms is not None:
             raise ValueError("recorded steps train on the data that they were recorded with, and show no gradients")
         self._total.zero_()
-        first = 0
+        rows, first = rows_of(data, orders), 0
         for order, replay in zip(self._orders, self._steps, strict=True):
             steps, rounds, examples = order.shape
-            part = orders[:, first : first + steps * examples].view(rounds, steps, examples)
+            part = rows[:, first : first + steps * examples].view(rounds, steps, examples)
             order.copy_(part.transpose(0, 1))
             self._at.zero_()
             for _ in range(steps):
@@ -266,9 +266,9 @@ class RecordedRounds(StackedRounds):
 
     def _step(self, order: Tensor) -> Tensor:
         """Takes the step whose number is counted on the device."""
-        chosen = order.index_select(0, self._at)[0]  # (R, B)
-        losses = self.step(take(self._train, chosen))
-        self._total.add_(losses, alpha=chosen.shape[1] / self._count)
+        rows = order.index_select(0, self._at)[0]  # (R, B)
+        losses = self.step(take_rows(self._train, rows))
+        self._total.add_(losses, alpha=rows.shape[1] / self._count)
         self._at += 1
         return self._total
 
