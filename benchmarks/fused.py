@@ -50,21 +50,22 @@ def prepare(trainer: Trainer, architecture: str, rounds: Sequence[Round], *, fus
     params = final_params(architecture)
     if fused:
         return trainer.prepare(params, rounds)
-    with mock.patch("hpo.training.rounds.fuse", lambda network: network):
+    with mock.patch("hpo.training.ways.fuse", lambda network: network):
         return Trainer(trainer.task, trainer.training, stacked=False).prepare(params, rounds)
 
 
 def measure(trainer: Trainer, architecture: str, *, fused: bool) -> tuple[Sequence[float], float]:
     """Returns the rounds' errors in percent, and the seconds."""
     networks, began = prepare(trainer, architecture, ROUNDS, fused=fused), time.perf_counter()
-    *_, last = trainer.train(networks, ROUNDS)
+    *_, last = trainer.train(networks, final_params(architecture), ROUNDS)
     return last.errors["recognition"], time.perf_counter() - began
 
 
 def shares(architecture: str) -> list[tuple[str, float]]:
     """Returns the operations that take most of an epoch's time, each with its share."""
     trainer = make(PROFILED)
-    epochs = trainer.train(prepare(trainer, architecture, PROFILED, fused=True), PROFILED)
+    networks = prepare(trainer, architecture, PROFILED, fused=True)
+    epochs = trainer.train(networks, final_params(architecture), PROFILED)
     next(epochs)  # warm-up
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         next(epochs)

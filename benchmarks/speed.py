@@ -176,7 +176,7 @@ def multiply_adds(architecture: str) -> float:
     with FlopCounterMode(display=False) as look, torch.no_grad():
         network(images)
     steps = training.epochs * task.train_pairs // training.batch_size
-    looks = (len(training.evaluate_at) + 1) * task.test_pairs // training.batch_size
+    looks = (len(training.evaluate_at) + 1) * task.drawn_test_pairs // training.batch_size
     return float(steps * step.get_total_flops() + looks * look.get_total_flops()) / 2
 
 

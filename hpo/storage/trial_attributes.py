@@ -25,6 +25,7 @@ KINDS: Mapping[str, Any] = {
     "losses_by_step": list[list[Number | None]],
     "gradient_norms": dict[str, list[list[Number | None]]],
     "diverged_rounds": list[int],
+    "confusion_matrices": list[list[list[list[Annotated[int, Field(ge=0)]]]]],
     "std": Number | None,
     "seconds": Number,
     "device": str,

@@ -36,6 +36,8 @@ class Record:
             self._details.setdefault("losses_by_step", []).append(_shortened(measured.details["losses"]))
         for layer, norms in measured.details.get("gradient_norms", {}).items():
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
+        if "confusion_matrices" in measured.details:
+            self._details["confusion_matrices"] = measured.details["confusion_matrices"]
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)

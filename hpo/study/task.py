@@ -67,7 +67,8 @@ class Measurement:
         fraction: how much of the whole is done, in (0, 1]; 1 ends it. None where that is not known, but not at the end.
         errors: metric -> (R,); empty after a step at which nothing was evaluated.
         diverged: the rounds that came to something that is not finite, the first being 0.
-        details: what else may be kept: `losses`, (R,), and `gradient_norms`, layer -> (R,).
+        details: what else may be kept: `losses`, (R,), `gradient_norms`, layer -> (R,), and of the digit pairs
+            `confusion_matrices`, (R, T, 10, 11), see `AllPairs`.
     """
 
     step: int

@@ -29,12 +29,16 @@ class Dataset:
         checksums: SHA-256 of each file (MNIST), or of the images' and labels' bytes (digits).
         train_pairs: the most pairs that one round can draw for training.
         test_pairs: the same for testing.
+        test_images: how many images there are to test on.
+        drawn_beside_all: how many test pairs a round draws where all of them are looked at in the end.
     """
 
     name: str
     checksums: Mapping[str, str]
     train_pairs: int
     test_pairs: int
+    test_images: int
+    drawn_beside_all: int = 1000
 
     @property
     def sha256(self) -> str:
@@ -59,6 +63,7 @@ DATASETS = {
         },
         train_pairs=60_000 // 2,
         test_pairs=10_000 // 2,
+        test_images=10_000,
     ),
     # Ordered pairs of two different images are drawn without replacement; an image may recur.
     "digits": Dataset(
@@ -66,6 +71,7 @@ DATASETS = {
         checksums={"digits": "f6d9e39f37dc45d327f6db33428ee58970ccceabb2535a5c179de35886b70443"},
         train_pairs=DIGITS_TRAIN_IMAGES * (DIGITS_TRAIN_IMAGES - 1),
         test_pairs=DIGITS_TEST_IMAGES * (DIGITS_TEST_IMAGES - 1),
+        test_images=DIGITS_TEST_IMAGES,
     ),
 }
 

@@ -7,9 +7,11 @@ each given those that their signature names, training takes `optimizer` and `lea
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from hpo.study.task import Metric, Params, Round
@@ -24,8 +26,33 @@ class Split(NamedTuple):
     validation: Batch | None = None
 
 
+States = Callable[[], list[dict[str, Tensor]]]
+"""Gives the parameters and buffers of each round's network, by name."""
+
+
+class FinalTest(Protocol):
+    """Measures trained networks of R rounds once, after their last epoch, by more than their test data."""
+
+    @abstractmethod
+    def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
+        """Returns numbers (K, R), on the networks' device, which nobody waits for yet.
+
+        Args:
+            predict: maps inputs (R, N, ...) to the networks' outputs, (R, N, ...).
+            states: gives their weights.
+        """
+
+    @abstractmethod
+    def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
+        """Returns what the numbers say: metric -> (R,), and what else a measurement is to keep."""
+
+
 class NetworkTask(Protocol):
-    """Networks that are trained, and their errors."""
+    """Networks that are trained, and their errors.
+
+    One that has more to look at than its test data brings a method `final_test`, as `DigitPairs` does: its errors are
+    those of a trial.
+    """
 
     @property
     def network(self) -> Callable[..., nn.Module]:
@@ -44,6 +71,14 @@ class NetworkTask(Protocol):
 
     def errors(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
         """Returns metric -> each example's error (N,), or () for what is no mean of them; NaN counts as the worst."""
+
+
+def final_test_of(
+    task: NetworkTask, params: Params, rounds: Sequence[Round], device: torch.device, dtype: torch.dtype
+) -> FinalTest | None:
+    """Returns what a task measures of trained networks at the end; None where that is their test data."""
+    make: Callable[..., FinalTest | None] | None = getattr(task, "final_test", None)
+    return make(params, rounds, device, dtype) if make else None
 
 
 def named_in(function: Callable[..., Any], params: Params, *, skip: int = 0) -> dict[str, Any]:

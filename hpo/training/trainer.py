@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from hpo.training.gpu_kernels import explain_lost_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, Fetched, together
-from hpo.training.network_task import NetworkTask, Split
+from hpo.training.network_task import NetworkTask, Split, final_test_of
 from hpo.training.preparation import Preparation
 from hpo.training.recorded import RecordedRounds, Recorder
 from hpo.training.rounds import GradientNorms, Rounds
@@ -79,9 +80,9 @@ class Trainer:
         with explain_lost_device(self._device):
             groups = self._data.groups(rounds)
             if len(groups) == 1:
-                yield from self._train(self.prepare(params, groups[0]), groups[0])
+                yield from self._train(self.prepare(params, groups[0]), params, groups[0])
                 return
-            measured = [self.train(self.prepare(params, group), group) for group in groups]
+            measured = [self.train(self.prepare(params, group), params, group) for group in groups]
             yield from map(together, zip(*measured, strict=True))
 
     def at_once(self, asked: int | None, params: Params, rounds: Sequence[Round]) -> int:
@@ -107,11 +108,11 @@ class Trainer:
         """Returns networks of a configuration at the beginning of a trial, each seeded by its round."""
         return self._networks.prepare(params, rounds)
 
-    def train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
-        """Trains prepared networks on their rounds' data, and yields after every epoch."""
-        return (one for one in self._train(networks, rounds) if not isinstance(one, Launched))
+    def train(self, networks: Rounds, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        """Trains networks that were prepared for a configuration, and yields after every epoch."""
+        return (one for one in self._train(networks, params, rounds) if not isinstance(one, Launched))
 
-    def _train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
+    def _train(self, networks: Rounds, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
         split, epochs = self.data(rounds), self.training.epochs
         orders = self._orders_of(rounds, split.train[0].shape[1])
         try:
@@ -125,9 +126,24 @@ class Trainer:
                     fetched = Fetched(torch.cat(wanted)) if wanted else None
                 if fetched and not fetched.is_here():
                     yield Launched(epoch, None, {}, is_done=fetched.is_here)
-                yield self._measurement(epoch, fetched, norms, is_evaluated=is_evaluated)
+                measured = self._measurement(epoch, fetched, norms, is_evaluated=is_evaluated)
+                yield measured if epoch < epochs else (yield from self._finally(networks, params, rounds, measured))
         finally:
             self._networks.give_back(networks)
+
+    def _finally(
+        self, networks: Rounds, params: Params, rounds: Sequence[Round], measured: Measurement
+    ) -> Generator[Measurement, None, Measurement]:
+        """Returns what is known after the last epoch, with the errors of the task's final test, if it has one."""
+        test = final_test_of(self.task, params, rounds, self._data.device, self._data.dtype)
+        if test is None:
+            return measured
+        with networks.launching():
+            fetched = Fetched(test.numbers(networks.predict, networks.states))
+        if not fetched.is_here():
+            yield Launched(measured.step, None, {}, is_done=fetched.is_here)
+        errors, details = test.read(fetched.wait())
+        return replace(measured, errors={**measured.errors, **errors}, details={**measured.details, **details})
 
     def _measurement(
         self, epoch: int, fetched: Fetched | None, norms: GradientNorms | None, *, is_evaluated: bool

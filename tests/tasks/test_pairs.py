@@ -152,7 +152,7 @@ def test_missing_mnist_that_cannot_be_downloaded_names_folder_and_way_out(
 
 
 def test_digits_whose_checksum_differs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Dataset(name="digits", checksums={"digits": "0" * 64}, train_pairs=1, test_pairs=1)
+    other = Dataset(name="digits", checksums={"digits": "0" * 64}, train_pairs=1, test_pairs=1, test_images=2)
     monkeypatch.setitem(DATASETS, "digits", other)
     read_images.cache_clear()
     with pytest.raises(DatasetError, match="has changed"):

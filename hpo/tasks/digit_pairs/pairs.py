@@ -64,6 +64,18 @@ def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, t
     )
 
 
+@lru_cache(maxsize=2)
+def test_images_on(dataset: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Images:
+    """Returns all test images of a dataset, not normalised, on a device.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    _, test = read_images(dataset, folder)
+    return Images(test.images.to(device, dtype), test.digits.to(device))
+
+
+@lru_cache(maxsize=128)
 def draw_normalisation(dataset: str, folder: Path, round_: Round, *, train_pairs: int) -> tuple[float, float]:
     """Returns a round's mean and deviation of training pixels, by which its pairs are normalised.
 

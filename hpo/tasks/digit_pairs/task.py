@@ -20,8 +20,10 @@ from hpo.tasks.datasets import DATASETS, prepare
 from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+    from hpo.tasks.digit_pairs.all_pairs import AllPairs
     from hpo.tasks.digit_pairs.pairs import Pairs
     from hpo.training.network_task import Split
     from hpo.training.optimizers import TrainingConfig
@@ -35,6 +37,7 @@ def _known(architecture: str) -> str:
     return architecture
 
 
+HEAD_PAIRS = 100_000  # that the head is measured on where recognition is measured on all pairs
 Architecture = Annotated[str, AfterValidator(_known)]
 
 
@@ -45,13 +48,14 @@ class DigitPairs(Table):
         rules: what the parameters of its network and loss may be.
         conditions: where some of them are there at all; elsewhere they have no effect.
         example: a configuration to begin with, but for its training.
-        train_pairs, test_pairs: pairs that each round draws for itself.
+        train_pairs, test_pairs: pairs that each round draws for itself; by `test_pairs = "all"` a network that is
+            trained is measured on all ordered pairs of test images, and on drawn pairs after other epochs alone.
         main_weight, auxiliary_weight: of the comparison's loss, and of the digits', in the loss.
     """
 
     dataset: Literal["mnist", "digits"]
     train_pairs: Annotated[int, Field(ge=1)] = 1000
-    test_pairs: Annotated[int, Field(ge=1)] = 1000
+    test_pairs: Annotated[int, Field(ge=1)] | Literal["all"] = 1000
     main_weight: Weight = 1.0
     auxiliary_weight: Weight = 1.0
 
@@ -80,7 +84,7 @@ class DigitPairs(Table):
         dataset = DATASETS[self.dataset]
         for kind, asked, most in (
             ("train_pairs", self.train_pairs, dataset.train_pairs),
-            ("test_pairs", self.test_pairs, dataset.test_pairs),
+            ("test_pairs", self.drawn_test_pairs, dataset.test_pairs),
         ):
             if asked > most:
                 raise ValueError(
@@ -103,17 +107,24 @@ class DigitPairs(Table):
             )
 
     @property
+    def drawn_test_pairs(self) -> int:
+        """How many test pairs each round draws."""
+        return DATASETS[self.dataset].drawn_beside_all if self.test_pairs == "all" else self.test_pairs
+
+    @property
     def metrics(self) -> Sequence[Metric]:
         """The errors by both."""
-        resolution = 100 / self.test_pairs
+        by_recognition = by_head = 100 / self.drawn_test_pairs
+        if self.test_pairs == "all":
+            by_recognition, by_head = 100 / DATASETS[self.dataset].test_images ** 2, 100 / HEAD_PAIRS
         return (
             Metric(
                 "recognition",
                 "test error by recognition",
                 "both digits are recognised, and the two compared",
-                resolution=resolution,
+                resolution=by_recognition,
             ),
-            Metric("head", "test error by the head", "the comparison's own output is taken", resolution=resolution),
+            Metric("head", "test error by the head", "the comparison's own output is taken", resolution=by_head),
         )
 
     @property
@@ -141,8 +152,26 @@ class DigitPairs(Table):
         from hpo.training.network_task import Split
 
         assert self._folder is not None  # `prepare` was called
-        pairs = draw_round(self.dataset, self._folder, round_, train_pairs=self.train_pairs, test_pairs=self.test_pairs)
-        return Split(*pairs)
+        numbers = {"train_pairs": self.train_pairs, "test_pairs": self.drawn_test_pairs}
+        return Split(*draw_round(self.dataset, self._folder, round_, **numbers))
+
+    def final_test(
+        self, params: Params, rounds: Sequence[Round], device: torch.device, dtype: torch.dtype
+    ) -> AllPairs | None:
+        """Returns what measures trained networks on all ordered pairs of test images, where the study wants that."""
+        if self.test_pairs != "all":
+            return None
+        import torch
+
+        from hpo.tasks.digit_pairs.all_pairs import AllPairs
+        from hpo.tasks.digit_pairs.pairs import test_images_on
+        from hpo.training.network_task import named_in
+
+        assert self._folder is not None
+        network = self.network(**named_in(self.network, params))
+        scales = torch.tensor([self.normalisation(one) for one in rounds], dtype=dtype, device=device)
+        images = test_images_on(self.dataset, self._folder, device, dtype)
+        return AllPairs(images, rounds, scales, network, shares_weights=bool(params["weight_sharing"]))
 
     def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
         """Builds a network of `models/`, as the contract in `models/__init__.py` describes it."""

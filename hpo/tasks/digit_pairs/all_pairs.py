@@ -1,0 +1,162 @@
+"""The errors of trained networks over all ordered pairs of test images, from what their towers read in each image.
+
+By recognition a pair is right where the digits that are read compare as the digits do. What is read in an image does
+not depend on its partner, so the error over all M^2 ordered pairs, an image beside itself among them, follows from how
+often digit i is read as a: M images are looked at, not M^2 pairs. The head's error is over pairs that are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from hpo.study.task import Round
+from hpo.tasks.digit_pairs.architectures import load_pair_class
+from hpo.tasks.digit_pairs.pairs import Images
+from hpo.tasks.digit_pairs.task import HEAD_PAIRS
+from hpo.training.network_task import FinalTest, States
+
+DIGITS = 10
+UNREAD = DIGITS  # in place of a digit where an output is not finite: every pair with such an image is wrong
+AT_ONCE = 500  # pairs that a network is given at once
+HEADS_AT_ONCE = 10_000  # pairs that its head is given at once
+
+
+class AllPairs(FinalTest):
+    """Measures networks of R rounds on all test images.
+
+    Args:
+        images: M of them, on the networks' device.
+        rounds: whose networks they are; each has its own pairs for the head.
+        scales: mean and deviation of each round's pixels, (R, 2).
+        network: one of the networks, whatever its weights.
+        shares_weights: whether one tower reads both images of a pair; then each image is read once.
+    """
+
+    def __init__(
+        self, images: Images, rounds: Sequence[Round], scales: Tensor, network: nn.Module, *, shares_weights: bool
+    ) -> None:
+        self._images, self._scales, self._network, self._shares = images, scales, network, shares_weights
+        seeds = tuple(one.seed("head's test pairs") for one in rounds)
+        self._pairs = _draw(seeds, len(images.digits), images.digits.device)
+        self._is_known = type(network) is load_pair_class()  # whose head is given the towers' outputs, and no more
+
+    def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
+        """Returns (K, R): confusion matrices, the head's error, and whether each image is read by itself."""
+        logits, alone = self._read(predict)
+        reads = logits.argmax(-1).where(logits.isfinite().all(-1), UNREAD)
+        matrices = confusion(reads, self._images.digits).flatten(1)  # (R, T * 110)
+        head = self._compare(predict, states, logits)  # (R,)
+        return torch.cat([matrices.T.double(), head[None], alone[None].double()])
+
+    def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
+        """Returns each metric's errors (R,), and the confusion matrices (R, T, 10, 11), T towers.
+
+        Raises:
+            ValueError: where what a network reads in an image depends on the other image of the pair.
+        """
+        if not numbers[-1].all():
+            raise ValueError("test_pairs = 'all' is for networks that read each image by itself")
+        matrices = numbers[:-2].T.long().reshape(numbers.shape[1], -1, DIGITS, DIGITS + 1)
+        recognition = [recognition_error(towers[0], towers[-1]) for towers in matrices]
+        return {"recognition": recognition, "head": numbers[-2].tolist()}, {"confusion_matrices": matrices.tolist()}
+
+    def _read(self, predict: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
+        """Returns the digits' logits (R, T, M, 10), and whether each image is read by itself (R,)."""
+        count, device = len(self._images.digits), self._images.digits.device
+        number = -(-count // 2) if self._shares else count
+        first = torch.arange(number, device=device)
+        second = (first + number) % count if self._shares else first
+        pairs = torch.stack([first, second], 1)  # (N, 2)
+        read = torch.cat([predict(self._inputs(some))[1] for some in torch.split(pairs, AT_ONCE)], 1)  # (R, N, 2, 10)
+        alone = self._is_read_alone(predict, pairs[:AT_ONCE], read[:, :AT_ONCE])
+        if self._shares:
+            return torch.cat([read[:, :, 0], read[:, :, 1]], 1)[:, None, :count], alone
+        return read.transpose(1, 2), alone
+
+    def _is_read_alone(self, predict: Callable[[Tensor], Any], pairs: Tensor, read: Tensor) -> Tensor:
+        """Says of each round whether images are read alike beside others; with shared weights also in the other place.
+
+        Args:
+            pairs, read: some pairs (N, 2), and what was read in them (R, N, 2, 10).
+        """
+        if self._is_known:
+            return torch.ones(len(read), dtype=torch.bool, device=read.device)
+        others, expected = pairs.clone(), read.clone()
+        others[:, 1], expected[:, :, 1] = pairs[:, 1].roll(1), read[:, :, 1].roll(1, 1)
+        if self._shares:
+            others, expected = others.flip(1), expected.flip(2)
+        close = torch.isclose(predict(self._inputs(others))[1], expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+        return close.flatten(1).all(1)
+
+    def _compare(self, predict: Callable[[Tensor], Any], states: States, logits: Tensor) -> Tensor:
+        """Returns the percentage (R,) of drawn pairs that the head compares wrongly."""
+        digits = self._images.digits[self._pairs]  # (R, P, 2)
+        targets = (digits[..., 0] <= digits[..., 1]).long()
+        if self._is_known:
+            compared = self._by_head(states, logits)
+        else:
+            compared = torch.cat([predict(self._inputs(some))[0] for some in torch.split(self._pairs, AT_ONCE, 1)], 1)
+        wrong = (compared.argmax(-1) != targets) | ~compared.isfinite().all(-1)
+        return 100 * wrong.double().mean(1)
+
+    def _by_head(self, states: States, logits: Tensor) -> Tensor:
+        """Returns comparisons (R, P, 2) of the drawn pairs, by the head alone."""
+        head, weights = self._network.get_submodule("head"), states()
+        stacked = {name: torch.stack([one[f"head.{name}"] for one in weights]) for name, _ in head.named_parameters()}
+        compare = vmap(lambda of, features: functional_call(head, of, (features,)))
+        rounds = torch.arange(len(logits), device=logits.device)[:, None]
+        parts = []
+        with torch.no_grad():
+            for some in torch.split(self._pairs, HEADS_AT_ONCE, 1):
+                both = (logits[:, 0][rounds, some[..., 0]], logits[:, -1][rounds, some[..., 1]])  # (R, p, 10) each
+                parts.append(compare(stacked, torch.cat(both, -1)))
+        return torch.cat(parts, 1)
+
+    def _inputs(self, pairs: Tensor) -> Tensor:
+        """Returns normalised images (R, N, 2, 14, 14) of pairs (N, 2), the same for all rounds, or (R, N, 2)."""
+        mean, deviation = (scale.view(-1, 1, 1, 1, 1) for scale in self._scales.unbind(1))
+        return (self._images.images[pairs] - mean) / deviation
+
+
+def confusion(reads: Tensor, digits: Tensor) -> Tensor:
+    """Returns how often each digit is read as another, (..., 10, 11), or not at all, in the last column.
+
+    Args:
+        reads: (..., M), from 0 to 10.
+        digits: (M,).
+    """
+    # As a product of 0 and 1 in floats, whose sums are exact and do not depend on an order.
+    return functional.one_hot(digits, DIGITS).T.float() @ functional.one_hot(reads, DIGITS + 1).float()
+
+
+def recognition_error(first: Tensor, second: Tensor) -> float:
+    """Returns the percentage of all ordered pairs that are recognised wrongly.
+
+    Args:
+        first, second: the confusion matrices (10, 11) of the towers that read the first and the second images.
+    """
+    wrong = int(first.flatten().long() @ _wrong() @ second.flatten().long())
+    return 100 * wrong / (int(first.sum()) * int(second.sum()))
+
+
+@lru_cache(maxsize=1)
+def _wrong() -> Tensor:
+    """Returns 1 where reading i as a and j as b is wrong, else 0: (110, 110), a row for each i and a."""
+    digit = torch.arange(DIGITS + 1)
+    i, a, j, b = torch.meshgrid(digit[:-1], digit, digit[:-1], digit, indexing="ij")
+    wrong = (a == UNREAD) | (b == UNREAD) | ((a <= b) != (i <= j))
+    return wrong.long().reshape(DIGITS * (DIGITS + 1), -1)
+
+
+@lru_cache(maxsize=4)
+def _draw(seeds: tuple[int, ...], count: int, device: torch.device) -> Tensor:
+    """Returns pairs of images for the heads of R rounds, (R, HEAD_PAIRS, 2)."""
+    drawn = [torch.randint(count, (HEAD_PAIRS, 2), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(device)
