@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -71,6 +72,15 @@ class Table(BaseModel):
             if key not in cls.model_fields:
                 raise ValueError(f"no key named {shown(key)}; {suggestion(str(key), cls.model_fields)}")
         return table
+
+
+def plain(value: Any) -> Any:
+    """Returns a value with Python's own numbers and texts in place of NumPy's, in tables and lists too."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _no_trace(weight: float) -> float:

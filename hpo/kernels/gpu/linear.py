@@ -1,7 +1,8 @@
 """Small linear layers with their activation: a product of matrices, forward and for each gradient, in one kernel.
 
-cuBLAS takes several launches and small tiles for these. Sizes are arguments, so that layers share what is compiled. The activation's slope, told from its result, is put in where a
-gradient is read, and the bias' gradient is summed where the weight's is.
+cuBLAS takes several launches and small tiles for these. Sizes are arguments, so that layers share what is compiled. The
+activation's slope, told from its result, is put in where a gradient is read, and the bias' gradient is summed where the
+weight's is.
 """
 
 from __future__ import annotations

@@ -116,7 +116,16 @@ class _AveragePool(torch.autograd.Function):
         out = maps.new_empty(*outer, height // size, width // size)
         padded = 1 << (size * size - 1).bit_length()
         _take_mean[(blocks(out.numel(), BLOCK_OF_MEANS),)](
-            maps, out, activation.alpha_or(out), out.numel(), height, width, size, padded, activation.kind, BLOCK_OF_MEANS
+            maps,
+            out,
+            activation.alpha_or(out),
+            out.numel(),
+            height,
+            width,
+            size,
+            padded,
+            activation.kind,
+            BLOCK_OF_MEANS,
         )
         context.save_for_backward(out)
         context.shape, context.size, context.activation = maps.shape, size, activation
