@@ -29,6 +29,7 @@ from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.overrides import override
 from hpo.study.references import SESSION, Sources
 from hpo.tasks.datasets import data_folder
+from hpo.text.output import say
 from hpo.workers.alone import Alone
 from hpo.workers.devices import assign_devices, trials_at_once
 from hpo.workers.launch import begin, run_study
@@ -144,6 +145,9 @@ class Study:
                 they import the function, so it has to be in a module.
             lower_target: whether `trials` counts for other workers too, though more were asked for earlier.
             progress: whether to show how far it is.
+
+        With one worker `run.trial_timeout_seconds` does not hold, which is said: nothing could end a trial but this
+        process.
 
         Raises:
             hpo.errors.HpoError: where it cannot be measured, or the work failed.
@@ -275,6 +279,8 @@ class Study:
         *,
         progress: bool,
     ) -> None:
+        if isinstance(supervisor, Alone) and plan.definition.run.trial_timeout_seconds:
+            say(f"study {plan.name!r}: run.trial_timeout_seconds does not hold in this process", err=True)
         with Progress(plan, shown=progress) as shown:
             show.show = lambda: shown.read(opened, plan.name)
             (devices, at_once), sources = where, self._sources

@@ -188,7 +188,10 @@ def test_two_best_of_a_search_are_two_configurations(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     study = Study(
         lambda params, seed: float(params["x"]),
-        **{"space": {"x": [1, 2, 3]}, "name": "again", "rounds": 3, "sampler": "random"},
+        space={"x": [1, 2, 3]},
+        name="again",
+        rounds=3,
+        sampler="random",
         settings={"run.repeat_configurations": True},
     ).optimize(12, progress=False)
     assert len({one.params["x"] for one in study.compare().compared}) == 2

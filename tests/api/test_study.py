@@ -253,6 +253,13 @@ def test_ctrl_c_gives_the_running_trial_back(here: Path) -> None:
     assert (status["complete"], status["running"], status["interrupted"]) == (1, 0, 1)
 
 
+def test_a_limit_that_does_not_hold_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2, settings={"run.trial_timeout_seconds": 60}), 1)
+    assert "study 'bowl': run.trial_timeout_seconds does not hold in this process" in capsys.readouterr().err
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
+    assert capsys.readouterr().err == ""
+
+
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*arguments: Any) -> None:
         raise AssertionError("a process was started")
