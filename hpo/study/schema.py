@@ -125,7 +125,7 @@ def shown(value: Any) -> str:
     """Returns a value for a message: on one line, cut where it is long."""
     value = list(value) if isinstance(value, tuple) else value
     try:
-        text = repr(value)
+        text = repr(value).replace("\n", " ")  # an array has several lines
     except ValueError:  # Python spells out no integer of more than 4300 digits
         return "a number of over 4300 digits"
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import hpo
@@ -39,7 +40,7 @@ def study(name: str, function: Function) -> hpo.Study:
 
 def test_functions_of_one_name_are_not_mixed_up() -> None:
     one, two = study("one", constant(1.0)), study("two", constant(2.0))
-    one.optimize(2, progress=False)
+    one.optimize(np.int64(2), progress=False)  # type: ignore[arg-type]
     two.optimize(2, progress=False)
     assert [one.best().value, two.best().value] == [1.0, 2.0]
     assert one.confirm(rounds=6, progress=False).confirmed[0].mean.estimate == 1.0
