@@ -31,7 +31,8 @@ from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.task import Params, Round
 from hpo.training.network_task import Split
-from hpo.training.trainer import Trainer, build_networks
+from hpo.training.preparation import build_networks
+from hpo.training.trainer import Trainer
 
 PASSES = 7
 CODE = """

@@ -187,6 +187,10 @@ def one_of_three_takes_too_long(definition: StudyDefinition, device: str, source
     return Launching(definition, sources.data, lambda trial, folder: None, hangs=0)
 
 
+def one_of_three_works_long(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    return Launching(definition, sources.data, lambda trial, folder: time.sleep(1.5 if trial.number == 1 else 0))
+
+
 def one_of_three_hangs(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
     """The first trial never comes back to the worker, which cannot go on with the others then."""
 

@@ -57,8 +57,14 @@ class Classification(Supervised):
     def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Returns the mean cross-entropy of logits (B, K)."""
         from hpo.kernels.cross_entropy import cross_entropy
+        from hpo.kernels.gpu.fuse import takes_losses
 
         self._check_shape(output, len(batch[1]), self.outputs)
+        if takes_losses(output):
+            from hpo.kernels.gpu.losses import cross_entropy as mean_cross_entropy
+            from hpo.kernels.gpu.stacked import of_all_rounds
+
+            return of_all_rounds(mean_cross_entropy, output, batch[1])
         return cross_entropy(output, batch[1]).mean()
 
     def errors(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:

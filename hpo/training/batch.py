@@ -62,16 +62,25 @@ def batches(data: AnyBatch, orders: Tensor, size: int) -> Iterator[tuple[AnyBatc
 
 def take(data: AnyBatch, chosen: Tensor) -> AnyBatch:
     """Returns the chosen examples of R rounds, (R, B, ...) each; `chosen` (R, B) are their numbers."""
-    count, shape = data[0].shape[1], chosen.shape
-    firsts = count * torch.arange(len(chosen), device=chosen.device).unsqueeze(1)  # (R, 1), where a round's begin
-    rows, shared = (firsts + chosen).flatten(), chosen.flatten()
+    return take_rows(data, rows_of(data, chosen))
 
-    def chosen_of(tensor: Tensor) -> Tensor:
+
+def rows_of(data: Batch, chosen: Tensor) -> Tensor:
+    """Returns where chosen examples (R, ...) lie in data whose rounds lie one behind the other."""
+    firsts = data[0].shape[1] * torch.arange(len(chosen), device=chosen.device)
+    return chosen + firsts.view(-1, *[1] * (chosen.dim() - 1))
+
+
+def take_rows(data: AnyBatch, rows: Tensor) -> AnyBatch:
+    """Returns the examples of R rounds, (R, B, ...) each, that lie in these rows (R, B), see `rows_of`."""
+    flat, shape, count = rows.flatten(), rows.shape, data[0].shape[1]
+
+    def taken(tensor: Tensor) -> Tensor:
         if tensor.stride(0) == 0:  # the rounds share it
-            return tensor[0].index_select(0, shared).view(*shape, *tensor.shape[2:])
-        return tensor.flatten(0, 1).index_select(0, rows).view(*shape, *tensor.shape[2:])
+            return tensor[0].index_select(0, flat % count).view(*shape, *tensor.shape[2:])
+        return tensor.flatten(0, 1).index_select(0, flat).view(*shape, *tensor.shape[2:])
 
-    return each(data, chosen_of)
+    return each(data, taken)
 
 
 def map_output(output: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -22,7 +22,7 @@ class RoundData:
     """
 
     def __init__(self, task: NetworkTask, device: torch.device, dtype: torch.dtype) -> None:
-        self._task, self._device, self._dtype = task, device, dtype
+        self._task, self.device, self.dtype = task, device, dtype
         self._groups: dict[tuple[Round, ...], list[tuple[Round, ...]]] = {}  # asked for -> trained together
         self._splits: dict[tuple[Round, ...], Split] = {}
 
@@ -59,7 +59,7 @@ class RoundData:
         train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
         validation = [one.validation for one in drawn if one.validation is not None]
         parts = (train, test, stack(validation) if validation else None)
-        return Split(*(part and to_device(part, self._device, self._dtype) for part in parts))  # type: ignore[arg-type]
+        return Split(*(part and to_device(part, self.device, self.dtype) for part in parts))  # type: ignore[arg-type]
 
 
 class Orders:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from hpo.errors import WorkError
 from hpo.kernels.gpu.fuse import fuse, missing
 from hpo.training.batch import Batch, tensors_of
 from hpo.training.optimizers import TrainingConfig
@@ -26,19 +28,24 @@ class Kernels:
     """What computes in place of a network's layers.
 
     Attributes:
-        structure: see `StackedRounds`; None leaves the network as it is.
+        fuse: makes what computes in a network's place, see `StackedRounds`; None leaves it as it is.
         why_not: why there is none, as a clause.
         tuning: context manager in which the fastest tiles are found.
+        take_alphas: see `layers.take_alphas`.
     """
 
-    structure: nn.Module | None
+    fuse: Callable[[nn.Module], nn.Module] | None = None
     why_not: str = ""
     tuning: Callable[[], AbstractContextManager[None]] = nullcontext
+    take_alphas: Callable[[nn.Module, nn.Module], bool] = lambda *_: False
 
     @property
     def described(self) -> str:
         """What to say of them behind the way of training."""
         return f", by PyTorch's kernels, for {self.why_not}" if self.why_not else ""
+
+
+NO_KERNELS = Kernels()
 
 
 def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch) -> Kernels:
@@ -49,7 +56,8 @@ def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Lo
     """
     device = example[0].device
     if why_not := missing(device if device.type == "cuda" else None):
-        return Kernels(None, why_not)
+        return Kernels(why_not=why_not)
+    from hpo.kernels.gpu.layers import take_alphas
     from hpo.kernels.gpu.tiles import tuning
 
     exact = replace(config, precision="float32")
@@ -61,11 +69,11 @@ def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Lo
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a network does with its layers, or a compiler makes of ours
-        return Kernels(None, f"ours fail: {_line(error)}")
+        return Kernels(why_not=f"ours fail: {_line(error)}")
     floor = NOISE * max(_largest(tensor) for tensor in expected)
     if not all(_is_close(*both, floor) for both in zip(expected, found, strict=True)):
-        return Kernels(None, "ours compute something else")
-    return Kernels(fuse(networks[0], PRECISIONS[config.precision]), tuning=tuning)
+        return Kernels(why_not="ours compute something else")
+    return Kernels(partial(fuse, precision=PRECISIONS[config.precision]), "", tuning, take_alphas)
 
 
 def _outcome(rounds: StackedRounds, batch: Batch) -> list[Tensor]:
@@ -99,6 +107,29 @@ def suppress_failure(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             raise
         print(f"{device}: {_line(error)}; another way of training is taken", file=sys.stderr)
+
+
+@contextmanager
+def explain_lost_device(device: torch.device) -> Iterator[None]:
+    """Context manager that tells an error of a configuration from one after which a GPU does nothing in this process.
+
+    Raises:
+        WorkError: after the latter.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if device.type == "cuda" and not _works(device):
+            raise WorkError(f"{device} fails, and does in all that this process would begin: {_line(error)}") from error
+        raise
+
+
+def _works(device: torch.device) -> bool:
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:  # errors of kernels stay with a process
+        return False
+    return True
 
 
 def _line(error: Exception) -> str:

@@ -189,6 +189,7 @@ class StackedRounds(Rounds):
         self.parameters, self.buffers = stack_module_state(list(networks))
         self.config = config
         self._in_training = False
+        self._ones: Tensor | None = None
         self._losses: Loss = vmap(loss, randomness="different")
         self.optimizers = [make_optimizer(config, self.parameters.values())]
 
@@ -199,8 +200,10 @@ class StackedRounds(Rounds):
             self._in_training = True
         losses = self.losses(batch)
         optimizer.zero_grad()
-        # No parameter belongs to two rounds, so the sum gives each its own gradient.
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        # No parameter belongs to two rounds, so each has the gradient of its own loss.
+        if self._ones is None or self._ones.dtype != losses.dtype:
+            self._ones = torch.ones_like(losses)
+        losses.backward(self._ones)  # type: ignore[no-untyped-call]
         optimizer.step()
         return losses.detach()
 

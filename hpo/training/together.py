@@ -16,7 +16,7 @@ GAIN = 1.1  # in trials a second, for which more are taken: each holds memory, a
 
 
 def most_together(several: list[RecordedRounds], another: Callable[[], Rounds], train: Batch) -> int:
-    """Returns how many trials at once to train: more, as long as that trains more trials a second.
+    """Returns how many trials at once to train: more, as long as that trains more trials a second, and memory is left.
 
     Args:
         several: one recorded structure; as many are added as were tried.
@@ -25,10 +25,13 @@ def most_together(several: list[RecordedRounds], another: Callable[[], Rounds], 
     """
     best, rate = 1, 0.0
     for number in CANDIDATES:
-        while len(several) < number:
-            made = another()
-            assert isinstance(made, RecordedRounds)
-            several.append(made)
+        try:
+            while len(several) < number:
+                made = another()
+                assert isinstance(made, RecordedRounds)
+                several.append(made)
+        except torch.OutOfMemoryError:
+            break
         seconds = seconds_of_an_epoch(several[:number], train)
         if number / seconds < GAIN * rate:
             break

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from hpo.study.definition import Training
 from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics_of
 from hpo.training.batch import each
 from hpo.training.data import Orders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
-from hpo.training.gpu_kernels import Kernels, find_kernels, suppress_failure
+from hpo.training.gpu_kernels import explain_lost_device
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, Fetched, together
-from hpo.training.network_task import NetworkTask, Split, named_in
-from hpo.training.optimizers import TrainingConfig
-from hpo.training.randomness import RandomStream
-from hpo.training.recorded import CudaRecorder, RecordedRounds, Recorder
-from hpo.training.rounds import GradientNorms, Loss, Rounds, StackedRounds
-from hpo.training.store import Store
+from hpo.training.network_task import NetworkTask, Split
+from hpo.training.preparation import Preparation
+from hpo.training.recorded import RecordedRounds, Recorder
+from hpo.training.rounds import GradientNorms, Rounds
 from hpo.training.together import most_together
-from hpo.training.ways import make_rounds
 
 EXAMPLES = 16  # of each round, on which ways of training are tried
 MOST_ORDERS = 8_000_000  # numbers of examples that are kept for the trials to come: 64 MB
-STORE_BYTES = 4 * 1024**3  # of recorded structures that are kept
 RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
 
@@ -56,15 +50,16 @@ class Trainer:
         recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self.task, self.training = task, training
-        self._device, self._keep, self._stacked, self._dtype = device, keep, stacked, dtype
+        self._device, self._keep = device, keep
         self._data = RoundData(task, device, dtype)
         self._means = ErrorMeans(task, self.metrics)
         self._orders: tuple[Hashable, Orders] | None = None
-        on_gpu = device.type == "cuda" and dtype == torch.float32
-        self._records = recorder or (partial(CudaRecorder, device) if on_gpu else None)
-        if self._keeps_norms:  # which somebody has to look at after each step
-            self._records = None
-        self._store = Store(STORE_BYTES)
+        self._networks = Preparation(
+            *(task, training, self._data, self._means.numbers),
+            stacked=stacked,
+            recorder=recorder,
+            can_record=not self._keeps_norms,
+        )
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -81,12 +76,13 @@ class Trainer:
 
         On a GPU it yields `Launched`, too, before it would wait for the errors.
         """
-        groups = self._data.groups(rounds)
-        if len(groups) == 1:
-            yield from self._train(self.prepare(params, groups[0]), groups[0])
-            return
-        measured = [self.train(self.prepare(params, group), group) for group in groups]
-        yield from map(together, zip(*measured, strict=True))
+        with explain_lost_device(self._device):
+            groups = self._data.groups(rounds)
+            if len(groups) == 1:
+                yield from self._train(self.prepare(params, groups[0]), groups[0])
+                return
+            measured = [self.train(self.prepare(params, group), group) for group in groups]
+            yield from map(together, zip(*measured, strict=True))
 
     def at_once(self, asked: int | None, params: Params, rounds: Sequence[Round]) -> int:
         """Returns how many trials to run at once: on a GPU as many as are asked for, or as train fastest together.
@@ -94,7 +90,7 @@ class Trainer:
         Args:
             params: a configuration to try that with.
         """
-        if len(self._data.groups(rounds)) > 1 or self._records is None:
+        if len(self._data.groups(rounds)) > 1:
             return 1
         known = {**params, "learning_rate": RATE_TO_TRY}
         first = self.prepare(known, rounds)
@@ -105,19 +101,11 @@ class Trainer:
             return asked or most_together(several, lambda: self.prepare(known, rounds), self.data(rounds).train)
         finally:
             for one in several:
-                self._give_back(one)
+                self._networks.give_back(one)
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
-        """Returns fresh networks of a configuration, each seeded by its round."""
-        if self._records is None:
-            return self._make_rounds(params, rounds, "weights")
-        key = (tuple(rounds), *sorted((name, value) for name, value in params.items() if name != "learning_rate"))
-        networks: Rounds | None = self._store.take(key)
-        if not (isinstance(networks, RecordedRounds) and networks.is_of(self.data(rounds))):
-            networks = self._make_rounds(params, rounds, "weights", key=key)
-        if isinstance(networks, RecordedRounds):
-            networks.begin(float(params["learning_rate"]))
-        return networks
+        """Returns networks of a configuration at the beginning of a trial, each seeded by its round."""
+        return self._networks.prepare(params, rounds)
 
     def train(self, networks: Rounds, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Trains prepared networks on their rounds' data, and yields after every epoch."""
@@ -139,7 +127,7 @@ class Trainer:
                     yield Launched(epoch, None, {}, is_done=fetched.is_here)
                 yield self._measurement(epoch, fetched, norms, is_evaluated=is_evaluated)
         finally:
-            self._give_back(networks)
+            self._networks.give_back(networks)
 
     def _measurement(
         self, epoch: int, fetched: Fetched | None, norms: GradientNorms | None, *, is_evaluated: bool
@@ -160,8 +148,8 @@ class Trainer:
             ValueError: where networks, loss and errors do not fit each other.
         """
         groups = self._data.groups(rounds)
-        networks, split = self._make_rounds(params, groups[0], "weights"), self.data(groups[0])
-        one, first = self._make_rounds(params, rounds[:1], "weights"), each(split.train, lambda tensor: tensor[:1])
+        networks, split = self._networks.fresh(params, groups[0]), self.data(groups[0])
+        one, first = self._networks.fresh(params, rounds[:1]), each(split.train, lambda tensor: tensor[:1])
         count, size = first[0].shape[1], self.training.batch_size
         sizes = {min(size, count), count % size or size}  # the last batch of an epoch may be smaller
         for examples in sorted(sizes, reverse=True):
@@ -170,7 +158,7 @@ class Trainer:
                 raise ValueError(f"a loss must be one number, but is of shape {tuple(loss.shape[1:])}")
         tests = each(split.test, lambda tensor: tensor[:1])
         self._means.read(one.evaluate(tests, self._means.numbers).cpu())
-        way = RecordedRounds.way if self._records and type(networks) is StackedRounds else networks.way
+        way = self._networks.way_of(networks)
         return way if len(groups) == 1 else f"{way}, each round for itself, for their sizes differ"
 
     def range_test(
@@ -184,7 +172,7 @@ class Trainer:
             watch: goes through the rates one by one, as a progress bar does.
         """
         known = {**params, "learning_rate": float(rates[0])}
-        networks = self._make_rounds(known, rounds, "range test weights")
+        networks = self._networks.fresh(known, rounds, "range test weights")
         shuffles = [one.seed("range test shuffle") for one in rounds]
         return run_range_test(networks, self.data(rounds).train, rates, self.training.batch_size, shuffles, watch)
 
@@ -222,44 +210,6 @@ class Trainer:
             self._orders = key, orders
         return self._orders[1]
 
-    def _give_back(self, networks: Rounds) -> None:
-        if isinstance(networks, RecordedRounds):
-            self._store.give_back(networks)
-
-    def _make_rounds(
-        self, params: Params, rounds: Sequence[Round], stream: str, *, key: Hashable | None = None
-    ) -> Rounds:
-        """Returns fresh networks; with a key recorded ones, where they can be."""
-        build = partial(self.task.network, **named_in(self.task.network, params))
-        config = TrainingConfig(
-            epochs=self.training.epochs,
-            batch_size=self.training.batch_size,
-            optimizer=str(params["optimizer"]),
-            learning_rate=float(params["learning_rate"]),
-            precision=self.training.precision,
-        )
-        seeds = [one.seed(stream) for one in rounds]
-        networks = [network.to(self._device, self._dtype) for network in build_networks(build, seeds)]
-        fast_rounds = getattr(self.task, "fast_rounds", None)
-        if fast_rounds is not None and self._stacked is not False:
-            fast: Rounds | None = fast_rounds(networks, params, config)
-            if fast is not None:
-                return fast
-        loss: Loss = partial(self.task.loss, **named_in(self.task.loss, params, skip=2))
-        example = each(self.data(rounds).train, lambda tensor: tensor[:, :EXAMPLES])
-        draws = [one.seed(f"{stream} draws") for one in rounds]
-        made = make_rounds(networks, config, loss, example, draws, stacked=self._stacked)
-        if key is None or self._records is None or type(made) is not StackedRounds:
-            return made
-        split, record = self.data(rounds), self._records
-        batch = each(split.train, lambda tensor: tensor[:, : config.batch_size])
-        how: dict[str, Any] = {"train": split.train, "test": split.test, "evaluate": self._means.numbers, "key": key}
-        found = find_kernels(networks, config, loss, batch) if self._device.type == "cuda" else None
-        for kernels in (found, Kernels(None, "ours cannot be recorded")):
-            with suppress_failure(self._device):
-                return RecordedRounds(networks, config, loss, **how, recorder=record(), kernels=kernels)
-        return made
-
 
 def open_trainer(
     task: NetworkTask,
@@ -283,12 +233,3 @@ def open_trainer(
     trainer = Trainer(task, training, find_device(device), keep=keep, stacked=stacked, dtype=dtype)
     trainer.data(rounds)
     return trainer
-
-
-def build_networks(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
-    """Returns a network for each seed, the same on every device; the global random state stays as it was."""
-    networks = []
-    for seed in seeds:
-        with RandomStream(seed, CPU).drawing():
-            networks.append(build())
-    return networks

@@ -20,7 +20,7 @@ from hpo.study.task import Measurement
 from hpo.workers.evaluate import Evaluation, Stop, took_longer
 
 POLL_SECONDS = 0.0005  # while each trial waits for the device
-PATIENCE_SECONDS = 10.0  # that a supervisor leaves a worker to end a trial itself
+PATIENCE_SECONDS = 300.0  # that a supervisor leaves a worker to end a trial itself, while it may be busy with another
 
 
 class SeveralAtOnce(Protocol):
@@ -87,6 +87,10 @@ class Underway:
                 self._steps.close()
         return ended
 
+    def pass_over(self, seconds: float) -> None:
+        """Leaves out of what it may take the time in which its process was busy with another, as with compiling."""
+        self._began += seconds
+
     def end(self, cause: str | None = None) -> None:
         """Ends the trial: gives it back, or says why it failed."""
         self._evaluation.fail(cause)
@@ -141,7 +145,7 @@ class Running:
             if not (at_once or trial.is_ready()):
                 continue
             try:
-                if not trial.go_on():
+                if not self._go_on_with(trial):
                     continue
             except StorageGone:
                 raise
@@ -150,6 +154,15 @@ class Running:
             del self._trials[key]
             self._ended(*key, trial.was_told)
         return len(self._trials) < before
+
+    def _go_on_with(self, trial: Underway) -> bool:
+        began = time.monotonic()
+        try:
+            return trial.go_on()
+        finally:
+            for _, other in self._trials.values():
+                if other is not trial:
+                    other.pass_over(time.monotonic() - began)
 
     def wait(self) -> None:
         """Waits a moment, unless one is ready, or there is none."""

@@ -122,7 +122,10 @@ class _Server:
 
     def has_room(self) -> bool:
         """Says whether another trial could be run beside those that are."""
-        return not self.running or len(self.running) < self._at_once
+        return self._has_room_for(self._at_once)
+
+    def _has_room_for(self, at_once: int) -> bool:
+        return not self.running or len(self.running) < at_once
 
     def work(self) -> NoTrial | None:
         """Works on one trial, or begins it, where several run at once; or says why there is none to work on."""
@@ -204,13 +207,14 @@ class _Server:
             self._make_room()
             self._objectives[key] = self._make_objective(definition, self.assignment.device, self.assignment.sources)
         objective = self._objectives[key]
-        self._at_once = 1 if self.assignment.at_once == 1 else getattr(objective, "at_once", 1)
-        if not self.has_room():
+        at_once = 1 if self.assignment.at_once == 1 else getattr(objective, "at_once", 1)
+        if not self._has_room_for(at_once):
             return NoTrial.TAKEN
         worker = Worker(platform.node(), os.getpid(), objective.device, self._file, self.assignment.parent)
         started = start_trial(self._storage, study, definition, worker, **terms)
         if isinstance(started, NoTrial):
             return started
+        self._at_once = at_once
         self._evaluate(wanted, definition, objective, started)
         return None
 

@@ -17,10 +17,10 @@ from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.batch import of_round, to_device
 from hpo.training.device import find_device
 from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
-from hpo.training.recorded import CudaRecorder, RecordedRounds, Recorder
+from hpo.training.preparation import build_networks
+from hpo.training.recorded import CudaRecorder, RecordedRounds, Recorder, Streams
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
 from hpo.training.store import Store
-from hpo.training.trainer import build_networks
 from hpo.training.ways import fused
 
 SEEDS = [1, 2, 3]
@@ -109,6 +109,12 @@ class Tape(Recorder):
         self.recorded = self.replayed = 0
         self.held_bytes = held_bytes
 
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
     def on_stream(self) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -178,17 +184,24 @@ def test_a_store_keeps_what_was_used_last_within_its_bound(digit_pairs: tuple[Pa
     store = Store(int(3.5e9))
     for one in made[:3]:
         store.give_back(one)
-    assert store.take("a") is made[0]
-    assert store.take("a") is None  # it is in use
+    assert store.take("a", {}) is made[0]
+    assert store.take("a", {}) is None  # it is in use
     store.give_back(made[0])
     store.give_back(made[3])  # a second of its kind, and the fourth: the oldest goes
-    assert store.take("b") is None
-    assert store.take("a") is made[3]  # the one that was used last
-    assert store.take("a") is made[0]
-    assert (store.take("c"), len(store)) == (made[2], 0)
+    assert store.take("b", {}) is None
+    assert store.take("a", {}) is made[3]  # the one that was used last
+    assert store.take("a", {}) is made[0]
+    assert (store.take("c", {}), len(store)) == (made[2], 0)
     small = Store(1)
     small.give_back(made[0])
-    assert small.take("a") is made[0]  # one may always stay
+    assert small.take("a", {}) is made[0]  # one may always stay
+    for one, alpha in zip(made[:3], (0.1, 0.2, 0.3), strict=True):
+        one.key, one.numbers = "a", {"alpha": alpha}
+        store.give_back(one)
+    assert [store.take("a", {"alpha": alpha}) for alpha in (0.2, 0.7, 0.1)] == [made[1], made[2], made[0]]
+    store.give_back(made[0])
+    store.clear()
+    assert len(store) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -212,7 +225,7 @@ def test_a_cuda_graph_trains_as_ordinary_steps(optimizer: str, digit_pairs: tupl
                 train=train,
                 test=test,
                 evaluate=lambda output, test: output[1],
-                recorder=CudaRecorder(device),
+                recorder=CudaRecorder(Streams(device)),
             )
             rounds.begin(how.learning_rate)
         with rounds.launching():

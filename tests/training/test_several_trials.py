@@ -64,7 +64,7 @@ def test_each_structure_is_recorded_once_and_every_trial_is_what_it_would_be_alo
     for one in CONFIGURATIONS:
         assert_same(list(recording.measure(one, ROUNDS)), list(plain.measure(one, ROUNDS)))
     assert len(tapes) == 3  # of the five, the first, the second and the last share one
-    assert len(recording._store) == 3
+    assert len(recording._networks._store) == 3
 
 
 def test_trials_beside_each_other_are_what_they_would_be_alone() -> None:

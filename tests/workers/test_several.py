@@ -140,6 +140,15 @@ def test_a_limit_is_that_of_one_trial(fresh_storage: RDBStorage, tmp_path: Path,
     assert len(failed) - 1 <= others
 
 
+def test_a_trial_is_not_charged_for_the_work_on_another(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+    definition = defined({**SMALL_STUDY, "run": {"trial_timeout_seconds": 1.0}}, name="small")
+    create(fresh_storage, "small", definition, 4)
+    (tmp_path / "GO").touch()
+    work(fresh_storage, tmp_path, target=4, stub="one_of_three_works_long")
+    (failed,) = read_trials(fresh_storage, "small", states=(TrialState.FAIL,))
+    assert (failed.number, counts(fresh_storage)["COMPLETE"]) == (1, 4)
+
+
 def test_several_at_once_is_said_by_the_study(small_study: StudyDefinition) -> None:
     assert small_study.run.trials_per_gpu == "auto"
     assert defined({**SMALL_STUDY, "run": {"trials_per_gpu": 4}}, name="small").run.trials_per_gpu == 4

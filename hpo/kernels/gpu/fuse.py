@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from functools import cache
 from importlib.util import find_spec
 
@@ -41,13 +42,25 @@ def missing(device: torch.device | None = None) -> str | None:
 
 
 @cache
-def _takes(device: torch.device) -> bool:
-    return missing(device) is None
+def _has_losses(device: torch.device) -> bool:
+    if missing(device) is not None:
+        return False
+    try:
+        from hpo.kernels.gpu.losses import are_pytorchs
+
+        fault = None if are_pytorchs(device) else "they compute something else"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler makes of them
+        fault = str(error).partition("\n")[0] or type(error).__name__
+    if fault:
+        print(f"{device}: losses are PyTorch's, for of our kernels {fault}", file=sys.stderr)
+    return fault is None
 
 
-def take(*tensors: Tensor) -> bool:
-    """Says whether kernels take tensors as they are: floats of 32 bits on a GPU that has what they need."""
-    return all(one.is_cuda and one.dtype == torch.float32 and _takes(one.device) for one in tensors)
+def takes_losses(*logits: Tensor) -> bool:
+    """Says whether losses.py is for logits: floats of 32 bits, on a GPU where it computes what PyTorch does."""
+    return all(one.is_cuda and one.dtype == torch.float32 and _has_losses(one.device) for one in logits)
 
 
 def fuse(network: nn.Module, precision: str = "tf32x3") -> nn.Module:

@@ -23,6 +23,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     return triton.jit(function)
 
 
+def kernel_for_any(*numbers: str) -> Callable[[Callable[..., Any]], Any]:
+    """Has Triton compile a kernel once for all values of some arguments, also for 1 and for multiples of 16."""
+    return lambda function: triton.jit(function, do_not_specialize=numbers)
+
+
 def runs_on(tensor: Tensor) -> bool:
     """Says whether the kernels take such a tensor: float32 on a GPU, or on a CPU where Triton interprets them."""
     return tensor.dtype == torch.float32 and (tensor.is_cuda or INTERPRETED)

@@ -6,7 +6,7 @@ for what it is given, another type or another device, the layers themselves comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from hpo.kernels.gpu.linear import linear
 from hpo.kernels.gpu.norm import Settings, Statistics, norm
 from hpo.kernels.gpu.pooling import average_pool, max_pool
 from hpo.kernels.gpu.stacked import of_all_rounds
+from hpo.kernels.plain_state import OF_EVERY_MODULE, plain_state
+
+ALPHAS = {"alpha", "negative_slope"}  # what PyTorch's layers call it
 
 
 class Fused(nn.Module):
@@ -26,8 +29,11 @@ class Fused(nn.Module):
     Attributes:
         layers: those, not registered as children, so that parameters keep their names; the first, which alone may have
             parameters, shares its own with this module, also while `functional_call` puts others in their place.
-        activation: that of the last layer.
+        activation: that among the layers.
+        falls_back: whether the layers themselves have computed.
     """
+
+    falls_back = False
 
     def __init__(self, layers: Sequence[nn.Module], activation: Activation = NONE) -> None:
         super().__init__()
@@ -43,9 +49,14 @@ class Fused(nn.Module):
 
     def by_layers(self, inputs: Tensor) -> Tensor:
         """Returns what the layers make of inputs."""
+        self.falls_back = True
         for layer in self.layers:
             inputs = layer.train(self.training)(inputs)
         return inputs
+
+    def held(self) -> Mapping[str, Any]:
+        """See `plain_state.Holder`; not an alpha that is read on the device."""
+        return _held(self)
 
     def extra_repr(self) -> str:  # noqa: D102
         return ", ".join(map(str, self.layers))
@@ -117,6 +128,7 @@ class Norm(Fused):
     def _by_layers(self, maps: Tensor, added: Tensor | None) -> Tensor:
         if added is None:
             return self.by_layers(maps)
+        self.falls_back = True
         norm, *rest = self.layers
         normed = norm.train(self.training)(maps) + added
         return rest[0](normed) if rest else normed  # type: ignore[no-any-return]
@@ -170,12 +182,19 @@ class Residual(nn.Module):
 
     Args:
         residue: its layers; a `Norm` at the end takes the sum and the activation over.
-        activation: as a layer, and what is known of it.
+        layer: the activation as a layer.
+        activation: what is known of it.
     """
+
+    falls_back = False
 
     def __init__(self, residue: nn.Module, layer: nn.Module, activation: Activation) -> None:
         super().__init__()
-        self.residue, self.activation, self.known = residue, layer, activation
+        self.residue, self.layers, self.activation = residue, (layer,), activation
+
+    def held(self) -> Mapping[str, Any]:
+        """See `plain_state.Holder`; not an alpha that is read on the device."""
+        return _held(self)
 
     def forward(self, maps: Tensor) -> Tensor:  # noqa: D102
         if isinstance(self.residue, nn.Sequential) and isinstance(self.residue[-1], Norm):
@@ -185,12 +204,39 @@ class Residual(nn.Module):
             return self.residue[-1](inner, maps)  # type: ignore[no-any-return]
         residue = self.residue(maps)
         if residue.shape != maps.shape or not (runs_on(maps) and runs_on(residue) and _are_maps(maps)):
-            return self.activation(maps + residue)  # type: ignore[no-any-return]
+            self.falls_back = True
+            return self.layers[0](maps + residue)  # type: ignore[no-any-return]
 
         def add(maps: Tensor, residue: Tensor) -> Tensor:
-            return activated_sum(maps.transpose(1, 2), residue.transpose(1, 2), self.known).transpose(1, 2)
+            return activated_sum(maps.transpose(1, 2), residue.transpose(1, 2), self.activation).transpose(1, 2)
 
         return of_all_rounds(add, maps, residue)
+
+
+def _held(module: Fused | Residual) -> dict[str, Any]:
+    hidden = {*OF_EVERY_MODULE, *(() if module.falls_back else ALPHAS)}
+    layers = [
+        (type(layer), {name: of for name, of in vars(layer).items() if name not in hidden}) for layer in module.layers
+    ]
+    held = {name: value for name, value in vars(module).items() if name != "falls_back"}
+    return {**held, "layers": layers, "activation": module.activation.kind}
+
+
+def take_alphas(fused: nn.Module, other: nn.Module) -> bool:
+    """Gives a fused network the alphas of another, where they differ in nothing else, and says whether that is so.
+
+    What the first has its kernels do, also what was recorded of them, is then what the other would; parameters and
+    buffers are not touched.
+    """
+    if plain_state(fused) != plain_state(other):
+        return False
+    ours, theirs = (
+        [one.activation for one in both.modules() if isinstance(one, Fused | Residual)] for both in (fused, other)
+    )
+    for one, new in zip(ours, theirs, strict=True):
+        if one.alpha is not None and new.alpha is not None:
+            one.alpha.copy_(new.alpha)
+    return True
 
 
 def _are_maps(maps: Tensor, channels: int | None = None) -> bool:

@@ -1,8 +1,8 @@
 """Small linear layers with their activation: a product of matrices, forward and for each gradient, in one kernel.
 
-cuBLAS takes several launches and small tiles for these. Sizes are arguments, so that layers share what is compiled. The
-activation's slope, told from its result, is put in where a gradient is read, and the bias' gradient is summed where the
-weight's is.
+cuBLAS takes several launches and small tiles for these. The activation's slope, told from its result, is put in where a
+gradient is read, and the bias' gradient is summed where the weight's is. Sizes are arguments, not constants, so that
+layers share what is compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import NONE, Activation, activate, activation_gradient, read_alpha
-from hpo.kernels.gpu.language import apply, blocks, kernel, power_of_two, product, way_of
+from hpo.kernels.gpu.language import apply, blocks, kernel_for_any, power_of_two, product, way_of
 from hpo.kernels.gpu.tiles import Tile, choose
 
 
@@ -137,7 +137,7 @@ def _tiles(sizes: _Matrices) -> list[Tile]:
     return list(dict.fromkeys(fit))
 
 
-@kernel
+@kernel_for_any("rows", "columns", "depth", "left_round", "right_round")
 def _multiply(
     left: tensor, result: tensor, right: tensor, bias: tensor, out: tensor, sums: tensor, alpha: tensor,
     rows: tensor, columns: tensor, depth: tensor, left_round: tensor, left_row: tensor, left_depth: tensor,

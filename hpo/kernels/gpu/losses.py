@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.language import apply, kernel, power_of_two
@@ -35,6 +36,25 @@ def pair_losses(
         return apply(_Losses, comparison, None, targets, None, main, 0.0)
     # L2 + L3 is twice the mean over the digits of all pairs.
     return apply(_Losses, comparison, digits.flatten(1, 2), targets, classes.flatten(1), main, 2 * auxiliary)
+
+
+def are_pytorchs(device: torch.device | str) -> bool:
+    """Says whether a device makes of some logits what PyTorch makes of them, but for rounding; also the gradients."""
+    generator = torch.Generator().manual_seed(0)
+    comparison, digits = (torch.randn(2, 21, *of, generator=generator).to(device) for of in ((2,), (2, 10)))
+    targets, classes = (torch.randint(2, (2, 21, *of), generator=generator).to(device) for of in ((), (2,)))
+
+    def by_pytorch(comparison: Tensor, digits: Tensor) -> Tensor:
+        main = functional.cross_entropy(comparison.flatten(0, 1), targets.flatten(), reduction="none")
+        others = functional.cross_entropy(digits.flatten(0, 2), classes.flatten(), reduction="none")
+        return 0.7 * main.view(2, 21).mean(1) + 0.6 * others.view(2, 42).mean(1)
+
+    outcomes = []
+    for losses in (lambda one, other: pair_losses(one, other, targets, classes, 0.7, 0.3), by_pytorch):
+        logits = [one.detach().clone().requires_grad_() for one in (comparison, digits)]
+        values: Tensor = losses(*logits)
+        outcomes.append([values.detach(), *torch.autograd.grad(values.sum(), logits)])
+    return all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*outcomes, strict=True))
 
 
 class _Losses(torch.autograd.Function):

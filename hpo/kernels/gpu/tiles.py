@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ class Tiles:
         known = self._known(name, tiles)
         if known or not self.is_tuning:
             return known or tiles[0]
+        compile_all(tiles, launch)
         best = min(tiles, key=lambda tile: self._measure(lambda: launch(tile)))
         if other := self._known(name, tiles):  # of a process that was faster: all are to have the same
             return other
@@ -113,6 +115,17 @@ class Tiles:
             pass  # then the next process tries again
 
 
+def compile_all(tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> None:
+    """Launches a kernel with each tile, in threads: what takes time is the compiler, beside which others can work."""
+
+    def compile_one(tile: Tile) -> None:
+        with suppress(triton.runtime.errors.OutOfResources):
+            launch(tile)
+
+    with ThreadPoolExecutor(len(tiles)) as pool:
+        list(pool.map(compile_one, tiles))
+
+
 def milliseconds(launch: Callable[[], object]) -> float:
     """Returns how long a launch takes on a GPU; infinity where the card has not the memory for such a tile."""
     if torch.cuda.is_current_stream_capturing():
@@ -130,5 +143,12 @@ tuning = TILES.tuning
 
 def choose(key: Key, device: torch.device, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
     """Returns the tile of a kernel on a device, as `Tiles.choose` does."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return TILES.choose(key, card, tiles, launch)
+    if device.type != "cuda":
+        return TILES.choose(key, None, tiles, launch)
+    stream = torch.cuda.current_stream(device)
+
+    def launch_there(tile: Tile) -> None:
+        with torch.cuda.stream(stream):  # also in a thread, which has a stream and a device of its own
+            launch(tile)
+
+    return TILES.choose(key, torch.cuda.get_device_name(device), tiles, launch_there)

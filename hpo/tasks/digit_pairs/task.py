@@ -160,10 +160,10 @@ class DigitPairs(Table):
                 the study.
         """
         from hpo.kernels.cross_entropy import cross_entropy
-        from hpo.kernels.gpu.fuse import take
+        from hpo.kernels.gpu.fuse import takes_losses
 
         comparison, digits = output
-        if take(comparison, digits):
+        if takes_losses(comparison, digits):
             from hpo.kernels.gpu.losses import pair_losses
             from hpo.kernels.gpu.stacked import of_all_rounds
 

@@ -37,6 +37,8 @@ def compile_for(capability: int, kernel: Any, arguments: tuple[Any, ...], option
             signature[parameter.name], constants[(i,)] = "constexpr", given
         elif isinstance(given, Tensor):
             signature[parameter.name], alignments[(i,)] = TYPES[given.dtype], [["tt.divisibility", 16]]
+        elif isinstance(given, int) and parameter.do_not_specialize:
+            signature[parameter.name] = "i32"
         elif isinstance(given, int) and given == 1:
             signature[parameter.name], constants[(i,)] = "constexpr", 1
         elif isinstance(given, int):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpo.kernels.gpu.losses import cross_entropy, pair_losses
+from hpo.kernels.gpu.losses import are_pytorchs, cross_entropy, pair_losses
 from tests.kernels.gpu.comparison import DEVICE, as_double, assert_close, assert_computes, leaf
 
 
@@ -46,6 +46,12 @@ def test_the_losses_of_pairs_are_pytorchs(auxiliary: float | None) -> None:
     assert_close(found, exact(*doubles), 3e-6)
     for one, other in zip(gradients, wanted, strict=True):
         assert_close(one, other, 3e-6)
+
+
+def test_losses_are_held_against_pytorchs_where_they_are_first_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert are_pytorchs(DEVICE)
+    monkeypatch.setattr("hpo.kernels.gpu.losses.pair_losses", lambda *given: 1.01 * pair_losses(*given))
+    assert not are_pytorchs(DEVICE)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo.training.gpu_kernels import find_kernels
+from hpo.training.gpu_kernels import NO_KERNELS, Kernels, find_kernels
 from hpo.training.optimizers import TrainingConfig
+from hpo.training.preparation import build_networks
 from hpo.training.recorded import RecordedRounds
-from hpo.training.trainer import build_networks
 from tests.kernels.gpu.comparison import DEVICE
 from tests.training.test_rounds import Tape
 
@@ -19,11 +23,15 @@ HOW = TrainingConfig(epochs=1, batch_size=3, optimizer="sgd", learning_rate=0.05
 Pair = tuple[Tensor, Tensor]
 
 
-def small() -> nn.Module:
+def small(slope: float = 0.1) -> nn.Module:
     return nn.Sequential(
-        *(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.LeakyReLU(0.1)),
+        *(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.LeakyReLU(slope)),
         *(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)),
     )
+
+
+def built(make: Callable[[], nn.Module] = small, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+    return [network.to(DEVICE, dtype) for network in build_networks(make, SEEDS)]
 
 
 def loss(output: Tensor, batch: Pair) -> Tensor:
@@ -42,27 +50,102 @@ def examples(dtype: torch.dtype) -> tuple[Pair, Pair]:
 
 def trained(dtype: torch.dtype, *, by_kernels: bool) -> Tensor:
     train, test = examples(dtype)
-    networks = [network.to(DEVICE, dtype) for network in build_networks(small, SEEDS)]
-    kernels = find_kernels(networks, HOW, loss, train) if by_kernels else None
-    if kernels is not None:
-        assert kernels.structure is not None, kernels.why_not
-    rounds = RecordedRounds(
-        *(networks, HOW, loss),
-        train=train,
-        test=test,
-        evaluate=lambda output, batch: output,
-        recorder=Tape(),
-        kernels=kernels,
-    )
+    networks = built(dtype=dtype)
+    kernels = find_kernels(networks, HOW, loss, train) if by_kernels else NO_KERNELS
+    assert by_kernels == (kernels.fuse is not None), kernels.why_not
+    rounds = recorded(networks, (train, test), kernels)
     assert rounds.way == RecordedRounds.way
-    told = []
-    for rate in (0.2, 0.05):  # the second trial is told
-        rounds.begin(rate)
-        orders = torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(r)) for r in SEEDS]).to(DEVICE)
-        told = [rounds.train_epoch(train, orders, None).clone() for _ in range(1)]
-        told.append(rounds.evaluate(test, lambda output, batch: output).clone())
+    trial(rounds, 0.2, (train, test))
+    return trial(rounds, 0.05, (train, test))
+
+
+def recorded(networks: list[nn.Module], data: tuple[Pair, Pair], kernels: Kernels) -> RecordedRounds:
+    how: dict[str, Any] = {"evaluate": lambda output, batch: output, "recorder": Tape(), "kernels": kernels}
+    return RecordedRounds(networks, HOW, loss, train=data[0], test=data[1], **how)
+
+
+def trial(rounds: RecordedRounds, rate: float, data: tuple[Pair, Pair]) -> Tensor:
+    """Returns all numbers of a trial, in float64."""
+    rounds.begin(rate)
+    orders = torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(r)) for r in SEEDS]).to(DEVICE)
+    told = [rounds.train_epoch(data[0], orders, None).clone()]
+    told.append(rounds.evaluate(data[1], lambda output, batch: output).clone())
     states = [tensor for state in rounds.states() for tensor in state.values()]
     return torch.cat([tensor.flatten().double() for tensor in (*told, *states)])
+
+
+class Doubled(nn.Module):
+    """Calls a layer on what it is not made for: by itself, not by the kernels."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ELU(slope)), nn.Linear(3, 3)
+        self.twice = nn.Sequential(nn.Linear(3, 3), nn.ELU(slope))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.twice(self.first(images)[None])[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("large_tiles")
+def test_networks_that_differ_in_an_alpha_share_what_was_recorded() -> None:
+    data = examples(torch.float32)
+    kernels = find_kernels(built(), HOW, loss, data[0])
+    rounds = recorded(built(), data, kernels)
+    trial(rounds, 0.2, data)
+    others = built(partial(small, 0.6))
+    assert rounds.take_over(others, {"slope": 0.6})
+    assert torch.equal(trial(rounds, 0.05, data), trial(recorded(others, data, kernels), 0.05, data))
+
+
+@pytest.mark.usefixtures("large_tiles")
+@pytest.mark.parametrize(
+    ("make", "other"),
+    [
+        pytest.param(partial(Doubled, 0.1), partial(Doubled, 0.6), id="a layer that computes by itself"),
+        pytest.param(
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh(), nn.ELU(0.1)),
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh(), nn.ELU(0.6)),
+            id="an activation of PyTorch's",
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh()),
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Sigmoid()),
+            id="a layer",
+        ),
+        pytest.param(
+            lambda: nn.Sequential(nn.BatchNorm2d(1, eps=0.1), nn.Flatten(), nn.Linear(64, 3)),
+            lambda: nn.Sequential(nn.BatchNorm2d(1, eps=0.2), nn.Flatten(), nn.Linear(64, 3)),
+            id="another number",
+        ),
+    ],
+)
+def test_networks_that_differ_in_something_else_do_not(
+    make: Callable[[], nn.Module], other: Callable[[], nn.Module]
+) -> None:
+    data = examples(torch.float32)
+    kernels = find_kernels(built(make), HOW, loss, data[0])
+    assert kernels.fuse is not None, kernels.why_not
+    rounds = recorded(built(make), data, kernels)
+    before = trial(rounds, 0.05, data)
+    assert not rounds.take_over(built(other), {})
+    assert torch.equal(trial(rounds, 0.05, data), before)
+
+
+class Counts(nn.Module):
+    """Changes with every step, as an annealed network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.calls = small(), [0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls[0] += 1
+        return self.inner(images) / self.calls[0]  # type: ignore[no-any-return]
+
+
+def test_a_network_that_changes_in_python_is_not_recorded() -> None:
+    with pytest.raises(ValueError, match="changes in Python with each step"):
+        recorded(built(Counts), examples(torch.float32), NO_KERNELS)
 
 
 @pytest.mark.usefixtures("large_tiles")
@@ -76,7 +159,7 @@ def test_a_trial_by_the_kernels_is_that_of_pytorch_but_for_rounding() -> None:
 
 
 def test_where_kernels_compute_something_else_pytorchs_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = [network.to(DEVICE) for network in build_networks(small, SEEDS)]
+    networks = built()
     train, _ = examples(torch.float32)
     monkeypatch.setattr(
         "hpo.training.gpu_kernels.fuse", lambda network, precision="": nn.Sequential(network, nn.Tanh())[0:1]
@@ -84,5 +167,5 @@ def test_where_kernels_compute_something_else_pytorchs_are_taken(monkeypatch: py
     assert "ours" in find_kernels(networks, HOW, loss, train).why_not
     monkeypatch.setattr("hpo.training.gpu_kernels.missing", lambda device: "Triton is not installed")
     found = find_kernels(networks, HOW, loss, train)
-    assert found.structure is None
+    assert found.fuse is None
     assert found.described == ", by PyTorch's kernels, for Triton is not installed"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from hpo.kernels.gpu import norm, tiles
 from hpo.kernels.gpu.activation import NONE
@@ -113,3 +115,17 @@ def test_nothing_is_measured_while_a_graph_is_recorded(monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="while a CUDA graph is recorded"):
         tiles.milliseconds(lambda: None)
+
+
+def test_tiles_are_compiled_beside_each_other_and_one_may_be_too_large(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def launch(tile: Tile) -> Tile:
+        if threading.current_thread() is not threading.main_thread():
+            both.wait()
+            if tile == SMALL:
+                raise OutOfResources(1, 0, "shared memory")
+        return tile
+
+    with (tuned := Tiles(tmp_path / "tiles.json", Timer())).tuning():
+        assert tuned.choose(KEY, "a card", [SMALL, LARGE], launch) == LARGE
