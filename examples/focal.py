@@ -32,7 +32,8 @@ class Focal:
     def loss(self, output: Tensor, batch: Any, gamma: float) -> Tensor:
         """Returns the mean focal loss: what is told with certainty counts less, the more so the higher gamma is."""
         log_p = output.log_softmax(-1).gather(-1, batch[1][:, None])[:, 0]
-        return -((1 - log_p.exp()) ** gamma * log_p).mean()
+        rest = (1 - log_p.exp()).clamp_min(1e-6)  # at 0 the power of a gamma below 1 has no gradient
+        return -(rest**gamma * log_p).mean()
 
     def data(self, round_: Round) -> Split:
         """Draws 1000 images to train on, and 500 to test, from the round's seed."""

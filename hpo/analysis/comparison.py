@@ -13,13 +13,11 @@ from itertools import combinations
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
-from hpo.analysis.confirmation import Confirmation, Contrast, read_confirmations
+from hpo.analysis.confirmation import Confirmation, Contrast, best_different, read_confirmations
 from hpo.analysis.results import read_best, read_entries, read_trial
-from hpo.analysis.statistics import Interval, holm, mean_of, paired_difference
+from hpo.analysis.statistics import Interval, corrected_p_values, mean_of, paired_difference
 from hpo.errors import RequestError, StorageError, UnknownName
-from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.study.references import study_words
@@ -55,6 +53,7 @@ class Comparison:
         words: by which a command measures the study.
         contrasts: of the best with each of the others.
         pairs: for how many the p values are corrected.
+        missing: the labels of a list that is compared whole, which are not measured.
     """
 
     study: str
@@ -68,6 +67,7 @@ class Comparison:
     pairs: int
     winner: str | None = None
     words: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return answer(self)
@@ -89,15 +89,17 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     """
     if len(names) == 1:
         raise RequestError(f"name two to compare, or none, but there is {names[0]!r} alone")
-    for name in names:
-        if names.count(name) > 1:
-            raise RequestError(f"{name!r} is named twice; name two that differ")
     definition = read_definition(storage, study)
     if definition.trial:
         found = [_compared(entry.label, trial) for entry, trial in read_entries(storage, study)]
-        chosen = _choose(found, names) if names else found
-        return _comparison(storage, study, study, chosen, is_biased=False)
+        labels = [entry.label for entry in definition.trial]
+        if names:
+            return _comparison(storage, study, study, _choose(study, found, labels, names), is_biased=False)
+        there = {one.name for one in found}
+        compared = _comparison(storage, study, study, found, is_biased=False)
+        return replace(compared, missing=tuple(label for label in labels if label not in there))
     numbers, best = list(map(_number, names)), read_best(storage, study).trial
+    _check_differ(names, numbers)
     for confirmation in read_confirmations(storage, study):
         confirmed = {one.trial: one for one in confirmation.confirmed}
         if len(confirmed) > 1 and set(numbers or [best]) <= confirmed.keys():  # one of an earlier best says nothing
@@ -105,7 +107,7 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     if numbers:
         trials = [read_trial(storage, study, number) for number in numbers]
     else:
-        trials = read_trials(storage, study, states=(TrialState.COMPLETE,), best=2)
+        trials = best_different(storage, study, 2)
     chosen = [_compared(f"trial {trial.number}", trial) for trial in trials]
     return _comparison(storage, study, study, chosen, is_biased=True)
 
@@ -115,13 +117,15 @@ def answer(found: Comparison) -> str:
     best, *others = found.compared
     over = rounds_on(found.rounds, found.dataset, "fresh round" if found.source != found.study else "round")
     where, among = f"study {found.study}: ", f"{found.metric.title}, {over}"
+    if few := len(found.missing):
+        among += f"; {few} of {len(found.compared) + few} {'is' if few == 1 else 'are'} not measured"
     if len(others) == 1:
         (contrast,), other = found.contrasts, others[0].name
         difference, unit = contrast.difference, found.metric.unit
         by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
         if difference.p_value is None:
-            few = count(found.rounds, "round")
-            return f"{where}{best.name} is ahead of {other} by {by}, but {few} cannot say how sure that is ({among})"
+            rounds = count(found.rounds, "round")
+            return f"{where}{best.name} is ahead of {other} by {by}, but {rounds} cannot say how sure that is ({among})"
         if contrast.is_significant:
             said = f"{best.name} is better than {other}, by {by}"
         else:
@@ -187,8 +191,7 @@ def _comparison(
         (first, second): paired_difference(ranked[second].errors, ranked[first].errors).within(*metric.differences)
         for first, second in combinations(range(len(ranked)), 2)
     }
-    p_values = [1.0 if by.p_value is None else by.p_value for by in differences.values()]
-    corrected = dict(zip(differences, holm(p_values), strict=True))
+    corrected = dict(zip(differences, corrected_p_values(list(differences.values())), strict=True))
     return Comparison(
         study=study,
         source=source,
@@ -211,12 +214,29 @@ def _compared(name: str, trial: Any) -> Compared:
     return Compared(name, trial.number, trial.params, errors, mean_of(errors))
 
 
-def _choose(found: Sequence[Compared], names: Sequence[str]) -> list[Compared]:
+def _choose(study: str, found: Sequence[Compared], labels: Sequence[str], names: Sequence[str]) -> list[Compared]:
+    """Returns the configurations of a list that are named, by their labels or by the numbers of their trials."""
     by_name = {str(one.trial): one for one in found} | {one.name: one for one in found}  # labels may be numbers
     for name in names:
+        if name in labels and not any(one.name == name for one in found):
+            status = command_here("status", "--study", study)
+            raise StorageError(f"study {study!r}: {name!r} is not measured yet; {status} tells how far it is")
         if name not in by_name:
-            raise UnknownName("configuration", name, [one.name for one in found])
-    return [by_name[name] for name in dict.fromkeys(names)]
+            raise UnknownName("configuration", name, labels)
+    chosen = [by_name[name] for name in names]
+    _check_differ(names, [one.trial for one in chosen])
+    return chosen
+
+
+def _check_differ(names: Sequence[str], trials: Sequence[int]) -> None:
+    """Makes sure that no two names are of one trial."""
+    for name, trial in zip(names, trials, strict=True):
+        if trials.count(trial) > 1:
+            others = [other for other, its in zip(names, trials, strict=True) if its == trial and other != name]
+            how = f", as {name!r} and {others[0]!r}" if others else ""
+            raise RequestError(
+                f"{f'trial {trial}' if others else repr(name)} is named twice{how}; name two that differ"
+            )
 
 
 def _number(name: str) -> int:

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from hpo import limits
 from hpo.analysis.caveats import beside_search
 from hpo.analysis.results import Best, entry_of, read_best, read_entries
-from hpo.analysis.statistics import LEVEL, Interval, holm, mean_of, paired_difference
+from hpo.analysis.statistics import LEVEL, Interval, corrected_p_values, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
@@ -96,18 +96,18 @@ class Contrast:
 
     Attributes:
         difference: the second less the first.
-        p_value: corrected for the number of contrasts.
+        p_value: corrected for the number of contrasts; None where there are too few rounds for a test.
     """
 
     first: int
     second: int
     difference: Interval
-    p_value: float
+    p_value: float | None
 
     @property
     def is_significant(self) -> bool:
         """Whether the rounds tell them apart."""
-        return self.p_value < LEVEL
+        return self.p_value is not None and self.p_value < LEVEL
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def define_confirmation(
     fewest = limits.FEWEST_FRESH_ROUNDS
     if rounds < fewest:
         raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
-    definition, best = read_definition(storage, study), _best_different(storage, study, top)
+    definition, best = read_definition(storage, study), best_different(storage, study, top)
     protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
     longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
     table = {
@@ -195,7 +195,7 @@ def _name(trial: StoredTrial, listed: Sequence[Entry]) -> str:
     return entry.label if entry else f"trial {trial.number}"
 
 
-def _best_different(storage: RDBStorage, study: str, top: int) -> list[StoredTrial]:
+def best_different(storage: RDBStorage, study: str, top: int) -> list[StoredTrial]:
     """Returns the best trials of a study, no two of the same configuration.
 
     Raises:
@@ -245,7 +245,7 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     differences = [
         paired_difference(second.errors, first.errors).within(*metric.differences) for first, second in pairs
     ]
-    corrected = holm([1.0 if by.p_value is None else by.p_value for by in differences])
+    corrected = corrected_p_values(differences)
     return Confirmation(
         study=confirms.study,
         name=name,

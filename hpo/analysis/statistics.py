@@ -90,6 +90,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def corrected_p_values(differences: Sequence[Interval]) -> list[float | None]:
+    """Returns the p values of differences, those that have one corrected for their number, by `holm`."""
+    corrected = iter(holm([by.p_value for by in differences if by.p_value is not None]))
+    return [None if by.p_value is None else next(corrected) for by in differences]
+
+
 def _t_interval(estimate: float, error: float, freedom: float) -> Interval:
     from scipy import stats
 

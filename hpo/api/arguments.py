@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from hpo.errors import HpoError, RequestError
 from hpo.study.overrides import Override
 from hpo.study.references import Reference
-from hpo.study.schema import shown
+from hpo.study.schema import plain, shown
 
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)")
 
@@ -28,7 +28,8 @@ def in_python(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*arguments, **keywords)
         except HpoError as error:
-            error.args = (OPTION.sub(lambda found: found[1].replace("-", "_"), str(error)), *error.args[1:])
+            said = OPTION.sub(lambda found: found[1].replace("-", "_"), str(error).replace("--set ", ""))
+            error.args = (said, *error.args[1:])
             raise
 
     return reworded
@@ -71,10 +72,16 @@ def check_of_function(metric: Any, unit: Any, direction: Any) -> None:
         raise RequestError(f"direction must be 'minimize' or 'maximize', but is {shown(direction)}")
 
 
-def check_whole(name: str, value: object, least: int, most: int) -> None:
-    """Makes sure that an argument is a whole number between two limits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """Returns an argument that must be a whole number between two limits; NumPy's becomes Python's.
+
+    Raises:
+        RequestError: where it is none.
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
         raise RequestError(f"{name} must be a whole number from {least} to {most}, but is {shown(value)}")
+    return number
 
 
 def overrides_of(
@@ -84,13 +91,13 @@ def overrides_of(
     pruner: str | Mapping[str, Any] | None,
     settings: Mapping[str, Any],
 ) -> list[Override]:
-    """Returns the settings that are to differ from a study's file."""
+    """Returns the settings that are to differ from a study's file, as often as they are given."""
     found: dict[str, Any] = {"protocol.rounds": rounds, "protocol.seed": seed}
     for key, value in (("sampler", sampler), ("pruner", pruner)):
         if isinstance(value, Mapping) and set(value) == {"name"}:
             value = value["name"]
         found[key if isinstance(value, Mapping) else f"{key}.name"] = value
-    return [(key, value) for key, value in {**found, **settings}.items() if value is not None]
+    return [*((key, value) for key, value in found.items() if value is not None), *settings.items()]
 
 
 def table_of(

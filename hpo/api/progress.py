@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from hpo.workers.plan import Plan
 from hpo.workers.status import Status, read_status
 
 WIDTH = 100  # characters of a line in a notebook
+SHOW_SECONDS = 0.5
 
 
 class Progress:
@@ -59,6 +61,20 @@ class Progress:
         left = self._left.update(status, now)
         line = progress_line(status, self._target, self._steps, now - self._began, left, WIDTH, self._word)
         self._cell.update({"text/plain": line}, raw=True)
+
+
+class NowAndThen:
+    """Shows how far a study is, now and then, where the one process that works on it cannot look on."""
+
+    def __init__(self) -> None:
+        self.show: Callable[[], None] = lambda: None
+        self._at = 0.0
+
+    def __call__(self) -> None:
+        """Shows it, unless that was a moment ago."""
+        if time.monotonic() - self._at > SHOW_SECONDS:
+            self._at = time.monotonic()
+            self.show()
 
 
 def _new_cell() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,30 +14,29 @@ from hpo import limits
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confirmation import CONFIRMS, Confirmation, define_confirmation, read_confirmation, read_winner
 from hpo.analysis.results import Best, flatten, read_rows
-from hpo.api.arguments import check_given, check_of_function, check_whole, in_python, overrides_of, table_of
-from hpo.api.progress import Progress
-from hpo.api.session import hash_of, reference_of
+from hpo.api.arguments import check_given, check_of_function, in_python, overrides_of, table_of, whole
+from hpo.api.progress import NowAndThen, Progress
+from hpo.api.session import hash_of, in_session, reference_of
 from hpo.cli.arguments import StudyName
 from hpo.errors import RequestError, WorkError, explain_os_error
 from hpo.report.html import write_report
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute
-from hpo.storage.studies import derived_card, read_definition
+from hpo.storage.studies import derived_card, read_card, read_definition
 from hpo.storage.url import find_url
 from hpo.study.definition import StudyDefinition, define_study
 from hpo.study.overrides import override
 from hpo.study.references import SESSION, Sources
 from hpo.tasks.datasets import data_folder
+from hpo.text.output import say
 from hpo.workers.alone import Alone
 from hpo.workers.devices import assign_devices, trials_at_once
 from hpo.workers.launch import begin, run_study
 from hpo.workers.messages import Check
-from hpo.workers.plan import Plan, Wanted, find_defined, find_study, make_plan
+from hpo.workers.plan import Plan, Wanted, check_same, find_defined, find_study, make_plan
 from hpo.workers.process import end_if_imported
 from hpo.workers.supervisor import Supervisor
-
-SHOW_SECONDS = 0.5
 
 
 class Study:
@@ -110,7 +108,7 @@ class Study:
         if self._function is None and given:
             raise RequestError(f"{given[0]} is of a function; the study's file says its own")
         self._definition: StudyDefinition | None = None
-        sources = Sources(data_folder(Path(data) if data else None), Path(code or ""), tuple(allow))
+        sources = Sources.given(data_folder(Path(data) if data else None), Path(code or ""), allow)
         if self._function is not None:
             reference = reference_of(self._function)
             self.name = name or reference.name
@@ -148,11 +146,14 @@ class Study:
             lower_target: whether `trials` counts for other workers too, though more were asked for earlier.
             progress: whether to show how far it is.
 
+        With one worker `run.trial_timeout_seconds` does not hold, which is said: nothing could end a trial but this
+        process.
+
         Raises:
             hpo.errors.HpoError: where it cannot be measured, or the work failed.
         """
         if trials is not None:
-            check_whole("trials", trials, 1, limits.TRIALS)
+            trials = whole("trials", trials, 1, limits.TRIALS)
         wanted = self._wanted(trials)
         devices = self._devices(workers)
         with self._supervised(devices[: wanted.asked], wanted.preload) as (supervisor, show):
@@ -176,9 +177,10 @@ class Study:
         Raises:
             hpo.errors.HpoError: where there is nothing to confirm, or the work failed.
         """
-        check_whole("top", top, 1, limits.TOP)
-        check_whole("rounds", rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)
+        top = whole("top", top, 1, limits.TOP)
+        rounds = whole("rounds", rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)
         read = open_storage(self.storage)
+        self._refuse_other_function(read)
         name, definition, confirms = define_confirmation(read, self.name, top=top, rounds=rounds)
         plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name))
         devices = self._devices(workers)
@@ -231,13 +233,20 @@ class Study:
     def _wanted(self, trials: int | None) -> Wanted:
         if self._definition is not None:
             return find_defined(self.storage, self.name, self._definition, trials=trials)
-        asked = dict(self._overrides)
-        return find_study(self.storage, self._file, trials=trials, overrides=list(asked.items()), name=self._given_name)
+        how: dict[str, Any] = {"overrides": self._overrides, "name": self._given_name}
+        return find_study(self.storage, self._file, trials=trials, **how)
 
     def _session(self) -> dict[str, str]:
         """Returns the hash of a function that no file has, by its name."""
         reference = self._function and reference_of(self._function)
         return {str(reference): hash_of(self._function)} if self._is_of_session and self._function else {}
+
+    def _refuse_other_function(self, storage: RDBStorage) -> None:
+        """Makes sure that a study was searched with the function of this one, where no file has it."""
+        if code := self._session():
+            card = read_card(storage, self.name)
+            same = card.model_copy(update={"code": {**card.code, **code}})
+            check_same(storage, self.name, read_definition(storage, self.name), same)
 
     @property
     def _is_of_session(self) -> bool:
@@ -253,11 +262,11 @@ class Study:
         return devices
 
     @contextmanager
-    def _supervised(self, devices: list[str], preload: str = "") -> Iterator[tuple[Supervisor, _Shown]]:
+    def _supervised(self, devices: list[str], preload: str = "") -> Iterator[tuple[Supervisor, NowAndThen]]:
         end_if_imported()
-        show = _Shown()
-        supervisor = Alone(devices, heard=show.now_and_then) if len(devices) == 1 else Supervisor(devices, preload)
-        with supervisor:
+        show = NowAndThen()
+        supervisor = Alone(devices, heard=show) if len(devices) == 1 else Supervisor(devices, preload)
+        with in_session(self._function), supervisor:
             yield supervisor, show
 
     def _run(
@@ -266,12 +275,14 @@ class Study:
         plan: Plan,
         where: tuple[list[str], int | None],
         supervisor: Supervisor,
-        show: _Shown,
+        show: NowAndThen,
         *,
         progress: bool,
     ) -> None:
+        if isinstance(supervisor, Alone) and plan.definition.run.trial_timeout_seconds:
+            say(f"study {plan.name!r}: run.trial_timeout_seconds does not hold in this process", err=True)
         with Progress(plan, shown=progress) as shown:
-            show.it = lambda: shown.read(opened, plan.name)
+            show.show = lambda: shown.read(opened, plan.name)
             (devices, at_once), sources = where, self._sources
             run_study(
                 *(opened, plan),
@@ -285,16 +296,3 @@ class Study:
 
 def _name_of(function: Callable[..., Any] | None) -> str:
     return getattr(function, "__name__", repr(function))
-
-
-class _Shown:
-    """Shows how far a study is, now and then, where the one process that works on it cannot look on."""
-
-    def __init__(self) -> None:
-        self.it: Callable[[], None] = lambda: None
-        self._at = 0.0
-
-    def now_and_then(self) -> None:
-        if time.monotonic() - self._at > SHOW_SECONDS:
-            self._at = time.monotonic()
-            self.it()

@@ -76,8 +76,9 @@ class StudyName(click.ParamType[str]):
 
 
 def complete_first(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the study that is the first of several words."""
-    return [] if ctx.params.get(param.name or "") else StudyName().shell_complete(ctx, param, incomplete)
+    """Completes the study that is the first of several words; with `--study` they are configurations."""
+    is_named = ctx.params.get(param.name or "") or ctx.params.get("study")
+    return [] if is_named else StudyName().shell_complete(ctx, param, incomplete)
 
 
 class Host(click.ParamType[str]):

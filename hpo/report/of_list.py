@@ -48,6 +48,8 @@ def _comparison(storage: RDBStorage, study: str, metric: MetricCard, clean: Call
     rows = [["configuration", "difference (95 %)", "p", "verdict"]]
     for one, contrast in zip(named[1:], found.contrasts, strict=True):
         told = "worse" if contrast.is_significant else "not significant"
+        if contrast.p_value is None:
+            told = "too few rounds"
         rows.append([one.name, change_of(contrast.difference, metric), p_value(contrast.p_value), told])
     text = [f"{capitalized(answer(found))}.", f"{capitalized(how_compared(found))}."]
     return Section("comparison", f"Beside {named[0].name}", text, rows)

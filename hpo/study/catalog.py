@@ -60,18 +60,30 @@ def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[s
     name = name_of(name_or_file)
     definition = _resolved(read_study(path), name)
     if overrides:
-        table = definition.model_dump(mode="json")
-        if "dataset" not in table["task"] and any(key == "task.dataset" for key, _ in overrides):
-            raise RequestError(f"--dataset is not for study {name!r}: its task has no dataset")
-        is_function = ":" in definition.task.name and definition.training is None
-        for key in (key.removeprefix("space.").partition(".")[0] for key, _ in overrides if key.startswith("space.")):
-            if is_function and definition.space and key not in definition.space:
-                raise RequestError(
-                    f"--set space.{key}: no parameter has this name; {suggestion(key, definition.space)}"
-                )
-        name, table = overridden_name(name, table, overrides), override(table, overrides)
-        definition = _resolved(define_study(table, name=name), name)
+        changed = _overridden(definition, overrides, name)
+        name, definition = overridden_name(name, definition, changed), changed
     return name, definition, path.resolve()
+
+
+def _overridden(definition: StudyDefinition, overrides: Sequence[Override], name: str) -> StudyDefinition:
+    """Returns a study with some of its settings changed; `name` stands in the error.
+
+    Raises:
+        RequestError: where that cannot be.
+    """
+    table = definition.model_dump(mode="json")
+    for parameter in table["space"].values():
+        if parameter.get("step") == 1:  # a default, which a range of floats has not
+            del parameter["step"]
+    changed = override(table, overrides)
+    keys = [key.split(".") for key, _ in overrides]
+    if "dataset" not in table["task"] and ["task", "dataset"] in keys:
+        raise RequestError(f"study {name!r}: task.dataset cannot be set, for its task has no dataset")
+    is_function = ":" in definition.task.name and definition.training is None
+    for key in (name for first, *names in keys if first == "space" for name in names[:1]):
+        if is_function and definition.space and key not in definition.space:
+            raise RequestError(f"--set space.{key}: no parameter has this name; {suggestion(key, definition.space)}")
+    return _resolved(define_study(changed, name=name), name)
 
 
 def load_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[str, StudyDefinition]:

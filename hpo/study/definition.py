@@ -20,7 +20,7 @@ from hpo.errors import StudyError
 from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
-from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, shown
+from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, plain, shown
 from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler, check_sampler
 from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
@@ -259,14 +259,14 @@ def parse(text: str) -> dict[str, Any]:
     return table
 
 
-def define_study(table: dict[str, Any], *, name: str) -> StudyDefinition:
+def define_study(table: Mapping[str, Any], *, name: str) -> StudyDefinition:
     """Validates a study's definition; `name` stands in the error.
 
     Raises:
         StudyError: where the definition breaks a rule.
     """
     try:
-        return StudyDefinition.model_validate(table)
+        return StudyDefinition.model_validate(plain(table))
     except ValidationError as error:
         raise StudyError(f"study {name!r}: {explain(error)}") from error
 

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hpo.errors import StudyError, UnknownName
+from hpo.errors import RequestError, StudyError, UnknownName
 from hpo.text.commands import quote
 
 SESSION = "python_session"  # the module that functions seem to be of which only their own process has
@@ -64,6 +64,21 @@ class Sources:
     code: Path = Path()
     allowed: tuple[str, ...] = ()
     files: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def given(cls, data: Path, code: Path, allow: Any) -> Sources:
+        """Returns what somebody says of it in Python.
+
+        Args:
+            allow: patterns; a text is one.
+
+        Raises:
+            RequestError: where they are none.
+        """
+        patterns = (allow,) if isinstance(allow, str) else allow
+        if not isinstance(patterns, Collection) or not all(isinstance(one, str) for one in patterns):
+            raise RequestError(f"allow must be a list of patterns, as ['forest.py:*'], but is {allow!r}")
+        return cls(data, code, tuple(patterns))
 
     def allowing(self, *references: Reference) -> Sources:
         """Returns the same, but these may be opened besides."""
@@ -137,7 +152,7 @@ def check_allowed(reference: Reference | None, sources: Sources, *, study: str =
     Raises:
         StudyError: where it may not.
     """
-    if reference is not None and reference.place == SESSION and SESSION not in sys.modules:
+    if reference is not None and reference.place == SESSION and not hasattr(sys.modules.get(SESSION), reference.name):
         raise StudyError(f"{reference} is of a Python session, where hpo.Study goes on with it; a module can be shared")
     if reference is not None and not sources.allows(reference):
         where = f"study {study!r}: " if study else ""

@@ -11,6 +11,13 @@ from hpo.errors import StudyError, suggestion
 from hpo.study.definition import TRAINED_BY, Entry, StudyDefinition, Training, define_study
 from hpo.study.loading import LoadedTask, is_light, load_task
 from hpo.study.schema import explain, shown
+from hpo.study.search import (
+    HyperbandPruner,
+    MedianPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of
 from hpo.study.task import Metric, Value
 from hpo.text.formatting import count
@@ -97,6 +104,7 @@ def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metri
             )
         if definition.run.keep:
             _refuse(study, f"run.keep must be empty where pruner {name!r} has rounds measured one after another")
+        _check_beginning(definition, definition.protocol.rounds - 1, study)
         return
     needed = 2 if name == "power_law" else 1
     if definition.training:
@@ -116,6 +124,35 @@ def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metri
         )
     if name == "power_law" and (metric.maximize or metric.low is None or metric.low < 0):
         _refuse(study, f"pruner 'power_law' is for what is never negative (task.low = 0), as {metric.name!r} may be")
+    if definition.training:
+        _check_beginning(definition, max(epoch for epoch in training.evaluate_at if epoch < training.epochs), study)
+    elif definition.steps:
+        _check_beginning(definition, definition.steps - 1, study)
+
+
+def _check_beginning(definition: StudyDefinition, last: int, study: str) -> None:
+    """Makes sure that a pruner may end a trial at one of the steps at which it is asked.
+
+    Args:
+        last: of these steps.
+    """
+    pruner, key, first = definition.pruner, "", 0
+    if isinstance(pruner, MedianPruner | PercentilePruner):
+        key, first = "n_warmup_steps", pruner.n_warmup_steps
+    elif isinstance(pruner, WilcoxonPruner):
+        key, first = "n_startup_steps", pruner.n_startup_steps
+    elif isinstance(pruner, HyperbandPruner):
+        key, first = "min_resource", pruner.min_resource
+        if pruner.max_resource is not None and first > pruner.max_resource:
+            _refuse(study, f"pruner.min_resource must be at most max_resource, {pruner.max_resource}, but is {first}")
+    elif isinstance(pruner, SuccessiveHalvingPruner):
+        key, first = "min_resource", pruner.min_resource
+        if pruner.min_early_stopping_rate:
+            key += " * reduction_factor ** min_early_stopping_rate"
+            first *= pruner.reduction_factor**pruner.min_early_stopping_rate
+    if first > last:
+        asked = f"the last {definition.step_word} at which pruner {pruner.name!r} is asked"
+        _refuse(study, f"pruner.{key} must be at most {last}, {asked}, but is {shown(first)}")
 
 
 class _Parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -73,6 +74,15 @@ class Table(BaseModel):
         return table
 
 
+def plain(value: Any) -> Any:
+    """Returns a value with Python's own numbers and texts in place of NumPy's, in tables and lists too."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
 def _no_trace(weight: float) -> float:
     if 0 < weight < limits.SMALLEST:
         raise ValueError(f"must be 0 or at least {limits.SMALLEST:g}, but is {shown(weight)}")
@@ -115,7 +125,7 @@ def shown(value: Any) -> str:
     """Returns a value for a message: on one line, cut where it is long."""
     value = list(value) if isinstance(value, tuple) else value
     try:
-        text = repr(value)
+        text = repr(value).replace("\n", " ")  # an array has several lines
     except ValueError:  # Python spells out no integer of more than 4300 digits
         return "a number of over 4300 digits"
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -143,7 +143,7 @@ def load_network(
 ) -> nn.Module:
     """Returns an exported network, ready to be used; see `hpo.load_network`."""
     text, stored = _read(file)
-    sources = Sources(Path(), code or Path(), allowed=tuple(allow))
+    sources = Sources.given(Path(), code or Path(), allow)
     try:
         described = _Description.model_validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,5 @@
-"""Which slot the next trial of a study takes, if any: the lowest that is free, or in a list one that has not failed.
+"""Which slot the next trial of a study takes, if any: the lowest that is free, or where a slot says what is measured,
+one that has not failed.
 
 Whoever asks holds the start lock, for the answer to stay true.
 """
@@ -21,6 +22,7 @@ from hpo.study.repetition import identity_of
 from hpo.text.commands import command_here
 from hpo.text.formatting import count
 
+BY_SLOT = ("grid", "qmc")  # samplers that propose the same in a slot, however often it failed
 SAME_FAILURES = 3  # trials in a row that fail by one error, before any has finished, end a run
 
 
@@ -74,8 +76,8 @@ def find_slot(
     if no_trial := _is_exhausted(storage, study, definition.configurations, slots):
         return no_trial
     slot = slots.lowest_free
-    if definition.trial:
-        slot = _unfailed(storage, study, definition, recent, run_began_at)
+    if recent and (definition.trial or definition.sampler.name in BY_SLOT):
+        slot = _unfailed(storage, study, definition, recent, target, run_began_at)
     return Slot(slot, failures=sum(failure.slot == slot for failure in errors))
 
 
@@ -90,20 +92,26 @@ def _is_exhausted(storage: RDBStorage, study: str, different: int | None, slots:
 
 
 def _unfailed(
-    storage: RDBStorage, study: str, definition: StudyDefinition, recent: Collection[Failure], run_began_at: int
+    storage: RDBStorage,
+    study: str,
+    definition: StudyDefinition,
+    recent: Collection[Failure],
+    target: int,
+    run_began_at: int,
 ) -> int:
-    """Returns the free slot of a list that failed least often in this run, the first of these.
+    """Returns the free slot that failed least often in this run, the first of these.
 
     Raises:
         WorkError: where all that are left have failed again and again.
     """
     failures = Counter(failure.slot for failure in recent)
-    free = sorted(set(range(len(definition.trial))) - read_taken(storage, study), key=lambda slot: failures[slot])
+    free = sorted(set(range(target)) - read_taken(storage, study), key=lambda slot: failures[slot])
     if failures[free[0]] < SAME_FAILURES:
         return free[0]
-    labels = ", ".join(repr(definition.trial[slot].label) for slot in sorted(free))
+    labels = [repr(entry.label) for slot, entry in enumerate(definition.trial) if slot in free]
+    failed = ", ".join(labels) or count(len(free), "configuration")
     raise WorkError(
-        f"study {study!r}: {labels} failed {SAME_FAILURES} times, the last time by "
+        f"study {study!r}: {failed} failed {SAME_FAILURES} times, the last time by "
         f"{_errors(storage, study, run_began_at)[-1]}; {command_here('trials', '--study', study)} shows all"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from hpo import Study
+from hpo.cli.read.compare import comparison_json
+from hpo.errors import RequestError, StorageError, UnknownName, WorkError
 from tests.program import assert_one_line, hpo, hpo_in_one_process
 
 NOISE = """
@@ -143,3 +147,54 @@ def test_what_cannot_be_compared_is_one_line(words: list[str], complaint: str, l
     done = hpo("compare", *words, folder=listed)
     assert_one_line(done, done.returncode, complaint)
     assert done.returncode != 0
+
+
+def listed_of(values: dict[str, float | None], rounds: int, **settings: Any) -> Study:
+    """A list that is measured, but for what has no value."""
+
+    def measured(params: dict[str, Any], seed: int) -> float:
+        return float(params["x"]) + seed % 97 / 1000 if params["x"] >= 0 else 1 / 0
+
+    listed = {label: {"x": -1.0 if value is None else value} for label, value in values.items()}
+    study = Study(measured, configurations=listed, name="of", rounds=rounds, settings=settings)
+    with suppress(WorkError):
+        study.optimize(progress=False)
+    return study
+
+
+def test_what_is_not_measured_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = listed_of({"A": 1.0, "B": None, "C": 3.0}, 4)
+    assert str(study.compare()).endswith(", 4 rounds; 1 of 3 is not measured)")
+    assert comparison_json(study.compare())["missing"] == ["B"]
+    assert "not measured" not in str(study.compare("A", "C"))
+    with pytest.raises(StorageError, match="study 'of': 'B' is not measured yet; hpo status"):
+        study.compare("A", "B")
+    with pytest.raises(UnknownName, match="no configuration named 'D'"):
+        study.compare("A", "D")
+    number = study.compare().compared[0].trial
+    with pytest.raises(RequestError, match=f"trial {number} is named twice, as 'A' and '{number}'; name two"):
+        study.compare("A", number)
+
+
+def test_without_a_test_there_is_no_p_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = listed_of({"A": 1.0, "B": 2.0}, 2).compare()
+    assert [(one.p_value, one.is_significant) for one in found.contrasts] == [(None, False)]
+    assert json.loads(json.dumps(comparison_json(found)))["contrasts"][0]["p_value"] is None
+
+
+def test_two_best_of_a_search_are_two_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study(
+        lambda params, seed: float(params["x"]),
+        space={"x": [1, 2, 3]},
+        name="again",
+        rounds=3,
+        sampler="random",
+        settings={"run.repeat_configurations": True},
+    ).optimize(12, progress=False)
+    assert len({one.params["x"] for one in study.compare().compared}) == 2
+    for names in (("0", "00"), ("3", "trial 3"), ("3", "3")):
+        with pytest.raises(RequestError, match="is named twice"):
+            study.compare(*names)

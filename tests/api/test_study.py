@@ -116,7 +116,7 @@ def test_a_notebook_shows_answers_as_sentences() -> None:
 
 
 def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
-    odd: list[Any] = [[1], {"a": 3}, 3, 2.5]
+    odd: list[Any] = [[1], {"a": 3}, 3, 2.5, {3: 3}, {"protocol.seed": {3}}]
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: hpo.Study(bowl), RequestError, "needs a space to search, or configurations to measure, and not both"),
         (lambda: hpo.Study(bowl, space={}), StudyError, "either a"),
@@ -152,6 +152,26 @@ def test_what_is_wrong_is_said_before_anything_is_created(here: Path) -> None:
             RequestError,
             "the study lists its trials: there is no sampler",
         ),
+        (
+            lambda: hpo.Study(bowl, space=SPACE, rounds=5, settings={"protocol.rounds": 7}),
+            RequestError,
+            "^protocol.rounds is to be 5 and 7; give it once$",
+        ),
+        (
+            lambda: hpo.Study("quickstart", rounds=5, settings={"protocol.rounds": 7}),
+            RequestError,
+            "^protocol.rounds is to be 5 and 7; give it once$",
+        ),
+        (lambda: hpo.Study(bowl, space=SPACE, settings={"protocol.ronds": None}), StudyError, "no key named 'ronds'"),
+        (lambda: hpo.Study(bowl, space=SPACE, settings=odd[4]), RequestError, "settings must be named by texts"),
+        (lambda: hpo.Study("quickstart", settings=odd[5]), RequestError, "^protocol.seed must be a number, a text"),
+        (lambda: hpo.Study("boost", settings={"task.dataset": "x"}), HpoError, "no study named"),
+        (
+            lambda: hpo.Study("quickstart", settings={"space.y": 3}),
+            StudyError,
+            "space.y: no parameter has this name",
+        ),
+        (lambda: hpo.Study(bowl, space=SPACE, allow=odd[2]), RequestError, "allow must be a list of patterns, as"),
         (lambda: hpo.Study("quickstar"), UnknownName, "did you mean 'quickstart'"),
         (lambda: quietly(hpo.Study(bowl, space=SPACE)), RequestError, "needs a number of trials"),
         (lambda: quietly(hpo.Study(lambda params: 1.0, space=SPACE), 2), StudyError, r"must take \(params, seed\)"),
@@ -231,6 +251,13 @@ def test_ctrl_c_gives_the_running_trial_back(here: Path) -> None:
     assert "KeyboardInterrupt" in done.stderr
     status = json.loads(run_hpo("status", "slow", "--json", folder=here).stdout)
     assert (status["complete"], status["running"], status["interrupted"]) == (1, 0, 1)
+
+
+def test_a_limit_that_does_not_hold_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2, settings={"run.trial_timeout_seconds": 60}), 1)
+    assert "study 'bowl': run.trial_timeout_seconds does not hold in this process" in capsys.readouterr().err
+    quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
+    assert capsys.readouterr().err == ""
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

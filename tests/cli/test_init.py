@@ -36,4 +36,6 @@ def test_it_overwrites_nothing(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine.py"]
     assert_one_line(hpo("init", "cnn", folder=tmp_path), 2, "hpo has a study named 'cnn'; give yours another name")
     assert_one_line(hpo("init", "a/b", folder=tmp_path), 2, "a study's name must be")
+    for name in ('my"s', "a\\d", "a:b", "a b"):
+        assert_one_line(hpo("init", name, folder=tmp_path), 2, "a name here must have letters, digits, '_', '-' and")
     assert_one_line(hpo("init", folder=tmp_path), 2, "Missing argument 'NAME'")

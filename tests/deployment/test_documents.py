@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from docs import regenerate
+from hpo.cli.manage.templates import TEMPLATES
 from hpo.study.definition import TRAINED_BY, Protocol, Training
 from hpo.study.run import Run
 from hpo.tasks.digit_pairs.task import DigitPairs
@@ -84,6 +86,21 @@ def test_make_quickstart_is_readmes_first_command_and_writes_where_the_next_ones
     walk = regenerate.WALK.read_text(encoding="utf-8")
     assert regenerate.CONSOLE.search(walk).group().startswith(f"$ {made[0]}")  # type: ignore[union-attr]
     assert "--storage" not in made[0]
+
+
+def test_readmes_python_runs_beside_what_hpo_init_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    (tmp_path / "mine.py").write_text(TEMPLATES["function"]["NAME.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert "optimize(trials=50)" in found
+    said: list[str] = []
+    exec(found.replace("trials=50", "trials=4"), {"print": lambda *parts, sep: said.extend(map(str, parts))})
+    monkeypatch.delitem(sys.modules, "mine")
+    assert [text.startswith("study objective: ") for text in said] == [True, True]
 
 
 def test_every_command_is_documented() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpo.errors import StudyError
 from hpo.study.definition import define_study
-from hpo.study.space import is_there
+from hpo.study.space import IntRange, is_there
 
 
 def test_a_condition_may_want_one_of_several_values_and_of_whole_numbers() -> None:
@@ -28,6 +29,23 @@ def test_a_condition_may_want_one_of_several_values_and_of_whole_numbers() -> No
     assert [is_there(second, {"layers": n}) for n in (1, 2, 3)] == [False, True, True]
     assert [is_there(third, {"layers": n}) for n in (1, 2, 3)] == [False, False, True]
     assert not is_there(second, {})
+
+
+def test_numbers_of_numpy_are_as_pythons() -> None:
+    int64, float32 = np.int64, np.float32
+    given = {"a": {"low": int64(1), "high": int64(9), "step": int64(2)}, "b": [int64(8), float32(0.5)], "c": int64(3)}
+    given |= {"d": {"low": float32(0.5), "high": int64(2)}, "e": {"low": 0.5, "high": 2.0, "when": {"a": int64(3)}}}
+    plain = {"a": {"low": 1, "high": 9, "step": 2}, "b": [8, 0.5], "c": 3}
+    plain |= {"d": {"low": 0.5, "high": 2}, "e": {"low": 0.5, "high": 2.0, "when": {"a": 3}}}
+    found, expected = (
+        define_study({"title": "t", "task": {"name": "mine.py:f"}, "space": space}, name="t")
+        for space in (given, plain)
+    )
+    assert isinstance(found.space["a"], IntRange)
+    assert found.sha256 == expected.sha256
+    with pytest.raises(StudyError) as raised:
+        define_study({"title": "t", "task": {"name": "mine.py:f"}, "space": {"x": np.eye(3)}}, name="t")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

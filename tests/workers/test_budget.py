@@ -261,7 +261,8 @@ def test_every_argument_of_sampler_and_pruner_reaches_optuna(
     kind = "sampler" if name.endswith("Sampler") else "pruner"
     monkeypatch.setattr(getattr(optuna, f"{kind}s"), name, lambda **arguments: given.update(arguments))
     monkeypatch.setattr("hpo.search.samplers.Hyperband", optuna.pruners.HyperbandPruner)  # else it is its heir
-    definition = defined({**SMALL_STUDY, kind: settings}, name="small")
+    long = {"training": {"epochs": 10, "batch_size": 50, "evaluate_at": [1, 9]}, "protocol": {"rounds": 6}}
+    definition = defined({**SMALL_STUDY, **long, kind: settings}, name="small")
     make_sampler(definition, Slot(0, failures=0)) if kind == "sampler" else make_pruner(definition)
     assert given.items() >= {key: value for key, value in settings.items() if key != "name"}.items()
     assert isinstance(given.get("seed", 0), int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ PROMISES = [
 WAYS = "stacked and looped rounds agree"
 EXAMPLES = Path("examples").resolve()
 SLOW = ("mnist", "diabetes", "boosting")  # a minute or more
+QUICK = ("focal", "forest", "pairs", "tiny")  # seconds, searched and confirmed
 STUDIES = sorted(file for file in EXAMPLES.rglob("*.toml") if file.stem not in SLOW)
 
 
@@ -42,6 +44,19 @@ def broken(study: str, folder: Path) -> dict[str, Any]:
 def test_what_hpo_brings_keeps_its_promises(study: str, tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     assert broken(study, tmp_path) == {}
+
+
+@pytest.mark.parametrize("study", QUICK)
+def test_an_example_is_searched_and_confirmed(study: str, tmp_path: Path) -> None:
+    for file in EXAMPLES.glob(f"{study}.*"):
+        shutil.copy(file, tmp_path)
+    table = (tmp_path / f"{study}.toml").read_text()
+    (tmp_path / f"{study}.toml").write_text(re.sub(r"(?m)^rounds = \d+", "rounds = 2", table))
+    done = hpo_in_one_process("optimize", study, "--trials", "3", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = hpo_in_one_process("confirm", study, "--rounds", "6", "--top", "2", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "on 6 fresh rounds" in " ".join(done.stdout.split()) or "6 fresh rounds of" in " ".join(done.stdout.split())
 
 
 def test_boosting_can_be_measured(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.errors import StudyError
+from hpo.errors import StudyError, WorkError
 from hpo.search.proposals import make_search
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import StoredTrial, read_trials
@@ -174,6 +174,32 @@ def test_a_grid_is_measured_whole_each_point_once(fresh_storage: RDBStorage, tmp
     trials = searched(fresh_storage, tmp_path, definition, 7, 40)
     assert len({frozenset(trial.params.items()) for trial in trials}) == 40
     assert [trial.params["optimizer"] for trial in trials[:4]] == ["sgd", "adam", "sgd", "adam"]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "qmc"])
+def test_a_point_that_fails_again_and_again_keeps_no_other_from_being_measured(
+    sampler: str, fresh_storage: RDBStorage, tmp_path: Path
+) -> None:
+    definition = study(sampler)
+    proposed: dict[str, Any] = make_search(definition, 1, seed=0).params  # type: ignore[attr-defined]
+
+    class Broken(Bowl):
+        def measure(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+            if params.items() <= proposed.items():
+                raise ArithmeticError("the numbers ran out")
+            return super().measure(params, rounds)
+
+    create(fresh_storage, "small", definition, 6)
+    with pytest.raises(
+        WorkError, match="1 configuration failed 3 times, the last time by ArithmeticError: the numbers"
+    ):
+        run_worker(
+            assignment(fresh_storage, tmp_path, target=6),
+            lambda definition, *_: Objective(definition, Broken(), "none"),
+            Stop(),
+            raise_what_is_given_up,
+        )
+    assert [trial.attributes["slot"] for trial in finished(fresh_storage)] == [0, 2, 3, 4, 5]
 
 
 def test_a_sequence_fills_its_space_evenly() -> None:

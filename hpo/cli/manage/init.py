@@ -26,6 +26,7 @@ def init(name: str, task: str) -> None:
     A third, hpo.schema.json, lets editors complete and check the study.
     """
     import json
+    import re
 
     from hpo.errors import RequestError
     from hpo.study.catalog import shipped
@@ -33,8 +34,10 @@ def init(name: str, task: str) -> None:
     from hpo.text.files import write_whole
     from hpo.text.names import check_name
 
-    check_name(name.removesuffix(".toml"), hint="")
     name = name.removesuffix(".toml")
+    check_name(name, hint="")
+    if not re.fullmatch(r"[\w.-]+", name):  # it stands in TOML, in Python and in names of files
+        raise RequestError(f"a name here must have letters, digits, '_', '-' and points alone, but is {name!r}")
     files = {Path(file.replace("NAME", name)): text.replace("NAME", name) for file, text in TEMPLATES[task].items()}
     if (shipped("studies") / f"{name}.toml").exists():
         raise RequestError(f"hpo has a study named {name!r}; give yours another name")

@@ -70,12 +70,7 @@ def comparison_view(found: Comparison) -> list[Any]:
         if (contrast := contrasts.get(one.trial)) is not None:
             by = contrast.difference
             difference = change(by.estimate, metric.unit, by.standard_error)
-            p = None if by.p_value is None else contrast.p_value
-            beside = [
-                difference,
-                interval(by.low, by.high, metric.unit, "+"),
-                p_value(p),
-            ]
+            beside = [difference, interval(by.low, by.high, metric.unit, "+"), p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)
     return [answer(found), table, [how_compared(found), *_caveats(found)]]
 
@@ -98,6 +93,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
             | {"difference": one.difference.estimate, "p_value": one.p_value}
             for one in found.contrasts
         ],
+        "missing": list(found.missing),
     }
 
 
