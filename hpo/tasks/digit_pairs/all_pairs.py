@@ -17,9 +17,9 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from hpo.study.task import Round
+from hpo.tasks.datasets import HEAD_PAIRS
 from hpo.tasks.digit_pairs.architectures import load_pair_class
 from hpo.tasks.digit_pairs.pairs import Images
-from hpo.tasks.digit_pairs.task import HEAD_PAIRS
 from hpo.training.network_task import FinalTest, States
 
 DIGITS = 10

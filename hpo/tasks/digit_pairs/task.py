@@ -16,7 +16,7 @@ from hpo.errors import suggestion
 from hpo.study.definition import Training
 from hpo.study.schema import Factor, Table, Weight
 from hpo.study.task import Metric, Params, Round, Value
-from hpo.tasks.datasets import DATASETS, prepare
+from hpo.tasks.datasets import DATASETS, HEAD_PAIRS, prepare
 from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def _known(architecture: str) -> str:
     return architecture
 
 
-HEAD_PAIRS = 100_000  # that the head is measured on where recognition is measured on all pairs
 Architecture = Annotated[str, AfterValidator(_known)]
 
 
