@@ -24,7 +24,7 @@ from torch.func import stack_module_state
 from hpo.kernels.plain_state import plain_state
 from hpo.training.batch import Batch, join, rows_of, take_rows
 from hpo.training.gpu_kernels import NO_KERNELS, Kernels
-from hpo.training.network_task import Split
+from hpo.training.network_task import FinalTest, Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.rounds import GradientNorms, Loss, StackedRounds
 
@@ -178,6 +178,7 @@ class RecordedRounds(StackedRounds):
             raise ValueError("the network changes in Python with each step, so a step cannot be recorded")
         self._steps = [self._record_steps(order) for order in self._orders]
         self._replay_evaluation, self._numbers = recorder.record(self._measure)
+        self._final: tuple[Callable[[], None], Tensor] | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -252,6 +253,16 @@ class RecordedRounds(StackedRounds):
         self._replay_evaluation()
         return self._numbers
 
+    @torch.no_grad()
+    def test_finally(self, test: FinalTest) -> Tensor:
+        """Returns the numbers of a final test, which is the same for all trials of a structure, and recorded once."""
+        if self._final is None:
+            test.numbers(self._predict_in_parts, self.states)  # warm-up
+            self._final = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
+        replay, numbers = self._final
+        replay()
+        return numbers
+
     def _warm_up(self, times: int) -> None:
         for order in self._orders:
             for _ in range(times):
@@ -272,11 +283,14 @@ class RecordedRounds(StackedRounds):
         self._at += 1
         return self._total
 
-    @torch.no_grad()
     def _measure(self) -> Tensor:
+        return self._evaluate(self._predict_in_parts(self._test[0]), self._test)
+
+    @torch.no_grad()
+    def _predict_in_parts(self, inputs: Tensor) -> Any:
+        """Maps inputs to outputs in parts as large as a batch: so large are the steps' kernels, and less is held."""
         self.structure.eval()
-        # In parts as large as a batch of the training: so large are the steps' kernels, and less memory is held.
-        parts = torch.split(self._test[0], self.config.batch_size, dim=1)
+        parts = torch.split(inputs, self.config.batch_size, dim=1)
         output = join([self._forward(part) for part in parts], lambda tensors: torch.cat(tensors, dim=1))
         self.structure.train()
-        return self._evaluate(output, self._test)
+        return output

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from hpo.training.batch import Batch, batches, each, join, of_round
+from hpo.training.network_task import FinalTest
 from hpo.training.optimizers import TrainingConfig, in_precision, make_optimizer
 from hpo.training.randomness import RandomStream
 
@@ -76,6 +77,10 @@ class Rounds(Protocol):
     def evaluate(self, test: Batch, evaluate: Callable[[Any, Batch], Tensor]) -> Tensor:
         """Returns what `evaluate` makes of the outputs (R, N, ...) on the test data, and of that."""
         return evaluate(self.predict(test[0]), test)
+
+    def test_finally(self, test: FinalTest) -> Tensor:
+        """Returns the numbers of a final test of the networks as they are now, (K, R)."""
+        return test.numbers(self.predict, self.states)
 
     def launching(self) -> AbstractContextManager[Any]:
         """Context manager in which a device is told what to do."""

@@ -139,7 +139,7 @@ class Trainer:
         if test is None:
             return measured
         with networks.launching():
-            fetched = Fetched(test.numbers(networks.predict, networks.states))
+            fetched = Fetched(networks.test_finally(test))
         if not fetched.is_here():
             yield Launched(measured.step, None, {}, is_done=fetched.is_here)
         errors, details = test.read(fetched.wait())

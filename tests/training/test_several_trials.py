@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,14 +28,21 @@ class Stacked(DigitPairs):
         return None
 
 
-def make_trainer(tapes: list[Tape] | None = None, **how: Any) -> Trainer:
+def make_trainer(
+    tapes: list[Tape] | None = None, *, task_settings: Mapping[str, Any] = MappingProxyType({}), **how: Any
+) -> Trainer:
     def record() -> Tape:
         assert tapes is not None
         tapes.append(Tape())
         return tapes[-1]
 
     return Trainer(
-        task(Stacked), TRAINING, stacked=True, dtype=torch.float64, recorder=None if tapes is None else record, **how
+        task(Stacked, **task_settings),
+        TRAINING,
+        stacked=True,
+        dtype=torch.float64,
+        recorder=None if tapes is None else record,
+        **how,
     )
 
 
@@ -89,6 +97,18 @@ def test_a_trial_that_is_pruned_leaves_nothing_to_the_next() -> None:
     pruned.close()  # type: ignore[attr-defined]
     assert_same(list(recording.measure(configuration(), ROUNDS)), list(plain.measure(configuration(), ROUNDS)))
     assert len(tapes) == 1
+
+
+def test_a_final_test_is_recorded_once_and_measures_what_it_would_alone() -> None:
+    tapes: list[Tape] = []
+    all_pairs = {"test_pairs": "all"}
+    recording, plain = make_trainer(tapes, task_settings=all_pairs), make_trainer(task_settings=all_pairs)
+    for one in CONFIGURATIONS[:2]:
+        ours, theirs = (list(made.measure(one, ROUNDS)) for made in (recording, plain))
+        assert_same(ours, theirs)
+        assert ours[-1].details == theirs[-1].details
+    (tape,) = tapes
+    assert tape.recorded == 4  # the steps of two sizes, the evaluation, the final test
 
 
 def test_losses_are_kept_and_gradients_are_not_recorded() -> None:

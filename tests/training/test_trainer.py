@@ -23,7 +23,7 @@ from hpo.training.trainer import Trainer
 ROUNDS = [Round(number, 0) for number in range(3)]
 
 
-def task(kind: type[DigitPairs] = DigitPairs, train_pairs: int = 200, test_pairs: int = 150) -> DigitPairs:
+def task(kind: type[DigitPairs] = DigitPairs, train_pairs: int = 200, test_pairs: Any = 150) -> DigitPairs:
     made = kind(dataset="digits", train_pairs=train_pairs, test_pairs=test_pairs)
     made.prepare(Path())
     return made
