@@ -72,6 +72,12 @@ def explain_os_error(error: OSError) -> str:
     return f"{explained}; the working folder is gone, so change to another" if is_adrift() else explained
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error is a device's, or a library's, that had no memory left."""
+    said = f"{type(error).__name__} {error}".lower()
+    return any(word in said for word in ("out of memory", "outofmemory", "memoryerror", "alloc_failed"))
+
+
 def is_adrift() -> bool:
     """Says whether the working folder was removed since somebody changed to it."""
     try:

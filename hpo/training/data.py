@@ -11,7 +11,7 @@ from hpo.study.task import Round
 from hpo.training.batch import stack, to_device
 from hpo.training.network_task import NetworkTask, Split
 
-MOST_ROUNDS = 10  # whose data are kept, unless more are asked for at once
+MOST_BYTES = 256 * 1024**2  # of data that are kept, unless more are asked for at once
 
 
 class RoundData:
@@ -32,17 +32,17 @@ class RoundData:
         if wanted not in self._groups:
             drawn = {one: self._task.data(one) for one in wanted}
             alike = len({_shapes(split) for split in drawn.values()}) == 1
-            self._make_room(len(wanted))
             self._groups[wanted] = [wanted] if alike else [(one,) for one in wanted]
             self._splits |= {group: self._stack([drawn[one] for one in group]) for group in self._groups[wanted]}
+            self._make_room()
         return self._groups[wanted]
 
-    def _make_room(self, rounds: int) -> None:
+    def _make_room(self) -> None:
         """Lets what was asked for first go; what fits is kept, for where rounds go in turn each is asked for again."""
-        while self._groups and sum(map(len, self._groups)) + rounds > max(MOST_ROUNDS, rounds):
+        while len(self._groups) > 1 and sum(map(_bytes_of, self._splits.values())) > MOST_BYTES:
             del self._groups[next(iter(self._groups))]
-        kept = {group for groups in self._groups.values() for group in groups}
-        self._splits = {group: split for group, split in self._splits.items() if group in kept}
+            kept = {group for groups in self._groups.values() for group in groups}
+            self._splits = {group: split for group, split in self._splits.items() if group in kept}
 
     def of(self, rounds: Sequence[Round]) -> Split:
         """Returns the data of R rounds that are trained together, (R, N, ...) each.
@@ -81,6 +81,11 @@ class Orders:
             orders = torch.stack([torch.randperm(self._count, generator=one) for one in self._generators])
             self._drawn.append(orders.to(self._device))
         return self._drawn[epoch - 1]
+
+
+def _bytes_of(split: Split) -> int:
+    tensors = [tensor for part in split if part is not None for tensor in part]
+    return sum(one.numel() * one.element_size() // (len(one) if one.stride(0) == 0 else 1) for one in tensors)
 
 
 def _shapes(split: Split) -> tuple[tuple[torch.Size, ...], ...]:

@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hpo.errors import WorkError
+from hpo.errors import WorkError, is_out_of_memory
 from hpo.kernels.gpu.fuse import fuse, missing
-from hpo.training.batch import Batch, tensors_of
+from hpo.training.batch import Batch, each, tensors_of
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import Loss, StackedRounds
 
@@ -49,7 +49,7 @@ NO_KERNELS = Kernels()
 
 
 def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch) -> Kernels:
-    """Returns the kernels for networks on a GPU: ours, where they come to the same on a few examples of two rounds.
+    """Returns the kernels for networks on a GPU: ours, where they come to the same in two rounds.
 
     Args:
         example: the first batch of each round, (R, B, ...): kernels are compiled for these sizes.
@@ -57,19 +57,20 @@ def find_kernels(networks: Sequence[nn.Module], config: TrainingConfig, loss: Lo
     device = example[0].device
     if why_not := missing(device if device.type == "cuda" else None):
         return Kernels(why_not=why_not)
-    from hpo.kernels.gpu.layers import take_alphas
-    from hpo.kernels.gpu.tiles import tuning
-
-    exact = replace(config, precision="float32")
+    exact, two = replace(config, precision="float32"), each(example, lambda tensor: tensor[:2])
     try:
-        expected, found = (
-            _outcome(StackedRounds(copy.deepcopy(list(networks)), exact, loss, structure), example)
-            for structure in (None, fuse(networks[0]))
-        )
-    except torch.OutOfMemoryError:
-        raise
+        from hpo.kernels.gpu.layers import take_alphas
+        from hpo.kernels.gpu.tiles import forgetting, tuning
+
+        with forgetting():
+            expected, found = (
+                _outcome(StackedRounds(copy.deepcopy(list(networks[:2])), exact, loss, structure), two)
+                for structure in (None, fuse(networks[0]))
+            )
     except Exception as error:  # whatever a network does with its layers, or a compiler makes of ours
-        return Kernels(why_not=f"ours fail: {_line(error)}")
+        if is_out_of_memory(error):
+            raise
+        return Kernels(why_not=f"ours fail: {in_a_line(error)}")
     floor = NOISE * max(_largest(tensor) for tensor in expected)
     if not all(_is_close(*both, floor) for both in zip(expected, found, strict=True)):
         return Kernels(why_not="ours compute something else")
@@ -101,12 +102,10 @@ def suppress_failure(device: torch.device) -> Iterator[None]:
     """Context manager for what may fail on a GPU and has another way; not for lack of memory, which says nothing."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        if device.type != "cuda":
+        if device.type != "cuda" or is_out_of_memory(error):
             raise
-        print(f"{device}: {_line(error)}; another way of training is taken", file=sys.stderr)
+        print(f"{device}: {in_a_line(error)}; another way of training is taken", file=sys.stderr)
 
 
 @contextmanager
@@ -120,7 +119,8 @@ def explain_lost_device(device: torch.device) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if device.type == "cuda" and not _works(device):
-            raise WorkError(f"{device} fails, and does in all that this process would begin: {_line(error)}") from error
+            said = f"{device} fails, and does in all that this process would begin"
+            raise WorkError(f"{said}: {in_a_line(error)}") from error
         raise
 
 
@@ -132,5 +132,6 @@ def _works(device: torch.device) -> bool:
     return True
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """Returns the first line of what an error says, or its kind."""
     return str(error).partition("\n")[0] or type(error).__name__

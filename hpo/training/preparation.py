@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
+from hpo.errors import is_out_of_memory
 from hpo.study.definition import Training
 from hpo.study.task import Params, Round
 from hpo.training.batch import each
@@ -17,7 +19,8 @@ from hpo.training.gpu_kernels import NO_KERNELS, Kernels, find_kernels, suppress
 from hpo.training.network_task import NetworkTask, named_in
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.randomness import RandomStream
-from hpo.training.recorded import CudaRecorder, Evaluate, RecordedRounds, Recorder, Streams
+from hpo.training.recorded import Evaluate, RecordedRounds
+from hpo.training.recorder import CudaRecorder, Recorder, Streams, ended_if_it_fails
 from hpo.training.rounds import Loss, Rounds, StackedRounds
 from hpo.training.store import Store, most_bytes
 from hpo.training.ways import make_rounds
@@ -55,7 +58,13 @@ class Preparation:
         if not can_record:
             self._records = None
         self._store = Store(most_bytes(data.device))
-        self._kernels: dict[Hashable, Kernels] = {}
+        self._kernels: dict[Hashable, Kernels | None] = {}  # None: nothing of such networks can be recorded
+        self._said: set[str] = set()
+
+    @property
+    def can_record(self) -> bool:
+        """Whether trials' networks may be recorded."""
+        return self._records is not None
 
     def way_of(self, networks: Rounds) -> str:
         """Returns how a trial's networks are trained, for people, given fresh ones of it."""
@@ -63,7 +72,7 @@ class Preparation:
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
         """Returns networks at the beginning of a trial, each seeded by its round; give them back when it has ended."""
-        networks: Rounds = self._recorded(params, rounds) or self._made(params, rounds)
+        networks = self._prepared(params, rounds)
         if isinstance(networks, RecordedRounds):
             networks.begin(float(params["learning_rate"]))
         return networks
@@ -91,25 +100,32 @@ class Preparation:
             return None
         key, numbers = self._shared(params, rounds)
         networks = self._store.take(key, numbers)
-        if networks is None or not networks.is_of(self._data.of(rounds)):
+        if networks is None:
             return None
-        if networks.numbers != numbers and not networks.take_over(self._build(params, rounds), numbers):
-            self.give_back(networks)
+        if not networks.is_of(self._data.of(rounds)):
+            self._store.discard(networks)
             return None
-        return networks
-
-    def _made(self, params: Params, rounds: Sequence[Round]) -> Rounds:
-        """Returns fresh networks, recorded where they can be; what is kept goes where it leaves no memory for them."""
+        is_its = networks.numbers == numbers
         try:
-            return self._recorded_now(params, rounds)
-        except torch.OutOfMemoryError:
-            if not len(self._store):
+            is_its = is_its or networks.take_over(partial(self._build, params, rounds), numbers)
+        finally:
+            if not is_its:
+                self.give_back(networks)
+        return networks if is_its else None
+
+    def _prepared(self, params: Params, rounds: Sequence[Round]) -> Rounds:
+        """Returns networks that are recorded, if they can be; what is kept goes where it leaves no memory for them."""
+        try:
+            return self._recorded(params, rounds) or self._made(params, rounds)
+        except RuntimeError as error:
+            if not (is_out_of_memory(error) and len(self._store)):
                 raise
         self._store.clear()
         torch.cuda.empty_cache()
-        return self._recorded_now(params, rounds)
+        return self._made(params, rounds)
 
-    def _recorded_now(self, params: Params, rounds: Sequence[Round]) -> Rounds:
+    def _made(self, params: Params, rounds: Sequence[Round]) -> Rounds:
+        """Returns fresh networks, their steps recorded if they can be: by our kernels, or else by PyTorch's."""
         made = self.fresh(params, rounds)
         if self._records is None or type(made) is not StackedRounds:
             return made
@@ -120,19 +136,26 @@ class Preparation:
             batch = each(split.train, lambda tensor: tensor[:, : config.batch_size])
             on_gpu = self._data.device.type == "cuda"
             self._kernels[wanted] = find_kernels(networks, config, loss, batch) if on_gpu else NO_KERNELS
-        for kernels in (self._kernels[wanted], Kernels(why_not="ours cannot be recorded")):
-            with suppress_failure(self._data.device):
+        while (kernels := self._kernels[wanted]) is not None:
+            self._say(kernels)
+            with suppress_failure(self._data.device), ended_if_it_fails(recorder := self._records()):
                 return RecordedRounds(
                     *(networks, config, loss),
                     train=split.train,
                     test=split.test,
                     evaluate=self._evaluate,
-                    recorder=self._records(),
+                    recorder=recorder,
                     key=key,
                     kernels=kernels,
                     numbers=numbers,
                 )
+            self._kernels[wanted] = Kernels(why_not="ours cannot be recorded") if kernels.fuse else None
         return made
+
+    def _say(self, kernels: Kernels) -> None:
+        if kernels.why_not and kernels.why_not not in self._said:
+            self._said.add(kernels.why_not)
+            print(f"{self._data.device}: trains{kernels.described}", file=sys.stderr)
 
     def _shared(self, params: Params, rounds: Sequence[Round]) -> tuple[Hashable, dict[str, float]]:
         """Returns what trials must share to be trained by one structure, and in which numbers it may be another's."""

@@ -10,12 +10,11 @@ activations that kernels read from the device.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from hpo.training.batch import Batch, join, rows_of, take_rows
 from hpo.training.gpu_kernels import NO_KERNELS, Kernels
 from hpo.training.network_task import FinalTest, Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
+from hpo.training.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Loss, StackedRounds
 
 NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
@@ -33,93 +33,6 @@ WARM_UP_STEPS = 3  # before a step is recorded: libraries choose their kernels, 
 
 Evaluate = Callable[[Any, Batch], Tensor]
 """Reduces the networks' outputs on the test data to the numbers that a measurement is made of."""
-
-
-class Recorder(Protocol):
-    """Records what a function has a device do, to be done again by a single call; everything on one stream.
-
-    Attributes:
-        held_bytes: how much of the device's memory the recorded things hold, that nobody else can have.
-    """
-
-    held_bytes: int
-
-    @abstractmethod
-    def begin(self) -> None:
-        """Begins a trial on what was recorded."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """Ends it, though the device may not have done yet all that it was told."""
-
-    @abstractmethod
-    def on_stream(self) -> AbstractContextManager[Any]:
-        """Context manager in which the device is told things on the recorder's stream."""
-
-    @abstractmethod
-    def record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Returns what does again, on the same memory, all that a function has the device do, and what that gives."""
-
-    @abstractmethod
-    def wait(self) -> None:
-        """Waits until the device has done all that it was told on the stream."""
-
-
-class Streams:
-    """A GPU's streams, as many as trials run at once. PyTorch's come round again, so that two trials might share one.
-
-    Args:
-        device: the GPU; streams and graphs belong to one, and would silently be the first's.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._idle: list[torch.cuda.Stream] = []
-
-    def take(self) -> torch.cuda.Stream:
-        """Takes out a stream that nobody uses."""
-        return self._idle.pop() if self._idle else torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-
-    def give_back(self, stream: torch.cuda.Stream) -> None:
-        """Takes a stream in; whoever takes it next waits for what it is still at."""
-        self._idle.append(stream)
-
-
-class CudaRecorder(Recorder):
-    """Records CUDA graphs, from a pool of memory of their own; each trial replays them on a stream of its own."""
-
-    def __init__(self, streams: Streams) -> None:
-        self._device, self._streams = streams.device, streams
-        self._stream = streams.take()
-        self._is_mine = True
-        self._pool = torch.cuda.graph_pool_handle()
-        self.held_bytes = 0
-
-    def begin(self) -> None:  # noqa: D102
-        if not self._is_mine:
-            before, self._stream, self._is_mine = self._stream, self._streams.take(), True
-            self._stream.wait_stream(before)  # a trial that was ended early may have left it at work
-
-    def end(self) -> None:  # noqa: D102
-        if self._is_mine:
-            self._is_mine = False
-            self._streams.give_back(self._stream)
-
-    def on_stream(self) -> AbstractContextManager[Any]:  # noqa: D102
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # for what was made there
-        return torch.cuda.stream(self._stream)  # the device too becomes the stream's
-
-    def record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:  # noqa: D102
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(here), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):  # here again after
-            before = torch.cuda.memory_reserved(self._device)  # by now without what the warm-up has left
-            result = function()
-            held = torch.cuda.memory_reserved(self._device) - before
-        self.held_bytes += held
-        return graph.replay, result
-
-    def wait(self) -> None:  # noqa: D102
-        self._stream.synchronize()
 
 
 class RecordedRounds(StackedRounds):
@@ -178,7 +91,7 @@ class RecordedRounds(StackedRounds):
             raise ValueError("the network changes in Python with each step, so a step cannot be recorded")
         self._steps = [self._record_steps(order) for order in self._orders]
         self._replay_evaluation, self._numbers = recorder.record(self._measure)
-        self._final: tuple[Callable[[], None], Tensor] | None = None
+        self._final: tuple[Callable[[], None], Tensor, FinalTest] | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -200,18 +113,24 @@ class RecordedRounds(StackedRounds):
         self._recorder.end()
 
     @torch.no_grad()
-    def take_over(self, networks: Sequence[nn.Module], numbers: Mapping[str, float]) -> bool:
-        """Takes over networks for the trials to come, and says whether that can be.
+    def take_over(self, build: Callable[[], Sequence[nn.Module]], numbers: Mapping[str, float]) -> bool:
+        """Takes over the networks of another configuration for the trials to come, and says whether that can be.
 
         It can where they differ from the recorded ones in weights alone, and in alphas that kernels read.
         """
-        with self.launching():
-            fused = self._kernels.fuse and self._kernels.fuse(networks[0])
-            if fused is None or not self._kernels.take_alphas(self.structure, fused):
+        if self._kernels.fuse is None:
+            return False
+        self._recorder.begin()
+        with self.launching():  # also while they are made: their memory is the stream's
+            networks = build()
+            parameters, buffers = stack_module_state(list(networks))
+            state = parameters | buffers
+            if state.keys() != self._first.keys():  # as where two layers share a weight
                 return False
-            for state in stack_module_state(list(networks)):
-                for name, tensor in state.items():
-                    self._first[name].copy_(tensor)
+            if not self._kernels.take_alphas(self.structure, self._kernels.fuse(networks[0])):
+                return False
+            for name, tensor in state.items():
+                self._first[name].copy_(tensor)
         self.numbers = numbers
         return True
 
@@ -235,6 +154,7 @@ class RecordedRounds(StackedRounds):
     def train_epoch(self, data: Batch, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
         if data is not self._train or norms is not None:
             raise ValueError("recorded steps train on the data that they were recorded with, and show no gradients")
+        self._recorder.reads(orders)
         self._total.zero_()
         rows, first = rows_of(data, orders), 0
         for order, replay in zip(self._orders, self._steps, strict=True):
@@ -258,8 +178,9 @@ class RecordedRounds(StackedRounds):
         """Returns the numbers of a final test, which is the same for all trials of a structure, and recorded once."""
         if self._final is None:
             test.numbers(self._predict_in_parts, self.states)  # warm-up
-            self._final = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
-        replay, numbers = self._final
+            replay, numbers = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
+            self._final = replay, numbers, test  # whose tensors the graph reads
+        replay, numbers, _ = self._final
         replay()
         return numbers
 

@@ -46,6 +46,11 @@ class Store:
         while len(self._idle) > 1 and sum(one.held_bytes for one in self._idle) > self._most_bytes:
             self._drop_oldest()
 
+    def discard(self, recorded: RecordedRounds) -> None:
+        """Lets one go that was taken."""
+        recorded.wait()
+        recorded.end()
+
     def clear(self) -> None:
         """Lets all go."""
         while self._idle:

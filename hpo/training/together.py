@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from hpo.errors import is_out_of_memory
 from hpo.training.batch import Batch
 from hpo.training.recorded import RecordedRounds
 from hpo.training.rounds import Rounds
@@ -28,10 +29,13 @@ def most_together(several: list[RecordedRounds], another: Callable[[], Rounds], 
         try:
             while len(several) < number:
                 made = another()
-                assert isinstance(made, RecordedRounds)
+                if not isinstance(made, RecordedRounds):  # which says so itself
+                    return best
                 several.append(made)
-        except torch.OutOfMemoryError:
-            break
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                break
+            raise
         seconds = seconds_of_an_epoch(several[:number], train)
         if number / seconds < GAIN * rate:
             break

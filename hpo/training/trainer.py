@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,17 +15,17 @@ from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics
 from hpo.training.batch import each
 from hpo.training.data import Orders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
-from hpo.training.gpu_kernels import explain_lost_device
+from hpo.training.gpu_kernels import explain_lost_device, in_a_line
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, Fetched, together
 from hpo.training.network_task import NetworkTask, Split, final_test_of
 from hpo.training.preparation import Preparation
-from hpo.training.recorded import RecordedRounds, Recorder
+from hpo.training.recorded import RecordedRounds
+from hpo.training.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Rounds
 from hpo.training.together import most_together
 
-EXAMPLES = 16  # of each round, on which ways of training are tried
 MOST_ORDERS = 8_000_000  # numbers of examples that are kept for the trials to come: 64 MB
 RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
@@ -82,8 +83,10 @@ class Trainer:
             if len(groups) == 1:
                 yield from self._train(self.prepare(params, groups[0]), params, groups[0])
                 return
-            measured = [self.train(self.prepare(params, group), params, group) for group in groups]
-            yield from map(together, zip(*measured, strict=True))
+            yield from map(together, zip(*(self._alone(params, group) for group in groups), strict=True))
+
+    def _alone(self, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
+        yield from self.train(self.prepare(params, rounds), params, rounds)
 
     def at_once(self, asked: int | None, params: Params, rounds: Sequence[Round]) -> int:
         """Returns how many trials to run at once: on a GPU as many as are asked for, or as train fastest together.
@@ -91,15 +94,19 @@ class Trainer:
         Args:
             params: a configuration to try that with.
         """
-        if len(self._data.groups(rounds)) > 1:
+        if not self._networks.can_record or len(self._data.groups(rounds)) > 1:
             return 1
         known = {**params, "learning_rate": RATE_TO_TRY}
-        first = self.prepare(known, rounds)
-        if not isinstance(first, RecordedRounds):
-            return 1
-        several = [first]
+        several: list[RecordedRounds] = []
         try:
+            first = self.prepare(known, rounds)
+            if not isinstance(first, RecordedRounds):
+                return 1
+            several.append(first)
             return asked or most_together(several, lambda: self.prepare(known, rounds), self.data(rounds).train)
+        except Exception as error:  # whatever it is, a trial shows it, as its own
+            print(f"{self._device}: one trial at once, for {in_a_line(error)}", file=sys.stderr)
+            return 1
         finally:
             for one in several:
                 self._networks.give_back(one)
@@ -118,9 +125,9 @@ class Trainer:
         try:
             for epoch in range(1, epochs + 1):
                 norms = GradientNorms() if self._keeps_norms else None
-                is_evaluated = epoch in {*self.training.evaluate_at, epochs}
+                is_evaluated, order = epoch in {*self.training.evaluate_at, epochs}, orders.of(epoch)
                 with networks.launching():
-                    losses = networks.train_epoch(split.train, orders.of(epoch), norms).double()
+                    losses = networks.train_epoch(split.train, order, norms).double()
                     parts = [networks.evaluate(split.test, self._means.numbers)] if is_evaluated else []
                     wanted = [losses[None], *parts] if "losses" in self._keep else parts
                     fetched = Fetched(torch.cat(wanted)) if wanted else None

@@ -81,6 +81,7 @@ class Evaluation:
     Args:
         act: goes on with the trial; returns its value, or None where it is to go on later.
         stop: while `act` runs, a stop interrupts it.
+        gives_back: says of an error that it is no failure of the trial's, which gives its slot back.
 
     Attributes:
         was_told: whether the storage took its result; not where the trial was given up for dead meanwhile, or deleted.
@@ -93,8 +94,10 @@ class Evaluation:
         act: Callable[[], float | None],
         stop: Stop,
         heartbeat_seconds: float,
+        gives_back: Callable[[BaseException], bool] = lambda error: False,
     ) -> None:
         self._storage, self.trial, self._act, self._stop = storage, trial, act, stop
+        self._gives_back = gives_back
         self.was_told = True
         self._alive = ExitStack()
         self._alive.enter_context(_heartbeat(storage, trial, heartbeat_seconds))
@@ -148,7 +151,8 @@ class Evaluation:
         except (UpdateFinishedTrialError, TrialGone):
             raise
         except (Exception, SystemExit) as error:
-            self._keep(error)
+            if not self._gives_back(error):
+                self._keep(error)
             self._tell(TrialState.FAIL)
         else:
             if value is None:

@@ -6,14 +6,15 @@ all of that, for what it would wait for is the device, and it asks instead wheth
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import optuna
 from optuna.storages import RDBStorage
 
-from hpo.errors import HpoError, StorageGone
+from hpo.errors import HpoError, StorageGone, is_out_of_memory
 from hpo.storage.studies import UnfinishedStudy
 from hpo.storage.trials import trial_id_of
 from hpo.study.task import Measurement
@@ -23,23 +24,13 @@ POLL_SECONDS = 0.0005  # while each trial waits for the device
 PATIENCE_SECONDS = 300.0  # that a supervisor leaves a worker to end a trial itself, while it may be busy with another
 
 
-class SeveralAtOnce(Protocol):
-    """An objective that maps several trials at once to their values, each step by step."""
-
-    @property
-    def at_once(self) -> int:
-        """How many trials; 1 where it waits for each."""
-
-    def steps(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
-        """Evaluates a trial; yields whenever it would wait for the device."""
-
-
 class Underway:
     """A trial that a process runs beside others: it is gone on with when the device has done what it was told.
 
     Args:
         steps: yields whenever it would wait for the device, and returns the trial's value.
         limit_seconds: that it may take.
+        gives_back: see `Evaluation`.
     """
 
     def __init__(
@@ -51,10 +42,11 @@ class Underway:
         *,
         heartbeat_seconds: float,
         limit_seconds: float | None,
+        gives_back: Callable[[BaseException], bool],
     ) -> None:
         self._steps, self._limit, self._began = steps, limit_seconds, time.monotonic()
         self._awaited: Measurement | None = None
-        self._evaluation = Evaluation(storage, trial, self._step, stop, heartbeat_seconds)
+        self._evaluation = Evaluation(storage, trial, self._step, stop, heartbeat_seconds, gives_back)
 
     @property
     def trial_id(self) -> int:
@@ -114,6 +106,9 @@ class Running:
     Args:
         gives_up: is told of a study that cannot be gone on with.
         ended: is told of a trial that has ended, by its study and number, and whether the storage took its result.
+
+    Attributes:
+        most: for how many there is memory, as far as is known.
     """
 
     def __init__(
@@ -121,6 +116,7 @@ class Running:
     ) -> None:
         self._gives_up, self._ended = gives_up, ended
         self._trials: dict[tuple[str, int], tuple[UnfinishedStudy, Underway]] = {}
+        self.most = math.inf
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -134,15 +130,23 @@ class Running:
         """Takes another."""
         self._trials[study.name, number] = study, trial
 
-    def go_on(self, *, at_once: bool = False) -> bool:
-        """Goes on with the trials that are ready; returns whether any has ended.
+    def are_of(self, name: str, identity: str | None) -> bool:
+        """Says whether all of them are trials of one study."""
+        return all((study.name, study.identity) == (name, identity) for study, _ in self._trials.values())
 
-        Args:
-            at_once: whether to go on with the others too, as after a stop, which gives them back.
-        """
+    def lack_memory(self, error: BaseException) -> bool:
+        """Says whether an error is for lack of memory that others than its trial hold; then there may be fewer."""
+        others = len(self._trials) - 1
+        if not (others and is_out_of_memory(error)):
+            return False
+        self.most = others
+        return True
+
+    def go_on(self) -> bool:
+        """Goes on with the trials that are ready; returns whether any has ended."""
         before = len(self._trials)
         for key, (study, trial) in list(self._trials.items()):
-            if not (at_once or trial.is_ready()):
+            if not trial.is_ready():
                 continue
             try:
                 if not self._go_on_with(trial):
@@ -156,13 +160,18 @@ class Running:
         return len(self._trials) < before
 
     def _go_on_with(self, trial: Underway) -> bool:
-        began = time.monotonic()
-        try:
+        with self.passing_over(but=trial):
             return trial.go_on()
+
+    @contextmanager
+    def passing_over(self, but: Underway | None = None) -> Iterator[None]:
+        """Context manager whose time the trials are not charged for, as that of beginning another."""
+        began, here = time.monotonic(), [trial for _, trial in self._trials.values() if trial is not but]
+        try:
+            yield
         finally:
-            for _, other in self._trials.values():
-                if other is not trial:
-                    other.pass_over(time.monotonic() - began)
+            for trial in here:
+                trial.pass_over(time.monotonic() - began)
 
     def wait(self) -> None:
         """Waits a moment, unless one is ready, or there is none."""

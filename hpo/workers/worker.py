@@ -81,7 +81,8 @@ def _work(server: _Server, stop: Stop) -> None:
         while not stop.asked:
             ended = server.running.go_on()  # which may have left a slot free
             if server.has_room() and (ended or not server.running or time.monotonic() >= look_again):
-                outcome = server.work()
+                with server.running.passing_over():
+                    outcome = server.work()
                 if outcome is None:
                     pause = SHORTEST_PAUSE_SECONDS
                     continue
@@ -125,7 +126,7 @@ class _Server:
         return self._has_room_for(self._at_once)
 
     def _has_room_for(self, at_once: int) -> bool:
-        return not self.running or len(self.running) < at_once
+        return not self.running or len(self.running) < min(at_once, self.running.most)
 
     def work(self) -> NoTrial | None:
         """Works on one trial, or begins it, where several run at once; or says why there is none to work on."""
@@ -191,6 +192,8 @@ class _Server:
 
     def _serve(self, wanted: UnfinishedStudy) -> NoTrial | None:
         name, stop = wanted.name, self._stop
+        if not self.running.are_of(name, wanted.identity):  # trials of one study alone run beside each other
+            return NoTrial.TAKEN
         study, definition = self._open(name, wanted.identity)
         terms: dict[str, Any] = {
             "target": wanted.target,
@@ -230,6 +233,7 @@ class _Server:
                 *(self._storage, trial, objective.steps(trial, step_done), self._stop),
                 heartbeat_seconds=run.heartbeat_seconds,
                 limit_seconds=run.trial_timeout_seconds,
+                gives_back=self.running.lack_memory,
             )
             self.running.add(wanted, number, underway)
             return

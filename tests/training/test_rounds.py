@@ -18,7 +18,8 @@ from hpo.training.batch import of_round, to_device
 from hpo.training.device import find_device
 from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
 from hpo.training.preparation import build_networks
-from hpo.training.recorded import CudaRecorder, RecordedRounds, Recorder, Streams
+from hpo.training.recorded import RecordedRounds
+from hpo.training.recorder import CudaRecorder, Recorder, Streams
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
 from hpo.training.store import Store
 from hpo.training.ways import fused
@@ -113,6 +114,9 @@ class Tape(Recorder):
         pass
 
     def end(self) -> None:
+        pass
+
+    def reads(self, tensor: Tensor) -> None:
         pass
 
     def on_stream(self) -> AbstractContextManager[None]:

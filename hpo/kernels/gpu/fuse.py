@@ -13,11 +13,14 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+
+from hpo.errors import is_out_of_memory
 
 LEAST_CAPABILITY = (8, 0)  # TF32 and bfloat16 in tensor cores
 
@@ -48,10 +51,11 @@ def _has_losses(device: torch.device) -> bool:
     try:
         from hpo.kernels.gpu.losses import are_pytorchs
 
-        fault = None if are_pytorchs(device) else "they compute something else"
-    except torch.OutOfMemoryError:
-        raise
+        with ThreadPoolExecutor(1) as pool:  # which no vmap and no `no_grad` of the caller's reaches
+            fault = None if pool.submit(are_pytorchs, device).result() else "they compute something else"
     except Exception as error:  # whatever a compiler makes of them
+        if is_out_of_memory(error):
+            raise
         fault = str(error).partition("\n")[0] or type(error).__name__
     if fault:
         print(f"{device}: losses are PyTorch's, for of our kernels {fault}", file=sys.stderr)

@@ -30,7 +30,7 @@ class Fused(nn.Module):
         layers: those, not registered as children, so that parameters keep their names; the first, which alone may have
             parameters, shares its own with this module, also while `functional_call` puts others in their place.
         activation: that among the layers.
-        falls_back: whether the layers themselves have computed.
+        falls_back: whether the layers themselves have computed, or a network has looked at their activation's alpha.
     """
 
     falls_back = False
@@ -68,6 +68,8 @@ class Fused(nn.Module):
         except AttributeError:
             if "layers" not in self.__dict__:  # not yet, while it is copied
                 raise
+            if name in ALPHAS:  # which a network may compute with itself
+                self.falls_back = True
             return getattr(self.layers[0], name)
 
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from triton.language import constexpr, tensor
 
 from hpo.kernels.gpu.activation import Activation, activate, activation_gradient, read_alpha
-from hpo.kernels.gpu.language import apply, blocks, indices, kernel
+from hpo.kernels.gpu.language import apply, blocks, indices, kernel, wide
 
 BLOCK = 1024  # numbers a program of max-pool takes
 BLOCK_OF_MEANS = 16  # windows a program of average pool takes, whole
@@ -67,7 +67,7 @@ def _take_largest(
     size: constexpr, stride: constexpr, activation: constexpr, block: constexpr,
 ) -> None:  # fmt: skip
     alpha = read_alpha(alpha, activation)
-    to = indices(block, count)
+    to = wide(indices(block, count), count // (down * across) * height * width)
     inside = to < count
     n, position = to // (down * across), to % (down * across)
     first = maps + n * (height * width) + position // across * (stride * width) + position % across * stride

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import platformdirs
 import torch
 import triton
+from filelock import FileLock
 
 from hpo.text.files import write_whole
 
@@ -85,15 +86,29 @@ class Tiles:
         finally:
             self.is_tuning = before
 
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Context manager after which what was chosen in it may be chosen otherwise: of kernels that train nothing."""
+        before = dict(self._chosen)
+        try:
+            yield
+        finally:
+            self._chosen = before
+
     def _find(self, name: str, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
         known = self._known(name, tiles)
         if known or not self.is_tuning:
             return known or tiles[0]
         compile_all(tiles, launch)
         best = min(tiles, key=lambda tile: self._measure(lambda: launch(tile)))
-        if other := self._known(name, tiles):  # of a process that was faster: all are to have the same
-            return other
-        self._keep(name, best)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._file.with_suffix(".lock")):
+                if other := self._known(name, tiles):  # of a process that was faster: all are to have the same
+                    return other
+                write_whole(self._file, json.dumps(self._read() | {name: best}, indent=1))
+        except OSError:
+            pass  # then the next process tries again
         return best
 
     def _known(self, name: str, tiles: Sequence[Tile]) -> Tile | None:
@@ -107,19 +122,15 @@ class Tiles:
             return {}
         return known if isinstance(known, dict) else {}
 
-    def _keep(self, name: str, tile: Tile) -> None:
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._file, json.dumps(self._read() | {name: tile}, indent=1))  # others write there too
-        except OSError:
-            pass  # then the next process tries again
-
 
 def compile_all(tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> None:
     """Launches a kernel with each tile, in threads: what takes time is the compiler, beside which others can work."""
 
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
+
     def compile_one(tile: Tile) -> None:
-        with suppress(triton.runtime.errors.OutOfResources):
+        # A thread has a device and a stream of its own.
+        with torch.cuda.stream(stream), suppress(triton.runtime.errors.OutOfResources):
             launch(tile)
 
     with ThreadPoolExecutor(len(tiles)) as pool:
@@ -138,17 +149,10 @@ def milliseconds(launch: Callable[[], object]) -> float:
 
 
 TILES = Tiles(Path(platformdirs.user_cache_dir("hpo")) / "gpu-tiles.json", milliseconds)
-tuning = TILES.tuning
+tuning, forgetting = TILES.tuning, TILES.forgetting
 
 
 def choose(key: Key, device: torch.device, tiles: Sequence[Tile], launch: Callable[[Tile], object]) -> Tile:
     """Returns the tile of a kernel on a device, as `Tiles.choose` does."""
-    if device.type != "cuda":
-        return TILES.choose(key, None, tiles, launch)
-    stream = torch.cuda.current_stream(device)
-
-    def launch_there(tile: Tile) -> None:
-        with torch.cuda.stream(stream):  # also in a thread, which has a stream and a device of its own
-            launch(tile)
-
-    return TILES.choose(key, torch.cuda.get_device_name(device), tiles, launch_there)
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return TILES.choose(key, card, tiles, launch)

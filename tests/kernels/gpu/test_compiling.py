@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have, by compute capability
+SHARED_MEMORY = {90: 227 * 1024}  # bytes that one program may have, by compute capability
 KERNELS = 13
 
 

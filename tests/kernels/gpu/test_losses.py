@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hpo.kernels.gpu.fuse import _has_losses
 from hpo.kernels.gpu.losses import are_pytorchs, cross_entropy, pair_losses
 from tests.kernels.gpu.comparison import DEVICE, as_double, assert_close, assert_computes, leaf
 
@@ -52,6 +53,18 @@ def test_losses_are_held_against_pytorchs_where_they_are_first_wanted(monkeypatc
     assert are_pytorchs(DEVICE)
     monkeypatch.setattr("hpo.kernels.gpu.losses.pair_losses", lambda *given: 1.01 * pair_losses(*given))
     assert not are_pytorchs(DEVICE)
+
+
+@pytest.mark.parametrize("within", ["no_grad", "vmap", "inference"])
+def test_whatever_asks_first_whether_they_can_be_taken(within: str, capsys: pytest.CaptureFixture[str]) -> None:
+    device = torch.device(DEVICE)
+    _has_losses.cache_clear()
+    if within == "vmap":
+        asked = torch.func.vmap(lambda one: one * int(_has_losses(device)))(torch.ones(2)).bool().all().item()
+    else:
+        with torch.no_grad() if within == "no_grad" else torch.inference_mode():
+            asked = _has_losses(device)
+    assert (asked, capsys.readouterr().err) == (True, "")
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")

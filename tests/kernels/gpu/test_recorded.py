@@ -86,6 +86,32 @@ class Doubled(nn.Module):
         return self.last(self.twice(self.first(images)[None])[0])  # type: ignore[no-any-return]
 
 
+class Looks(nn.Module):
+    """Computes with its activation's slope itself: the pool, which stands for both layers, has it."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.pool = nn.Sequential(nn.LeakyReLU(slope), nn.MaxPool2d(2))
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        slope: Any = self.pool[0].negative_slope
+        return slope * self.last(self.pool(images).flatten(1))  # type: ignore[no-any-return]
+
+
+class Ties(nn.Module):
+    """Two layers, which share a weight or do not."""
+
+    def __init__(self, *, are_tied: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(64, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        if are_tied:
+            self.third.weight = self.second.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.third(self.second(self.first(images.flatten(1))))  # type: ignore[no-any-return]
+
+
 @pytest.mark.usefixtures("large_tiles")
 def test_networks_that_differ_in_an_alpha_share_what_was_recorded() -> None:
     data = examples(torch.float32)
@@ -93,7 +119,7 @@ def test_networks_that_differ_in_an_alpha_share_what_was_recorded() -> None:
     rounds = recorded(built(), data, kernels)
     trial(rounds, 0.2, data)
     others = built(partial(small, 0.6))
-    assert rounds.take_over(others, {"slope": 0.6})
+    assert rounds.take_over(lambda: others, {"slope": 0.6})
     assert torch.equal(trial(rounds, 0.05, data), trial(recorded(others, data, kernels), 0.05, data))
 
 
@@ -117,6 +143,9 @@ def test_networks_that_differ_in_an_alpha_share_what_was_recorded() -> None:
             lambda: nn.Sequential(nn.BatchNorm2d(1, eps=0.2), nn.Flatten(), nn.Linear(64, 3)),
             id="another number",
         ),
+        pytest.param(partial(Looks, 0.1), partial(Looks, 0.6), id="a slope that the network reads"),
+        pytest.param(partial(Ties, are_tied=False), partial(Ties, are_tied=True), id="a shared weight"),
+        pytest.param(partial(Ties, are_tied=True), partial(Ties, are_tied=False), id="no shared weight"),
     ],
 )
 def test_networks_that_differ_in_something_else_do_not(
@@ -127,7 +156,7 @@ def test_networks_that_differ_in_something_else_do_not(
     assert kernels.fuse is not None, kernels.why_not
     rounds = recorded(built(make), data, kernels)
     before = trial(rounds, 0.05, data)
-    assert not rounds.take_over(built(other), {})
+    assert not rounds.take_over(partial(built, other), {})
     assert torch.equal(trial(rounds, 0.05, data), before)
 
 

@@ -129,3 +129,24 @@ def test_tiles_are_compiled_beside_each_other_and_one_may_be_too_large(tmp_path:
 
     with (tuned := Tiles(tmp_path / "tiles.json", Timer())).tuning():
         assert tuned.choose(KEY, "a card", [SMALL, LARGE], launch) == LARGE
+
+
+def test_what_was_chosen_for_a_check_may_be_chosen_anew(tmp_path: Path) -> None:
+    tiles = Tiles(tmp_path / "tiles.json", Timer())
+    with tiles.forgetting():
+        assert choose(tiles) == SMALL
+    with tiles.tuning():
+        assert choose(tiles) == LARGE
+
+
+def test_two_that_find_tiles_at_once_have_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "tiles.json"
+    slow = Tiles(file, lambda launch: 1.0 if launch() == SMALL else 2.0)
+
+    def measure(launch: Callable[[], object]) -> float:
+        with slow.tuning():
+            choose(slow)  # which is done sooner, and finds another
+        return Timer()(launch)
+
+    with (late := Tiles(file, measure)).tuning():
+        assert choose(late) == choose(slow) == SMALL
