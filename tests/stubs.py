@@ -191,6 +191,15 @@ def one_of_three_works_long(definition: StudyDefinition, device: str, sources: S
     return Launching(definition, sources.data, lambda trial, folder: time.sleep(1.5 if trial.number == 1 else 0))
 
 
+def one_of_three_lacks_memory(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
+    def act(trial: optuna.Trial, folder: Path) -> None:
+        if len(list(folder.glob("here-*"))) == 3 and not (folder / "lacked").exists():
+            (folder / "lacked").touch()
+            raise RuntimeError("CUDA error: out of memory")
+
+    return Launching(definition, sources.data, act)
+
+
 def one_of_three_hangs(definition: StudyDefinition, device: str, sources: Sources) -> Launching:
     """The first trial never comes back to the worker, which cannot go on with the others then."""
 

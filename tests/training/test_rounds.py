@@ -109,12 +109,13 @@ class Tape(Recorder):
     def __init__(self, held_bytes: int = 0) -> None:
         self.recorded = self.replayed = 0
         self.held_bytes = held_bytes
+        self.told: list[str] = []
 
     def begin(self) -> None:
         pass
 
     def end(self) -> None:
-        pass
+        self.told.append("end")
 
     def reads(self, tensor: Tensor) -> None:
         pass
@@ -133,7 +134,7 @@ class Tape(Recorder):
         return replay, result
 
     def wait(self) -> None:
-        pass
+        self.told.append("wait")
 
 
 def exactly(pairs: tuple[Pairs, Pairs]) -> tuple[Pairs, Pairs]:

@@ -121,6 +121,75 @@ def test_losses_are_kept_and_gradients_are_not_recorded() -> None:
     assert len(tapes) == 1
 
 
+class Fails(Tape):
+    def record(self, function: Any) -> Any:
+        raise RuntimeError("no")
+
+
+def test_a_recording_that_fails_is_ended_and_leaves_nothing() -> None:
+    tapes: list[Fails] = []
+
+    def record() -> Fails:
+        tapes.append(Fails())
+        return tapes[-1]
+
+    failing = Trainer(task(Stacked), TRAINING, stacked=True, dtype=torch.float64, recorder=record)
+    with pytest.raises(RuntimeError, match="no"):
+        failing.prepare(configuration(), ROUNDS)
+    assert [tape.told for tape in tapes] == [["wait", "end"]]
+
+
+def test_memory_that_lacks_is_taken_from_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tapes: list[Tape] = []
+    recording, plain = make_trainer(tapes), make_trainer()
+    list(recording.measure(configuration(), ROUNDS))
+    fresh, lacks = recording._networks.fresh, [True]
+
+    def lack_memory_once(*given: Any) -> Any:
+        if lacks:
+            raise torch.OutOfMemoryError(f"CUDA out of memory{lacks.pop()}")
+        return fresh(*given)
+
+    monkeypatch.setattr(recording._networks, "fresh", lack_memory_once)
+    other = configuration(auxiliary_loss=False)
+    assert_same(list(recording.measure(other, ROUNDS)), list(plain.measure(other, ROUNDS)))
+    assert len(recording._networks._store) == 1
+    assert tapes[0].told == ["end", "wait"]
+    recording._networks._store.clear()
+    lacks.append(True)
+    with pytest.raises(torch.OutOfMemoryError):
+        recording.prepare(configuration(), ROUNDS)
+
+
+def test_a_structure_of_other_data_is_waited_for_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    tapes: list[Tape] = []
+    recording = make_trainer(tapes)
+    list(recording.measure(configuration(), ROUNDS))
+    monkeypatch.setattr("hpo.training.data.MOST_BYTES", 0)
+    recording.data(ROUNDS[:1])  # other rounds, whose data take the place of the first
+    list(recording.measure(configuration(), ROUNDS))
+    assert len(tapes) == 2
+    assert tapes[0].told == ["end", "wait", "end"]
+
+
+def test_what_fails_while_it_is_found_out_how_many_run_at_once_is_left_to_a_trial(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_trainer()
+    monkeypatch.setattr(plain, "prepare", None)  # a CPU is not asked at all
+    assert plain.at_once(None, configuration(), ROUNDS) == 1
+    recording = make_trainer([])
+    assert recording.at_once(4, configuration(activation="unknown"), ROUNDS) == 1
+    assert capsys.readouterr().err == "cpu: one trial at once, for 'unknown'\n"
+    assert len(recording._networks._store) == 0
+    monkeypatch.setattr("hpo.training.together.seconds_of_an_epoch", lambda several, train: 1.0)
+    kept = recording.prepare(configuration(), ROUNDS)
+    assert isinstance(kept, RecordedRounds)
+    assert (
+        most_together([kept], lambda: plain._networks.fresh(configuration(), ROUNDS), recording.data(ROUNDS).train) == 1
+    )
+
+
 def test_as_many_trials_run_at_once_as_are_asked_for_or_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_trainer().at_once(4, configuration(), ROUNDS) == 1  # a CPU has one at a time
     recording = make_trainer([])

@@ -149,6 +149,23 @@ def test_a_trial_is_not_charged_for_the_work_on_another(fresh_storage: RDBStorag
     assert (failed.number, counts(fresh_storage)["COMPLETE"]) == (1, 4)
 
 
+def test_a_trial_whose_neighbours_hold_the_memory_is_given_back(created: RDBStorage, tmp_path: Path) -> None:
+    (tmp_path / "GO").touch()
+    work(created, tmp_path, target=5, stub="one_of_three_lacks_memory")
+    assert counts(created) == {"COMPLETE": 5, "FAIL": 1}
+    (failed,) = read_trials(created, "small", states=(TrialState.FAIL,))
+    assert "error" not in failed.attributes
+
+
+def test_a_trial_alone_that_lacks_memory_fails(created: RDBStorage, tmp_path: Path) -> None:
+    (tmp_path / "GO").touch()
+    for trial in (7, 8):
+        (tmp_path / f"here-{trial}").touch()
+    work(created, tmp_path, target=1, stub="one_of_three_lacks_memory")
+    (failed,) = read_trials(created, "small", states=(TrialState.FAIL,))
+    assert failed.attributes["error"].startswith("RuntimeError: CUDA error: out of memory")
+
+
 def test_several_at_once_is_said_by_the_study(small_study: StudyDefinition) -> None:
     assert small_study.run.trials_per_gpu == "auto"
     assert defined({**SMALL_STUDY, "run": {"trials_per_gpu": 4}}, name="small").run.trials_per_gpu == 4
