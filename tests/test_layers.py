@@ -45,7 +45,7 @@ HOMES = {
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
     "scipy": {"search", "analysis", "training", "tasks"},
-    "filelock": {"tasks"},
+    "filelock": {"kernels", "tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
     "pydantic": {"study", "storage", "training", "tasks", "analysis"},

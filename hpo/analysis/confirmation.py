@@ -166,7 +166,7 @@ def define_confirmation(
         **derived_table(definition, f"The best of {study}, measured again on fresh rounds"),
         "protocol": {
             **protocol.model_dump(mode="json"),
-            **{"rounds": rounds, "first_round": protocol.round_numbers.stop},
+            **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "select_on": "test"},
         },
         "trial": [{"label": _name(trial, definition.trial), "params": trial.params} for trial in best],
         "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},

@@ -182,7 +182,7 @@ class Study:
         read = open_storage(self.storage)
         self._refuse_other_function(read)
         name, definition, confirms = define_confirmation(read, self.name, top=top, rounds=rounds)
-        plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name))
+        plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name, is_test=True))
         devices = self._devices(workers)
         with self._supervised(devices) as (supervisor, show):
             opened = begin(self.storage, plan, self._sources)

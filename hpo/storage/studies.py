@@ -180,9 +180,15 @@ def read_card(storage: RDBStorage, study: str) -> Card:
     return parse_card(_attributes_of_ours(storage, study)["card"], study=study)
 
 
-def derived_card(storage: RDBStorage, study: str) -> Card:
-    """Returns the card of a study that measures another's trials again."""
-    return read_card(storage, study).model_copy(update={"at_chance": {}})
+def derived_card(storage: RDBStorage, study: str, *, is_test: bool = False) -> Card:
+    """Returns the card of a study that measures another's trials again.
+
+    Args:
+        is_test: whether it measures them on the test in any case.
+    """
+    card = read_card(storage, study)
+    tested = {"metrics": card.tested, "tested": ()} if is_test and card.tested else {}
+    return card.model_copy(update={"at_chance": {}, **tested})
 
 
 def _attributes_of_ours(storage: RDBStorage, study: str) -> dict[str, Any]:

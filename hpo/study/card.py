@@ -65,6 +65,7 @@ class Card(Table):
 
     Attributes:
         metrics: all that it measures, the objective first.
+        tested: the same as the test has them, where the study selects on validation examples.
         parameters: name -> who takes it: `network`, `loss` or `training`, or `function`.
         dataset: what it measures on, in a word or two; empty where it is the code's affair.
         data_sha256: the hash of that.
@@ -74,6 +75,7 @@ class Card(Table):
     """
 
     metrics: Annotated[tuple[MetricCard, ...], Field(strict=False, min_length=1)]
+    tested: Annotated[tuple[MetricCard, ...], Field(strict=False)] = ()
     parameters: dict[str, str]
     conditions: dict[str, When] = {}
     dataset: str = ""

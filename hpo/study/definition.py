@@ -79,12 +79,15 @@ class Protocol(Table):
         first_round: the number of the first; other numbers are other random streams.
         seed: the study's seed, from which the rounds' and the sampler's seeds derive.
         metric: the objective; the task's first unless given. A trial records all.
+        select_on: which examples trials are measured on: the test's, or others that no round trains on, so that nothing
+            is chosen by looking at the test. A confirmation is measured on the test's in any case.
     """
 
     rounds: Rounds = 10
     first_round: Annotated[int, Field(ge=0, le=limits.ROUND_NUMBER)] = 0
     seed: Annotated[int, Field(ge=0, le=limits.SEED)] = 0
     metric: Words | None = None
+    select_on: Literal["test", "validation"] = "test"
 
     @property
     def round_numbers(self) -> range:

@@ -44,9 +44,11 @@ class LoadedTask:
         dataset, data_sha256: see `Card`.
     """
 
-    def __init__(self, task: Any, settings: Mapping[str, Any], references: Sequence[Reference]) -> None:
+    def __init__(
+        self, task: Any, settings: Mapping[str, Any], references: Sequence[Reference], select_on: str = "test"
+    ) -> None:
         self.task, self.settings, self.references = task, dict(settings), tuple(references)
-        self.metrics: Sequence[Metric] = metrics_of(task)
+        self.metrics: Sequence[Metric] = metrics_of(task, select_on)
         names = [metric.name for metric in self.metrics]
         if len(set(names)) < len(names) or "by_step" in names:  # errors_by_step is an attribute of trials
             raise ValueError(f"metrics must have different names, and none 'by_step', but are {', '.join(names)}")
@@ -170,11 +172,9 @@ def load_task(definition: StudyDefinition, *, study: str, sources: Sources = NOW
         RequestError: where there is no such task, it may not be opened, or a setting breaks a rule.
     """
     reference = task_reference(definition, study=study)
-    settings = definition.task.settings
     try:
-        if reference is None:
-            return _load_shipped(definition, sources)
-        return _load_code(reference, settings, sources)
+        loaded = _load_code(reference, definition, sources) if reference else _load_shipped(definition, sources)
+        return LoadedTask(*loaded, select_on=definition.protocol.select_on)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: {explain(error, within='task')}") from error
     except (DatasetError, StudyError, ValueError) as error:
@@ -187,18 +187,17 @@ def _shipped(definition: StudyDefinition) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _load_shipped(definition: StudyDefinition, sources: Sources) -> LoadedTask:
+def _load_shipped(definition: StudyDefinition, sources: Sources) -> tuple[Any, Any, Any]:
     kind, settings = _shipped(definition), definition.task.settings
     if not hasattr(kind, "configure"):
         made = kind.model_validate(settings)
-        return LoadedTask(made, made.model_dump(mode="json"), ())
-    made, resolved, references = kind.configure(settings, sources)
-    return LoadedTask(made, resolved, references)
+        return made, made.model_dump(mode="json", exclude_none=True), ()
+    return tuple(kind.configure(settings, sources))
 
 
-def _load_code(reference: Reference, settings: Mapping[str, Any], sources: Sources) -> LoadedTask:
+def _load_code(reference: Reference, definition: StudyDefinition, sources: Sources) -> tuple[Any, Any, Any]:
     """Returns the task that code is: a function, a class with the functions of a task, or an object with them."""
-    named = load(reference, sources)
+    named, settings = load(reference, sources), definition.task.settings
     if inspect.isclass(named):
         _check_shape(named, reference)
         named = _make(named, settings, reference)
@@ -209,7 +208,7 @@ def _load_code(reference: Reference, settings: Mapping[str, Any], sources: Sourc
     else:
         function: Any = importlib.import_module("hpo.tasks.function").Function
         named, settings = function.of(named, settings, str(reference))
-    return LoadedTask(named, settings, (reference,))
+    return named, settings, (reference,)
 
 
 def load_builder(definition: StudyDefinition, given: Mapping[str, Any], sources: Sources) -> Callable[..., Any] | None:
@@ -251,17 +250,16 @@ def _make(kind: type[Any], settings: Mapping[str, Any], reference: Reference) ->
 
 def make_card(definition: StudyDefinition, loaded: LoadedTask, sources: Sources = NOWHERE) -> Card:
     """Returns the card of a study that is resolved, its data prepared."""
-    objective = definition.protocol.metric
+    protocol = definition.protocol
     return Card(
-        metrics=tuple(map(_metric_card, sorted(loaded.metrics, key=lambda metric: metric.name != objective))),
+        metrics=_metric_cards(loaded.metrics, protocol.metric),
+        tested=_metric_cards(metrics_of(loaded.task) if protocol.select_on != "test" else (), protocol.metric),
         parameters={name: _taker(name, loaded) for name in definition.parameters},
         conditions={name: dict(when) for name, when in loaded.conditions.items()},
         dataset=loaded.dataset,
         data_sha256=loaded.data_sha256,
         code=code_hashes(loaded.references, sources) if loaded.references else {},
-        at_chance={
-            entry.label: tuple(names) for entry in definition.trial if (names := loaded.untrained(entry.params))
-        },
+        at_chance={one.label: tuple(names) for one in definition.trial if (names := loaded.untrained(one.params))},
     )
 
 
@@ -276,16 +274,17 @@ def _taker(name: str, loaded: LoadedTask) -> str:
     return "training" if name in TRAINED_BY else loaded.keywords()[name][0]
 
 
-def _metric_card(metric: Metric) -> MetricCard:
-    shown_of = {**asdict(metric), "title": metric.title or metric.name}
-    return MetricCard(**{name: shown_of[name] for name in MetricCard.model_fields})
+def _metric_cards(metrics: Sequence[Metric], objective: str | None) -> tuple[MetricCard, ...]:
+    ordered = sorted(metrics, key=lambda metric: metric.name != objective)
+    known = [{**asdict(metric), "title": metric.title or metric.name} for metric in ordered]
+    return tuple(MetricCard(**{name: one[name] for name in MetricCard.model_fields}) for one in known)
 
 
 def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str, **how: Any) -> Task:
     """Opens a study's task, its data prepared, on a device; imports torch where it trains networks.
 
     Args:
-        how: its networks are trained, see `open_trainer`.
+        how: see `open_trainer`.
 
     Raises:
         RequestError: where the device or the data cannot be used.
@@ -296,5 +295,6 @@ def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str, **ho
         return _Opened(loaded, device)
     if definition.training is None:
         raise RequestError("this study says nothing of training; it was not resolved")
-    trainer: Callable[..., Task] = importlib.import_module("hpo.training.trainer").open_trainer
-    return trainer(loaded.task, definition.training, device, definition.rounds, keep=definition.run.keep, **how)
+    open_trainer: Callable[..., Task] = importlib.import_module("hpo.training.trainer").open_trainer
+    how |= {"keep": definition.run.keep, "select_on": definition.protocol.select_on}
+    return open_trainer(loaded.task, definition.training, device, definition.rounds, **how)

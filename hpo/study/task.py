@@ -135,13 +135,19 @@ def measure_in_turn(task: Task, params: Params, rounds: Sequence[Round]) -> Iter
         yield Measurement(r + 1, (r + 1) / len(rounds), errors, diverged)
 
 
-def metrics_of(task: object) -> Sequence[Metric]:
+def metrics_of(task: object, select_on: str = "test") -> Sequence[Metric]:
     """Returns a task's metrics; one that names none measures `error`, in percent.
 
+    Args:
+        select_on: `test`, or `validation`, for those of a task that has validation examples.
+
     Raises:
-        ValueError: where they are none.
+        ValueError: where they are none, or there are no such examples.
     """
-    metrics = getattr(task, "metrics", None) or (Metric(),)
+    name = "metrics" if select_on == "test" else "validation_metrics"
+    if select_on != "test" and not hasattr(task, name):
+        raise ValueError("it has no validation examples, so protocol.select_on must be 'test'")
+    metrics = getattr(task, name, None) or (Metric(),)
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ValueError(f"metrics must be a list of hpo.study.task.Metric, but are {metrics!r}")
     for metric in metrics:

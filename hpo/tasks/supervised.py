@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from hpo.tasks.arrays import Examples, read_examples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hpo.training.batch import Batch
     from hpo.training.network_task import Split
 
 TEST_SHARE = 0.2  # of the examples, unless the study says how many
@@ -43,6 +45,7 @@ class SupervisedSettings(Table):
         data: see arrays.py.
         target: the column of a CSV file that is to be told from the others.
         train_examples, test_examples: that each round draws for itself; by default a fifth tests, and the rest trains.
+        validation_examples: that it draws besides, of what it neither trains nor is tested on.
         standardize: whether inputs are.
     """
 
@@ -51,6 +54,7 @@ class SupervisedSettings(Table):
     target: Words | None = None
     train_examples: Count | None = None
     test_examples: Count | None = None
+    validation_examples: Count | None = None
     standardize: bool = True
 
 
@@ -78,6 +82,8 @@ class Supervised:
         chosen = SupervisedSettings.model_validate(dict(settings))
         build, reference = _load_network(chosen, sources)
         settings = {**chosen.model_dump(mode="json"), "network": str(reference or chosen.network)}
+        if chosen.validation_examples is None:
+            del settings["validation_examples"]
         return cls(chosen, build, sources), settings, [reference] if reference else []
 
     @staticmethod
@@ -96,6 +102,21 @@ class Supervised:
         """The errors that it measures, the objective first."""
         raise NotImplementedError
 
+    @property
+    def validation_metrics(self) -> Sequence[Metric]:
+        """The same of examples that are not the test's.
+
+        Raises:
+            ValueError: where there are none.
+        """
+        count = self.settings.validation_examples
+        if count is None:
+            raise ValueError("select_on = 'validation' needs validation_examples, how many each round draws")
+        return [
+            replace(one, title=one.title.replace("test", "validation"), resolution=one.resolution and 100 / count)
+            for one in self.metrics
+        ]
+
     def targets(self, examples: Examples) -> Any:
         """Returns the targets (N, ...) as the loss takes them."""
         raise NotImplementedError
@@ -107,6 +128,13 @@ class Supervised:
         self._kept = self._kept or self._split(*self._draw(round_))
         return self._kept
 
+    def validation(self, round_: Round) -> Batch:
+        """Draws a round's validation examples, standardised as the others are."""
+        chosen, _ = self._draw(round_)
+        first = self.train_examples + (0 if self._examples.tests else self.test_examples)
+        others = self._permuted(round_)[first : first + (self.settings.validation_examples or 0)]
+        return self._split(chosen, others).test
+
     @property
     def _is_same_in_every_round(self) -> bool:
         fixed = self._examples.tests
@@ -115,8 +143,7 @@ class Supervised:
     def _draw(self, round_: Round) -> tuple[Any, Any]:
         """Returns which examples a round trains on, and tests on."""
         fixed, whole = self._examples.tests, len(self._examples.x)
-        random = np.random.default_rng(round_.seed("examples"))
-        drawn = random.permutation(whole - fixed)
+        drawn = self._permuted(round_)
         if fixed:
             tests = np.arange(whole - fixed, whole)
             if self.test_examples < fixed:  # the same in every round
@@ -124,6 +151,10 @@ class Supervised:
         else:
             drawn, tests = drawn[self.test_examples :], drawn[: self.test_examples]
         return np.sort(drawn) if self._is_same_in_every_round else drawn[: self.train_examples], tests
+
+    def _permuted(self, round_: Round) -> Any:
+        """Returns the examples that are not always the test's, in the order in which a round draws them."""
+        return np.random.default_rng(round_.seed("examples")).permutation(len(self._examples.x) - self._examples.tests)
 
     def normalisation(self, round_: Round) -> tuple[Any, Any]:
         """Returns by what a round's inputs are standardised: mean and deviation, each a feature's, or a channel's."""
@@ -214,7 +245,9 @@ def _sizes(settings: SupervisedSettings, examples: Examples) -> tuple[int, int]:
     test = settings.test_examples or fixed or max(1, int(TEST_SHARE * whole))
     if test > most:
         raise DatasetError(f"test_examples must be at most {most}, all that {settings.data} has, but is {test}")
-    left = whole - fixed if fixed else whole - test
+    left = (whole - fixed if fixed else whole - test) - (settings.validation_examples or 0)
+    if left < 1:
+        raise DatasetError(f"validation_examples is {settings.validation_examples}, which leaves none to train on")
     train = settings.train_examples or left
     if train > left:
         raise DatasetError(f"train_examples must be at most {left}, all that {settings.data} has, but is {train}")

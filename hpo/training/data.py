@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from hpo.study.task import Round
-from hpo.training.batch import stack, to_device
+from hpo.training.batch import Batch, stack, to_device
 from hpo.training.network_task import NetworkTask, Split
 
 MOST_BYTES = 256 * 1024**2  # of data that are kept, unless more are asked for at once
@@ -19,10 +19,11 @@ class RoundData:
 
     Args:
         dtype: of its floats.
+        select_on: `test`, or `validation`: then the task's validation examples are in the test's place.
     """
 
-    def __init__(self, task: NetworkTask, device: torch.device, dtype: torch.dtype) -> None:
-        self._task, self.device, self.dtype = task, device, dtype
+    def __init__(self, task: NetworkTask, device: torch.device, dtype: torch.dtype, select_on: str = "test") -> None:
+        self._task, self.device, self.dtype, self._select_on = task, device, dtype, select_on
         self._groups: dict[tuple[Round, ...], list[tuple[Round, ...]]] = {}  # asked for -> trained together
         self._splits: dict[tuple[Round, ...], Split] = {}
 
@@ -30,12 +31,19 @@ class RoundData:
         """Returns which rounds are trained together: all of them, or each alone where they differ in size."""
         wanted = tuple(rounds)
         if wanted not in self._groups:
-            drawn = {one: self._task.data(one) for one in wanted}
+            drawn = {one: self._draw(one) for one in wanted}
             alike = len({_shapes(split) for split in drawn.values()}) == 1
             self._groups[wanted] = [wanted] if alike else [(one,) for one in wanted]
             self._splits |= {group: self._stack([drawn[one] for one in group]) for group in self._groups[wanted]}
             self._make_room()
         return self._groups[wanted]
+
+    def _draw(self, round_: Round) -> Split:
+        split = self._task.data(round_)
+        if self._select_on == "test":
+            return split
+        validation: Callable[[Round], Batch] = getattr(self._task, "validation")  # noqa: B009 - not all tasks have it
+        return split._replace(test=validation(round_))
 
     def _make_room(self) -> None:
         """Lets what was asked for first go; what fits is kept, for where rounds go in turn each is asked for again."""
@@ -56,10 +64,8 @@ class RoundData:
         return self._splits[wanted]
 
     def _stack(self, drawn: Sequence[Split]) -> Split:
-        train, test = stack([one.train for one in drawn]), stack([one.test for one in drawn])
-        validation = [one.validation for one in drawn if one.validation is not None]
-        parts = (train, test, stack(validation) if validation else None)
-        return Split(*(part and to_device(part, self.device, self.dtype) for part in parts))  # type: ignore[arg-type]
+        parts = stack([one.train for one in drawn]), stack([one.test for one in drawn])
+        return Split(*(to_device(part, self.device, self.dtype) for part in parts))
 
 
 class Orders:
@@ -84,9 +90,9 @@ class Orders:
 
 
 def _bytes_of(split: Split) -> int:
-    tensors = [tensor for part in split if part is not None for tensor in part]
+    tensors = [tensor for part in split for tensor in part]
     return sum(one.numel() * one.element_size() // (len(one) if one.stride(0) == 0 else 1) for one in tensors)
 
 
 def _shapes(split: Split) -> tuple[tuple[torch.Size, ...], ...]:
-    return tuple(tuple(tensor.shape for tensor in part) for part in split if part is not None)
+    return tuple(tuple(tensor.shape for tensor in part) for part in split)

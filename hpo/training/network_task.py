@@ -23,7 +23,6 @@ class Split(NamedTuple):
 
     train: Batch
     test: Batch
-    validation: Batch | None = None
 
 
 States = Callable[[], list[dict[str, Tensor]]]
@@ -51,7 +50,8 @@ class NetworkTask(Protocol):
     """Networks that are trained, and their errors.
 
     One that has more to look at than its test data brings a method `final_test`, as `DigitPairs` does: its errors are
-    those of a trial.
+    those of a trial. One that has validation examples brings `validation`, which returns those of a round as `data`
+    returns the test's, and `validation_metrics`.
     """
 
     @property

@@ -19,10 +19,9 @@ from hpo.training.gpu_kernels import NO_KERNELS, Kernels, find_kernels, suppress
 from hpo.training.network_task import NetworkTask, named_in
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.randomness import RandomStream
-from hpo.training.recorded import Evaluate, RecordedRounds
+from hpo.training.recorded import Evaluate, RecordedRounds, Store, most_bytes
 from hpo.training.recorder import CudaRecorder, Recorder, Streams, ended_if_it_fails
 from hpo.training.rounds import Loss, Rounds, StackedRounds
-from hpo.training.store import Store, most_bytes
 from hpo.training.ways import make_rounds
 
 EXAMPLES = 16  # of each round, on which ways of training are tried

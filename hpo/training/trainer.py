@@ -35,6 +35,7 @@ class Trainer:
 
     Args:
         keep: what measurements hold besides errors: `losses`, `gradient_norms`.
+        select_on: which examples trials are measured on, see `Protocol`.
         stacked: which of the two ways of training; None chooses the faster.
         dtype: of the networks and their data; tests compare ways of training in float64.
         recorder: makes what records steps; None takes CUDA graphs on a GPU, and none on a CPU.
@@ -47,13 +48,15 @@ class Trainer:
         device: torch.device = CPU,
         *,
         keep: Collection[str] = (),
+        select_on: str = "test",
         stacked: bool | None = None,
         dtype: torch.dtype = torch.float32,
         recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self.task, self.training = task, training
         self._device, self._keep = device, keep
-        self._data = RoundData(task, device, dtype)
+        self._select_on = select_on
+        self._data = RoundData(task, device, dtype, select_on)
         self._means = ErrorMeans(task, self.metrics)
         self._orders: tuple[Hashable, Orders] | None = None
         self._networks = Preparation(
@@ -66,7 +69,7 @@ class Trainer:
     @property
     def metrics(self) -> Sequence[Metric]:
         """The task's own."""
-        return metrics_of(self.task)
+        return metrics_of(self.task, self._select_on)
 
     @property
     def device(self) -> str:
@@ -143,7 +146,7 @@ class Trainer:
     ) -> Generator[Measurement, None, Measurement]:
         """Returns what is known after the last epoch, with the errors of the task's final test, if it has one."""
         test = final_test_of(self.task, params, rounds, self._data.device, self._data.dtype)
-        if test is None:
+        if test is None or self._select_on != "test":
             return measured
         with networks.launching():
             fetched = Fetched(networks.test_finally(test))
@@ -241,6 +244,7 @@ def open_trainer(
     rounds: Sequence[Round],
     *,
     keep: Collection[str] = (),
+    select_on: str = "test",
     stacked: bool | None = None,
     is_exact: bool = False,
 ) -> Trainer:
@@ -253,6 +257,7 @@ def open_trainer(
         RequestError: where this machine has no such device, or the data cannot be read.
     """
     dtype = torch.float64 if is_exact else torch.float32
-    trainer = Trainer(task, training, find_device(device), keep=keep, stacked=stacked, dtype=dtype)
+    how: dict[str, Any] = {"keep": keep, "select_on": select_on, "stacked": stacked, "dtype": dtype}
+    trainer = Trainer(task, training, find_device(device), **how)
     trainer.data(rounds)
     return trainer

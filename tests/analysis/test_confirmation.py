@@ -17,11 +17,14 @@ from hpo.analysis.hardware_drift import define_repetition
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import count_trials, read_trials, set_study_attribute
+from hpo.storage.studies import derived_card, read_card
+from hpo.study.loading import light_card
 from hpo.study.references import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan
 from tests.conftest import SMALL_STUDY, claim, create, defined, work
 
+TESTED = "test error by recognition"
 RATES = (0.1, 0.2, 0.3)
 FRESH = (
     [3.0, 3.2, 3.4, 3.1, 3.3],
@@ -67,6 +70,18 @@ def test_a_limit_on_a_trials_time_grows_with_its_rounds(fresh_storage: RDBStorag
     add(fresh_storage, "small", 0.1, [1.0, 2.0, 3.0])
     _, definition, _ = define_confirmation(fresh_storage, "small", top=1, rounds=30)
     assert (definition.run.trial_timeout_seconds, definition.run.keep) == (600.0, ())
+
+
+def test_a_search_on_validation_pairs_is_confirmed_on_the_test(fresh_storage: RDBStorage) -> None:
+    apart = {**SMALL_STUDY, "protocol": {"rounds": 3, "select_on": "validation"}}
+    create(fresh_storage, "small", defined(apart, name="small"), 10)
+    add(fresh_storage, "small", 0.1, [1.0, 2.0, 3.0])
+    _, definition, _ = define_confirmation(fresh_storage, "small", top=1, rounds=30)
+    assert definition.protocol.select_on == "test"
+    assert read_card(fresh_storage, "small").metric.title == "validation error by recognition"
+    card = derived_card(fresh_storage, "small", is_test=True)
+    assert (card.metrics, card.metric.title) == (light_card(definition).metrics, TESTED)
+    assert derived_card(fresh_storage, "small").metrics == read_card(fresh_storage, "small").metrics
 
 
 @pytest.fixture

@@ -18,10 +18,9 @@ from hpo.training.batch import of_round, to_device
 from hpo.training.device import find_device
 from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
 from hpo.training.preparation import build_networks
-from hpo.training.recorded import RecordedRounds
+from hpo.training.recorded import RecordedRounds, Store
 from hpo.training.recorder import CudaRecorder, Recorder, Streams
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
-from hpo.training.store import Store
 from hpo.training.ways import fused
 
 SEEDS = [1, 2, 3]

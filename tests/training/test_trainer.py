@@ -58,7 +58,7 @@ class Uneven(DigitPairs):
     """Round r trains on 20 r pairs fewer, and tests on r pairs fewer."""
 
     def data(self, round_: Round) -> Split:
-        train, test, _ = super().data(round_)
+        train, test = super().data(round_)
         number = round_.number
         return Split(each(train, lambda one: one[: 200 - 20 * number]), each(test, lambda one: one[: 150 - number]))
 

@@ -86,7 +86,7 @@ def confirm(
     sources, study = given.sources(study), stored_name(study)
     read = open_storage(storage)
     name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds)
-    card = derived_card(read, study)
+    card = derived_card(read, study, is_test=True)
     plan = Plan(name, definition, len(definition.trial), card=card)
     opened = begin(storage, plan, sources)
     set_study_attribute(opened, name, CONFIRMS, confirms)

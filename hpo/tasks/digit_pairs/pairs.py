@@ -64,6 +64,27 @@ def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, t
     )
 
 
+def draw_validation(dataset: str, folder: Path, round_: Round, *, train_pairs: int, validation_pairs: int) -> Pairs:
+    """Draws a round's validation pairs: of training images that are in none of the pairs that it trains on.
+
+    Raises:
+        DatasetError: where the files are missing or wrong, or too few images are left.
+    """
+    images, _ = read_images(dataset, folder)
+    left = torch.ones(len(images.digits), dtype=torch.bool)
+    left[_indices(dataset, images, train_pairs, round_.seed("train pairs")).flatten()] = False
+    others = Images(images.images[left], images.digits[left])
+    count = len(others.digits)
+    if validation_pairs > (count // 2 if dataset == "mnist" else count * (count - 1)):
+        raise DatasetError(
+            f"validation_pairs is {validation_pairs}, but round {round_.number} trains on all but {count} images of "
+            f"{dataset!r}; fewer train_pairs leave more"
+        )
+    pairs = _draw(dataset, others, validation_pairs, round_.seed("validation pairs"))
+    mean, deviation = draw_normalisation(dataset, folder, round_, train_pairs=train_pairs)
+    return pairs._replace(images=(pairs.images - mean) / deviation)
+
+
 @lru_cache(maxsize=2)
 def test_images_on(dataset: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Images:
     """Returns all test images of a dataset, not normalised, on a device.
@@ -141,22 +162,25 @@ def _read_digits() -> tuple[Images, Images]:
 
 
 def _draw(dataset: str, source: Images, n: int, seed: int) -> Pairs:
+    return _pair(source, _indices(dataset, source, n, seed))
+
+
+def _indices(dataset: str, source: Images, n: int, seed: int) -> Tensor:
+    """Draws which images n pairs are of, (n, 2)."""
     draw = _draw_disjoint if dataset == "mnist" else _draw_ordered
-    return draw(source, n, torch.Generator().manual_seed(seed))
+    return draw(len(source.digits), n, torch.Generator().manual_seed(seed))
 
 
-def _draw_disjoint(source: Images, n: int, generator: torch.Generator) -> Pairs:
+def _draw_disjoint(count: int, n: int, generator: torch.Generator) -> Tensor:
     """Draws n pairs in which no image recurs."""
-    indices = torch.randperm(len(source.digits), generator=generator)[: 2 * n].reshape(n, 2)
-    return _pair(source, indices)
+    return torch.randperm(count, generator=generator)[: 2 * n].reshape(n, 2)
 
 
-def _draw_ordered(source: Images, n: int, generator: torch.Generator) -> Pairs:
+def _draw_ordered(count: int, n: int, generator: torch.Generator) -> Tensor:
     """Draws n different ordered pairs of two different images; an image may recur in another pair."""
-    count = len(source.digits)
     drawn = torch.randperm(count * (count - 1), generator=generator)[:n]
     first, second = drawn // (count - 1), drawn % (count - 1)
-    return _pair(source, torch.stack([first, second + (second >= first)], dim=1))  # skipping the diagonal
+    return torch.stack([first, second + (second >= first)], dim=1)  # skipping the diagonal
 
 
 def _pair(source: Images, indices: Tensor) -> Pairs:

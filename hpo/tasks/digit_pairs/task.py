@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from hpo.errors import suggestion
 from hpo.study.definition import Training
-from hpo.study.schema import Factor, Table, Weight
+from hpo.study.schema import Count, Factor, Table, Weight
 from hpo.study.task import Metric, Params, Round, Value
 from hpo.tasks.datasets import DATASETS, HEAD_PAIRS, prepare
 from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
@@ -37,6 +37,7 @@ def _known(architecture: str) -> str:
     return architecture
 
 
+VALIDATION_PAIRS = 1000
 Architecture = Annotated[str, AfterValidator(_known)]
 
 
@@ -49,12 +50,15 @@ class DigitPairs(Table):
         example: a configuration to begin with, but for its training.
         train_pairs, test_pairs: pairs that each round draws for itself; by `test_pairs = "all"` a network that is
             trained is measured on all ordered pairs of test images, and on drawn pairs after other epochs alone.
+        validation_pairs: that each round draws of images which it does not train on, where it is measured on these;
+            1 000 unless given.
         main_weight, auxiliary_weight: of the comparison's loss, and of the digits', in the loss.
     """
 
     dataset: Literal["mnist", "digits"]
     train_pairs: Annotated[int, Field(ge=1)] = 1000
     test_pairs: Annotated[int, Field(ge=1)] | Literal["all"] = 1000
+    validation_pairs: Count | None = None
     main_weight: Weight = 1.0
     auxiliary_weight: Weight = 1.0
 
@@ -113,18 +117,14 @@ class DigitPairs(Table):
     @property
     def metrics(self) -> Sequence[Metric]:
         """The errors by both."""
-        by_recognition = by_head = 100 / self.drawn_test_pairs
         if self.test_pairs == "all":
-            by_recognition, by_head = 100 / DATASETS[self.dataset].test_images ** 2, 100 / HEAD_PAIRS
-        return (
-            Metric(
-                "recognition",
-                "test error by recognition",
-                "both digits are recognised, and the two compared",
-                resolution=by_recognition,
-            ),
-            Metric("head", "test error by the head", "the comparison's own output is taken", resolution=by_head),
-        )
+            return _metrics("test error", 100 / DATASETS[self.dataset].test_images ** 2, 100 / HEAD_PAIRS)
+        return _metrics("test error", *[100 / self.drawn_test_pairs] * 2)
+
+    @property
+    def validation_metrics(self) -> Sequence[Metric]:
+        """The same of pairs that are not the test's."""
+        return _metrics("validation error", *[100 / (self.validation_pairs or VALIDATION_PAIRS)] * 2)
 
     @property
     def data_sha256(self) -> str:
@@ -153,6 +153,14 @@ class DigitPairs(Table):
         assert self._folder is not None  # `prepare` was called
         numbers = {"train_pairs": self.train_pairs, "test_pairs": self.drawn_test_pairs}
         return Split(*draw_round(self.dataset, self._folder, round_, **numbers))
+
+    def validation(self, round_: Round) -> Pairs:
+        """Draws a round's validation pairs, of training images that it does not train on."""
+        from hpo.tasks.digit_pairs.pairs import draw_validation
+
+        assert self._folder is not None
+        numbers = {"train_pairs": self.train_pairs, "validation_pairs": self.validation_pairs or VALIDATION_PAIRS}
+        return draw_validation(self.dataset, self._folder, round_, **numbers)
 
     def final_test(
         self, params: Params, rounds: Sequence[Round], device: torch.device, dtype: torch.dtype
@@ -244,3 +252,16 @@ class DigitPairs(Table):
 
         assert self._folder is not None
         return draw_normalisation(self.dataset, self._folder, round_, train_pairs=self.train_pairs)
+
+
+def _metrics(kind: str, by_recognition: float, by_head: float) -> tuple[Metric, Metric]:
+    """Returns the errors by both, of a kind, each with its resolution."""
+    return (
+        Metric(
+            "recognition",
+            f"{kind} by recognition",
+            "both digits are recognised, and the two compared",
+            resolution=by_recognition,
+        ),
+        Metric("head", f"{kind} by the head", "the comparison's own output is taken", resolution=by_head),
+    )
