@@ -179,7 +179,10 @@ def _run(
     *,
     alone: bool = False,
     privileged: bool = True,
+    group: bool = False,
 ) -> None:
+    if group:
+        os.setpgid(0, 0)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if number in streams:
             os.dup2(streams[number].fileno(), number)

@@ -42,7 +42,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Starts hpo in a process group of its own, and waits until it answers signals."""
     process = start_hpo(*arguments, folder=folder, start_new_session=True)
     while process.poll() is None and not answers(process.pid, signal.SIGTERM):
-        time.sleep(0.001)
+        time.sleep(0.005)
     return process
 
 

@@ -25,8 +25,9 @@ from hpo.storage.backends import open_storage
 from hpo.study.definition import StudyDefinition
 from tests.analysis.test_confirmation import add, confirm
 from tests.conftest import LISTED_STUDY, card_of, create, defined
-from tests.program import free_port, start_hpo
+from tests.program import free_port
 from tests.report.test_sections import prune
+from tests.started import Started
 
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
 EVIL = '<b>x</b> <a href="https://example.org">y</a> `z` $a$ *e* [l](https://example.org) &amp;'
@@ -159,8 +160,7 @@ def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, s
 def dashboard(searched: RDBStorage, tmp_path: Path) -> Iterator[str]:
     """The link that `hpo dashboard` prints."""
     port = str(free_port())
-    with start_hpo("dashboard", "--port", port, folder=tmp_path, stderr=None) as server:
-        assert server.stdout is not None
+    with Started("dashboard", "--port", port, folder=tmp_path) as server:
         yield server.stdout.readline().split()[-1]
         server.terminate()
 
