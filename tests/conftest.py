@@ -105,6 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """A process of xdist that runs tests is about to be started."""
     node.workerinput["warm"] = start_server()
+    once.rewrite_tests(node.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
