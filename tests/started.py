@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from tests.program import clean_environment, start_forked
+from tests.forked import start_forked
+from tests.program import clean_environment
 
 
 class Started:
