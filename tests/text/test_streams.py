@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,11 +38,13 @@ def run(folder: Path, *arguments: str, unbuffered: str = "", **settings: Any) ->
     return python_m_hpo(*arguments, folder=folder, environment={"PYTHONUNBUFFERED": unbuffered}, **settings)
 
 
-def run_forked(folder: Path, *arguments: str, unbuffered: str = "", **streams: BinaryIO) -> tuple[int, bytes]:
-    """Does the same in a forked process; returns its exit code, and what it said where standard error is not given."""
+def run_forked(
+    folder: Path, *arguments: str, streams: Mapping[int, BinaryIO] | None = None, **environment: str
+) -> tuple[int, bytes]:
+    """Does the same in a forked process; returns its exit code, and what it wrote to the streams that are not given."""
     with tempfile.TemporaryFile() as said:
-        given = {1: streams.get("stdout", said), 2: streams.get("stderr", said)}
-        process = start_forked(arguments, folder, clean_environment(PYTHONUNBUFFERED=unbuffered), given)
+        given = {1: said, 2: said, **(streams or {})}
+        process = start_forked(arguments, folder, clean_environment(**{"PYTHONUNBUFFERED": "", **environment}), given)
         process.join(60)
         assert process.exitcode is not None
         said.seek(0)
@@ -58,16 +61,17 @@ def test_what_a_terminal_cannot_show_has_a_stand_in(searched: Path, encoding: st
     codec = encoding.partition(":")[0]
 
     environment = {"PYTHONIOENCODING": encoding}
-    done = python_m_hpo("status", folder=searched, environment=environment, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert ("+-" if codec == "ascii" else "±") in done.stdout.decode(codec)
-    with tempfile.TemporaryFile() as output:
-        streams = {1: output, 2: output}
-        process = start_forked(["best", "--study", "→ 数"], searched, clean_environment(**environment), streams)
-        process.join(60)
-        output.seek(0)
-        said = output.read().decode(codec)
-    assert process.exitcode == 2
+    if encoding == "ascii:strict":  # the others' Python starts alike
+        done = python_m_hpo("status", folder=searched, environment=environment, capture_output=True)
+        code, shown = done.returncode, done.stdout
+        assert done.stderr == b""
+    else:
+        code, shown = run_forked(searched, "status", PYTHONIOENCODING=encoding)
+    assert code == 0
+    assert ("+-" if codec == "ascii" else "±") in shown.decode(codec)
+    code, written = run_forked(searched, "best", "--study", "→ 数", PYTHONIOENCODING=encoding)
+    assert code == 2
+    said = written.decode(codec)
     assert "-> \\u6570" in said
     assert ("größe" if codec != "ascii" else "gr\\xf6\\xdfe") in said
     assert len(said.splitlines()) == 1
@@ -98,7 +102,7 @@ def test_a_reader_that_is_gone_is_no_failure(searched: Path, arguments: list[str
             done = run(searched, *arguments, unbuffered=unbuffered, stdout=output, stderr=subprocess.PIPE)
             code, said = done.returncode, done.stderr
         else:
-            code, said = run_forked(searched, *arguments, unbuffered=unbuffered, stdout=output)
+            code, said = run_forked(searched, *arguments, PYTHONUNBUFFERED=unbuffered, streams={1: output})
     assert (code, said) == (0, b"")
 
 
@@ -114,7 +118,7 @@ def test_a_watch_ends_when_its_reader_leaves_though_nothing_changes(searched: Pa
 def test_a_full_device_is_one_line(searched: Path, arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         if arguments == ["status", "--watch"]:
-            ended = run_forked(searched, *arguments, stdout=full)
+            ended = run_forked(searched, *arguments, streams={1: full})
         else:
             done = run(searched, *arguments, stdout=full, stderr=subprocess.PIPE)
             ended = (done.returncode, done.stderr)
@@ -133,14 +137,34 @@ def test_closed_streams_are_no_failure(searched: Path, redirection: str) -> None
     assert run_in_shell(searched, redirection, "best", "--study", "none").returncode == 2
 
 
+WORK = ("optimize", "--study", "quick.toml", "--trials", "1", "--workers", "1")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", ["2>&1 | head -1; exit ${PIPESTATUS[0]}", "2> /dev/full", "<&- >&- 2>&-"])
-def test_work_goes_on_when_nobody_watches(tmp_path: Path, redirection: str) -> None:
+def test_work_goes_on_when_nobody_can_watch(tmp_path: Path) -> None:
     write_quick(tmp_path)
-    command = ["optimize", "--study", "quick.toml", "--trials", "1", "--workers", "1"]
-    done = run_in_shell(tmp_path, redirection, *command)
-    assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr
+    done = run_in_shell(tmp_path, "<&- >&- 2>&-", *WORK)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert finished(tmp_path) == 1
+
+
+def test_work_goes_on_when_its_reader_leaves(tmp_path: Path) -> None:
+    write_quick(tmp_path)
+    reader, writer = os.pipe()
+    process = start_forked(WORK, tmp_path, clean_environment(), {1: writer, 2: writer})
+    os.close(writer)
+    with open(reader, "rb") as output:
+        said = output.readline()
+    process.join(60)
+    assert (process.exitcode, b"Traceback" in said) == (0, False)
+    assert finished(tmp_path) == 1
+
+
+def test_work_goes_on_where_errors_cannot_be_written(tmp_path: Path) -> None:
+    write_quick(tmp_path)
+    with open("/dev/full", "wb") as full:
+        code, shown = run_forked(tmp_path, *WORK, streams={2: full})
+    assert (code, b"Traceback" in shown) == (0, False)
     assert finished(tmp_path) == 1
 
 
