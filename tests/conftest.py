@@ -105,6 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """A process of xdist that runs tests is about to be started."""
     node.workerinput["warm"] = start_server()
+    once.rewrite_tests(node.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -182,8 +183,12 @@ def created(fresh_storage: RDBStorage, small_study: StudyDefinition) -> RDBStora
 
 @pytest.fixture(name="warm_workers")
 def workers_forked(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Workers are forked from a process that has imported everything (tests/warm.py), unless a test is `spawned`."""
-    with nullcontext() if request.node.get_closest_marker("spawned") else warm_workers():
+    """Workers are forked from a process that has imported everything (tests/warm.py), unless a test is `spawned`.
+
+    Where such a test is of both databases, it is that of the file: the server has no part in how a process starts.
+    """
+    is_spawned = request.node.get_closest_marker("spawned") and "[postgresql" not in request.node.name
+    with nullcontext() if is_spawned else warm_workers():
         yield
 
 

@@ -10,7 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from _pytest.assertion import rewrite
 from alembic.script import ScriptDirectory
 from numba.core.dispatcher import Dispatcher
 from optuna.storages._rdb.storage import _VersionManager as VersionManager
@@ -29,6 +31,22 @@ def compile_modules() -> None:
     """Compiles the program's modules: processes that may not write bytecode (PYTHONDONTWRITEBYTECODE) still read it."""
     for folder in ("hpo", "models", "tests"):
         compileall.compile_dir(folder, quiet=2)
+
+
+def rewrite_tests(config: pytest.Config) -> None:
+    """Keeps the tests as pytest rewrites them, which takes each of a session's processes seconds; they read it then.
+
+    With another pytest, whose functions these are not, each process rewrites them itself.
+    """
+    try:
+        for file in sorted(Path(__file__).parent.rglob("*.py")):
+            kept = rewrite.get_cache_dir(file) / (file.name[: -len(".py")] + rewrite.PYC_TAIL)
+            if (file.name.startswith("test_") or file.name == "conftest.py") and not rewrite._read_pyc(file, kept):
+                kept.parent.mkdir(exist_ok=True)
+                status, code = rewrite._rewrite_test(file, config)
+                rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, status, kept)
+    except (AttributeError, TypeError):
+        return
 
 
 class _OfAlikeDialects(LRUCache[Any, Any]):

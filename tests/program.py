@@ -9,7 +9,6 @@ three seconds to start, by `hpo_in_one_process`.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
@@ -21,26 +20,20 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
 from hpo.cli.main import COMMANDS, main
-from hpo.report import figures
-from hpo.report import html as page
 from hpo.study.references import Sources
-from hpo.workers import launch, supervisor
-from hpo.workers.alone import Alone
 from hpo.workers.launch import begin
 from hpo.workers.plan import find_study, make_plan
-from tests.warm import WARM, share_server, warm_workers
+from tests.forked import start_forked
 
 SECONDS = 120
-CAPABILITIES_3 = 0x20080522  # linux/capability.h
 STARTING = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "OMP_")
+OF_STREAMS = ("PYTHONIOENCODING", "PYTHONUNBUFFERED")  # which a forked process obeys as a new one does
 
 
 def commands() -> dict[str, click.Command]:
@@ -50,7 +43,7 @@ def commands() -> dict[str, click.Command]:
 
 def hpo(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `hpo` in a folder, its storage there."""
-    if any(name.startswith(STARTING) for name in environment):
+    if any(name.startswith(STARTING) and name not in OF_STREAMS for name in environment):
         return python_m_hpo(*arguments, folder=folder, environment=environment)
     return _forked(arguments, folder, environment)
 
@@ -81,25 +74,6 @@ def _forked(
             process.kill()
             raise subprocess.TimeoutExpired(arguments, SECONDS, out, error)
         return subprocess.CompletedProcess(arguments, process.exitcode, out, error)
-
-
-def start_forked(
-    arguments: Sequence[str],
-    folder: Path,
-    environment: dict[str, str],
-    streams: Mapping[int, BinaryIO | int],
-    **how: bool,
-) -> BaseProcess:
-    """Starts `hpo` in a forked process, whose standard streams are given by number."""
-    given = {
-        number: Connection(os.dup(stream if isinstance(stream, int) else stream.fileno()))
-        for number, stream in streams.items()
-    }
-    process = WARM.Process(target=_run, args=(arguments, str(folder), environment, given), kwargs=how)
-    process.start()
-    for stream in given.values():
-        stream.close()
-    return process
 
 
 def python_m_hpo(
@@ -169,47 +143,6 @@ def several(
         check=True,
         timeout=5 * SECONDS,
     )
-
-
-def _run(
-    arguments: Sequence[str],
-    folder: str,
-    environment: dict[str, str],
-    streams: dict[int, Connection],
-    *,
-    alone: bool = False,
-    privileged: bool = True,
-) -> None:
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if number in streams:
-            os.dup2(streams[number].fileno(), number)
-            streams[number].close()
-            buffering = 1 if os.isatty(number) else -1
-            opened = os.fdopen(number, "w" if number else "r", buffering, encoding="utf-8", closefd=False)
-            setattr(sys, name, opened)
-    if not privileged:
-        _drop_rights()
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["hpo", *arguments]
-    if alone:
-        for owner in (supervisor, launch):
-            vars(owner)["Supervisor"] = Alone
-        for module in (figures, page):
-            vars(module)["draw_pngs"] = lambda figures: ({}, "")
-    from hpo.entry import main as run
-
-    share_server()
-    with warm_workers():
-        run()
-
-
-def _drop_rights() -> None:
-    """Leaves this process no capability, which root would pass over permissions with."""
-    header, none = (ctypes.c_uint32 * 2)(CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
-    if ctypes.CDLL(None, use_errno=True).capset(header, none):
-        raise OSError(ctypes.get_errno(), "capset")
 
 
 def clean_environment(**environment: str) -> dict[str, str]:

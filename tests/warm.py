@@ -42,6 +42,7 @@ class _WarmContext:
     Pipe = staticmethod(multiprocessing.Pipe)
 
     def Process(self, target: Callable[..., object], args: tuple[Any, ...]) -> BaseProcess:  # noqa: N802
+        forkserver._forkserver.ensure_running()  # here, where no signal is blocked: what it forks would not hear of one
         streams = []
         for stream in STREAMS:
             with suppress(OSError):  # it is closed

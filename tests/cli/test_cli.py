@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from hpo import load_results
 from hpo.cli.main import main
-from tests.program import TINY, assert_one_line, commands, free_port, hpo, hpo_in_one_process, start_hpo
+from tests.program import TINY, assert_one_line, commands, free_port, hpo, hpo_in_one_process
+from tests.started import Started
 
 
 def read(folder: Path, *arguments: str) -> Any:
@@ -239,9 +240,8 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
     import urllib.request
 
     port = str(free_port())
-    server = start_hpo("dashboard", "--port", port, folder=worked)
+    server = Started("dashboard", "--port", port, folder=worked)
     try:
-        assert server.stdout is not None
         said = server.stdout.readline()
         assert f"(for reading; Ctrl-C ends it): http://127.0.0.1:{port}/dashboard/?token=" in said
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/studies/1")
@@ -263,5 +263,5 @@ def test_the_dashboard_answers_on_loopback_with_learning_curves(worked: Path) ->
         assert_one_line(taken, 2, f"port {port} cannot be had")
     finally:
         server.terminate()
-        server.communicate()
+        server.communicate(timeout=60)
     assert [len(trial["intermediate_values"]) for trial in study["trials"]] == [2, 2, 2]

@@ -30,6 +30,7 @@ from tests.program import (
     start_hpo,
     write_quick,
 )
+from tests.started import Started
 
 SHADOWS = [
     *("click", "enum", "logging", "multiprocessing", "numpy", "optuna", "pickle", "random", "re", "selectors"),
@@ -38,11 +39,14 @@ SHADOWS = [
 LOADED_BY_RUNPY = ["hpo", "types"]  # python -m loads these itself, from the working folder
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def started(folder: Path, *arguments: str, forked: bool = False) -> subprocess.Popen[str] | Started:
     """Starts hpo in a process group of its own, and waits until it answers signals."""
-    process = start_hpo(*arguments, folder=folder, start_new_session=True)
+    if forked:
+        process: subprocess.Popen[str] | Started = Started(*arguments, folder=folder, group=True)
+    else:
+        process = start_hpo(*arguments, folder=folder, start_new_session=True)
     while process.poll() is None and not answers(process.pid, signal.SIGTERM):
-        time.sleep(0.001)
+        time.sleep(0.005)
     return process
 
 
@@ -51,7 +55,7 @@ def answers(pid: int, number: signal.Signals) -> bool:
     return caught is not None and bool(int(caught.group(1), 16) >> (number - 1) & 1)
 
 
-def strike(process: subprocess.Popen[str], *, times: int = 1, number: signal.Signals = signal.SIGINT) -> str:
+def strike(process: subprocess.Popen[str] | Started, *, times: int = 1, number: signal.Signals = signal.SIGINT) -> str:
     """Interrupts a process group as a terminal does; returns what was printed when all of it has ended."""
     for _ in range(times):
         if process.poll() is None:
@@ -97,7 +101,8 @@ def test_ctrl_c_at_any_moment_leaves_nothing_running(moment: str, times: int, tm
         (tmp_path / "long.toml").write_text(TINY.replace("epochs = 2", "epochs = 20000"))
     else:
         write_quick(tmp_path, "long.toml", seconds=60)
-    process = started(tmp_path, "optimize", "--study", "long.toml", "--trials", "3", "--workers", "2")
+    command = ("optimize", "--study", "long.toml", "--trials", "3", "--workers", "2")
+    process = started(tmp_path, *command, forked="run" in moment)  # nothing starts then
     wait_for(lambda: process.poll() is not None or MOMENTS[moment](process.pid, tmp_path / "hpo.db"))
     said = strike(process, times=times)
     assert [
@@ -160,8 +165,8 @@ def test_what_lies_in_the_working_folder_is_not_executed(tmp_path: Path) -> None
 
 def test_nor_is_it_by_python_m(tmp_path: Path) -> None:
     shadow(tmp_path, SHADOWS)
-    (tmp_path / "tiny.toml").write_text(TINY)
-    done = python_m_hpo("optimize", "--study", "tiny.toml", "--trials", "1", "--workers", "1", folder=tmp_path)
+    write_quick(tmp_path)
+    done = python_m_hpo("optimize", "--study", "quick.toml", "--trials", "1", "--workers", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("RAN-*")) == []
 

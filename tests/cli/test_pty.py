@@ -22,7 +22,8 @@ from hpo.workers.messages import Assignment
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import clean_environment, start_forked, write_quick
+from tests.forked import start_forked
+from tests.program import clean_environment, write_quick
 
 REDRAWN = "\x1b[2K"  # a line is erased, to be drawn again
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

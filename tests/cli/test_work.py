@@ -14,7 +14,8 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute
 from tests.cli.test_cli import read
 from tests.conftest import wait_for
-from tests.program import TINY, assert_one_line, hpo, hpo_in_one_process, running_trials, start_hpo, write_quick
+from tests.program import TINY, assert_one_line, hpo, hpo_in_one_process, running_trials, write_quick
+from tests.started import Started
 
 
 def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_path: Path) -> None:
@@ -31,8 +32,7 @@ def test_a_worker_brings_an_unfinished_study_to_its_trials(worked: Path, tmp_pat
 
 
 def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
-    waiting = start_hpo("worker", "--workers", "1", folder=tmp_path)
-    assert waiting.stderr is not None
+    waiting = Started("worker", "--workers", "1", folder=tmp_path)
     assert waiting.stderr.readline() == "no studies yet; hpo optimize creates one\n"
     waiting.send_signal(signal.SIGINT)
     _, said = waiting.communicate(timeout=20)
@@ -41,8 +41,7 @@ def test_a_worker_waits_for_studies_and_ends_at_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_status_can_be_watched_until_ctrl_c(worked: Path) -> None:
-    watching = start_hpo("status", "--watch", folder=worked)
-    assert watching.stdout is not None
+    watching = Started("status", "--watch", folder=worked)
     assert watching.stdout.readline().startswith("study finished pruned")
     assert watching.stdout.readline().startswith("tiny")
     watching.send_signal(signal.SIGINT)
@@ -57,7 +56,7 @@ def test_an_interruption_leaves_a_resumable_study_and_prints_how(number: signal.
     else:
         write_quick(tmp_path, "long.toml", seconds=60)
     command = ["optimize", "--study", "long.toml", "--trials", "3", "--workers", "1"]
-    running = start_hpo(*command, folder=tmp_path)
+    running = Started(*command, folder=tmp_path)
     try:
         wait_for(lambda: running_trials(tmp_path / "hpo.db") == 1)
         running.send_signal(number)

@@ -20,7 +20,8 @@ from hpo.dashboard import http as server
 from hpo.dashboard.access import Guard, Policy
 from hpo.dashboard.http import LIMITS, MAX_BODY_BYTES, make_server
 from hpo.storage.backends import open_storage
-from tests.program import free_port, start_hpo
+from tests.program import free_port
+from tests.started import Started
 
 SECRET = "a-secret-of-24-characters"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
@@ -221,8 +222,7 @@ def dashboard(tmp_path: Path) -> Iterator[int]:
     open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
     port = free_port()
     environment = {"HPO_DASHBOARD_TOKEN": SECRET, "TMPDIR": str(tmp_path)}
-    with start_hpo("dashboard", "--port", str(port), folder=tmp_path, environment=environment, stderr=None) as process:
-        assert process.stdout is not None
+    with Started("dashboard", "--port", str(port), folder=tmp_path, environment=environment) as process:
         process.stdout.readline()
         yield port
         process.terminate()

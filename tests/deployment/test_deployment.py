@@ -24,7 +24,8 @@ from hpo import __version__
 from hpo.storage.backends import open_storage
 from tests.conftest import wait_for
 from tests.postgres import TemporaryPostgres, find_binaries
-from tests.program import commands, free_port, start_hpo
+from tests.program import commands, free_port
+from tests.started import Started
 
 COMPOSE: dict[str, Any] = yaml.safe_load(Path("docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -210,11 +211,10 @@ def proxied(tmp_path: Path) -> Iterator[int]:
     text = text.replace("admin off", f"admin off\n\tskip_install_trust\n\thttps_port {port}\n\thttp_port {free_port()}")
     (tmp_path / "Caddyfile").write_text(text)
     token = "t" * 32
-    hpo = start_hpo(
+    hpo = Started(
         *("dashboard", "--port", str(upstream), "--host", "0.0.0.0", "--allow-host", f"localhost:{port}"),
-        folder=tmp_path, environment={"HPO_DASHBOARD_TOKEN": token}, stderr=None,
+        folder=tmp_path, environment={"HPO_DASHBOARD_TOKEN": token},
     )  # fmt: skip
-    assert hpo.stdout is not None
     hpo.stdout.readline()
     caddy = subprocess.Popen(
         [CADDY, "run", "--config", "Caddyfile"], cwd=tmp_path, stderr=subprocess.DEVNULL,
@@ -224,9 +224,10 @@ def proxied(tmp_path: Path) -> Iterator[int]:
         },
     )  # fmt: skip
     yield port
-    for process in (caddy, hpo):
-        process.terminate()
-        process.communicate()
+    caddy.terminate()
+    caddy.communicate()
+    hpo.terminate()
+    hpo.communicate(timeout=60)
 
 
 def test_the_proxy_asks_for_a_login_and_shows_the_dashboard_its_token(proxied: int, tmp_path: Path) -> None:

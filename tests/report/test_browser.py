@@ -19,14 +19,14 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from hpo.dashboard.note import note_study, study_note
 from hpo.report.html import as_html
-from hpo.report.report import read_report
+from hpo.report.report import Report, read_report
 from hpo.storage.artifacts import attach
 from hpo.storage.backends import open_storage
-from hpo.study.definition import StudyDefinition
 from tests.analysis.test_confirmation import add, confirm
-from tests.conftest import LISTED_STUDY, card_of, create, defined
-from tests.program import free_port, start_hpo
+from tests.conftest import LISTED_STUDY, SMALL_STUDY, card_of, create, defined
+from tests.program import free_port
 from tests.report.test_sections import prune
+from tests.started import Started
 
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
 EVIL = '<b>x</b> <a href="https://example.org">y</a> `z` $a$ *e* [l](https://example.org) &amp;'
@@ -43,17 +43,18 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture
-def searched(tmp_path: Path, small_study: StudyDefinition) -> RDBStorage:
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> RDBStorage:
     """The small study with 21 finished trials and a pruned one, its note, and a file."""
-    opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
-    create(opened, "small", small_study, 30)
+    folder = tmp_path_factory.mktemp("searched")
+    opened = open_storage(f"sqlite:///{folder}/hpo.db", create=True)
+    create(opened, "small", defined(SMALL_STUDY, "small"), 30)
     for i in range(21):
         add(opened, "small", 0.01 * (i + 1), [2 + i / 10, 3 + i / 10, 2.5 + i / 10], seconds=1.0)
     prune(opened, 0.9, {"1": [80.0, 82.0]})
     note_study(opened, "small")
-    (tmp_path / "evil.html").write_text("<script>document.title = 'run'</script>")
-    attach(opened, "small", tmp_path / "evil.html")
+    (folder / "evil.html").write_text("<script>document.title = 'run'</script>")
+    attach(opened, "small", folder / "evil.html")
     return opened
 
 
@@ -87,22 +88,28 @@ class Watched:
         self.page.on("request", lambda asked: None if asked.url.startswith(home) else self.wrong.append(asked.url))
 
 
+@pytest.fixture(scope="module")
+def confirmed(searched: RDBStorage) -> Report:
+    """The report of the study, whose best were confirmed."""
+    confirm(searched)
+    return read_report(searched, "small")
+
+
 @pytest.mark.parametrize(  # the size has no say in colours, nor the scheme in places
     ("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone, dark", "desktop, light"]
 )
 def test_a_report_is_read_on_any_screen_and_asks_for_nothing(
-    browser: Browser, searched: RDBStorage, tmp_path: Path, size: dict[str, int], scheme: str
+    browser: Browser, confirmed: Report, tmp_path: Path, size: dict[str, int], scheme: str
 ) -> None:
-    confirm(searched)
     file = tmp_path / "small.html"
-    file.write_text(as_html(read_report(searched, "small")), encoding="utf-8")
+    file.write_text(as_html(confirmed), encoding="utf-8")
     with browser.new_context(viewport=size, color_scheme=scheme, offline=True) as context:  # type: ignore[arg-type]
         watched = Watched(context, file.as_uri())
         watched.page.goto(file.as_uri())
         expect(watched.page.locator(".headline")).to_contain_text("Lowest test error by recognition: 2.50 ± 0.50 %")
         expect(watched.page.locator(".main-svg").first).to_be_visible()
         drawn = watched.page.locator(".figure:has(.main-svg)").count()
-        assert drawn == len([s for s in read_report(searched, "small").sections if s.figure is not None])
+        assert drawn == len([section for section in confirmed.sections if section.figure is not None])
         width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= fits  # nothing scrolls sideways
         ink = watched.page.evaluate("getComputedStyle(document.body).color")
@@ -137,38 +144,55 @@ def test_a_label_is_shown_as_it_stands_in_every_figure_and_table(browser: Browse
         assert watched.wrong == []
 
 
-def test_a_note_shows_its_title_as_it_stands(browser: Browser, dashboard: str, searched: RDBStorage) -> None:
-    definition = defined({**LISTED_STUDY, "title": EVIL}, name="listed")
-    note = study_note(EVIL, definition, card_of(definition))
-    save_note(optuna.load_study(study_name="small", storage=searched), note)
-    home = dashboard.partition("/dashboard/")[0]
-    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
-        watched = Watched(context, home)
-        watched.page.goto(dashboard)
-        watched.page.wait_for_url(f"{home}/dashboard/")
-        watched.page.goto(f"{home}/dashboard/studies/1/note")
-        expect(watched.page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)
-        pasted = EVIL.replace("`", r"\x60")  # a backtick would end the note's code
-        expect(watched.page.get_by_text(f"hpo compare $'{pasted}'")).to_be_visible()
-        assert watched.page.locator("main b, main img, main em").count() == 0
-        for link in watched.page.locator('a[href*="example"]').all():  # the dashboard makes links of addresses
-            assert (link.text_content() or "").startswith("https://example.org")
-
-
-@pytest.fixture
-def dashboard(searched: RDBStorage, tmp_path: Path) -> Iterator[str]:
-    """The link that `hpo dashboard` prints."""
-    port = str(free_port())
-    with start_hpo("dashboard", "--port", port, folder=tmp_path, stderr=None) as server:
-        assert server.stdout is not None
+@pytest.fixture(scope="module")
+def dashboard(searched: RDBStorage) -> Iterator[str]:
+    """The link that `hpo dashboard` prints, of the storage in which every test has a study of its own."""
+    port, folder = str(free_port()), Path(searched.url.partition("///")[2]).parent
+    with Started("dashboard", "--port", port, folder=folder) as server:
         yield server.stdout.readline().split()[-1]
         server.terminate()
 
 
+@pytest.fixture(scope="module")
+def home(dashboard: str) -> str:
+    """Its address."""
+    return dashboard.partition("/dashboard/")[0]
+
+
+@pytest.fixture(scope="module")
+def inside(browser: Browser, dashboard: str) -> Iterator[BrowserContext]:
+    """Where the link was followed already."""
+    with browser.new_context(viewport=DESKTOP, accept_downloads=True) as context:  # type: ignore[arg-type]
+        assert context.request.get(dashboard).ok
+        yield context
+
+
+def new_study(opened: RDBStorage, name: str) -> int:
+    """Creates a study, and returns the number by which the dashboard knows it."""
+    create(opened, name, defined(SMALL_STUDY, name), 30)
+    return opened.get_study_id_from_name(name)
+
+
+def test_a_note_shows_its_title_as_it_stands(inside: BrowserContext, home: str, searched: RDBStorage) -> None:
+    definition = defined({**LISTED_STUDY, "title": EVIL}, name="listed")
+    number = new_study(searched, "noted")
+    save_note(
+        optuna.load_study(study_name="noted", storage=searched), study_note(EVIL, definition, card_of(definition))
+    )
+    page = Watched(inside, home).page
+    page.goto(f"{home}/dashboard/studies/{number}/note")
+    expect(page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)
+    pasted = EVIL.replace("`", r"\x60")  # a backtick would end the note's code
+    expect(page.get_by_text(f"hpo compare $'{pasted}'")).to_be_visible()
+    assert page.locator("main b, main img, main em").count() == 0
+    for link in page.locator('a[href*="example"]').all():  # the dashboard makes links of addresses
+        assert (link.text_content() or "").startswith("https://example.org")
+    page.close()
+
+
 def test_the_dashboard_shows_a_new_trial_without_being_reloaded(
-    browser: Browser, dashboard: str, searched: RDBStorage
+    browser: Browser, dashboard: str, home: str, searched: RDBStorage
 ) -> None:
-    home = dashboard.partition("/dashboard/")[0]
     with browser.new_context(viewport={"width": 1280, "height": 2000}) as context:  # the list draws what is in sight
         watched = Watched(context, home)
         watched.page.goto(dashboard)
@@ -184,39 +208,33 @@ def test_the_dashboard_shows_a_new_trial_without_being_reloaded(
 
 
 def test_a_trial_with_long_attributes_is_no_wider_than_the_window(
-    browser: Browser, dashboard: str, searched: RDBStorage
+    inside: BrowserContext, home: str, searched: RDBStorage
 ) -> None:
     curve = {str(epoch): [2.3 + i / 10 for i in range(30)] for epoch in range(9)}
-    add(searched, "small", 0.5, [1.0, 1.5, 2.0], errors_by_step=curve, file="/a/path/without/blanks" * 20)
-    home = dashboard.partition("/dashboard/")[0]
-    with browser.new_context(viewport=DESKTOP) as context:  # type: ignore[arg-type]
-        watched = Watched(context, home)
-        watched.page.goto(dashboard)
-        watched.page.wait_for_url(f"{home}/dashboard/")
-        watched.page.goto(f"{home}/dashboard/studies/1/trials?numbers=22")
-        expect(watched.page.get_by_text("errors_by_step").first).to_be_visible(timeout=20_000)
-        width, fits = watched.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert width <= fits
+    number = new_study(searched, "long")
+    add(searched, "long", 0.5, [1.0, 1.5, 2.0], errors_by_step=curve, file="/a/path/without/blanks" * 20)
+    page = Watched(inside, home).page
+    page.goto(f"{home}/dashboard/studies/{number}/trials?numbers=0")
+    expect(page.get_by_text("errors_by_step").first).to_be_visible(timeout=20_000)
+    width, fits = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= fits
+    page.close()
 
 
-def test_a_study_opens_with_its_note_and_its_files_run_nothing(browser: Browser, dashboard: str) -> None:
-    home = dashboard.partition("/dashboard/")[0]
-    with browser.new_context(viewport=DESKTOP, accept_downloads=True) as context:  # type: ignore[arg-type]
-        watched = Watched(context, home)
-        watched.page.goto(dashboard)
-        watched.page.wait_for_url(f"{home}/dashboard/")
-        watched.page.goto(f"{home}/dashboard/studies/1/note")
-        expect(watched.page.get_by_text("How to read it.").first).to_be_visible(timeout=20_000)
-        study = watched.page.request.get(f"{home}/api/studies/1").json()
-        (artifact,) = study["artifacts"]
-        with watched.page.expect_download() as download:
-            watched.page.evaluate("path => { location.href = path }", f"{home}/artifacts/1/{artifact['artifact_id']}")
-        assert "<script>" in Path(download.value.path()).read_text()
-        assert watched.page.title() != "run"
+def test_a_study_opens_with_its_note_and_its_files_run_nothing(inside: BrowserContext, home: str) -> None:
+    page = Watched(inside, home).page
+    page.goto(f"{home}/dashboard/studies/1/note")
+    expect(page.get_by_text("How to read it.").first).to_be_visible(timeout=20_000)
+    study = page.request.get(f"{home}/api/studies/1").json()
+    (artifact,) = study["artifacts"]
+    with page.expect_download() as download:
+        page.evaluate("path => { location.href = path }", f"{home}/artifacts/1/{artifact['artifact_id']}")
+    assert "<script>" in Path(download.value.path()).read_text()
+    assert page.title() != "run"
+    page.close()
 
 
-def test_without_the_link_a_browser_sees_nothing(browser: Browser, dashboard: str) -> None:
-    home = dashboard.partition("/dashboard/")[0]
+def test_without_the_link_a_browser_sees_nothing(browser: Browser, home: str) -> None:
     with browser.new_context() as context:
         answer = context.new_page().goto(f"{home}/dashboard/")
         assert answer is not None

@@ -42,6 +42,7 @@ def server() -> Iterator[TemporaryPostgres]:
     started.remove()
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.skipif(not (find_binaries() / "pg_dump").exists(), reason="needs pg_dump")
 def test_a_backup_that_is_restored_during_a_run_ends_no_worker(
     server: TemporaryPostgres, tmp_path: Path, small_study: StudyDefinition

@@ -32,7 +32,8 @@ from hpo.workers.status import read_status
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import create, wait_for, work
-from tests.program import start_hpo, write_quick
+from tests.program import write_quick
+from tests.started import Started
 
 
 def start(opened: RDBStorage, host: str) -> optuna.Trial:
@@ -99,7 +100,7 @@ def test_a_file_that_is_overwritten_is_found_out(tmp_path: Path, small_study: St
 
 def test_a_run_whose_file_is_removed_ends_at_once_and_says_where_its_trials_are(tmp_path: Path) -> None:
     write_quick(tmp_path)
-    running = start_hpo(
+    running = Started(
         *("optimize", "--study", "quick.toml", "--trials", "4000", "--workers", "1"),
         *("--storage", "sqlite:///studies.db"),
         folder=tmp_path,

@@ -108,9 +108,11 @@ def test_a_missing_mnist_file_is_downloaded_or_named(
     mnist_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy_mnist(mnist_folder, tmp_path) / "train-labels-idx1-ubyte").unlink()
-    refuse_downloads(monkeypatch)
-    with pytest.raises(DatasetError, match="could not be downloaded"):
-        prepare("mnist", tmp_path)
+    downloaded: list[Path] = []
+    monkeypatch.setattr("hpo.tasks.datasets._download_mnist", downloaded.append)
+    with pytest.raises(DatasetError, match="train-labels-idx1-ubyte is missing"):
+        prepare("mnist", tmp_path)  # nothing has come
+    assert downloaded == [tmp_path]
     with pytest.raises(DatasetError, match="train-labels-idx1-ubyte is missing"):
         read_images("mnist", tmp_path)
 

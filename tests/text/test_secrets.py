@@ -213,7 +213,7 @@ def test_a_whole_run_leaves_the_password_nowhere(server: str, postgres: Temporar
         return bool(_count(engine, "select count(*) from trials"))
 
     try:
-        wait_for(has_a_trial, 120)
+        wait_for(has_a_trial, 120, pause_seconds=0.1)
         running.terminate()
         interrupted, _ = running.communicate(timeout=60)
     finally:

@@ -22,14 +22,21 @@ from hpo.training.recorded import RecordedRounds, Store
 from hpo.training.recorder import CudaRecorder, Recorder, Streams
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
 from hpo.training.ways import fused
+from tests.training.narrow import narrowed
 
 SEEDS = [1, 2, 3]
 TASK = DigitPairs(dataset="digits", main_weight=0.8, auxiliary_weight=0.2)
 
 
 def make_networks(architecture: str, *, weight_sharing: bool = True, seeds: Sequence[int] = SEEDS) -> list[nn.Module]:
+    """Networks of an architecture; convolutions are of four channels."""
     activation, build = load_activations()("leaky_relu"), load_architecture(architecture)
-    return build_networks(lambda: build(activation, weight_sharing=weight_sharing), seeds)
+
+    def make() -> nn.Module:
+        network = build(activation, weight_sharing=weight_sharing)
+        return network if architecture == "fnn" else narrowed(network, channels=4)
+
+    return build_networks(make, seeds)
 
 
 def config(optimizer: str = "sgd", learning_rate: float = 0.05, batch_size: int = 20) -> TrainingConfig:

@@ -25,6 +25,8 @@ from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined, wait_for
 from tests.workers.test_worker import assignment, counts, raise_what_is_given_up
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def at_once(opened: RDBStorage, folder: Path, *, target: int, stub: str = "three_at_once") -> Assignment:
     return replace(assignment(opened, folder, target=target, stub=stub), at_once=None)

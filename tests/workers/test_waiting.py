@@ -22,7 +22,7 @@ from hpo.workers.status import Status
 from hpo.workers.worker import run_worker
 from tests import stubs
 from tests.conftest import SMALL_STUDY, create, defined
-from tests.program import start_hpo
+from tests.started import Started
 from tests.workers.test_serving import serve
 from tests.workers.test_worker import assignment, raise_what_is_given_up
 
@@ -96,8 +96,7 @@ def test_a_mistyped_name_is_waited_for_and_the_nearest_is_said(exists: bool, tmp
     if exists:
         opened = open_storage(f"sqlite:///{tmp_path}/hpo.db", create=True)
         create(opened, "small", defined(SMALL_STUDY, name="small"), 1)
-    waiting = start_hpo("worker", "--workers", "1", "--study", "smal", "--exit-when-done", folder=tmp_path)
-    assert waiting.stderr is not None
+    waiting = Started("worker", "--workers", "1", "--study", "smal", "--exit-when-done", folder=tmp_path)
     near = "did you mean 'small'? there are: small" if exists else "there are: none"
     assert waiting.stderr.readline() == f"waiting for a study named 'smal'; {near}\n"
     waiting.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ from hpo.training.batch import tensors_of
 from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import StackedRounds
 from tests.kernels.gpu.comparison import DEVICE
+from tests.training import narrow
 
 RATE = 0.05
 
@@ -61,18 +62,5 @@ def assert_trains_alike(networks: Sequence[nn.Module], inputs: Tensor, steps: in
 
 
 def narrowed(network: nn.Module) -> nn.Module:
-    """Returns a network of the same layers, hidden ones with a few channels, on the tests' device."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple):
-            biased = module.bias is not None
-            network.set_submodule(
-                name, nn.LazyConv2d(min(module.out_channels, 2), 3, padding=module.padding[0], bias=biased)
-            )
-        elif isinstance(module, nn.BatchNorm2d):
-            network.set_submodule(name, nn.LazyBatchNorm2d())
-        elif isinstance(module, nn.Linear):
-            network.set_submodule(name, nn.LazyLinear(min(module.out_features, 20)))
-    with torch.no_grad():
-        network(torch.zeros(2, 2, 14, 14))  # now they know how many channels come in
-    network.apply(lambda module: module.reset_running_stats() if isinstance(module, nn.BatchNorm2d) else None)
-    return network.to(DEVICE)
+    """Returns a network of the same layers, hidden ones with two channels, on the tests' device."""
+    return narrow.narrowed(network, channels=2).to(DEVICE)
