@@ -30,7 +30,10 @@ States = Callable[[], list[dict[str, Tensor]]]
 
 
 class FinalTest(Protocol):
-    """Measures trained networks of R rounds once, after their last epoch, by more than their test data."""
+    """Measures trained networks of R rounds once, after their last epoch, by more than their test data.
+
+    What it computes depends on a configuration but for its training; on a GPU it is recorded, so nothing may wait.
+    """
 
     @abstractmethod
     def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:

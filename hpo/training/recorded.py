@@ -11,7 +11,7 @@ activations that kernels read from the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ from torch.func import stack_module_state
 
 from hpo.kernels.plain_state import plain_state
 from hpo.training.batch import Batch, join, rows_of, take_rows
-from hpo.training.gpu_kernels import NO_KERNELS, Kernels
+from hpo.training.gpu_kernels import NO_KERNELS, Kernels, suppress_failure
 from hpo.training.network_task import FinalTest, Split
 from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.recorder import Recorder
@@ -134,7 +134,7 @@ class RecordedRounds(StackedRounds):
                 return False
             for name, tensor in state.items():
                 self._first[name].copy_(tensor)
-        self.numbers = numbers
+        self.numbers, self._final = numbers, None  # a final test may compute with the numbers themselves
         return True
 
     def launching(self) -> AbstractContextManager[Any]:  # noqa: D102
@@ -180,9 +180,11 @@ class RecordedRounds(StackedRounds):
     def test_finally(self, test: FinalTest) -> Tensor:
         """Returns the numbers of a final test, which is the same for all trials of a structure, and recorded once."""
         if self._final is None:
-            test.numbers(self._predict_in_parts, self.states)  # warm-up
-            replay, numbers = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
-            self._final = replay, numbers, test  # whose tensors the graph reads
+            found = test.numbers(self._predict_in_parts, self.states)  # also a warm-up
+            with suppress_failure(self._rate.device):
+                replay, numbers = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
+                self._final = replay, numbers, test  # whose tensors the graph reads
+            return found
         replay, numbers, _ = self._final
         replay()
         return numbers
@@ -265,5 +267,6 @@ class Store:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        self._idle[0].wait()  # a trial that was ended early may have left it at work
+        with suppress(RuntimeError):  # of a device that does nothing any more
+            self._idle[0].wait()  # a trial that was ended early may have left it at work
         del self._idle[0]

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+MADE_AT_ONCE = 8  # streams, of the 32 that PyTorch has
+
 
 class Recorder(Protocol):
     """Records what a function has a device do, to be done again by a single call; everything on one stream.
@@ -45,6 +47,9 @@ class Recorder(Protocol):
         """Waits until the device has done all that it was told on the stream."""
 
 
+FAILED: list[Any] = []  # graphs whose recording failed; PyTorch's allocator may look at them for good
+
+
 class Streams:
     """A GPU's streams, as many as trials run at once. PyTorch's come round again, so that two trials might share one.
 
@@ -58,7 +63,9 @@ class Streams:
 
     def take(self) -> torch.cuda.Stream:
         """Takes out a stream that nobody uses."""
-        return self._idle.pop() if self._idle else torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        if not self._idle:  # several, before others are made that would come between them
+            self._idle = [torch.cuda.Stream(self.device) for _ in range(MADE_AT_ONCE)]  # type: ignore[no-untyped-call]
+        return self._idle.pop()
 
     def give_back(self, stream: torch.cuda.Stream) -> None:
         """Takes a stream in; whoever takes it next waits for what it is still at."""
@@ -98,10 +105,22 @@ class CudaRecorder(Recorder):
 
     def _record(self, function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(here), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):  # here again after
-            before = torch.cuda.memory_reserved(self._device)  # by now without what the warm-up has left
-            result = function()
-            held = torch.cuda.memory_reserved(self._device) - before
+        fault: Exception | None = None
+        try:
+            # In `here`, which is the stream again afterwards.
+            with torch.cuda.stream(here), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                before = torch.cuda.memory_reserved(self._device)  # by now without what the warm-up has left
+                try:
+                    result = function()
+                except Exception as error:
+                    fault = error
+                    raise
+                held = torch.cuda.memory_reserved(self._device) - before
+        except Exception:
+            FAILED.append(graph)
+            if fault is not None:  # in place of what the end of a recording says that has failed
+                raise fault from None
+            raise
         self.held_bytes += held
         return graph.replay, result
 

@@ -108,6 +108,7 @@ def test_a_final_test_is_recorded_once_and_measures_what_it_would_alone() -> Non
         assert_same(ours, theirs)
         assert ours[-1].details == theirs[-1].details
     (tape,) = tapes
+    assert tape.replayed
     assert tape.recorded == 4  # the steps of two sizes, the evaluation, the final test
 
 

@@ -10,7 +10,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from hpo.training.device import find_device
+
 collect_ignore_glob = [] if find_spec("triton") else ["test_*.py"]
+if torch.cuda.is_available():
+    find_device("cuda:0")  # PyTorch's layers, with which kernels are compared, are exact and deterministic
 INTERPRETED = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
 
 # Triton looks at the variable when a kernel is defined, and when one runs; what other tests start must not see it.

@@ -198,3 +198,28 @@ def test_where_kernels_compute_something_else_pytorchs_are_taken(monkeypatch: py
     found = find_kernels(networks, HOW, loss, train)
     assert found.fuse is None
     assert found.described == ", by PyTorch's kernels, for Triton is not installed"
+
+
+class Told:
+    """A final test that computes with a number of the network's itself."""
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def numbers(self, predict: Any, states: Any) -> Tensor:
+        return self.slope * torch.stack([next(iter(state.values())).sum() for state in states()])[None]
+
+    def read(self, numbers: Tensor) -> Any:
+        return {}, {}
+
+
+@pytest.mark.usefixtures("large_tiles")
+def test_a_final_test_is_of_the_network_that_was_taken_over() -> None:
+    data = examples(torch.float32)
+    rounds = recorded(built(), data, find_kernels(built(), HOW, loss, data[0]))
+    rounds.begin(0.05)
+    first = rounds.test_finally(Told(0.1)).clone()
+    assert torch.equal(rounds.test_finally(Told(0.1)), first)
+    assert rounds.take_over(partial(built, partial(small, 0.6)), {"slope": 0.6})
+    rounds.begin(0.05)
+    assert torch.allclose(rounds.test_finally(Told(0.6)), 6 * first)
