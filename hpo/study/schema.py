@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -101,7 +102,7 @@ def explain(error: ValidationError, *, within: str = "") -> str:
     Args:
         within: the key of what was validated.
     """
-    first, *others = error.errors(include_url=False)
+    first, *others = _joined(error.errors(include_url=False))
     below = [str(part) for part in first["loc"] if part != "choices"]  # a file has the list by itself
     key = ".".join([within, *below] if within else below)
     limits_of = first.get("ctx", {})
@@ -119,6 +120,23 @@ def explain(error: ValidationError, *, within: str = "") -> str:
         key += ":"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key} {text[:1].lower() + text[1:] if text.startswith('Input') else text}{more}".strip()
+
+
+def _joined(errors: Sequence[Any]) -> list[Any]:
+    """Returns the complaints with those of a number or a word, one for each of the two, as a single one."""
+    joined: list[Any] = []
+    for error in errors:
+        *path, branch = error["loc"] or ("",)
+        if not re.fullmatch(r"literal\[.*\]|constrained-int", str(branch)):
+            joined.append(error)
+            continue
+        said = RULES[error["type"]].format(**error.get("ctx", {})) if error["type"] in RULES else error["msg"]
+        rule = said.replace("must", "Input should", 1)
+        if joined and joined[-1]["loc"] == tuple(path):
+            joined[-1]["msg"] += f" or {rule.removeprefix('Input should be ')}"
+        else:
+            joined.append({"type": "union", "loc": tuple(path), "msg": rule, "input": error["input"]})
+    return joined
 
 
 def shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpo.errors import DatasetError
+from hpo.errors import DatasetError, StudyError
 from hpo.study.definition import Training
 from hpo.study.loading import light_card
 from hpo.study.references import Sources
@@ -99,3 +100,18 @@ def test_examples_of_ones_own_are_drawn_apart_too(tmp_path: Path) -> None:
         _ = examples(tmp_path).validation_metrics
     with pytest.raises(DatasetError, match="which leaves none to train on"):
         examples(tmp_path, validation_examples=50)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("task.test_pairs", "some", "task.test_pairs must be a whole number or 'all', but is 'some'"),
+        ("task.test_pairs", 0, "task.test_pairs must be at least 1 or 'all', but is 0"),
+        ("run.trials_per_gpu", "x", "run.trials_per_gpu must be 'auto' or a whole number, but is 'x'"),
+    ],
+)
+def test_a_number_or_a_word_is_one_complaint(key: str, value: Any, complaint: str) -> None:
+    table, name = key.split(".")
+    changed: dict[str, Any] = {**SMALL_STUDY, table: {**SMALL_STUDY.get(table, {}), name: value}}
+    with pytest.raises(StudyError, match=f"{re.escape(complaint)}$"):
+        defined(changed, name="small")
