@@ -9,6 +9,7 @@ docs/results.md has this pruner beside Optuna's on recorded curves.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner
@@ -31,9 +32,11 @@ class PowerLawPruner(BasePruner):
         """Says whether to prune; never before a second report, nor before a first trial has finished."""
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = [t.value for t in finished if t.value is not None]
-        if len(trial.intermediate_values) < 2 or not values:
-            return False
-        return extrapolate(trial.intermediate_values, self._last_step) > self._margin * min(values)
+        return bool(values) and self.ends_above(trial.intermediate_values, min(values))
+
+    def ends_above(self, curve: Mapping[int, float], best: float) -> bool:
+        """Says whether a learning curve will end above `margin` times the best; never before its second point."""
+        return len(curve) > 1 and extrapolate(curve, self._last_step) > self._margin * best
 
 
 class Hyperband(HyperbandPruner):
@@ -43,7 +46,7 @@ class Hyperband(HyperbandPruner):
         return super()._get_bracket_id(study, numbered(trial, trial.user_attrs.get("slot", trial.number)))
 
 
-def extrapolate(curve: dict[int, float], step: int) -> float:
+def extrapolate(curve: Mapping[int, float], step: int) -> float:
     """Returns the value at `step` of the power law through the last point of a curve and the one `SPAN` before.
 
     A curve that rises is taken as level.

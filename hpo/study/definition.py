@@ -21,7 +21,7 @@ from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
 from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, plain, shown
-from hpo.study.search import NoPruner, Pruner, Sampler, TpeSampler, check_sampler
+from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler
 from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
 from hpo.text.files import NotUtf8, read_text
@@ -128,6 +128,7 @@ class StudyDefinition(Table):
     protocol: Protocol = Protocol()
     sampler: Sampler = TpeSampler(name="tpe")
     pruner: Pruner = NoPruner(name="none")
+    race: Race | None = None
     space: dict[str, GivenParameter] = {}
     trial: Annotated[tuple[Entry, ...], Field(strict=False)] = ()
     run: Run = Run()
@@ -141,6 +142,10 @@ class StudyDefinition(Table):
             )
         if self.trial and self.pruner.name != "none":
             raise ValueError(f"pruner.name must be 'none' where trials are listed, but is {self.pruner.name!r}")
+        if self.race and self.trial:
+            raise ValueError("there can be no [race] where trials are listed, for each is measured to the end")
+        if self.race and self.pruner.name not in ("none", "power_law"):
+            raise ValueError(f"pruner.name must be 'power_law' or 'none' beside a [race], but is {self.pruner.name!r}")
         labels = [entry.label for entry in self.trial]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")

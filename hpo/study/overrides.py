@@ -15,18 +15,27 @@ from hpo.errors import RequestError
 from hpo.study.definition import Protocol, StudyDefinition, Training, parse
 from hpo.study.run import Run
 from hpo.study.schema import plain, shown
-from hpo.study.search import Pruner, Sampler
+from hpo.study.search import Pruner, Race, Sampler
 from hpo.study.space import Choices
 from hpo.text.names import derived_name
 
 Override = tuple[str, Any]
 """A key of the study's file, with points, and its value: `("space.architecture", "fnn")`."""
 NAMED = ("name", "dataset")  # keys whose values speak for themselves
-FIXED = ("training", "protocol", "sampler", "pruner")  # tables whose numbers are of known kinds, in the order of a file
+FIXED = (
+    "training",
+    "protocol",
+    "sampler",
+    "pruner",
+    "race",
+)  # tables whose numbers are of known kinds, in the order of a file
 MOST_DIGITS = 1e15
 WHEN = "when"  # the table of a parameter's conditions
 TABLES = {
-    **{"protocol": set(Protocol.model_fields), "training": set(Training.model_fields), "run": set(Run.model_fields)},
+    **{
+        name: set(table.model_fields)
+        for name, table in (("protocol", Protocol), ("training", Training), ("race", Race), ("run", Run))
+    },
     **{
         name: {key for one in get_args(get_args(kind)[0]) for key in one.model_fields}
         for name, kind in (("sampler", Sampler), ("pruner", Pruner))

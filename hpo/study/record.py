@@ -29,6 +29,7 @@ class Record:
         self._diverged: list[int] = []
         self._by_step: dict[int, list[float]] = {}
         self._details: dict[str, Any] = {}
+        self._matrices: list[Any] = []
 
     def add(self, measured: Measurement) -> None:
         """Takes what is known after another step."""
@@ -37,7 +38,7 @@ class Record:
         for layer, norms in measured.details.get("gradient_norms", {}).items():
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
         if "confusion_matrices" in measured.details:
-            self._details["confusion_matrices"] = measured.details["confusion_matrices"]
+            self._matrices = measured.details["confusion_matrices"]
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
@@ -49,6 +50,16 @@ class Record:
         return _rounded(fmean(self._last[self._objective]), self._metrics[self._objective])
 
     @property
+    def errors(self) -> list[float]:
+        """The error of each round when they were last measured."""
+        return self._rounded(self._objective)
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """The mean error after each step at which it was measured."""
+        return {step: fmean(errors) for step, errors in self._by_step.items()}
+
+    @property
     def reported(self) -> float:
         """The mean error of what the last step has measured."""
         metric = self._metrics[self._objective]
@@ -57,19 +68,43 @@ class Record:
     def kept(self, *, whole: bool) -> dict[str, Any]:
         """Returns the attributes of a trial that was measured to the end, or was pruned."""
         kept = {"errors_by_step": self._by_step, **self._details}
+        if self._matrices:
+            kept["confusion_matrices"] = self._matrices
         if not whole:
             return kept
         errors = self._last[self._objective]
         return {
             **kept,
-            "errors": self._rounded(self._objective),
+            "errors": self.errors,
             **{f"errors_{name}": self._rounded(name) for name in self._last},
             "std": stdev(errors) if len(errors) > 1 else None,
             "diverged_rounds": self._diverged,
         }
 
+    def after(self, earlier: Record | None) -> Record:
+        """Returns a record of an earlier group's rounds and then these; of steps that these have not, as they are."""
+        if earlier is None:
+            return self
+        joined = Record(list(self._metrics.values()), self._objective)
+        joined._last = {name: [*earlier._last[name], *errors] for name, errors in self._last.items()}
+        joined._diverged = [*earlier._diverged, *(len(earlier._last[self._objective]) + r for r in self._diverged)]
+        joined._by_step = {step: [*errors, *self._by_step.get(step, [])] for step, errors in earlier._by_step.items()}
+        joined._matrices = [*earlier._matrices, *self._matrices]
+        joined._details = {name: _beside(kept, self._details.get(name)) for name, kept in earlier._details.items()}
+        return joined
+
     def _rounded(self, name: str) -> list[float]:
         return [_rounded(error, self._metrics[name]) for error in self._last[name]]
+
+
+def _beside(earlier: Any, later: Any) -> Any:
+    """Returns details of an earlier group's rounds and a later's: lists of rounds, by step or by layer and step."""
+    if isinstance(earlier, dict):
+        return {key: _beside(kept, (later or {}).get(key)) for key, kept in earlier.items()}
+    joined = [list(rounds) for rounds in earlier]
+    for step, rounds in enumerate(later or []):
+        joined[step] += rounds  # no trial comes to a step that its earlier rounds have not
+    return joined
 
 
 def _shortened(values: list[float]) -> list[float | None]:

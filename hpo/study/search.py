@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hpo import limits
 from hpo.study.repetition import count_configurations
-from hpo.study.schema import Count, CountOrNone, Factor, Table
+from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table
 from hpo.study.space import Choices, FloatRange, IntRange, Parameter, Space, meets
 
 
@@ -141,6 +141,20 @@ class WilcoxonPruner(Table):
     name: Literal["wilcoxon"]
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     n_startup_steps: CountOrNone = 2
+
+
+class Race(Table):
+    """A race over rounds: they are measured in groups, and between two a trial that is behind the best ends.
+
+    On a GPU, where many rounds cost little more than a few, all are measured at once, and nothing is raced.
+
+    Attributes:
+        group: how many rounds are measured together.
+        level: of the one-sided paired t test of a trial's rounds so far against the same of the best finished trial.
+    """
+
+    group: Rounds = 5
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
 def check_sampler(sampler: Sampler, space: Space, *, repeats: bool) -> None:

@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from hpo.provenance import versions
+from hpo.search.race import best_errors, groups_of, is_behind, is_hopeless
 from hpo.search.samplers import suggest
 from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
@@ -54,6 +56,7 @@ class Objective:
     def __init__(self, definition: StudyDefinition, task: Task, device: str, *, is_quiet: bool = False) -> None:
         self._definition, self._task, self.device, self._is_quiet = definition, task, device, is_quiet
         self._metric = definition.protocol.metric or task.metrics[0].name
+        self._groups = groups_of(definition.rounds, definition.race if device == "cpu" else None)
 
     @cached_property
     def at_once(self) -> int:
@@ -103,29 +106,58 @@ class Objective:
             yield launched
 
     def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
-        goes_by_rounds = self._definition.goes_by_rounds
-        began, record = time.perf_counter(), Record(self._task.metrics, self._metric, by_rounds=goes_by_rounds)
+        goes_by_rounds, began = self._definition.goes_by_rounds, time.perf_counter()
         with batch_writes(trial):
             params = suggest(trial, self._definition, lambda listed: self._find_rate(trial.study, listed))
-        rounds = self._definition.rounds
-        in_turn = measure_in_turn(self._task, params, rounds)
-        for measured in in_turn if goes_by_rounds else self._task.measure(params, rounds):
-            if not measured.ready():
-                yield measured
-            if isinstance(measured, Launched):
-                continue
-            step_done(measured.step)
-            record.add(measured)
-            if not measured.errors:
-                continue
-            trial.report(record.reported, measured.step)
-            is_last = measured.fraction == 1
-            pruned = not is_last and trial.should_prune()
-            if pruned or is_last:
-                self._keep(trial, {**record.kept(whole=not pruned), "seconds": time.perf_counter() - began})
-            if pruned:
-                raise optuna.TrialPruned
-        return record.value
+        measure = partial(measure_in_turn, self._task) if goes_by_rounds else self._task.measure
+        whole: Record | None = None
+        for number, group in enumerate(self._groups):
+            earlier, record = whole, Record(self._task.metrics, self._metric, by_rounds=goes_by_rounds)
+            for measured in measure(params, group):
+                if not measured.ready():
+                    yield measured
+                if isinstance(measured, Launched):
+                    continue
+                step_done(self._step_of(measured, number))
+                record.add(measured)
+                if not measured.errors:
+                    continue
+                if number == 0:
+                    trial.report(record.reported, measured.step)
+                whole = record.after(earlier)
+                is_last = measured.fraction == 1 and group is self._groups[-1]
+                pruned = not is_last and self._is_pruned(trial, number, measured, record, whole)
+                if pruned or is_last:
+                    self._keep(trial, {**whole.kept(whole=not pruned), "seconds": time.perf_counter() - began})
+                if pruned:
+                    raise optuna.TrialPruned
+        assert whole is not None  # a measurement ends with errors
+        return whole.value
+
+    def _step_of(self, measured: Measurement, group: int) -> int:
+        """Returns the step that is done of a whole trial; one of a race's groups is a part of it."""
+        steps, groups = self._definition.steps, len(self._groups)
+        if groups == 1 or steps is None or measured.fraction is None:
+            return measured.step
+        return max(1, int(steps * (group + measured.fraction) / groups))
+
+    def _is_pruned(self, trial: optuna.Trial, group: int, measured: Measurement, record: Record, whole: Record) -> bool:
+        """Says whether a trial ends: by its pruner, or between the groups of a race.
+
+        Args:
+            record: of the group's rounds.
+            whole: of these and all before.
+        """
+        race = self._definition.race
+        if race is None or len(self._groups) == 1:
+            return trial.should_prune()
+        best = best_errors(trial.study, len(self._definition.rounds))
+        if measured.fraction != 1:
+            first = group * race.group
+            return is_hopeless(record.curve, best[first : first + race.group], trial.study.pruner)
+        errors = whole.errors
+        maximize = trial.study.direction is StudyDirection.MAXIMIZE
+        return bool(best) and is_behind(errors, best[: len(errors)], level=race.level, maximize=maximize)
 
     def _keep(self, trial: optuna.Trial, kept: dict[str, Any]) -> None:
         trained = {"precision": self._definition.training.precision} if self._definition.training else {}

@@ -88,7 +88,7 @@ def _draw(name: str, layers: list[dict[str, Any]], picture: Path) -> None:
 def study_text(name: str, definition: dict[str, Any]) -> list[str]:
     """Returns a study's definition, all defaults filled in, as lines of `key = value`."""
     lines = [f"study {name}: {definition['title']}"]
-    for table in ("task", "training", "protocol", "sampler", "pruner", "space", "run"):
+    for table in ("task", "training", "protocol", "sampler", "pruner", "race", "space", "run"):
         if definition[table]:
             lines += ["", f"[{table}]", *_settings(definition[table])]
     for entry in definition["trial"]:
