@@ -46,9 +46,9 @@ class Curve:
         return means
 
 
-def load_curves() -> list[Curve]:
-    """Returns the recorded curves, in the order of their slots."""
-    with gzip.open(FILE, "rt", encoding="utf-8") as file:
+def load_curves(file: Path = FILE) -> list[Curve]:
+    """Returns recorded curves, in the order of their slots."""
+    with gzip.open(file, "rt", encoding="utf-8") as file:
         return [Curve(**curve) for curve in json.load(file)]
 
 
