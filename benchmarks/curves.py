@@ -48,8 +48,8 @@ class Curve:
 
 def load_curves(file: Path = FILE) -> list[Curve]:
     """Returns recorded curves, in the order of their slots."""
-    with gzip.open(file, "rt", encoding="utf-8") as file:
-        return [Curve(**curve) for curve in json.load(file)]
+    with gzip.open(file, "rt", encoding="utf-8") as opened:
+        return [Curve(**curve) for curve in json.load(opened)]
 
 
 def export(url: str) -> None:

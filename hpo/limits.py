@@ -14,6 +14,7 @@ WORKERS = 512  # processes under one parent
 TRIALS_PER_GPU = 64  # at once, in one process
 TOP = 1000  # configurations to confirm
 STEPS = 100_000  # of a range test
+EXAMPLES_BYTES = 1_000_000_000  # of what is kept of a trial's test examples, unpacked
 FEWEST_ROUNDS = 3  # for an interval: of two, Student's t makes a tenfold one
 FEWEST_FRESH_ROUNDS = 5  # of a confirmation, whose interval is what it is made for
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo.errors import DatasetError, RequestError, StudyError, UnknownName
+from hpo.errors import DatasetError, StudyError, UnknownName
 from hpo.study.card import Card, MetricCard
 from hpo.study.code import code_hashes, explain_code, load
 from hpo.study.definition import TRAINED_BY, StudyDefinition
@@ -293,8 +293,8 @@ def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str, **ho
         if hasattr(loaded.task, "open"):
             loaded.task.open(device)
         return _Opened(loaded, device)
-    if definition.training is None:
-        raise RequestError("this study says nothing of training; it was not resolved")
+    assert definition.training is not None  # it was resolved
     open_trainer: Callable[..., Task] = importlib.import_module("hpo.training.trainer").open_trainer
-    how |= {"keep": definition.run.keep, "select_on": definition.protocol.select_on}
+    keep = {*definition.run.keep, *(["examples"] if definition.trial else [])}  # listed trials are compared
+    how |= {"keep": keep, "select_on": definition.protocol.select_on}
     return open_trainer(loaded.task, definition.training, device, definition.rounds, **how)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from hpo.study.examples import TestedExamples
+from hpo.study.examples import joined as all_of
 from hpo.study.task import Measurement, Metric
 
 DECIMALS = 6  # of a mean over examples; 2.74 need not be kept as 2.7399999999999998
@@ -30,6 +32,7 @@ class Record:
         self._by_step: dict[int, list[float]] = {}
         self._details: dict[str, Any] = {}
         self._matrices: list[Any] = []
+        self._examples: list[TestedExamples] = []
 
     def add(self, measured: Measurement) -> None:
         """Takes what is known after another step."""
@@ -39,6 +42,8 @@ class Record:
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
         if "confusion_matrices" in measured.details:
             self._matrices = measured.details["confusion_matrices"]
+        if (examples := measured.details.get("examples", {}).get(self._objective)) is not None:
+            self._examples = [examples]
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
@@ -65,6 +70,11 @@ class Record:
         metric = self._metrics[self._objective]
         return _rounded(fmean(self._last[self._objective][self._new]), metric)
 
+    @property
+    def examples(self) -> TestedExamples | None:
+        """What became of each test example in all rounds, by the objective; None where that is not known."""
+        return all_of(self._examples) if self._examples else None
+
     def kept(self, *, whole: bool) -> dict[str, Any]:
         """Returns the attributes of a trial that was measured to the end, or was pruned."""
         kept = {"errors_by_step": self._by_step, **self._details}
@@ -90,6 +100,7 @@ class Record:
         joined._diverged = [*earlier._diverged, *(len(earlier._last[self._objective]) + r for r in self._diverged)]
         joined._by_step = {step: [*errors, *self._by_step.get(step, [])] for step, errors in earlier._by_step.items()}
         joined._matrices = [*earlier._matrices, *self._matrices]
+        joined._examples = [*earlier._examples, *self._examples]
         joined._details = {name: _beside(kept, self._details.get(name)) for name, kept in earlier._details.items()}
         return joined
 

@@ -21,7 +21,8 @@ class Run(Table):
             lasts longer costs the trials that were running.
         trials_per_gpu: how many trials a worker runs at once on a GPU, with `--workers auto`; `auto` finds out.
         repeat_configurations: whether a configuration is measured again that is measured already.
-        keep: what else a trial keeps of its training: each round's loss after every epoch, every layer's gradient norm.
+        keep: what else a trial keeps: each round's loss after every epoch, every layer's gradient norm, and what became
+            of each test example. Listed trials keep these in any case, for an interval that holds on new ones.
     """
 
     max_failed_trials: Count = 20
@@ -30,7 +31,7 @@ class Run(Table):
     grace_seconds: Seconds = 300.0
     trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1, le=limits.TRIALS_PER_GPU)] = "auto"
     repeat_configurations: bool = False
-    keep: Annotated[tuple[Literal["losses", "gradient_norms"], ...], Field(strict=False)] = ()
+    keep: Annotated[tuple[Literal["losses", "gradient_norms", "examples"], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Run:

@@ -135,6 +135,11 @@ class Supervised:
         others = self._permuted(round_)[first : first + (self.settings.validation_examples or 0)]
         return self._split(chosen, others).test
 
+    def test_members(self, round_: Round) -> Any:
+        """Returns which of all examples a round is tested on, (N, 1)."""
+        _, tests = self._draw(round_)
+        return tests[:, None]
+
     @property
     def _is_same_in_every_round(self) -> bool:
         fixed = self._examples.tests

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from hpo.study.examples import TestedExamples, joined
 from hpo.study.task import Measurement, Metric
 from hpo.training.batch import Batch, tensors_of
-from hpo.training.network_task import NetworkTask
+from hpo.training.network_task import FinalTest, NetworkTask, States
 
 
 class ErrorMeans:
@@ -55,6 +58,43 @@ class ErrorMeans:
         return errors, (finite[-1] == 0).nonzero().flatten().tolist()
 
 
+class ExampleTest(FinalTest):
+    """Keeps what became of every test example.
+
+    Args:
+        metrics: of the task; an error that is no mean over examples says nothing of them.
+        members: of which images each round's examples are, (R, N, K).
+    """
+
+    def __init__(self, task: NetworkTask, metrics: Sequence[Metric], test: Batch, members: npt.NDArray[Any]) -> None:
+        is_same = bool((members == members[0]).all())
+        self._task, self._metrics, self._test = task, metrics, test
+        self._members = (members[:1] if is_same else members).astype(np.int32)
+
+    def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
+        """Returns (M N, R): each example's error by each of M metrics; NaN for what is no mean over examples."""
+        errors = vmap(self._task.errors)(predict(self._test[0]), self._test)
+        parts = []
+        for metric in self._metrics:
+            of_examples = errors[metric.name].double()  # (R, N), or (R,)
+            if of_examples.dim() < 2:
+                of_examples = torch.full_like(of_examples, torch.nan)[:, None].expand(-1, self._members.shape[1])
+            elif metric.worst is not None:
+                of_examples = of_examples.nan_to_num(*[metric.worst] * 3)
+            parts.append(of_examples.T)
+        return torch.cat(parts)
+
+    def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
+        """Returns as a detail metric -> examples."""
+        of_metrics = zip(self._metrics, numbers.chunk(len(self._metrics)), strict=True)
+        kept = {
+            metric.name: TestedExamples.of_errors(errors.T.numpy(), self._members)
+            for metric, errors in of_metrics
+            if bool(errors.isfinite().all())
+        }
+        return {}, {"examples": kept}
+
+
 class Fetched:
     """Numbers on their way from a device, where it was told to; on a CPU they are there at once."""
 
@@ -93,4 +133,6 @@ def _joined(details: Sequence[Any]) -> Any:
     """Returns lists of several rounds one after another, mappings likewise, key by key."""
     if isinstance(details[0], Mapping):
         return {key: _joined([one[key] for one in details]) for key in details[0]}
+    if isinstance(details[0], TestedExamples):
+        return joined(details)
     return [number for one in details for number in one]

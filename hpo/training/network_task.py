@@ -54,7 +54,9 @@ class NetworkTask(Protocol):
 
     One that has more to look at than its test data brings a method `final_test`, as `DigitPairs` does: its errors are
     those of a trial. One that has validation examples brings `validation`, which returns those of a round as `data`
-    returns the test's, and `validation_metrics`.
+    returns the test's, and `validation_metrics`. One whose rounds are tested on examples of one set brings
+    `test_members`, which returns which of it those of a round are, (N, K), K images each; unless it does, all rounds
+    are taken to be tested on different ones.
     """
 
     @property
@@ -77,11 +79,21 @@ class NetworkTask(Protocol):
 
 
 def final_test_of(
-    task: NetworkTask, params: Params, rounds: Sequence[Round], device: torch.device, dtype: torch.dtype
+    task: NetworkTask,
+    params: Params,
+    rounds: Sequence[Round],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    keeps_examples: bool = False,
 ) -> FinalTest | None:
-    """Returns what a task measures of trained networks at the end; None where that is their test data."""
+    """Returns what a task measures of trained networks at the end; None where that is their test data.
+
+    Args:
+        keeps_examples: whether what became of each test example is a part of it.
+    """
     make: Callable[..., FinalTest | None] | None = getattr(task, "final_test", None)
-    return make(params, rounds, device, dtype) if make else None
+    return make(params, rounds, device, dtype, keeps_examples=keeps_examples) if make else None
 
 
 def named_in(function: Callable[..., Any], params: Params, *, skip: int = 0) -> dict[str, Any]:

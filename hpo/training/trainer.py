@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Generator, Hashable, Iterable,
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpo.study.definition import Training
@@ -18,8 +19,8 @@ from hpo.training.device import CPU, describe_device, find_device
 from hpo.training.gpu_kernels import explain_lost_device, in_a_line
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
-from hpo.training.measured import ErrorMeans, Fetched, together
-from hpo.training.network_task import NetworkTask, Split, final_test_of
+from hpo.training.measured import ErrorMeans, ExampleTest, Fetched, together
+from hpo.training.network_task import FinalTest, NetworkTask, Split, final_test_of
 from hpo.training.preparation import Preparation
 from hpo.training.recorded import RecordedRounds
 from hpo.training.recorder import Recorder
@@ -34,7 +35,7 @@ class Trainer:
     """Trains networks, one a round, and measures their errors; a `Task`.
 
     Args:
-        keep: what measurements hold besides errors: `losses`, `gradient_norms`.
+        keep: what measurements hold besides errors: `losses`, `gradient_norms`, `examples`.
         select_on: which examples trials are measured on, see `Protocol`.
         stacked: which of the two ways of training; None chooses the faster.
         dtype: of the networks and their data; tests compare ways of training in float64.
@@ -145,8 +146,8 @@ class Trainer:
         self, networks: Rounds, params: Params, rounds: Sequence[Round], measured: Measurement
     ) -> Generator[Measurement, None, Measurement]:
         """Returns what is known after the last epoch, with the errors of the task's final test, if it has one."""
-        test = final_test_of(self.task, params, rounds, self._data.device, self._data.dtype)
-        if test is None or self._select_on != "test":
+        test = self._final_test(params, rounds) if self._select_on == "test" else None
+        if test is None:
             return measured
         with networks.launching():
             fetched = Fetched(networks.test_finally(test))
@@ -154,6 +155,16 @@ class Trainer:
             yield Launched(measured.step, None, {}, is_done=fetched.is_here)
         errors, details = test.read(fetched.wait())
         return replace(measured, errors={**measured.errors, **errors}, details={**measured.details, **details})
+
+    def _final_test(self, params: Params, rounds: Sequence[Round]) -> FinalTest | None:
+        """Returns what is measured after the last epoch besides the errors on test data, if anything is."""
+        keeps_examples = "examples" in self._keep
+        device, dtype = self._data.device, self._data.dtype
+        own = final_test_of(self.task, params, rounds, device, dtype, keeps_examples=keeps_examples)
+        find_members: Callable[[Round], Any] | None = getattr(self.task, "test_members", None)
+        if own or not keeps_examples or find_members is None:
+            return own
+        return ExampleTest(self.task, self.metrics, self.data(rounds).test, np.stack([*map(find_members, rounds)]))
 
     def _measurement(
         self, epoch: int, fetched: Fetched | None, norms: GradientNorms | None, *, is_evaluated: bool

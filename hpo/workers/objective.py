@@ -18,8 +18,10 @@ from optuna.study import StudyDirection
 from hpo.provenance import versions
 from hpo.search.race import best_errors, groups_of, is_behind, is_hopeless
 from hpo.search.samplers import suggest
+from hpo.storage.artifacts import attach_to_trial
 from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
+from hpo.study.examples import EXAMPLES_FILE, TestedExamples
 from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
 from hpo.study.record import Record
@@ -129,6 +131,7 @@ class Objective:
                 pruned = not is_last and self._is_pruned(trial, number, measured, record, whole)
                 if pruned or is_last:
                     self._keep(trial, {**whole.kept(whole=not pruned), "seconds": time.perf_counter() - began})
+                    self._keep_examples(trial, whole.examples)
                 if pruned:
                     raise optuna.TrialPruned
         assert whole is not None  # a measurement ends with errors
@@ -164,6 +167,10 @@ class Objective:
         with batch_writes(trial):
             for key, value in {**kept, "device": self._task.device, **trained, "versions": versions()}.items():
                 trial.set_user_attr(key, value)
+
+    def _keep_examples(self, trial: optuna.Trial, examples: TestedExamples | None) -> None:
+        if examples is not None:
+            attach_to_trial(trial, EXAMPLES_FILE, examples.as_bytes())
 
     def _find_rate(self, study: optuna.Study, params: Params) -> float:
         """Returns the optimum of a range test, which is made once and kept with the study.

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
+from hpo.study.examples import TestedExamples
 from hpo.study.task import Round
 from hpo.tasks.datasets import HEAD_PAIRS
 from hpo.tasks.digit_pairs.architectures import load_pair_class
@@ -37,23 +39,41 @@ class AllPairs(FinalTest):
         scales: mean and deviation of each round's pixels, (R, 2).
         network: one of the networks, whatever its weights.
         shares_weights: whether one tower reads both images of a pair; then each image is read once.
+        keeps_examples: whether it is kept what every image is read as.
     """
 
     def __init__(
-        self, images: Images, rounds: Sequence[Round], scales: Tensor, network: nn.Module, *, shares_weights: bool
+        self,
+        images: Images,
+        rounds: Sequence[Round],
+        scales: Tensor,
+        network: nn.Module,
+        *,
+        shares_weights: bool,
+        keeps_examples: bool = False,
     ) -> None:
+        self._keeps_examples = keeps_examples
         self._images, self._scales, self._network, self._shares = images, scales, network, shares_weights
         seeds = tuple(one.seed("head's test pairs") for one in rounds)
         self._pairs = _draw(seeds, len(images.digits), images.digits.device)
         self._is_known = type(network) is load_pair_class()  # whose head is given the towers' outputs, and no more
 
     def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
-        """Returns (K, R): confusion matrices, the head's error, and whether each image is read by itself."""
+        """Returns (K, R): confusion matrices, the head's error, and whether each image is read by itself.
+
+        Where examples are kept, before these what is read in each image, and of how many pairs it is, and of wrong
+        ones.
+        """
         logits, alone = self._read(predict)
-        reads = logits.argmax(-1).where(logits.isfinite().all(-1), UNREAD)
+        reads = logits.argmax(-1).where(logits.isfinite().all(-1), UNREAD)  # (R, T, M)
         matrices = confusion(reads, self._images.digits).flatten(1)  # (R, T * 110)
-        head = self._compare(predict, states, logits)  # (R,)
-        return torch.cat([matrices.T.double(), head[None], alone[None].double()])
+        wrong = self._compare(predict, states, logits)  # (R, P)
+        head = 100 * wrong.double().mean(1)
+        numbers = torch.cat([matrices.T.double(), head[None], alone[None].double()])
+        if not self._keeps_examples:
+            return numbers
+        counts = [self._of_images(torch.ones_like(wrong)), self._of_images(wrong)]
+        return torch.cat([reads.flatten(1).T.double(), *(count.T.double() for count in counts), numbers])
 
     def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
         """Returns each metric's errors (R,), and the confusion matrices (R, T, 10, 11), T towers.
@@ -63,9 +83,19 @@ class AllPairs(FinalTest):
         """
         if not numbers[-1].all():
             raise ValueError("test_pairs = 'all' is for networks that read each image by itself")
-        matrices = numbers[:-2].T.long().reshape(numbers.shape[1], -1, DIGITS, DIGITS + 1)
+        rounds, towers, count = numbers.shape[1], 1 if self._shares else 2, len(self._images.digits)
+        of_images = numbers[: -towers * DIGITS * (DIGITS + 1) - 2]
+        numbers = numbers[len(of_images) :]
+        matrices = numbers[:-2].T.long().reshape(rounds, towers, DIGITS, DIGITS + 1)
         recognition = [recognition_error(towers[0], towers[-1]) for towers in matrices]
-        return {"recognition": recognition, "head": numbers[-2].tolist()}, {"confusion_matrices": matrices.tolist()}
+        details: dict[str, Any] = {"confusion_matrices": matrices.tolist()}
+        if self._keeps_examples:
+            reads, pairs, wrong = torch.split(of_images.T, [towers * count, count, count], 1)
+            details["examples"] = {
+                "recognition": tested_by_recognition(matrices, reads.view(rounds, towers, count), self._images.digits),
+                "head": TestedExamples(((100 * wrong - numbers[-2][:, None] * pairs) / HEAD_PAIRS).float().numpy()),
+            }
+        return {"recognition": recognition, "head": numbers[-2].tolist()}, details
 
     def _read(self, predict: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
         """Returns the digits' logits (R, T, M, 10), and whether each image is read by itself (R,)."""
@@ -96,7 +126,7 @@ class AllPairs(FinalTest):
         return close.flatten(1).all(1)
 
     def _compare(self, predict: Callable[[Tensor], Any], states: States, logits: Tensor) -> Tensor:
-        """Returns the percentage (R,) of drawn pairs that the head compares wrongly."""
+        """Returns whether the head compares drawn pairs wrongly, (R, P)."""
         digits = self._images.digits[self._pairs]  # (R, P, 2)
         targets = (digits[..., 0] <= digits[..., 1]).long()
         if self._is_known:
@@ -104,7 +134,7 @@ class AllPairs(FinalTest):
         else:
             compared = torch.cat([predict(self._inputs(some))[0] for some in torch.split(self._pairs, AT_ONCE, 1)], 1)
         wrong = (compared.argmax(-1) != targets) | ~compared.isfinite().all(-1)
-        return 100 * wrong.double().mean(1)
+        return wrong
 
     def _by_head(self, states: States, logits: Tensor) -> Tensor:
         """Returns comparisons (R, P, 2) of the drawn pairs, by the head alone."""
@@ -118,6 +148,13 @@ class AllPairs(FinalTest):
                 both = (logits[:, 0][rounds, some[..., 0]], logits[:, -1][rounds, some[..., 1]])  # (R, p, 10) each
                 parts.append(compare(stacked, torch.cat(both, -1)))
         return torch.cat(parts, 1)
+
+    def _of_images(self, flags: Tensor) -> Tensor:
+        """Returns for each image (R, M) how many of its drawn pairs are flagged, (R, P)."""
+        counts = torch.zeros(len(flags), len(self._images.digits), dtype=torch.long, device=flags.device)
+        for side in self._pairs.unbind(-1):
+            counts.scatter_add_(1, side, flags.long())
+        return counts
 
     def _inputs(self, pairs: Tensor) -> Tensor:
         """Returns normalised images (R, N, 2, 14, 14) of pairs (N, 2), the same for all rounds, or (R, N, 2)."""
@@ -144,6 +181,27 @@ def recognition_error(first: Tensor, second: Tensor) -> float:
     """
     wrong = int(first.flatten().long() @ _wrong() @ second.flatten().long())
     return 100 * wrong / (int(first.sum()) * int(second.sum()))
+
+
+def tested_by_recognition(matrices: Tensor, reads: Tensor, digits: Tensor) -> TestedExamples:
+    """Returns what became of each image, and by how much that moves the error over all ordered pairs.
+
+    Args:
+        matrices: confusion matrices (R, T, 10, 11).
+        reads: (R, T, M), from 0 to 10.
+        digits: (M,).
+    """
+    count, wrong = len(digits), 100 * _wrong().double()
+    shares = matrices.flatten(2).double() / count  # (R, T, 110)
+    as_first, as_second = shares[:, -1] @ wrong.T, shares[:, 0] @ wrong  # the error of an image in either place
+    error = (shares[:, 0] * as_first).sum(1, keepdim=True)
+    outcomes = ((DIGITS + 1) * digits.cpu() + reads.cpu().long()).numpy()  # (R, T, M)
+    if reads.shape[1] == 1:
+        return TestedExamples(((as_first + as_second - 2 * error) / count).numpy(), outcomes[:, 0].astype(np.uint8))
+    influence = torch.cat([as_first - error, as_second - error], 1) / count  # (R, 220)
+    both = np.concatenate([outcomes[:, 0], outcomes[:, 1] + as_first.shape[1]], axis=1)
+    images = np.tile(np.arange(count, dtype=np.int32), 2)[None, :, None]
+    return TestedExamples(influence.numpy(), both.astype(np.uint8), images)
 
 
 @lru_cache(maxsize=1)

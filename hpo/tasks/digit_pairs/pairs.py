@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -62,6 +63,17 @@ def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, t
         train._replace(images=(train.images - mean) / deviation),
         test._replace(images=(test.images - mean) / deviation),
     )
+
+
+def draw_test_images(dataset: str, folder: Path, round_: Round, *, test_pairs: int) -> npt.NDArray[np.int64]:
+    """Draws of which test images a round's test pairs are, (N, 2), as `draw_round` does.
+
+    Raises:
+        DatasetError: where the files are missing or wrong.
+    """
+    _, images = read_images(dataset, folder)
+    drawn: npt.NDArray[np.int64] = _indices(dataset, images, test_pairs, round_.seed("test pairs")).numpy()
+    return drawn
 
 
 def draw_validation(dataset: str, folder: Path, round_: Round, *, train_pairs: int, validation_pairs: int) -> Pairs:

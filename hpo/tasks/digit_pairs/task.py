@@ -162,8 +162,21 @@ class DigitPairs(Table):
         numbers = {"train_pairs": self.train_pairs, "validation_pairs": self.validation_pairs or VALIDATION_PAIRS}
         return draw_validation(self.dataset, self._folder, round_, **numbers)
 
+    def test_members(self, round_: Round) -> Any:
+        """Returns of which test images a round's test pairs are, (N, 2)."""
+        from hpo.tasks.digit_pairs.pairs import draw_test_images
+
+        assert self._folder is not None
+        return draw_test_images(self.dataset, self._folder, round_, test_pairs=self.drawn_test_pairs)
+
     def final_test(
-        self, params: Params, rounds: Sequence[Round], device: torch.device, dtype: torch.dtype
+        self,
+        params: Params,
+        rounds: Sequence[Round],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        keeps_examples: bool = False,
     ) -> AllPairs | None:
         """Returns what measures trained networks on all ordered pairs of test images, where the study wants that."""
         if self.test_pairs != "all":
@@ -178,7 +191,8 @@ class DigitPairs(Table):
         network = self.network(**named_in(self.network, params))
         scales = torch.tensor([self.normalisation(one) for one in rounds], dtype=dtype, device=device)
         images = test_images_on(self.dataset, self._folder, device, dtype)
-        return AllPairs(images, rounds, scales, network, shares_weights=bool(params["weight_sharing"]))
+        shares = bool(params["weight_sharing"])
+        return AllPairs(images, rounds, scales, network, shares_weights=shares, keeps_examples=keeps_examples)
 
     def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
         """Builds a network of `models/`, as the contract in `models/__init__.py` describes it."""
