@@ -24,7 +24,7 @@ PACKED = "bits"  # the name of outcomes in a file, where there are but two: 8 in
 
 
 @dataclass(frozen=True)
-class TestedExamples:
+class ExampleOutcomes:
     """What became of N test examples in R rounds.
 
     Attributes:
@@ -40,14 +40,14 @@ class TestedExamples:
     members: npt.NDArray[np.int32] | None = None
 
     @staticmethod
-    def of_errors(errors: Array, members: Array | None = None) -> TestedExamples:
+    def of_errors(errors: Array, members: Array | None = None) -> ExampleOutcomes:
         """Returns the examples of rounds whose error is the mean of theirs, (R, N); with their members (R, N, K)."""
         centred = (errors - errors.mean(axis=1, keepdims=True)) / errors.shape[1]
         values = np.unique(errors)
         if len(values) > 2:
-            return TestedExamples(summed(centred, members).astype(np.float32))
+            return ExampleOutcomes(summed(centred, members).astype(np.float32))
         influence = (values - errors.mean(axis=1, keepdims=True)) / errors.shape[1]
-        return TestedExamples(influence, np.searchsorted(values, errors).astype(np.uint8), members)
+        return ExampleOutcomes(influence, np.searchsorted(values, errors).astype(np.uint8), members)
 
     def influences(self) -> npt.NDArray[np.float64]:
         """Returns by how much each round's error grows with an image, per unit of its weight: (R, M)."""
@@ -70,7 +70,7 @@ class TestedExamples:
         return file.getvalue()
 
     @staticmethod
-    def from_bytes(content: bytes) -> TestedExamples:
+    def from_bytes(content: bytes) -> ExampleOutcomes:
         """Reads the content of such a file.
 
         Raises:
@@ -81,14 +81,14 @@ class TestedExamples:
             outcomes = kept.get("outcomes")
             if PACKED in kept:
                 outcomes = np.unpackbits(kept[PACKED], axis=1, count=int(kept["examples"]))
-            found = TestedExamples(kept["influence"], outcomes, kept.get("members"))
+            found = ExampleOutcomes(kept["influence"], outcomes, kept.get("members"))
         except (KeyError, IndexError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"these are no tested examples: {error}") from error
         _check(found)
         return found
 
 
-def joined(groups: Sequence[TestedExamples]) -> TestedExamples:
+def joined(groups: Sequence[ExampleOutcomes]) -> ExampleOutcomes:
     """Returns the examples of several groups of rounds, one after another."""
     outcomes = [one.outcomes for one in groups if one.outcomes is not None]
     members = [
@@ -97,9 +97,9 @@ def joined(groups: Sequence[TestedExamples]) -> TestedExamples:
         if one.members is not None
     ]
     if len(outcomes) < len(groups):
-        return TestedExamples(_stacked([one.influences() for one in groups]).astype(np.float32))
+        return ExampleOutcomes(_stacked([one.influences() for one in groups]).astype(np.float32))
     influence = _stacked([one.influence for one in groups])
-    return TestedExamples(influence, np.concatenate(outcomes), np.concatenate(members) if members else None)
+    return ExampleOutcomes(influence, np.concatenate(outcomes), np.concatenate(members) if members else None)
 
 
 def _stacked(parts: Sequence[Array]) -> Array:
@@ -127,7 +127,7 @@ def _read(content: bytes) -> Any:
         yield from arrays.items()
 
 
-def _check(found: TestedExamples) -> None:
+def _check(found: ExampleOutcomes) -> None:
     """Makes sure that the arrays of a file, which anybody may have written, fit each other."""
     outcomes, influence, members = found.outcomes, found.influence, found.members
     fits = influence.dtype.kind == "f" and influence.ndim == 2 and influence.size > 0

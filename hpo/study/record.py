@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from hpo.study.examples import TestedExamples
+from hpo.study.examples import ExampleOutcomes
 from hpo.study.examples import joined as all_of
 from hpo.study.task import Measurement, Metric
 
@@ -32,7 +32,7 @@ class Record:
         self._by_step: dict[int, list[float]] = {}
         self._details: dict[str, Any] = {}
         self._matrices: list[Any] = []
-        self._examples: list[TestedExamples] = []
+        self._examples: list[ExampleOutcomes] = []
 
     def add(self, measured: Measurement) -> None:
         """Takes what is known after another step."""
@@ -71,7 +71,7 @@ class Record:
         return _rounded(fmean(self._last[self._objective][self._new]), metric)
 
     @property
-    def examples(self) -> TestedExamples | None:
+    def examples(self) -> ExampleOutcomes | None:
         """What became of each test example in all rounds, by the objective; None where that is not known."""
         return all_of(self._examples) if self._examples else None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from hpo.study.examples import TestedExamples, joined
+from hpo.study.examples import ExampleOutcomes, joined
 from hpo.study.task import Measurement, Metric
 from hpo.training.batch import Batch, tensors_of
 from hpo.training.network_task import FinalTest, NetworkTask, States
@@ -88,7 +88,7 @@ class ExampleTest(FinalTest):
         """Returns as a detail metric -> examples."""
         of_metrics = zip(self._metrics, numbers.chunk(len(self._metrics)), strict=True)
         kept = {
-            metric.name: TestedExamples.of_errors(errors.T.numpy(), self._members)
+            metric.name: ExampleOutcomes.of_errors(errors.T.numpy(), self._members)
             for metric, errors in of_metrics
             if bool(errors.isfinite().all())
         }
@@ -133,6 +133,6 @@ def _joined(details: Sequence[Any]) -> Any:
     """Returns lists of several rounds one after another, mappings likewise, key by key."""
     if isinstance(details[0], Mapping):
         return {key: _joined([one[key] for one in details]) for key in details[0]}
-    if isinstance(details[0], TestedExamples):
+    if isinstance(details[0], ExampleOutcomes):
         return joined(details)
     return [number for one in details for number in one]

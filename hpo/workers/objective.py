@@ -21,7 +21,7 @@ from hpo.search.samplers import suggest
 from hpo.storage.artifacts import attach_to_trial
 from hpo.storage.trials import batch_writes
 from hpo.study.definition import StudyDefinition
-from hpo.study.examples import EXAMPLES_FILE, TestedExamples
+from hpo.study.examples import EXAMPLES_FILE, ExampleOutcomes
 from hpo.study.loading import load_task, open_task
 from hpo.study.range_tests import is_range_test, range_test_key
 from hpo.study.record import Record
@@ -168,7 +168,7 @@ class Objective:
             for key, value in {**kept, "device": self._task.device, **trained, "versions": versions()}.items():
                 trial.set_user_attr(key, value)
 
-    def _keep_examples(self, trial: optuna.Trial, examples: TestedExamples | None) -> None:
+    def _keep_examples(self, trial: optuna.Trial, examples: ExampleOutcomes | None) -> None:
         if examples is not None:
             attach_to_trial(trial, EXAMPLES_FILE, examples.as_bytes())
 

@@ -42,14 +42,23 @@ def measured(
     several: list[nn.Module], *, shares_weights: bool, states: States | None = None
 ) -> tuple[dict[str, list[float]], Any]:
     """Returns errors and confusion matrices of networks that read each image in batches of four pairs."""
+    errors, details = all_measured(several, shares_weights=shares_weights, states=states)
+    return errors, details["confusion_matrices"]
+
+
+def all_measured(
+    several: list[nn.Module], *, shares_weights: bool, states: States | None = None, keeps_examples: bool = False
+) -> tuple[dict[str, list[float]], Any]:
+    """Returns the same, with all details."""
 
     @torch.no_grad()
     def predict(inputs: Tensor) -> Any:
         return join([network(of) for network, of in zip(several, inputs, strict=True)], torch.stack)
 
-    test = AllPairs(images(), ROUNDS, SCALES, several[0], shares_weights=shares_weights)
+    how = {"shares_weights": shares_weights, "keeps_examples": keeps_examples}
+    test = AllPairs(images(), ROUNDS, SCALES, several[0], **how)
     errors, details = test.read(test.numbers(predict, states or (lambda: [dict(one.state_dict()) for one in several])))
-    return {name: list(of) for name, of in errors.items()}, details["confusion_matrices"]
+    return {name: list(of) for name, of in errors.items()}, details
 
 
 def all_of_them() -> Tensor:
@@ -81,6 +90,23 @@ def test_they_are_what_all_pairs_one_by_one_come_to(monkeypatch: pytest.MonkeyPa
         assert errors["head"][r] == pytest.approx(expected["head"], abs=1e-12)
         assert len(matrices[r]) == (1 if weight_sharing else 2)
         assert sum(map(sum, matrices[r][0])) == COUNT
+
+
+@pytest.mark.parametrize("weight_sharing", [True, False])
+def test_an_image_moves_an_error_by_what_its_pairs_say(monkeypatch: pytest.MonkeyPatch, weight_sharing: bool) -> None:
+    drawn = all_of_them()[torch.randperm(COUNT**2, generator=torch.Generator().manual_seed(1))[:40]]
+    monkeypatch.setattr(all_pairs, "_draw", lambda *_: drawn.repeat(len(ROUNDS), 1, 1))
+    monkeypatch.setattr(all_pairs, "HEAD_PAIRS", len(drawn))
+    several = networks(weight_sharing=weight_sharing)
+    _, details = all_measured(several, shares_weights=weight_sharing, keeps_examples=True)
+    for metric, pairs in (("recognition", all_of_them()), ("head", drawn)):
+        found = details["examples"][metric].influences()
+        for r, network in enumerate(several):
+            wrong = torch.tensor([one_by_one(network, SCALES[r], pair[None])[metric] for pair in pairs])
+            for image in range(COUNT):
+                touching = (pairs == image).sum(1)  # 2 for an image beside itself
+                expected = float((touching * (wrong - wrong.mean())).sum() / len(pairs))
+                assert found[r, image] == pytest.approx(expected, abs=1e-4)
 
 
 class Own(nn.Module):
@@ -142,6 +168,25 @@ def test_only_the_last_epoch_is_measured_on_all_pairs(architecture: str, weight_
         assert recognition_error(torch.tensor(towers[0]), torch.tensor(towers[-1])) == error
     resolution = {metric.name: metric.resolution for metric in trainer(test_pairs="all").metrics}
     assert resolution == {"recognition": 100 / 599**2, "head": 100 / 100_000}
+
+
+@pytest.mark.parametrize("test_pairs", ["all", 150])
+def test_examples_are_kept_where_that_is_asked_for(test_pairs: Any) -> None:
+    chosen = {"architecture": "fnn", "weight_sharing": False}
+    made = trainer(test_pairs=test_pairs)
+    keeping = Trainer(made.task, made.training, keep=["examples"])
+    first, last = last_of(keeping, **chosen)
+    assert "examples" not in first.details
+    assert "examples" not in last_of(made, **chosen)[1].details
+    assert last.errors == last_of(made, **chosen)[1].errors
+    for name in ("recognition", "head"):
+        outcomes = last.details["examples"][name]
+        assert outcomes.influences().sum(1) == pytest.approx(0, abs=1e-4)
+        assert outcomes.influences().any()
+        if test_pairs == 150:
+            assert outcomes.members.shape == (2, 150, 2)
+            wrong = outcomes.influence.argmax(1)[:, None] == outcomes.outcomes
+            assert 100 * wrong.mean(1) == pytest.approx(last.errors[name])
 
 
 def test_rounds_that_diverge_count_as_the_worst() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from hpo.study.examples import TestedExamples
+from hpo.study.examples import ExampleOutcomes
 from hpo.study.task import Round
 from hpo.tasks.datasets import HEAD_PAIRS
 from hpo.tasks.digit_pairs.architectures import load_pair_class
@@ -93,7 +93,7 @@ class AllPairs(FinalTest):
             reads, pairs, wrong = torch.split(of_images.T, [towers * count, count, count], 1)
             details["examples"] = {
                 "recognition": tested_by_recognition(matrices, reads.view(rounds, towers, count), self._images.digits),
-                "head": TestedExamples(((100 * wrong - numbers[-2][:, None] * pairs) / HEAD_PAIRS).float().numpy()),
+                "head": ExampleOutcomes(((100 * wrong - numbers[-2][:, None] * pairs) / HEAD_PAIRS).float().numpy()),
             }
         return {"recognition": recognition, "head": numbers[-2].tolist()}, details
 
@@ -183,7 +183,7 @@ def recognition_error(first: Tensor, second: Tensor) -> float:
     return 100 * wrong / (int(first.sum()) * int(second.sum()))
 
 
-def tested_by_recognition(matrices: Tensor, reads: Tensor, digits: Tensor) -> TestedExamples:
+def tested_by_recognition(matrices: Tensor, reads: Tensor, digits: Tensor) -> ExampleOutcomes:
     """Returns what became of each image, and by how much that moves the error over all ordered pairs.
 
     Args:
@@ -197,11 +197,11 @@ def tested_by_recognition(matrices: Tensor, reads: Tensor, digits: Tensor) -> Te
     error = (shares[:, 0] * as_first).sum(1, keepdim=True)
     outcomes = ((DIGITS + 1) * digits.cpu() + reads.cpu().long()).numpy()  # (R, T, M)
     if reads.shape[1] == 1:
-        return TestedExamples(((as_first + as_second - 2 * error) / count).numpy(), outcomes[:, 0].astype(np.uint8))
+        return ExampleOutcomes(((as_first + as_second - 2 * error) / count).numpy(), outcomes[:, 0].astype(np.uint8))
     influence = torch.cat([as_first - error, as_second - error], 1) / count  # (R, 220)
     both = np.concatenate([outcomes[:, 0], outcomes[:, 1] + as_first.shape[1]], axis=1)
     images = np.tile(np.arange(count, dtype=np.int32), 2)[None, :, None]
-    return TestedExamples(influence.numpy(), both.astype(np.uint8), images)
+    return ExampleOutcomes(influence.numpy(), both.astype(np.uint8), images)
 
 
 @lru_cache(maxsize=1)
