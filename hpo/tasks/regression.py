@@ -69,6 +69,12 @@ class Regression(Supervised):
         off = (self._shaped(output, batch[1]).double() - batch[1]) * batch[2]  # (N, T)
         return {"rmse": off.square().mean().sqrt().clamp(max=worst), "mae": off.abs().mean(-1).clamp(max=worst)}
 
+    def influences(self, output: Tensor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Returns by how much the RMSE grows with each example (N,): its squared error's share of the mean's root."""
+        squares = ((self._shaped(output, batch[1]).double() - batch[1]) * batch[2]).square().mean(-1)
+        mean = squares.mean()
+        return {"rmse": (squares - mean) / (2 * mean.sqrt() * len(squares)).clamp(min=1e-300)}
+
     def _shaped(self, output: Tensor, targets: Tensor) -> Tensor:
         if output.dim() == 1 and targets.shape[-1] == 1:
             output = output.unsqueeze(-1)

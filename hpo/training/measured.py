@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from hpo.study.examples import ExampleOutcomes, joined
+from hpo.study.examples import ExampleOutcomes, joined, summed
 from hpo.study.task import Measurement, Metric
 from hpo.training.batch import Batch, tensors_of
 from hpo.training.network_task import FinalTest, NetworkTask, States
@@ -58,6 +58,9 @@ class ErrorMeans:
         return errors, (finite[-1] == 0).nonzero().flatten().tolist()
 
 
+MEAN, INFLUENCE, UNKNOWN = range(3)  # what numbers of examples are: errors, by how much they move the error, neither
+
+
 class ExampleTest(FinalTest):
     """Keeps what became of every test example.
 
@@ -72,26 +75,36 @@ class ExampleTest(FinalTest):
         self._members = (members[:1] if is_same else members).astype(np.int32)
 
     def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
-        """Returns (M N, R): each example's error by each of M metrics; NaN for what is no mean over examples."""
-        errors = vmap(self._task.errors)(predict(self._test[0]), self._test)
+        """Returns (M (N + 1), R): of each of M metrics how its examples are to be read, and a number of each."""
+        output = predict(self._test[0])
+        errors, find = vmap(self._task.errors)(output, self._test), getattr(self._task, "influences", None)
+        moved = vmap(find)(output, self._test) if find else {}
         parts = []
         for metric in self._metrics:
             of_examples = errors[metric.name].double()  # (R, N), or (R,)
-            if of_examples.dim() < 2:
-                of_examples = torch.full_like(of_examples, torch.nan)[:, None].expand(-1, self._members.shape[1])
-            elif metric.worst is not None:
-                of_examples = of_examples.nan_to_num(*[metric.worst] * 3)
-            parts.append(of_examples.T)
+            if of_examples.dim() == 2:
+                kind, numbers = (
+                    MEAN,
+                    of_examples if metric.worst is None else of_examples.nan_to_num(*[metric.worst] * 3),
+                )
+            elif metric.name in moved:
+                kind, numbers = INFLUENCE, moved[metric.name].double()
+            else:
+                kind, numbers = UNKNOWN, of_examples[:, None].expand(-1, self._members.shape[1])
+            parts += [torch.full_like(numbers[:, :1], kind).T, numbers.T]
         return torch.cat(parts)
 
     def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
         """Returns as a detail metric -> examples."""
-        of_metrics = zip(self._metrics, numbers.chunk(len(self._metrics)), strict=True)
-        kept = {
-            metric.name: ExampleOutcomes.of_errors(errors.T.numpy(), self._members)
-            for metric, errors in of_metrics
-            if bool(errors.isfinite().all())
-        }
+        kept = {}
+        for metric, (kinds, *rows) in zip(self._metrics, numbers.chunk(len(self._metrics)), strict=True):
+            of_examples = torch.stack(rows, 1).numpy()  # (R, N)
+            if not np.isfinite(of_examples).all() or kinds[0] == UNKNOWN:
+                continue
+            if kinds[0] == MEAN:
+                kept[metric.name] = ExampleOutcomes.of_errors(of_examples, self._members)
+            else:
+                kept[metric.name] = ExampleOutcomes(summed(of_examples, self._members).astype(np.float32))
         return {}, {"examples": kept}
 
 

@@ -56,7 +56,8 @@ class NetworkTask(Protocol):
     those of a trial. One that has validation examples brings `validation`, which returns those of a round as `data`
     returns the test's, and `validation_metrics`. One whose rounds are tested on examples of one set brings
     `test_members`, which returns which of it those of a round are, (N, K), K images each; unless it does, all rounds
-    are taken to be tested on different ones.
+    are taken to be tested on different ones. One with an error that is no mean over examples brings `influences`, which
+    maps output and batch to metric -> by how much the error grows with each example, per unit of its weight, (N,).
     """
 
     @property

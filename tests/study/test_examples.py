@@ -68,7 +68,7 @@ def damaged(change: Callable[[dict[str, Array]], object]) -> bytes:
         arrays = dict(file)
     change(arrays)
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)
     return content.getvalue()
 
 

@@ -191,3 +191,28 @@ def test_a_table_that_is_none_is_one_line(tmp_path: Path, text: str, complaint: 
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(RequestError, match=complaint):
         regression(Sources(tmp_path, tmp_path), "bad.csv", target="b")
+
+
+@pytest.mark.parametrize("data", ["whole.npz", "split.npz"])
+def test_the_examples_of_a_round_are_known_by_their_place_among_all(here: Sources, data: str) -> None:
+    task = classification(here, data, standardize=False)
+    everything = read_examples(data, None, here).x.astype(np.float32)
+    for one in ROUNDS:
+        assert np.array_equal(everything[task.test_members(one)[:, 0]], task.data(one).test[0].numpy())
+
+
+def test_an_example_moves_the_errors_of_a_regression_by_what_they_would_be_without_it(here: Sources) -> None:
+    task = regression(here, "line.npz")
+    trainer = Trainer(task, Training(epochs=3, batch_size=10), keep=["examples"])
+    *_, last = trainer.measure({"optimizer": "adam", "learning_rate": 0.03}, ROUNDS)
+    for metric in ("rmse", "mae"):
+        influences = last.details["examples"][metric].influences()
+        assert influences.shape[0] == len(ROUNDS)
+        assert influences.sum(1) == pytest.approx(0, abs=1e-3)
+        assert (influences != 0).sum(1).tolist() == [18] * len(ROUNDS)  # a fifth of the examples
+    output, batch = torch.zeros(18, 1), tuple(tensor[0] for tensor in trainer.data(ROUNDS).test)
+    found = task.influences(output, batch)["rmse"]  # type: ignore[arg-type]
+    squares = ((output - batch[1]).double() * batch[2]).square().mean(-1)
+    weights = torch.ones(18).double().requires_grad_()
+    (slopes,) = torch.autograd.grad(((weights * squares).sum() / weights.sum()).sqrt(), weights)
+    assert torch.allclose(found, slopes)

@@ -43,7 +43,7 @@ FINAL = {0.1: 5.0, 0.2: 5.4, 0.4: 9.0, 0.05: 4.0}  # of a learning rate
 class Curves:
     """A task whose errors fall with the epoch from four times the last; some of its rounds are harder."""
 
-    metrics = (Metric("recognition"),)
+    metrics: Sequence[Metric] = (Metric("recognition"),)
     device = "stub"
 
     def __init__(self) -> None:
