@@ -45,6 +45,7 @@ HOMES = {
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
     "scipy": {"search", "analysis", "training", "tasks"},
+    "sklearn": {"analysis"},
     "filelock": {"kernels", "tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
