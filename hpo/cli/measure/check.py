@@ -91,7 +91,8 @@ def card_table(checked: Checked, card: Card) -> FittedTable:
             taker: ", ".join(name for name in definition.parameters if card.parameters[name] == taker)
             for taker in takers
         },
-        "rounds": str(definition.protocol.rounds),
+        "rounds": f"{definition.protocol.rounds}"
+        + (f", {definition.race.group} at a time on a CPU" if definition.race else ""),
         "steps": count(definition.steps, definition.step_word) if definition.steps else "",
         "way": checked.way and f"{checked.way} (with the first values of the space)",
         "data": card.dataset,

@@ -1,0 +1,69 @@
+"""Evidence that may be looked at after every round: e-values, and intervals that hold whenever one stops.
+
+A p value is for one look: who measures on until it is small finds a difference between equals in the end. An e-value is
+what a bet against "they are equal" has made of 1; if it is true, the chance that it ever exceeds 1/a is at most a
+(J. Ville, 1939). Ours takes from "equal" no more than that a round's difference is as likely as its opposite, as a
+sign-flip test does: the product of exp(b d) / cosh(b d) over the rounds' differences d cannot gain then, whatever b,
+nor can the mean of several (A. Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", 2023).
+Errors with the same mean and shapes that differ much, as where one configuration fails in one round of twenty, are not
+equal in this sense; rounds that diverge are therefore counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hpo.analysis.statistics import CONFIDENCE, Interval
+
+BETS = np.geomspace(0.1, 3.0, 8)  # on a difference of one unit: small ones for small differences
+FURTHEST = 1e6  # units from the mean: beyond, an end of an interval is not looked for
+HALVINGS = 60
+
+
+def log_e_values(differences: Sequence[float], unit: float, mean: float = 0.0) -> npt.NDArray[np.float64]:
+    """Returns the logarithm of the evidence that differences have another mean, after each of their rounds: (n,).
+
+    Args:
+        differences: (n,), round by round.
+        unit: a round's deviation, as far as it is known before; whatever it is the evidence is valid, but a good one
+            tells sooner.
+        mean: that is doubted.
+    """
+    bets = np.concatenate([BETS, -BETS])[:, None] * ((np.asarray(differences) - mean) / unit)  # (2 B, n)
+    gains = (bets - np.logaddexp(bets, -bets) + math.log(2)).cumsum(axis=1)
+    found: npt.NDArray[np.float64] = np.logaddexp.reduce(gains, axis=0) - math.log(len(bets))
+    return found
+
+
+def anytime_interval(differences: Sequence[float], unit: float, level: float = 1 - CONFIDENCE) -> Interval:
+    """Returns the mean of differences with an interval that holds at all rounds at once, and a p value that does.
+
+    Args:
+        unit: see `log_e_values`.
+        level: at most so often the true mean is outside, whenever one stops.
+    """
+    mean = float(np.mean(differences))
+    low, high = (_end(differences, unit, mean, -math.log(level), side) for side in (-1, 1))
+    p_value = min(1.0, math.exp(-float(log_e_values(differences, unit).max())))
+    return Interval(mean, low, high, p_value=p_value)
+
+
+def _end(differences: Sequence[float], unit: float, mean: float, bound: float, side: int) -> float | None:
+    """Returns where, on one side, the evidence against a mean comes to a bound; None where it never does."""
+
+    def is_doubted(reach: float) -> bool:
+        return bool(log_e_values(differences, unit, mean + side * reach)[-1] >= bound)
+
+    inside, reach = 0.0, unit
+    while not is_doubted(reach):
+        inside, reach = reach, 2 * reach
+        if reach > FURTHEST * unit:
+            return None
+    for _ in range(HALVINGS):
+        middle = (inside + reach) / 2
+        inside, reach = (inside, middle) if is_doubted(middle) else (middle, reach)
+    return mean + side * reach
