@@ -45,7 +45,7 @@ HOMES = {
     "waitress": {"dashboard"},
     "plotly": {"report", "dashboard"},
     "scipy": {"search", "analysis", "training", "tasks"},
-    "sklearn": {"analysis"},
+    "sklearn": {"analysis", "tasks"},
     "filelock": {"kernels", "tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},

@@ -14,7 +14,8 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.confirmation import Confirmation, Contrast, best_different, read_confirmations
+from hpo.analysis.confirmation import Confirmation, Contrast, read_confirmations
+from hpo.analysis.fresh_rounds import best_different
 from hpo.analysis.results import read_best, read_entries, read_trial
 from hpo.analysis.statistics import Interval, corrected_p_values, mean_of, paired_difference
 from hpo.errors import RequestError, StorageError, UnknownName

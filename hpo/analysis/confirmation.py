@@ -9,53 +9,24 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import stdev
-from typing import Annotated, Any
+from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
-from pydantic import Field, ValidationError
 
-from hpo import limits
 from hpo.analysis.caveats import beside_search
-from hpo.analysis.results import Best, entry_of, read_best, read_entries
+from hpo.analysis.fresh_rounds import read_confirms
+from hpo.analysis.results import Best, read_best, read_entries
 from hpo.analysis.statistics import LEVEL, Interval, corrected_p_values, mean_of, paired_difference
 from hpo.errors import RequestError, UnknownName
-from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
+from hpo.storage.queries import study_attributes
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
-from hpo.study.definition import Entry, StudyDefinition, derived_table
-from hpo.study.repetition import identity_of
-from hpo.study.resolving import resolve_derived
-from hpo.study.schema import Table
 from hpo.text.formatting import interval, rounds_on, spread
-from hpo.text.names import free_name
-
-CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
-
-
-class Confirms(Table):
-    """What a confirmation confirms: trials of a study, and their mean errors there."""
-
-    study: str
-    identity: str
-    trials: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
-    searched: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
-
-
-def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
-    """Returns what a study of ours confirms; None for one that is no confirmation."""
-    try:
-        confirms = Confirms.model_validate(attributes.get(CONFIRMS))
-    except ValidationError:
-        return None
-    listed = attributes["definition"].get("trial")
-    fits = isinstance(listed, list) and len(listed) == len(confirms.trials) == len(confirms.searched)
-    return confirms if fits else None
 
 
 @dataclass(frozen=True)
@@ -140,72 +111,6 @@ class Confirmation:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
         printer.text(str(self))
-
-
-def define_confirmation(
-    storage: RDBStorage, study: str, *, top: int, rounds: int
-) -> tuple[str, StudyDefinition, dict[str, Any]]:
-    """Returns the name and the definition of the study that confirms another's best, and what it is to remember.
-
-    The study that was begun for the same trials and rounds is found again.
-
-    Args:
-        top: so many of the best configurations, all different; fewer where the best `10 * top` trials hold no more.
-
-    Raises:
-        StorageError: where no trial was measured to the end.
-        RequestError: where `rounds` are too few for an interval.
-    """
-    fewest = limits.FEWEST_FRESH_ROUNDS
-    if rounds < fewest:
-        raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
-    definition, best = read_definition(storage, study), best_different(storage, study, top)
-    protocol, limit = definition.protocol, definition.run.trial_timeout_seconds
-    longest = min(limits.LONGEST_SECONDS, limit * max(1.0, rounds / protocol.rounds)) if limit else None
-    table = {
-        **derived_table(definition, f"The best of {study}, measured again on fresh rounds"),
-        "protocol": {
-            **protocol.model_dump(mode="json"),
-            **{"rounds": rounds, "first_round": protocol.round_numbers.stop, "select_on": "test"},
-        },
-        "trial": [{"label": _name(trial, definition.trial), "params": trial.params} for trial in best],
-        "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": longest},
-    }
-    confirms = {
-        "study": study,
-        "identity": study_attributes(storage, study).get("identity"),
-        "trials": [trial.number for trial in best],
-        "searched": [trial.value for trial in best],
-    }
-    defined = resolve_derived(table, study=study)
-    ours = own_studies(storage)
-
-    def is_same(name: str) -> bool:
-        return (
-            name in ours
-            and ours[name].get(CONFIRMS, confirms) == confirms
-            and not defined.differences(read_definition(storage, name))
-        )
-
-    return free_name(study, "-confirm", study_names(storage), is_same), defined, confirms
-
-
-def _name(trial: StoredTrial, listed: Sequence[Entry]) -> str:
-    entry = entry_of(trial, listed)
-    return entry.label if entry else f"trial {trial.number}"
-
-
-def best_different(storage: RDBStorage, study: str, top: int) -> list[StoredTrial]:
-    """Returns the best trials of a study, no two of the same configuration.
-
-    Raises:
-        StorageError: where no trial was measured to the end.
-    """
-    read_best(storage, study)  # says so where there is none
-    different: dict[Hashable, StoredTrial] = {}
-    for trial in read_trials(storage, study, states=(TrialState.COMPLETE,), best=10 * top):
-        different.setdefault(identity_of(trial.params), trial)
-    return list(different.values())[:top]
 
 
 def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:

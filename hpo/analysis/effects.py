@@ -21,7 +21,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.confirmation import CONFIRMS
+from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.analysis.hardware_drift import REPEATS
 from hpo.analysis.results import read_entries
 from hpo.analysis.statistics import Interval, holm, paired_difference

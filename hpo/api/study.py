@@ -12,7 +12,8 @@ from optuna.storages import RDBStorage
 
 from hpo import limits
 from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.confirmation import CONFIRMS, Confirmation, define_confirmation, read_confirmation, read_winner
+from hpo.analysis.confirmation import Confirmation, read_confirmation, read_winner
+from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.results import Best, flatten, read_rows
 from hpo.api.arguments import check_given, check_of_function, in_python, overrides_of, table_of, whole
 from hpo.api.progress import NowAndThen, Progress

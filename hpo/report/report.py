@@ -9,7 +9,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search
-from hpo.analysis.confirmation import Confirmation, Confirms, read_confirmations, read_confirms
+from hpo.analysis.confirmation import Confirmation, read_confirmations
+from hpo.analysis.fresh_rounds import Confirms, read_confirms
 from hpo.analysis.results import read_best
 from hpo.report.of_list import list_sections
 from hpo.report.sections import (

@@ -12,7 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from hpo.analysis.confirmation import CONFIRMS, define_confirmation, read_confirmation, read_confirmations, read_winner
+from hpo.analysis.confirmation import read_confirmation, read_confirmations, read_winner
+from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.hardware_drift import define_repetition
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from optuna.storages import RDBStorage
 
 from hpo import load_network
-from hpo.analysis.confirmation import CONFIRMS
+from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.cli.main import main
 from hpo.report.html import write_report
 from hpo.report.report import read_report

@@ -72,7 +72,8 @@ def confirm(
     much. Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only
     reads.
     """
-    from hpo.analysis.confirmation import CONFIRMS, define_confirmation, read_confirmation
+    from hpo.analysis.confirmation import read_confirmation
+    from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
     from hpo.errors import WorkError
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import set_study_attribute
