@@ -44,16 +44,24 @@ def anytime_interval(differences: Sequence[float], unit: float, level: float = 1
 
     Args:
         unit: see `log_e_values`.
-        level: at most so often the true mean is outside, whenever one stops.
+        level: at most so often the true mean is outside, whenever one stops. 0 is outside where the p value is at most
+            that.
     """
+    found = log_e_values(differences, unit)
+    strongest = int(found.argmax()) + 1  # rounds
+    now, then = (_ends(differences[:rounds], unit, -math.log(level)) for rounds in (len(differences), strongest))
+    lows, highs = ([end for end in ends if end is not None] for ends in zip(now, then, strict=True))
+    low, high = max(lows, default=None), min(highs, default=None)  # of two that both hold what both have in common
+    return Interval(float(np.mean(differences)), low, high, p_value=min(1.0, math.exp(-float(found.max()))))
+
+
+def _ends(differences: Sequence[float], unit: float, bound: float) -> tuple[float | None, float | None]:
+    """Returns between what means the evidence is below a bound, by the rounds so far; None for no end."""
     mean = float(np.mean(differences))
-    low, high = (_end(differences, unit, mean, -math.log(level), side) for side in (-1, 1))
-    p_value = min(1.0, math.exp(-float(log_e_values(differences, unit).max())))
-    return Interval(mean, low, high, p_value=p_value)
+    return _end(differences, unit, mean, bound, -1), _end(differences, unit, mean, bound, 1)
 
 
 def _end(differences: Sequence[float], unit: float, mean: float, bound: float, side: int) -> float | None:
-    """Returns where, on one side, the evidence against a mean comes to a bound; None where it never does."""
 
     def is_doubted(reach: float) -> bool:
         return bool(log_e_values(differences, unit, mean + side * reach)[-1] >= bound)

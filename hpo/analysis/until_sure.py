@@ -20,7 +20,6 @@ from hpo.analysis.results import read_entries
 from hpo.analysis.sequential import anytime_interval
 from hpo.analysis.statistics import CONFIDENCE, Interval
 from hpo.errors import RequestError
-from hpo.storage.queries import StoredTrial
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition
@@ -116,7 +115,9 @@ class Series:
             by = points(figure(self.margin or 0.0, self.metric.unit), self.metric.unit)
             verb = "differs" if len(others) == 1 else "differ"
             return f"{where}{best.name} will do: {names} {verb} from it by at most {by} ({over})"
-        return f"{where}{best.name} is first, but cannot be told from {names} ({over})"
+        lost = [one.name for one in self.contenders if one.is_out]
+        out = f"; {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} out" if lost else ""
+        return f"{where}{best.name} is first, but cannot be told from {names}{out} ({over})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
         printer.text(str(self))
@@ -137,7 +138,7 @@ def next_batch(
         raise RequestError(
             f"study {study!r} has {count(len(begun), 'configuration')} to confirm; it takes two to compare"
         )
-    found = read_series(storage, study, begun, margin=margin, most=most)
+    found = read_series(storage, study, top=top, margin=margin, most=most)
     if found is None:
         return define_fresh(storage, study, begun, BATCH, series="")
     if found.is_over:
@@ -147,14 +148,9 @@ def next_batch(
     return define_fresh(storage, study, close, min(BATCH, most - found.rounds), series=found.names[0])
 
 
-def read_series(
-    storage: RDBStorage, study: str, begun: Sequence[StoredTrial], *, margin: float | None, most: int
-) -> Series | None:
-    """Returns what the series of some trials has come to; None where no confirmation of it is finished.
-
-    Args:
-        begun: the trials that it began with.
-    """
+def read_series(storage: RDBStorage, study: str, *, top: int, margin: float | None, most: int) -> Series | None:
+    """Returns what the series of a study's best has come to; None where no confirmation of it is finished."""
+    begun = best_different(storage, study, top)
     numbers = tuple(trial.number for trial in begun)
     stages = list(_stages(storage, study, numbers))
     if not stages:

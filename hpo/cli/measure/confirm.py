@@ -8,8 +8,9 @@ import click
 
 from hpo import limits
 from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED
-from hpo.cli.arguments import WholeNumber
+from hpo.cli.arguments import Number, WholeNumber
 from hpo.cli.columns import FittedTable
+from hpo.cli.measure.until_sure import series_json, series_view
 from hpo.cli.options import (
     Given,
     device_option,
@@ -36,6 +37,10 @@ from hpo.text.formatting import (
 
 if TYPE_CHECKING:
     from hpo.analysis.confirmation import Confirmation
+    from hpo.study.definition import StudyDefinition
+
+ROUNDS = 30  # of a confirmation
+MOST_ROUNDS = 100  # of a series
 
 
 @click.command()
@@ -45,11 +50,20 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--rounds",
-    default=30,
-    show_default=True,
+    default=None,
     type=WholeNumber(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
     metavar="N",
-    help="Fresh rounds for each.",
+    help=f"Fresh rounds for each; with --until-sure the most.  [default: {ROUNDS}; {MOST_ROUNDS}]",
+)
+@click.option(
+    "--until-sure", is_flag=True, help="Give those that are close more fresh rounds, until one is surely the best."
+)
+@click.option(
+    "--margin",
+    default=None,
+    type=Number(limits.SMALLEST, limits.LARGEST),
+    metavar="X",
+    help="With --until-sure: a difference that does not matter; all within it will do.",
 )
 @workers_option
 @storage_option
@@ -59,7 +73,9 @@ if TYPE_CHECKING:
 def confirm(
     study: str,
     top: int,
-    rounds: int,
+    rounds: int | None,
+    until_sure: bool,
+    margin: float | None,
     workers: str,
     storage: str,
     device: str,
@@ -68,13 +84,17 @@ def confirm(
 ) -> None:
     """Measure a study's best again, on fresh rounds.
 
-    The best of many noisy results looks better than it is (selection bias); rounds that the study never used say by how
-    much. Stopped, it goes on where it was, as long as the study's best are the same; when all is measured, it only
-    reads.
+    The best of many noisy results looks better than it is (selection bias); rounds that neither the study nor an
+    earlier confirmation has used say by how much. Stopped, it goes on where it was, as long as the study's best are the
+    same; when all is measured, it only reads.
+
+    With --until-sure those that cannot be told from the best get ten more rounds, again and again, until one is left,
+    or all that are left differ by no more than --margin.
     """
     from hpo.analysis.confirmation import read_confirmation
     from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
-    from hpo.errors import WorkError
+    from hpo.analysis.until_sure import next_batch, read_series
+    from hpo.errors import RequestError, WorkError
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import set_study_attribute
     from hpo.storage.studies import derived_card
@@ -86,13 +106,30 @@ def confirm(
     devices = assign_devices(workers, device)
     sources, study = given.sources(study), stored_name(study)
     read = open_storage(storage)
-    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds)
-    card = derived_card(read, study, is_test=True)
-    plan = Plan(name, definition, len(definition.trial), card=card)
-    opened = begin(storage, plan, sources)
-    set_study_attribute(opened, name, CONFIRMS, confirms)
-    run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
-    found = read_confirmation(opened, name)
+
+    def measure(name: str, definition: StudyDefinition, confirms: dict[str, Any]) -> None:
+        plan = Plan(name, definition, len(definition.trial), card=derived_card(read, study, is_test=True))
+        opened = begin(storage, plan, sources)
+        set_study_attribute(opened, name, CONFIRMS, confirms)
+        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
+
+    if until_sure:
+        most = rounds or MOST_ROUNDS
+        while batch := next_batch(read, study, top=top, margin=margin, most=most):
+            measure(*batch)
+        series = read_series(read, study, top=top, margin=margin, most=most)
+        if series is None:
+            raise WorkError(f"study {study!r} has no confirmation that is finished")
+        if as_json:
+            print_json(series_json(series))
+        else:
+            print_parts(*series_view(series))
+        return
+    if margin is not None:
+        raise RequestError("--margin says when --until-sure may end, so it needs that")
+    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS)
+    measure(name, definition, confirms)
+    found = read_confirmation(read, name)
     if found is None:
         raise WorkError(f"study {name!r} is not finished")
     if as_json:
