@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from hpo.analysis.statistics import CONFIDENCE, Interval
 
+FIRST_LOOK = 10  # rounds: of fewer, one that is an outlier can decide
 BETS = np.geomspace(0.1, 3.0, 8)  # on a difference of one unit: small ones for small differences
 FURTHEST = 1e6  # units from the mean: beyond, an end of an interval is not looked for
 HALVINGS = 60
@@ -40,7 +41,7 @@ def log_e_values(differences: Sequence[float], unit: float, mean: float = 0.0) -
 
 
 def anytime_interval(differences: Sequence[float], unit: float, level: float = 1 - CONFIDENCE) -> Interval:
-    """Returns the mean of differences with an interval that holds at all rounds at once, and a p value that does.
+    """Returns the mean of differences with an interval that holds whenever one looks, and a p value that does.
 
     Args:
         unit: see `log_e_values`.
@@ -48,6 +49,7 @@ def anytime_interval(differences: Sequence[float], unit: float, level: float = 1
             that.
     """
     found = log_e_values(differences, unit)
+    found[: min(FIRST_LOOK, len(found)) - 1] = -math.inf
     strongest = int(found.argmax()) + 1  # rounds
     now, then = (_ends(differences[:rounds], unit, -math.log(level)) for rounds in (len(differences), strongest))
     lows, highs = ([end for end in ends if end is not None] for ends in zip(now, then, strict=True))

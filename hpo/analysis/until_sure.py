@@ -105,11 +105,9 @@ class Series:
     def __str__(self) -> str:
         best, *others = self.left
         over = rounds_on(self.rounds, self.dataset, "fresh round")
-        where, rivals = f"study {self.study}: ", len(self.contenders) - 1
+        where, every = f"study {self.study}: ", len(self.contenders)
         if not others:
-            return (
-                f"{where}{best.name} is better than {'the other' if rivals == 1 else f'all {rivals} others'} ({over})"
-            )
+            return f"{where}{best.name} is the {'better of both' if every == 2 else f'best of all {every}'} ({over})"
         names = ", ".join(one.name for one in others)
         if self.will_do:
             by = points(figure(self.margin or 0.0, self.metric.unit), self.metric.unit)

@@ -1,0 +1,121 @@
+"""A series of confirmations: fresh rounds for those that are close, until one is left or all will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from numpy.random import default_rng
+from optuna.storages import RDBStorage
+
+from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.until_sure import Series, next_batch, read_series
+from hpo.errors import RequestError
+from hpo.storage.queries import set_study_attribute
+from hpo.storage.studies import read_definition
+from tests.analysis.test_confirmation import add, confirm
+from tests.conftest import create
+
+Errors = Callable[[float, int], float]
+"""The error of a learning rate in a round."""
+
+
+@pytest.fixture
+def searched(created: RDBStorage) -> RDBStorage:
+    """The small study with three configurations, the best at 0.1."""
+    for rate, mean in ((0.3, 4.0), (0.1, 2.0), (0.2, 3.0)):
+        add(created, "small", rate, [mean - 0.5, mean, mean + 0.6])
+    return created
+
+
+def measure(
+    opened: RDBStorage, errors: Errors, *, batches: int = 99, margin: float | None = None, most: int = 60
+) -> int:
+    """Measures so many batches of the series, as far as it goes; returns how many there were."""
+    for batch in range(batches):
+        found = next_batch(opened, "small", top=3, margin=margin, most=most)
+        if found is None:
+            return batch
+        name, definition, confirms = found
+        create(opened, name, definition, len(definition.trial))
+        set_study_attribute(opened, name, CONFIRMS, confirms)
+        for slot, entry in enumerate(definition.trial):
+            rate = float(entry.params["learning_rate"])
+            add(opened, name, rate, [errors(rate, number) for number in definition.protocol.round_numbers], slot=slot)
+    return batches
+
+
+def series(opened: RDBStorage, *, margin: float | None = None, most: int = 60) -> Series:
+    found = read_series(opened, "small", top=3, margin=margin, most=most)
+    assert found is not None
+    return found
+
+
+def noisy(means: dict[float, float]) -> Errors:
+    return lambda rate, number: means[rate] + 0.3 * float(default_rng([number, round(10 * rate)]).normal())
+
+
+def test_the_clearest_leave_first_and_the_close_ones_get_more_rounds(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.3, 0.3: 4.0}))
+    found = series(searched)
+    assert [(one.name, one.is_out) for one in found.contenders] == [
+        *(("trial 1", False), ("trial 2", True)),
+        ("trial 0", True),
+    ]
+    assert len(found.contenders[2].errors) == 10 < len(found.contenders[1].errors) == found.rounds
+    assert str(found).startswith("study small: trial 1 is the best of all 3")
+    numbers = [read_definition(searched, name).protocol.round_numbers for name in found.names]
+    assert numbers[0] == range(3, 13)
+    assert all(first.stop == second.start for first, second in pairwise(numbers))
+
+
+def test_equals_end_with_the_most_rounds_or_within_a_margin(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.0, 0.3: 4.0}))
+    found = series(searched)
+    assert (found.rounds, [one.is_out for one in found.contenders]) == (60, [False, False, True])
+    assert "is first, but cannot be told from" in str(found)
+    assert str(found).endswith("trial 0 is out (60 fresh rounds on digits)")
+    will_do = series(searched, margin=0.5)
+    assert (will_do.will_do, will_do.is_over) == (True, True)
+    assert "will do: " in str(will_do)
+    assert "by at most 0.50 points" in str(will_do)
+    assert next_batch(searched, "small", top=3, margin=0.5, most=500) is None
+    other = will_do.contenders[1]
+    assert other.within is not None
+    assert other.within > 0.99
+    assert not series(searched, margin=0.001).will_do
+
+
+def test_a_series_goes_on_with_more_rounds_and_never_with_the_same_ones(searched: RDBStorage) -> None:
+    equal = noisy({0.1: 2.0, 0.2: 2.0, 0.3: 2.0})
+    assert measure(searched, equal, most=20) == 2
+    assert next_batch(searched, "small", top=3, margin=None, most=20) is None
+    confirm(searched)  # another confirmation takes the next five rounds
+    found = next_batch(searched, "small", top=3, margin=None, most=27)
+    assert found is not None
+    name, definition, confirms = found
+    assert definition.protocol.round_numbers == range(28, 35)
+    assert (name, confirms["series"]) == ("small-sure-3", "small-sure")
+
+
+def test_a_batch_that_was_stopped_is_gone_on_with(searched: RDBStorage) -> None:
+    name, definition, confirms = next_batch(searched, "small", top=3, margin=None, most=50) or pytest.fail("it is over")
+    create(searched, name, definition, 3)
+    set_study_attribute(searched, name, CONFIRMS, confirms)
+    add(searched, name, 0.1, [2.0] * 10, slot=0)
+    assert next_batch(searched, "small", top=3, margin=None, most=50) == (name, definition, confirms)
+    assert read_series(searched, "small", top=3, margin=None, most=50) is None
+
+
+def test_rounds_that_were_confirmed_by_are_not_taken_again(searched: RDBStorage) -> None:
+    confirm(searched)
+    again = define_confirmation(searched, "small", top=3, rounds=5)
+    assert again[0] == "small-confirm"  # the same is only read
+    name, definition, _ = define_confirmation(searched, "small", top=3, rounds=8)
+    assert (name, definition.protocol.round_numbers) == ("small-confirm-2", range(8, 16))
+
+
+def test_one_configuration_has_nothing_to_be_told_from(searched: RDBStorage) -> None:
+    with pytest.raises(RequestError, match="it takes two to compare"):
+        next_batch(searched, "small", top=1, margin=None, most=50)
