@@ -38,7 +38,8 @@ def share_wrong(draw: Draw, unit: float) -> float:
     """Returns in what share of series of 100 rounds the evidence is ever too strong, of those that are looked at."""
     random, series = default_rng(0), 600
     drawn = (draw(random, 100).tolist() for _ in range(series))
-    return sum(log_e_values(one, unit)[FIRST_LOOK - 1 :].max() >= math.log(20) for one in drawn) / series
+    wrong = [bool(log_e_values(one, unit)[FIRST_LOOK - 1 :].max() >= math.log(20)) for one in drawn]
+    return sum(wrong) / series
 
 
 @pytest.mark.parametrize(("difference", "rounds"), [(0.5, 60), (1.0, 25), (2.0, 12), (20.0, 9)])
