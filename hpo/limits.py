@@ -16,6 +16,7 @@ TOP = 1000  # configurations to confirm
 STEPS = 100_000  # of a range test
 EXAMPLES_BYTES = 1_000_000_000  # of what is kept of a trial's test examples, unpacked
 FEWEST_ROUNDS = 3  # for an interval: of two, Student's t makes a tenfold one
+FEWEST_TO_TELL = 6  # for a difference to be significant: 2 / 2^6 is below 0.05, 2 / 2^5 is not
 FEWEST_FRESH_ROUNDS = 5  # of a confirmation, whose interval is what it is made for
 
 SMALLEST, LARGEST = 1e-30, 1e9  # of rates and factors: what comes out of a step is still a number of float32

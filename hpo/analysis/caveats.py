@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from hpo.text.formatting import figure, points, with_unit
+from typing import TYPE_CHECKING
+
+from hpo.limits import FEWEST_TO_TELL
+from hpo.text.formatting import count, figure, interval, points, with_unit
+
+if TYPE_CHECKING:
+    from hpo.analysis.statistics import Interval
 
 ROUNDING = 1e-9  # of a figure: no difference
 SELECTION_BIAS = "the best of many noisy results looks better than it is (selection bias)"
@@ -12,10 +18,22 @@ NEW_SELECTION = "picking a different one now is a new selection and biases its f
 SEED_UNUSED = "every round of a configuration came to the same; if it should not, its seed is not used"
 
 
-def beside_search(searched: float, optimism: float, unit: str, scale: float | None) -> str:
+def too_few_to_tell(rounds: int) -> str:
+    """Returns that so few rounds can tell no difference from chance; nothing where they are enough."""
+    return (
+        ""
+        if rounds >= FEWEST_TO_TELL
+        else f"{count(rounds, 'round')} cannot tell: {FEWEST_TO_TELL} are the fewest that can"
+    )
+
+
+def beside_search(searched: float, optimism: Interval, unit: str, scale: float | None) -> str:
     """Returns what the search had reported, and by how much too well; `scale` as in `figure`."""
-    reported, off = figure(searched, unit, scale), figure(abs(optimism), unit, scale)
+    off = optimism.estimate
+    reported, by = figure(searched, unit, scale), figure(abs(off), unit, scale)
     said = f"the study reported {with_unit(reported, unit)}"
-    if float(off) == 0 or abs(optimism) <= ROUNDING * abs(searched):
+    if float(by) == 0 or abs(off) <= ROUNDING * abs(searched):
         return said
-    return f"{said}, {points(off, unit)} too {'optimistic' if optimism > 0 else 'pessimistic'}"
+    ends = [end * (1 if off > 0 else -1) for end in (optimism.low, optimism.high) if end is not None]
+    sure = f" (95 %: {interval(min(ends), max(ends), unit, '+')})" if ends else ""
+    return f"{said}, {points(by, unit)} too {'optimistic' if off > 0 else 'pessimistic'}{sure}"

@@ -14,33 +14,20 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.confirmation import Confirmation, Contrast, read_confirmations
+from hpo.analysis.caveats import too_few_to_tell
+from hpo.analysis.confirmation import Confirmation, read_confirmations
+from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
 from hpo.analysis.fresh_rounds import best_different
 from hpo.analysis.results import read_best, read_entries, read_trial
-from hpo.analysis.statistics import Interval, corrected_p_values, mean_of, paired_difference
+from hpo.analysis.statistics import both_intervals
 from hpo.errors import RequestError, StorageError, UnknownName
+from hpo.storage.artifacts import files_of_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import MetricCard
+from hpo.study.examples import EXAMPLES_FILE
 from hpo.study.references import study_words
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, figure, interval, p_value, points, rounds_on
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One of the configurations that are compared.
-
-    Attributes:
-        name: its label, or `trial 3`.
-        errors: of the rounds.
-        mean: theirs, with its 95 % interval.
-    """
-
-    name: str
-    trial: int
-    params: dict[str, Any]
-    errors: list[float]
-    mean: Interval
+from hpo.text.formatting import count, figure, p_value, points, rounds_on
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Comparison:
     dataset: str
     metric: MetricCard
     is_biased: bool
-    compared: list[Compared]
+    compared: list[Measured]
     contrasts: list[Contrast]
     pairs: int
     winner: str | None = None
@@ -92,7 +79,9 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
         raise RequestError(f"name two to compare, or none, but there is {names[0]!r} alone")
     definition = read_definition(storage, study)
     if definition.trial:
-        found = [_compared(entry.label, trial) for entry, trial in read_entries(storage, study)]
+        metric, examples = read_card(storage, study).metric, files_of_trials(storage, study, EXAMPLES_FILE)
+        entries = read_entries(storage, study)
+        found = [measured(entry.label, trial.number, trial, metric, examples) for entry, trial in entries]
         labels = [entry.label for entry in definition.trial]
         if names:
             return _comparison(storage, study, study, _choose(study, found, labels, names), is_biased=False)
@@ -109,39 +98,74 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
         trials = [read_trial(storage, study, number) for number in numbers]
     else:
         trials = best_different(storage, study, 2)
-    chosen = [_compared(f"trial {trial.number}", trial) for trial in trials]
+    metric = read_card(storage, study).metric
+    chosen = [measured(f"trial {trial.number}", trial.number, trial, metric) for trial in trials]
     return _comparison(storage, study, study, chosen, is_biased=True)
 
 
 def answer(found: Comparison) -> str:
     """Returns which configuration is better, by how much and how sure, in a sentence."""
-    best, *others = found.compared
+    others = found.compared[1:]
     over = rounds_on(found.rounds, found.dataset, "fresh round" if found.source != found.study else "round")
-    where, among = f"study {found.study}: ", f"{found.metric.title}, {over}"
+    among = f"{found.metric.title}, {over}"
     if few := len(found.missing):
         among += f"; {few} of {len(found.compared) + few} {'is' if few == 1 else 'are'} not measured"
-    if len(others) == 1:
-        (contrast,), other = found.contrasts, others[0].name
-        difference, unit = contrast.difference, found.metric.unit
-        by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
-        if difference.p_value is None:
-            rounds = count(found.rounds, "round")
-            return f"{where}{best.name} is ahead of {other} by {by}, but {rounds} cannot say how sure that is ({among})"
-        if contrast.is_significant:
-            said = f"{best.name} is better than {other}, by {by}"
-        else:
-            said = f"{best.name} and {other} do not differ significantly; their difference is {by}"
-        return f"{where}{said} ({_sure(contrast, found)}; {among})"
-    like = [one.name for one, contrast in zip(others, found.contrasts, strict=True) if not contrast.is_significant]
-    worse = len(others) - len(like)
-    if not like:
-        said = f"{best.name} is better than all {len(others)} others"
-    elif not worse:
-        said = f"{best.name} is first, but of its {len(others)} rivals none is significantly worse"
+    said = _of_two(found, among) if len(others) == 1 else f"{_of_several(found)} ({among})"
+    return f"study {found.study}: {said}"
+
+
+def _of_two(found: Comparison, among: str) -> str:
+    (best, other), (contrast,) = found.compared, found.contrasts
+    difference, unit = contrast.difference, found.metric.unit
+    by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
+    apart = _who_diverges(found)
+    if len({*best.diverged, *other.diverged}) == found.rounds:
+        return f"{apart}, and there is no round in which both converged ({among})"
+    where = f"{apart}; where both converged, " if apart else ""
+    if contrast.p_value is None or (too_few := too_few_to_tell(found.rounds)):
+        rounds = (
+            too_few if contrast.p_value is not None else f"{count(found.rounds, 'round')} cannot say how sure that is"
+        )
+        return f"{where}{best.name} is ahead of {other.name} by {by}, but {rounds} ({among})"
+    first, second = (best.name, other.name) if found.metric.sign * difference.estimate >= 0 else (other.name, best.name)
+    if contrast.is_significant:
+        said = f"{first} is better than {second}, by {by}"
+    elif difference.estimate == 0 and best.errors == other.errors:
+        said = f"{best.name} and {other.name} came to the very same errors"
     else:
-        rest = f"{like[0]} is not significantly worse" if len(like) == 1 else f"{len(like)} are not significantly worse"
-        said = f"{best.name} is better than {worse} of {len(others)} others; {rest}"
-    return f"{where}{said} ({among})"
+        said = f"{best.name} and {other.name} do not differ significantly; their difference is {by}"
+    return f"{where}{said} ({_sure(contrast, found)}; {among})"
+
+
+def _of_several(found: Comparison) -> str:
+    best, *others = found.compared
+    if too_few := too_few_to_tell(found.rounds):
+        return f"{best.name} is first of {len(found.compared)}, but {too_few}"
+    both = list(zip(others, found.contrasts, strict=True))
+    apart = [one.name for one, contrast in both if contrast.one_diverges]
+    like = [one.name for one, contrast in both if not contrast.one_diverges and not contrast.is_significant]
+    worse = len(others) - len(like) - len(apart)
+    rest = [f"{like[0]} is not significantly worse"] if len(like) == 1 else []
+    rest += [f"{len(like)} are not significantly worse"] if len(like) > 1 else []
+    rest += [_who_diverges(found)] if apart else []
+    if not like and not apart:
+        return f"{best.name} is better than all {len(others)} others"
+    if not worse and not apart:
+        return f"{best.name} is first, but of its {len(others)} rivals none is significantly worse"
+    first = f"{best.name} is better than {worse} of {len(others)} others" if worse else f"{best.name} is first"
+    return "; ".join([first, *rest])
+
+
+def _who_diverges(found: Comparison) -> str:
+    """Returns how often those diverge that do; nothing where none does, or all do alike."""
+    if not any(contrast.one_diverges for contrast in found.contrasts):
+        return ""
+    diverging = [one for one in found.compared if one.diverged]
+    said = [f"{one.name} diverged in {len(one.diverged)} of {count(found.rounds, 'round')}" for one in diverging]
+    if len(found.compared) == 2:
+        (never,) = (one.name for one in found.compared if not one.diverged)
+        said = [f"{said[0]}, {never} in none (p {p_value(found.contrasts[0].diverged_p_value)})"]
+    return ", ".join(said)
 
 
 def how_compared(found: Comparison) -> str:
@@ -149,35 +173,29 @@ def how_compared(found: Comparison) -> str:
     if found.contrasts[0].difference.p_value is None:
         return "compared round by round; a test needs three rounds"
     if found.pairs == 1:
-        return "compared round by round, by a paired t test"
+        return "compared round by round; p by flipping the signs of the differences"
     return (
-        f"differences from {found.compared[0].name}, round by round, by paired t tests; p values corrected for all "
-        f"{count(found.pairs, 'pair')} (Holm), intervals not"
+        f"differences from {found.compared[0].name}, round by round; p by flipping the signs of the differences, of "
+        f"all {count(found.pairs, 'pair')} together; intervals are of each alone"
     )
 
 
 def _sure(contrast: Contrast, found: Comparison) -> str:
-    by = contrast.difference
-    low, high = (by.low, by.high) if by.estimate >= 0 else (_negative(by.high), _negative(by.low))
-    return f"95 %: {interval(low, high, found.metric.unit)}; p {p_value(contrast.p_value)}"
-
-
-def _negative(number: float | None) -> float | None:
-    return None if number is None else -number
+    unit = found.metric.unit
+    turned = contrast.difference.estimate < 0
+    on_these, on_new = (one and one.turned() if turned else one for one in (contrast.difference, contrast.on_new))
+    assert on_these is not None
+    return f"{both_intervals(on_these, on_new, unit)}; p {p_value(contrast.p_value)}"
 
 
 def _of_confirmation(storage: RDBStorage, study: str, confirmation: Confirmation, numbers: Sequence[int]) -> Comparison:
-    chosen = [
-        Compared(one.name, one.trial, one.params, one.errors, one.mean)
-        for one in confirmation.confirmed
-        if one.trial in numbers
-    ]
+    chosen = [one for one in confirmation.confirmed if one.trial in numbers]
     found = _comparison(storage, study, confirmation.name, chosen, is_biased=False)
     return replace(found, winner=confirmation.confirmed[0].name)
 
 
 def _comparison(
-    storage: RDBStorage, study: str, source: str, chosen: Sequence[Compared], *, is_biased: bool
+    storage: RDBStorage, study: str, source: str, chosen: Sequence[Measured], *, is_biased: bool
 ) -> Comparison:
     if len(chosen) < 2:
         raise StorageError(
@@ -188,34 +206,23 @@ def _comparison(
     definition, card = read_definition(storage, source), read_card(storage, source)
     metric = card.metric
     ranked = sorted(chosen, key=lambda one: metric.sign * one.mean.estimate)
-    differences = {
-        (first, second): paired_difference(ranked[second].errors, ranked[first].errors).within(*metric.differences)
-        for first, second in combinations(range(len(ranked)), 2)
-    }
-    corrected = dict(zip(differences, corrected_p_values(list(differences.values())), strict=True))
+    pairs = [(ranked[first], ranked[second]) for first, second in combinations(range(len(ranked)), 2)]
+    contrasts = contrasts_of(pairs, metric)
     return Comparison(
         study=study,
         source=source,
-        rounds=definition.protocol.rounds,
+        rounds=len(ranked[0].errors),
         dataset=card.dataset,
         metric=metric,
         is_biased=is_biased,
         compared=ranked,
-        contrasts=[
-            Contrast(ranked[0].trial, ranked[place].trial, differences[0, place], corrected[0, place])
-            for place in range(1, len(ranked))
-        ],
-        pairs=len(differences),
+        contrasts=contrasts[: len(ranked) - 1],
+        pairs=len(pairs),
         words=tuple(study_words(study, definition.references)),
     )
 
 
-def _compared(name: str, trial: Any) -> Compared:
-    errors = trial.attributes["errors"]
-    return Compared(name, trial.number, trial.params, errors, mean_of(errors))
-
-
-def _choose(study: str, found: Sequence[Compared], labels: Sequence[str], names: Sequence[str]) -> list[Compared]:
+def _choose(study: str, found: Sequence[Measured], labels: Sequence[str], names: Sequence[str]) -> list[Measured]:
     """Returns the configurations of a list that are named, by their labels or by the numbers of their trials."""
     by_name = {str(one.trial): one for one in found} | {one.name: one for one in found}  # labels may be numbers
     for name in names:

@@ -11,74 +11,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import stdev
 from typing import Any
 
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from hpo.analysis.caveats import beside_search
-from hpo.analysis.fresh_rounds import read_confirms
+from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
+from hpo.analysis.convergence import convergence_json
+from hpo.analysis.fresh_rounds import Confirms, read_confirms
 from hpo.analysis.results import Best, read_best, read_entries
-from hpo.analysis.statistics import LEVEL, Interval, corrected_p_values, mean_of, paired_difference
+from hpo.analysis.statistics import Interval, both_intervals, difference_of_means, ends_of
 from hpo.errors import RequestError, UnknownName
-from hpo.storage.queries import study_attributes
+from hpo.storage.artifacts import files_of_trials
+from hpo.storage.queries import read_trials, study_attributes
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
-from hpo.text.formatting import interval, rounds_on, spread
+from hpo.study.examples import EXAMPLES_FILE
+from hpo.text.formatting import rounds_on, spread
+
+MOST_TIES = 20  # of the best that are looked at
 
 
-@dataclass(frozen=True)
-class Confirmed:
-    """One of a search's best, measured again.
+@dataclass(frozen=True, kw_only=True)
+class Confirmed(Measured):
+    """One of a search's best, measured again on fresh rounds.
 
     Attributes:
-        trial: its number in the study.
-        name: `trial 3`, or its label in a list.
-        searched: its mean error there.
-        optimism: by how much that was too good.
-        errors: of the fresh rounds.
-        mean: theirs, with its 95 % interval.
+        searched: its mean error in the study.
+        optimism: by how much that was too good, with its interval.
     """
 
-    trial: int
-    name: str
-    params: dict[str, Any]
     searched: float
-    optimism: float
-    errors: list[float]
-    mean: Interval
-
-    @property
-    def std(self) -> float:
-        """The deviation of the fresh rounds."""
-        return stdev(self.errors)
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether it is of a list, and has a label."""
-        return self.name != f"trial {self.trial}"
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two of them, compared round by round.
-
-    Attributes:
-        difference: the second less the first.
-        p_value: corrected for the number of contrasts; None where there are too few rounds for a test.
-    """
-
-    first: int
-    second: int
-    difference: Interval
-    p_value: float | None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the rounds tell them apart."""
-        return self.p_value is not None and self.p_value < LEVEL
+    optimism: Interval
 
 
 @dataclass(frozen=True)
@@ -102,10 +69,11 @@ class Confirmation:
     def __str__(self) -> str:
         first, unit = self.confirmed[0], self.metric.unit
         which = f"{first.name}, the list's best" if first.is_labelled else f"best {first.name}"
+        diverged = f"; it {first.convergence.text(self.metric)}" if first.convergence else ""
         return (
             f"study {self.study}: {which}: {self.metric.title} {spread(first.mean.estimate, None, unit)} "
-            f"(95 %: {interval(first.mean.low, first.mean.high, unit)}) on "
-            f"{rounds_on(self.rounds, self.dataset, 'fresh round', 'of')}; "
+            f"({both_intervals(first.mean, first.on_new, unit)}) on "
+            f"{rounds_on(self.rounds, self.dataset, 'fresh round', 'of')}{diverged}; "
             f"{beside_search(first.searched, first.optimism, unit, first.std)}"
         )
 
@@ -137,20 +105,16 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     metric = card.metric
     if confirms is None:
         raise UnknownName("confirmation", name, [])
-    measured = read_entries(storage, name)
-    if len(measured) < len(definition.trial):
+    measured_again = read_entries(storage, name)
+    if len(measured_again) < len(definition.trial):
         return None
+    examples = files_of_trials(storage, name, EXAMPLES_FILE)
+    deviations = _deviations(storage, confirms)
     confirmed = []
-    for (entry, trial), number, searched in zip(measured, confirms.trials, confirms.searched, strict=True):
-        errors = trial.attributes["errors"]
-        mean = mean_of(errors).within(metric.low, metric.high)
-        optimism = metric.sign * (mean.estimate - searched)
-        confirmed.append(Confirmed(number, entry.label, trial.params, searched, optimism, errors, mean))
-    pairs = list(pairwise(confirmed))
-    differences = [
-        paired_difference(second.errors, first.errors).within(*metric.differences) for first, second in pairs
-    ]
-    corrected = corrected_p_values(differences)
+    for (entry, trial), number, searched in zip(measured_again, confirms.trials, confirms.searched, strict=True):
+        fresh = measured(entry.label, number, trial, metric, examples)
+        optimism = _optimism(fresh, searched, deviations.get(number), metric)
+        confirmed.append(Confirmed(**vars(fresh), searched=searched, optimism=optimism))
     return Confirmation(
         study=confirms.study,
         name=name,
@@ -158,11 +122,27 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
         dataset=card.dataset,
         metric=metric,
         confirmed=confirmed,
-        contrasts=[
-            Contrast(first.trial, second.trial, difference, p_value)
-            for (first, second), difference, p_value in zip(pairs, differences, corrected, strict=True)
-        ],
+        contrasts=contrasts_of(list(pairwise(confirmed)), metric),
     )
+
+
+def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[float, int]]:
+    """Returns the deviation and number of rounds of the study's own trials; none of a study that is gone."""
+    try:
+        trials = read_trials(storage, confirms.study, states=(TrialState.COMPLETE,))
+    except UnknownName:
+        return {}
+    kept = {trial.number: trial.attributes for trial in trials if trial.number in confirms.trials}
+    return {number: (one["std"] or 0.0, len(one["errors"])) for number, one in kept.items()}
+
+
+def _optimism(fresh: Measured, searched: float, before: tuple[float, int] | None, metric: MetricCard) -> Interval:
+    """Returns by how much a study's figure was too good: two means of different rounds, so by Welch's t."""
+    off = metric.sign * (fresh.mean.estimate - searched)
+    if before is None or fresh.diverged:
+        return Interval(off, None, None)
+    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before)
+    return found.within(*metric.differences)
 
 
 def read_winner(storage: RDBStorage, study: str) -> Best:
@@ -171,8 +151,24 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
     Raises:
         StorageError: where no trial has been measured to the end.
     """
-    best = read_best(storage, study)
-    return replace(best, confirmed=read_confirmed(storage, study, best.trial))
+    best, metric = read_best(storage, study), read_card(storage, study).metric
+    alike = read_trials(storage, study, states=(TrialState.COMPLETE,), best=MOST_TIES)
+    best = replace(
+        best,
+        confirmed=read_confirmed(storage, study, best.trial),
+        ties=[trial.number for trial in alike if trial.value == best.value and trial.number != best.trial],
+    )
+    if best.label is None:
+        return best
+    examples = files_of_trials(storage, study, EXAMPLES_FILE)
+    (own,) = [trial for trial in alike if trial.number == best.trial]
+    found = measured(best.label, best.trial, own, metric, examples)
+    return replace(
+        best,
+        interval=ends_of(found.mean),
+        on_new=ends_of(found.on_new) if found.on_new else None,
+        convergence=convergence_json(found.convergence, metric) if found.convergence else None,
+    )
 
 
 def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any] | None:
@@ -180,11 +176,20 @@ def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any
     for confirmation in read_confirmations(storage, study):
         for found in confirmation.confirmed:
             if found.trial == trial:
-                return describe(found, confirmation.rounds)
+                return describe(found, confirmation.rounds, confirmation.metric)
     return None
 
 
-def describe(found: Confirmed, rounds: int) -> dict[str, Any]:
+def describe(found: Confirmed, rounds: int, metric: MetricCard) -> dict[str, Any]:
     """Returns a confirmed error as JSON has it."""
-    interval = {key: value for key, value in asdict(found.mean).items() if key in ("low", "high")}
-    return {"mean": found.mean.estimate, **interval, "std": found.std, "rounds": rounds, "optimism": found.optimism}
+    return {
+        "mean": found.mean.estimate,
+        **ends_of(found.mean),
+        "std": found.std,
+        "rounds": rounds,
+        "optimism": found.optimism.estimate,
+        "optimism_interval": ends_of(found.optimism),
+        "on_new": found.on_new and ends_of(found.on_new),
+        "diverged_rounds": list(found.diverged),
+        "convergence": found.convergence and convergence_json(found.convergence, metric),
+    }

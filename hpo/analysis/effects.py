@@ -8,6 +8,7 @@ there are only importances, which speak of the trials that survived its pruning,
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,8 @@ from optuna.trial import TrialState
 from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.analysis.hardware_drift import REPEATS
 from hpo.analysis.results import read_entries
-from hpo.analysis.statistics import Interval, holm, paired_difference
+from hpo.analysis.sign_flips import sign_flip_p_values
+from hpo.analysis.statistics import Interval, differences_of, paired_difference
 from hpo.errors import RequestError
 from hpo.storage.backends import experimental
 from hpo.storage.queries import read_trials
@@ -47,10 +49,11 @@ class Effect:
     Attributes:
         before, after: the parameter's values.
         metric: the errors' metric.
-        pairs: of matched trials.
+        pairs: of matched trials, over so many `rounds`.
         difference: after less before, over the rounds that they share.
-        p_value: corrected (Holm) for the number of effects that the lists hold, measured or not; None where there are
-            too few rounds for one.
+        p_value: corrected for all effects that the lists hold, measured or not; None where there are too few rounds
+            for one.
+        diverged_before, diverged_after: how many rounds did on either side, of all pairs; they are left out.
     """
 
     parameter: str
@@ -60,6 +63,9 @@ class Effect:
     pairs: int
     difference: Interval
     p_value: float | None
+    rounds: int
+    diverged_before: int = 0
+    diverged_after: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class _Listed:
     params: dict[str, Any]
     at_chance: Collection[str]
     errors: Mapping[str, Sequence[float]]
+    diverged: Collection[int] = ()
 
 
 _Change = tuple[str, Any, Any]  # a parameter, its value before, its value after
@@ -111,16 +118,24 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
     trained = {change: _trained(pairs, metrics) for change, pairs in changes.items()}
     family = sum(bool(pairs) for _, pairs in trained.values())
     found = [
-        (*change, metric, len(measured), _difference(measured, metric))
+        (change, metric, measured)
         for change, (metric, pairs) in trained.items()
         if (measured := [pair for pair in pairs if all(entry.errors for entry in pair)])
     ]
-    # What is not measured yet belongs to the family all the same, or a verdict could change without new data.
-    known = [difference.p_value for *_, difference in found if difference.p_value is not None]
-    if len(known) < len(found):  # they share their rounds, so none has one
-        return [Effect(*effect, None) for effect in found]
-    corrected = holm(known + [1.0] * (family - len(found)))
-    return [Effect(*effect, p_value) for effect, p_value in zip(found, corrected, strict=False)]
+    differences = [_differences(measured, metric) for _, metric, measured in found]
+    alone, together = sign_flip_p_values(differences)
+    # What is not measured yet belongs to the family all the same. Until it is, p is multiplied by their number, which
+    # is never less than what they come to together: so no verdict is taken back when the others are measured.
+    p_values = together if len(found) == family else [min(1.0, family * p_value) for p_value in alone]
+    effects = []
+    for (change, metric, measured), by, p_value in zip(found, differences, p_values, strict=True):
+        diverged = (sum(len(pair[side].diverged) for pair in measured) for side in (0, 1))
+        if not (left := [one for one in by if not math.isnan(one)]):
+            continue
+        difference = paired_difference(left, [0.0] * len(left), metric)
+        tested = None if difference.p_value is None else p_value
+        effects.append(Effect(*change, metric, len(measured), difference, tested, len(by), *diverged))
+    return effects
 
 
 def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[MetricCard, list[_Pair]]:
@@ -131,13 +146,16 @@ def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[Met
     return metrics[0], []
 
 
-def _difference(pairs: Sequence[_Pair], metric: MetricCard) -> Interval:
-    """Returns the difference after less before, round by round, each a mean over all pairs."""
+def _differences(pairs: Sequence[_Pair], metric: MetricCard) -> list[float]:
+    """Returns the difference after less before, round by round, each a mean over all pairs.
+
+    NaN for a round in which a configuration of one of them diverged.
+    """
     before, after = (
         [fmean(round_) for round_ in zip(*(entry.errors[metric.name] for entry in side), strict=True)]
         for side in zip(*pairs, strict=True)
     )
-    return paired_difference(after, before).within(*metric.differences)
+    return differences_of(after, before, {r for pair in pairs for entry in pair for r in entry.diverged})
 
 
 def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
@@ -165,13 +183,13 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:
     definition, card = read_definition(storage, study), read_card(storage, study)
     names, rounds = [metric.name for metric in card.metrics], definition.protocol.rounds
-    measured: dict[str, dict[str, Sequence[float]]] = {}
+    measured: dict[str, tuple[dict[str, Sequence[float]], Collection[int]]] = {}
     for entry, trial in read_entries(storage, study):
         errors = {name: trial.attributes.get(f"{OF_METRIC}{name}", ()) for name in names}
         if all(len(of_rounds) == rounds > 1 for of_rounds in errors.values()):
-            measured[entry.label] = errors
+            measured[entry.label] = errors, trial.attributes.get("diverged_rounds", ())
     return [
-        _Listed(_folded(entry.params, card), card.at_chance.get(entry.label, ()), measured.get(entry.label, {}))
+        _Listed(_folded(entry.params, card), card.at_chance.get(entry.label, ()), *measured.get(entry.label, ({}, ())))
         for entry in definition.trial
     ]
 

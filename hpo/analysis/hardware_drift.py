@@ -13,7 +13,6 @@ A repetition is a study of one listed trial, which asks no worker for it: only t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.results import read_trial
-from hpo.analysis.statistics import LEVEL, Interval, holm, paired_difference
+from hpo.analysis.sign_flips import sign_flip_p_values
+from hpo.analysis.statistics import LEVEL, Interval, differences_of, paired_difference
 from hpo.errors import RequestError
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
@@ -136,20 +136,14 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
     metric = read_card(storage, study).metric
-    differences = [
-        paired_difference(other.errors, measured[0].errors).within(*metric.differences) for other in measured[1:]
-    ]
+    others = [other.errors for other in measured[1:]]
+    differences = [paired_difference(errors, measured[0].errors, metric) for errors in others]
+    _, together = sign_flip_p_values([differences_of(errors, measured[0].errors) for errors in others])
     repetitions = [Repetition(first, None) for first in measured[:1]] + [
-        Repetition(other, replace(difference, p_value=p_value))
-        for other, difference, p_value in zip(measured[1:], differences, _corrected(differences), strict=True)
+        Repetition(other, replace(difference, p_value=None if difference.p_value is None else p_value))
+        for other, difference, p_value in zip(measured[1:], differences, together, strict=True)
     ]
     return Drift(study, trial.number, metric.noun, metric.unit, trial.params, _measurement(trial), repetitions)
-
-
-def _corrected(differences: Sequence[Interval]) -> Sequence[float | None]:
-    """Returns the p values corrected for their number; all have as many rounds, so all have one or none has."""
-    known = [difference.p_value for difference in differences if difference.p_value is not None]
-    return holm(known) if known else [None] * len(differences)
 
 
 def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:

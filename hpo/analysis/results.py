@@ -54,6 +54,10 @@ class Best:
         metric: the objective's name; `title` is what it is called in a sentence.
         direction: `minimize` or `maximize`.
         label: of the listed entry that it measured; None in a search.
+        interval, on_new: 95 % of a listed one's mean, on these test examples and on new ones; the best of a search has
+            none, for it was chosen by these errors.
+        convergence: how often a listed one diverged, and what it errs else, as JSON has it.
+        ties: trials that came to the very same value.
     """
 
     study: str
@@ -70,6 +74,10 @@ class Best:
     direction: str
     confirmed: dict[str, Any] | None
     label: str | None = None
+    interval: dict[str, float | None] | None = None
+    on_new: dict[str, float | None] | None = None
+    convergence: dict[str, Any] | None = None
+    ties: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         extreme = "highest" if self.direction == "maximize" else "lowest"

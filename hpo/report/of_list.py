@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from optuna.storages import RDBStorage
 
+from hpo.analysis.caveats import too_few_to_tell
 from hpo.analysis.comparison import answer, compare, how_compared
 from hpo.analysis.effects import Effect, read_effects, related_lists
 from hpo.analysis.results import measured_entries
@@ -45,13 +46,19 @@ def _comparison(storage: RDBStorage, study: str, metric: MetricCard, clean: Call
     found = compare(storage, study)
     named = [replace(one, name=clean(one.name)) for one in found.compared]
     found = replace(found, study=clean(study), source=clean(found.source), compared=named)
-    rows = [["configuration", "difference (95 %)", "p", "verdict"]]
+    has_new = any(contrast.on_new for contrast in found.contrasts)
+    on_new_heading = ["95 %, new test examples"] if has_new else []
+    rows = [["configuration", "difference (95 %)", *on_new_heading, "p", "verdict"]]
     for one, contrast in zip(named[1:], found.contrasts, strict=True):
         told = "worse" if contrast.is_significant else "not significant"
-        if contrast.p_value is None:
+        if too_few_to_tell(found.rounds):
             told = "too few rounds"
-        rows.append([one.name, change_of(contrast.difference, metric), p_value(contrast.p_value), told])
-    text = [f"{capitalized(answer(found))}.", f"{capitalized(how_compared(found))}."]
+        elif contrast.one_diverges:
+            told = f"{'diverges' if contrast.diverged[1] else 'the first diverges'}; {told} where both converged"
+        on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
+        rows.append([one.name, change_of(contrast.difference, metric), *on_new, p_value(contrast.p_value), told])
+    diverged = [f"{one.name} {one.convergence.text(metric)}." for one in named if one.convergence]
+    text = [f"{capitalized(answer(found))}.", *diverged, f"{capitalized(how_compared(found))}."]
     return Section("comparison", f"Beside {named[0].name}", text, rows)
 
 
@@ -61,16 +68,19 @@ def _effects(effects: Sequence[Effect], lists: Sequence[str], metric: MetricCard
     rows = [["change", "pairs", f"{points('', metric.unit).strip() or 'difference'} (95 %)", "p", "verdict"]]
     for effect in effects:
         by = effect.difference
-        if effect.p_value is None:
+        if effect.p_value is None or too_few_to_tell(effect.rounds):
             told = "too few rounds"
         else:
             told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not significant"
+        if effect.diverged_before or effect.diverged_after:
+            told += f"; diverged: {count(effect.diverged_before, 'round')} before, {effect.diverged_after} after"
         changed = change_of(by, effect.metric)
         rows.append([effect_name(effect, metric), str(effect.pairs), changed, p_value(effect.p_value), told])
     where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
-        f"{where}Trials that differ in this alone, compared round by round; p corrected for the number of changes that "
-        "are listed (Holm), intervals not. Trials whose error no loss trains are left out."
+        f"{where}Trials that differ in this alone, compared round by round; p by flipping the signs of the "
+        "differences, of all changes that are listed together, intervals of each alone. Trials whose error no loss "
+        "trains are left out, and so are rounds that diverged."
     ]
     yield Section("effects", "What each choice changes", text, rows, effects_figure(effects, metric))
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search
+from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, too_few_to_tell
 from hpo.analysis.confirmation import Confirmation, read_confirmations
 from hpo.analysis.fresh_rounds import Confirms, read_confirms
 from hpo.analysis.results import read_best
+from hpo.analysis.statistics import both_intervals
 from hpo.report.of_list import list_sections
 from hpo.report.sections import (
     Section,
@@ -30,7 +31,7 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.references import study_words
 from hpo.study.space import short_name
 from hpo.text.commands import command
-from hpo.text.formatting import count, interval, rounds_on, spread
+from hpo.text.formatting import capitalized, count, rounds_on, spread
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,22 @@ def _headline(
     estimate = spread(confirmed.mean.estimate, None, metric.unit)
     sure = (
         f"Confirmed on {count(confirmation.rounds, 'fresh round')}: {estimate} "
-        f"(95 %: {interval(confirmed.mean.low, confirmed.mean.high, metric.unit)}); "
+        f"({both_intervals(confirmed.mean, confirmed.on_new, metric.unit)}); "
         f"{beside_search(confirmed.searched, confirmed.optimism, metric.unit, confirmed.std)}."
     )
     names = {one.trial: clean(one.name) for one in confirmation.confirmed}
-    alike = [f"{names[one.first]} and {names[one.second]}" for one in confirmation.contrasts if not one.is_significant]
-    said = [f"On fresh rounds {', '.join(alike)} do not differ significantly (paired, Holm)."] if alike else []
+    said = []
+    if confirmed.convergence:
+        said.append(f"On fresh rounds it {confirmed.convergence.text(metric)}.")
+    alike = [
+        f"{names[one.first]} and {names[one.second]}"
+        for one in confirmation.contrasts
+        if not one.is_significant and not one.one_diverges
+    ]
+    if too_few := too_few_to_tell(confirmation.rounds):
+        said.append(f"{capitalized(too_few)} configurations apart.")
+    elif alike:
+        said.append(f"On fresh rounds {', '.join(alike)} do not differ significantly.")
     return [extreme, sure, *said]
 
 

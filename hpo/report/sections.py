@@ -32,7 +32,6 @@ from hpo.text.formatting import (
     capitalized,
     change,
     count,
-    interval,
     lasted,
     mean_and_deviation,
     text_of,
@@ -69,7 +68,7 @@ def best_section(
         [
             "trial",
             with_unit(card.metric.noun, card.metric.unit),
-            "95 %",
+            *([] if definition.space else ["95 %"]),
             *(["on fresh rounds"] if fresh else []),
             "configuration",
         ]
@@ -77,13 +76,19 @@ def best_section(
     for trial in ranked(trials, card.metric)[:BEST]:
         confirmed = fresh.get(trial.number)
         again = mean_and_deviation(confirmed.mean.estimate, confirmed.std, card.metric.unit) if confirmed else ""
-        reach = _interval(trial.attributes["errors"], card.metric)
-        row = [str(trial.number), error_of(trial, card.metric), reach, *([again] if fresh else [])]
-        rows.append([*row, name_of(trial, definition)])
+        row = [str(trial.number), error_of(trial, card.metric)]
+        if not definition.space:
+            diverged = trial.attributes.get("diverged_rounds", ())
+            row.append(mean_of(trial.attributes["errors"], card.metric, diverged).text(card.metric.unit))
+        rows.append([*row, *([again] if fresh else []), name_of(trial, definition)])
     flags = [
         name for name, parameter in definition.search_space.items() if any(value is True for value in parameter.values)
     ]
-    text = ["Mean and deviation over rounds; the interval is the mean's."]
+    if definition.space:
+        text = ["Mean and deviation over rounds, as searched: chosen for being low, so they have no intervals."]
+        text = [text[0].replace("low", "high")] if card.metric.maximize else text
+    else:
+        text = ["Mean and deviation over rounds; the interval is the mean's, on these test examples."]
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")
     if fresh:
@@ -227,11 +232,6 @@ def error_of(trial: StoredTrial, metric: MetricCard, unit: str = "") -> str:
     return f"{shown} ({diverged} diverged)" if diverged else shown
 
 
-def _interval(errors: Sequence[float], metric: MetricCard) -> str:
-    mean = mean_of(errors).within(metric.low, metric.high)
-    return interval(mean.low, mean.high, metric.unit)
-
-
 def heading_of(metric: MetricCard) -> str:
     """Returns what stands above errors."""
     return "Errors" if metric.noun == "error" else capitalized(metric.noun)
@@ -239,7 +239,7 @@ def heading_of(metric: MetricCard) -> str:
 
 def change_of(by: Interval, metric: MetricCard) -> str:
     """Returns a difference with its interval."""
-    return f"{change(by.estimate, metric.unit, by.standard_error)} ({interval(by.low, by.high, metric.unit, '+')})"
+    return f"{change(by.estimate, metric.unit, by.standard_error)} ({by.text(metric.unit, '+')})"
 
 
 def _percent(share: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 LONGEST_SECONDS = 1000 * 365.25 * 86_400
 LONGEST = 8  # digits of a number that is written without an exponent
 DUST = 1e-9  # of a number: what it varies by, where that is rounding alone
-SMALLEST_P = 1e-4  # below, a p value says more of the normal distribution's tail than of the rounds
+SMALLEST_P = 1e-3  # below, a p value says more of a distribution's tail than of the rounds
 
 
 def count(number: int, noun: str) -> str:
@@ -156,10 +156,10 @@ def interval(low: float | None, high: float | None, unit: str, sign: str = "") -
 
 
 def p_value(p: float | None) -> str:
-    """Returns `0.031`, or `< 0.0001`; nothing where there is none."""
+    """Returns `0.031`, or `< 0.001`; nothing where there is none."""
     if p is None:
         return ""
-    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:.4f}"
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
 
 
 def text_of(value: Any) -> str:

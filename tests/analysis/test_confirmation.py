@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from hpo.analysis.confirmation import read_confirmation, read_confirmations, read_winner
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.hardware_drift import define_repetition
+from hpo.analysis.statistics import difference_of_means
 from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import count_trials, read_trials, set_study_attribute
@@ -28,9 +29,9 @@ from tests.conftest import SMALL_STUDY, claim, create, defined, work
 TESTED = "test error by recognition"
 RATES = (0.1, 0.2, 0.3)
 FRESH = (
-    [3.0, 3.2, 3.4, 3.1, 3.3],
-    [3.1, 3.0, 3.6, 2.9, 3.5],
-    [5.0, 5.3, 5.3, 5.1, 5.4],
+    [3.0, 3.2, 3.4, 3.1, 3.3, 3.2],
+    [3.1, 3.0, 3.6, 2.9, 3.5, 3.2],
+    [5.0, 5.3, 5.3, 5.1, 5.4, 5.2],
 )  # the third is worse in every round, the second is not
 
 
@@ -95,7 +96,7 @@ def searched(created: RDBStorage) -> RDBStorage:
 
 def confirm(opened: RDBStorage, study: str = "small", *, top: int = 3, measure: int = 3) -> str:
     """Defines a confirmation, and lets so many of its trials be measured."""
-    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=5)
+    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=6)
     create(opened, name, definition, len(definition.trial))
     set_study_attribute(opened, name, CONFIRMS, confirms)
     for slot in range(measure):
@@ -118,7 +119,7 @@ def test_the_best_are_measured_on_rounds_that_the_search_never_used(searched: RD
 def test_a_configuration_that_was_measured_twice_is_confirmed_once(created: RDBStorage) -> None:
     for rate, mean in ((0.1, 2.0), (0.1, 2.0), (0.2, 3.0)):
         add(created, "small", rate, [mean - 0.5, mean, mean + 0.5])
-    _, _, confirms = define_confirmation(created, "small", top=3, rounds=5)
+    _, _, confirms = define_confirmation(created, "small", top=3, rounds=6)
     assert confirms["trials"] == [0, 2]
 
 
@@ -127,7 +128,9 @@ def test_fresh_rounds_tell_the_optimism_and_who_can_be_told_apart(searched: RDBS
     found = read_confirmation(searched, name)
     assert found is not None
     assert [one.trial for one in found.confirmed] == [1, 3, 0]
-    assert found.confirmed[0].optimism == pytest.approx(3.2 - 2.0)
+    optimism = found.confirmed[0].optimism
+    expected = difference_of_means(fmean(FRESH[0]), stdev(FRESH[0]), 6, 2.0, 0.5, 3)
+    assert (optimism.estimate, optimism.low) == pytest.approx((3.2 - 2.0, expected.low))
     assert found.confirmed[0].mean.holds(3.2)
     assert [(one.first, one.second, one.is_significant) for one in found.contrasts] == [(1, 3, False), (3, 0, True)]
     assert found.contrasts[1].difference.estimate == pytest.approx(fmean(FRESH[2]) - fmean(FRESH[1]))
@@ -144,7 +147,10 @@ def test_the_winner_is_confirmed_by_its_own_fresh_figure_alone(searched: RDBStor
     winner = read_winner(searched, "small")
     assert (winner.trial, winner.value) == (1, 2.0)
     assert winner.confirmed is not None
-    assert set(winner.confirmed) == {"mean", "low", "high", "std", "rounds", "optimism"}
+    assert set(winner.confirmed) == {
+        *("mean", "low", "high", "std", "rounds", "optimism", "optimism_interval"),
+        *("on_new", "diverged_rounds", "convergence"),
+    }
     assert winner.confirmed["mean"] == pytest.approx(3.2)
     add(searched, "small", 0.05, [1.0, 1.1, 1.2])  # the search went on, and has a new winner
     assert read_winner(searched, "small").confirmed is None
@@ -152,10 +158,10 @@ def test_the_winner_is_confirmed_by_its_own_fresh_figure_alone(searched: RDBStor
 
 def test_a_confirmation_is_resumed_and_a_search_that_went_on_gets_another(searched: RDBStorage) -> None:
     confirm(searched, measure=1)
-    assert define_confirmation(searched, "small", top=3, rounds=5)[0] == "small-confirm"
-    assert define_confirmation(searched, "small", top=2, rounds=5)[0] == "small-confirm-2"
+    assert define_confirmation(searched, "small", top=3, rounds=6)[0] == "small-confirm"
+    assert define_confirmation(searched, "small", top=2, rounds=6)[0] == "small-confirm-2"
     add(searched, "small", 0.05, [1.0, 1.1, 1.2])
-    name, _, confirms = define_confirmation(searched, "small", top=3, rounds=5)
+    name, _, confirms = define_confirmation(searched, "small", top=3, rounds=6)
     assert (name, confirms["trials"]) == ("small-confirm-2", [4, 1, 3])
 
 
@@ -187,7 +193,7 @@ def test_a_trial_that_leaves_a_parameter_to_its_default_is_measured_again(
     work(fresh_storage, tmp_path, target=1)
     (trial,) = read_trials(fresh_storage, "small")
     for name, definition, _ in (
-        define_confirmation(fresh_storage, "small", top=1, rounds=5),
+        define_confirmation(fresh_storage, "small", top=1, rounds=6),
         define_repetition(fresh_storage, "small", trial, host="here", device="cpu"),
     ):
         for _again in range(2):  # it is created, and joined

@@ -20,7 +20,7 @@ def test_a_list_suggests_a_command_that_a_shell_takes(monkeypatch: pytest.Monkey
     best = Best(
         "it's \x1b; x", 0, 2.0, 0.5, [1.5, 2.5], {}, 2, "digits", "head", "error", "%", "minimize", None, label="FNN"
     )
-    *_, said = best_table(best)
+    *_, (said,) = best_table(best)
     assert said == (
         r"hpo compare $'it\x27s \x1b; x' --storage 'sqlite:///my db.db' "
         "compares the list's configurations round by round"
@@ -33,7 +33,7 @@ def test_one_of_a_thing_has_no_plural_wherever_it_is_said() -> None:
     definition = defined(table, name="x")
     headline = listed_view("x", [], definition, card_of(definition))[0]
     assert headline == ("study x: 0 of 1 configuration measured, test error by recognition (1 round on digits)")
-    one, other = (OnMachine(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0]) for host in "ab")
+    one, other = (OnMachine(host, "cpu", "float32", "2.6", [1.0, 2.0, 3.0] * 2) for host in "ab")
     repetitions = [Repetition(one, None), Repetition(other, Interval(1.0, 0.9, 1.1, p_value=0.001))]
     assert "1 of 1 machine differs significantly" in drift_view(Drift("x", 0, "error", "%", {}, one, repetitions))[0]
     status = Status("x", 1, 0, 0, 0, 0, 0, None, [], None, None, foreign=1)

@@ -5,6 +5,15 @@ import pytest
 from scipy import stats
 
 from hpo.analysis.statistics import difference_of_means, holm, mean_of, paired_difference, ratio_of_deviations
+from hpo.study.card import MetricCard
+from tests.conftest import RECOGNITION
+
+METRIC = RECOGNITION.model_copy(update={"resolution": 0.1})
+LEAST = 0.1 * (1 - 0.025**0.1)  # of ten rounds
+
+
+def replace_resolution(resolution: float | None) -> MetricCard:
+    return METRIC.model_copy(update={"resolution": resolution})
 
 
 def test_a_difference_of_means_is_welchs() -> None:
@@ -20,8 +29,9 @@ def test_a_difference_of_means_is_welchs() -> None:
     assert found.estimate / found.standard_error == pytest.approx(expected.statistic)
 
 
-def test_equal_constants_differ_by_nothing() -> None:
-    assert difference_of_means(1.0, 0.0, 10, 1.0, 0.0, 10).high == 0.0
+def test_constants_have_no_interval_and_it_is_said_why() -> None:
+    found = difference_of_means(1.0, 0.0, 10, 1.0, 0.0, 10)
+    assert (found.estimate, found.text("%")) == (0.0, "all rounds alike")
 
 
 def test_a_ratio_of_deviations_covers_the_truth_in_95_of_100() -> None:
@@ -34,45 +44,73 @@ def test_a_ratio_of_deviations_covers_the_truth_in_95_of_100() -> None:
     assert 935 <= covered <= 965
 
 
-def test_a_paired_difference_is_students() -> None:
+def test_a_paired_difference_has_students_interval_and_the_p_value_of_all_signs() -> None:
     random = np.random.default_rng(1)
-    theirs = random.normal(2.0, 0.4, 30)
-    ours = theirs + random.normal(0.05, 0.1, 30)
-    found = paired_difference(ours.tolist(), theirs.tolist())
-    expected = stats.ttest_rel(ours, theirs)
-    interval = expected.confidence_interval()
-    assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, expected.pvalue))
-    assert paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).p_value == 1.0
-    assert paired_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]).p_value == 0.0
+    theirs = random.normal(2.0, 0.4, 10)
+    ours = theirs + random.normal(0.05, 0.1, 10)
+    found = paired_difference(ours.tolist(), theirs.tolist(), METRIC)
+    interval = stats.ttest_rel(ours, theirs).confidence_interval()
+    exact = stats.permutation_test((ours - theirs,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert (found.low, found.high, found.p_value) == pytest.approx((interval.low, interval.high, exact.pvalue))
+    assert paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], METRIC).p_value == 1.0
+    assert paired_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], METRIC).p_value == 2 / 2**3
+
+
+def test_what_floats_make_of_equal_differences_is_no_evidence() -> None:
+    """Ten differences of 0.1, which floats have as 0.10000000000000009 and the like."""
+    theirs = [2.3, 2.9, 2.1, 2.2, 2.7, 2.5, 2.4, 2.8, 2.6, 2.0]
+    found = paired_difference([one + 0.1 for one in theirs], theirs, METRIC)
+    assert found.p_value == 2 / 2**10
+    assert (found.low, found.high) == pytest.approx((0.1 - LEAST, 0.1 + LEAST))
+    exact = paired_difference([one + 0.1 for one in theirs], theirs, replace_resolution(None))
+    assert exact.text("%") == "all rounds alike"
 
 
 def test_a_mean_has_students_interval() -> None:
     errors = [2.0, 2.5, 1.5, 3.0]
     low, high = stats.t.interval(0.95, 3, np.mean(errors), stats.sem(errors))
-    found = mean_of(errors)
+    found = mean_of(errors, METRIC)
     assert (found.estimate, found.low, found.high) == pytest.approx((2.25, low, high))
     with pytest.raises(ValueError, match="a mean needs a round"):
-        mean_of([])
+        mean_of([], METRIC)
+
+
+def test_no_interval_is_narrower_than_the_resolution_allows() -> None:
+    assert mean_of([0.0] * 10, METRIC).high == pytest.approx(LEAST)
+    one_off = mean_of([2.0] * 9 + [2.1], METRIC)
+    assert one_off.high is not None
+    assert one_off.high - one_off.estimate == pytest.approx(LEAST)
+    assert mean_of([2.0] * 10, replace_resolution(None)).text("%") == "all rounds alike"
+
+
+def test_where_hardly_any_round_differs_the_interval_still_covers_the_truth() -> None:
+    random = np.random.default_rng(2)
+    for number in (6, 10, 30):
+        for share in (0.02, 0.1, 0.3):
+            errors = 2.0 + 0.1 * (random.random((400, number)) < share)
+            covered = sum(mean_of(one.tolist(), METRIC).holds(2.0 + 0.1 * share) for one in errors)
+            assert covered >= 0.92 * 400, (number, share, covered)
+
+
+def test_a_mean_that_counts_diverged_rounds_has_no_interval() -> None:
+    found = mean_of([2.0, 2.5, 100.0, 3.0], METRIC, [2])
+    assert (found.estimate, found.text("%")) == (26.875, "rounds diverged")
+    assert mean_of([100.0] * 4, METRIC, range(4)).low is not None  # all did: there is nothing else
 
 
 @pytest.mark.parametrize("errors", [[44.5], [32.5, 56.5]])
 def test_fewer_than_three_rounds_have_a_mean_and_no_interval(errors: list[float]) -> None:
-    for found in (mean_of(errors), paired_difference(errors, [0.0] * len(errors))):
+    for found in (mean_of(errors, METRIC), paired_difference(errors, [0.0] * len(errors), METRIC)):
         assert (found.estimate, found.low, found.high, found.p_value) == (44.5, None, None, None)
     assert difference_of_means(44.5, 12.0, len(errors), 2.0, 0.3, 10).low is None
     assert difference_of_means(44.5, 12.0, 10, 2.0, 0.3, len(errors)).low is None
 
 
 def test_an_interval_keeps_within_what_can_be() -> None:
-    wide = mean_of([2.0, 50.0, 98.0])
-    assert wide.low is not None
-    assert wide.high is not None
-    assert wide.low < 0 < 100 < wide.high
-    cut = wide.within(0, 100)
-    assert (cut.low, cut.high, cut.estimate, cut.standard_error) == (0, 100, wide.estimate, wide.standard_error)
-    difference = paired_difference([99.0, 1.0, 90.0], [0.0, 1.0, 0.0]).within(-100, 100)
-    assert difference.high == 100
-    assert mean_of([2.0]).within(0, 100).low is None
+    wide = mean_of([2.0, 50.0, 98.0], METRIC)
+    assert (wide.low, wide.high, wide.estimate) == (0, 100, 50.0)
+    assert paired_difference([99.0, 1.0, 90.0], [0.0, 1.0, 0.0], METRIC).high == 100
+    assert mean_of([2.0], METRIC).low is None
 
 
 def test_holms_correction_is_as_in_the_literature() -> None:

@@ -91,11 +91,11 @@ def test_a_series_goes_on_with_more_rounds_and_never_with_the_same_ones(searched
     equal = noisy({0.1: 2.0, 0.2: 2.0, 0.3: 2.0})
     assert measure(searched, equal, most=20) == 2
     assert next_batch(searched, "small", top=3, margin=None, most=20) is None
-    confirm(searched)  # another confirmation takes the next five rounds
+    confirm(searched)  # another confirmation takes the next six rounds
     found = next_batch(searched, "small", top=3, margin=None, most=27)
     assert found is not None
     name, definition, confirms = found
-    assert definition.protocol.round_numbers == range(28, 35)
+    assert definition.protocol.round_numbers == range(29, 36)
     assert (name, confirms["series"]) == ("small-sure-3", "small-sure")
 
 
@@ -110,10 +110,10 @@ def test_a_batch_that_was_stopped_is_gone_on_with(searched: RDBStorage) -> None:
 
 def test_rounds_that_were_confirmed_by_are_not_taken_again(searched: RDBStorage) -> None:
     confirm(searched)
-    again = define_confirmation(searched, "small", top=3, rounds=5)
+    again = define_confirmation(searched, "small", top=3, rounds=6)
     assert again[0] == "small-confirm"  # the same is only read
     name, definition, _ = define_confirmation(searched, "small", top=3, rounds=8)
-    assert (name, definition.protocol.round_numbers) == ("small-confirm-2", range(8, 16))
+    assert (name, definition.protocol.round_numbers) == ("small-confirm-2", range(9, 17))
 
 
 def test_one_configuration_has_nothing_to_be_told_from(searched: RDBStorage) -> None:

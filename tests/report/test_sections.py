@@ -57,13 +57,23 @@ def searched(created: RDBStorage) -> RDBStorage:
 
 @pytest.mark.parametrize(
     ("errors", "shown"),
-    [([36.0, 53.0], "too few rounds"), ([36.0], "too few rounds"), ([0.0, 0.5, 1.0], "0.00 to 1.74")],
+    [
+        *(([36.0, 53.0, 4.0], "0.00 to 92.80"), ([0.0, 0.5, 1.0], "0.00 to 1.74")),
+        ([0.0, 0.0, 0.0], "0.00 to 0.35"),  # of 200 pairs: by the rule of three, 0.5 in 71 % of rounds
+    ],
 )
-def test_an_interval_of_an_error_is_of_three_rounds_or_more_and_not_below_zero(
-    created: RDBStorage, errors: list[float], shown: str
+def test_an_interval_of_a_listed_error_is_not_below_zero_and_not_narrower_than_can_be_told(
+    fresh_storage: RDBStorage, errors: list[float], shown: str
 ) -> None:
-    add(created, "small", 0.1, errors, seconds=60.0, device="cpu (x)", worker=claim(0, "a")["worker"])
-    assert sections(read_report(created, "small"))["best"].table[1][2] == shown
+    create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
+    add(fresh_storage, "listed", 0.1, errors, slot=0, errors_recognition=errors, errors_head=errors)
+    assert sections(read_report(fresh_storage, "listed"))["best"].table[1][2] == shown
+
+
+def test_the_best_of_a_search_has_no_interval_for_it_was_chosen_by_these_errors(searched: RDBStorage) -> None:
+    best = sections(read_report(searched, "small"))["best"]
+    assert "as searched: chosen for being low, so they have no intervals" in best.text[0]
+    assert "95 %" not in best.table[0]
 
 
 def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBStorage) -> None:
@@ -73,7 +83,7 @@ def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBS
     )
     assert "Not confirmed" in report.headline[1]
     found = sections(report)
-    assert found["best"].table[0] == ["trial", "error %", "95 %", "configuration"]
+    assert found["best"].table[0] == ["trial", "error %", "configuration"]
     assert [row[0] for row in found["best"].table[1:]] == ["1", "2", "0"]
     assert "Pruned: 1 of 4 trials; 88 % of all epochs were trained" in found["pruning"].text[0]  # 2+2+2+1 of 8
     assert found["time"].table[1] == ["a", "cpu (x)", "3", "3 min"]
@@ -83,10 +93,10 @@ def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBS
 def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBStorage) -> None:
     confirm(searched)
     report = read_report(searched, "small")
-    assert report.headline[1].startswith("Confirmed on 5 fresh rounds: 3.20 % (95 %: ")
+    assert report.headline[1].startswith("Confirmed on 6 fresh rounds: 3.20 % (95 %: ")
     assert "the study reported 2.00 %, 1.20 points too optimistic" in report.headline[1]
     assert "trial 1 and trial 2 do not differ significantly" in report.headline[2]
-    fresh = [row[3] for row in sections(report)["best"].table]
+    fresh = [row[2] for row in sections(report)["best"].table]
     assert fresh[0] == "on fresh rounds"
     assert fresh[1].startswith("3.20 ± ")
     assert len(FRESH) == sum(bool(text) for text in fresh[1:])

@@ -93,7 +93,7 @@ def test_more_trials_than_are_asked_for_are_no_fraction() -> None:
 
 
 def test_a_p_value_is_never_printed_as_zero() -> None:
-    assert [p_value(p) for p in (0.031, 1e-4, 9.9e-5, 1.5e-32, 0.0)] == ["0.031", "0.0001"] + ["< 0.0001"] * 3
+    assert [p_value(p) for p in (0.031, 1e-3, 9.9e-4, 1.5e-32, 0.0)] == ["0.031", "0.001"] + ["< 0.001"] * 3
     assert p_value(None) == ""
 
 

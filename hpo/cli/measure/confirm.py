@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo import limits
-from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED
+from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, too_few_to_tell
 from hpo.cli.arguments import Number, WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.measure.until_sure import series_json, series_view
@@ -27,8 +27,8 @@ from hpo.cli.run import begin_work, run_trials
 from hpo.study.space import short_name
 from hpo.text.formatting import (
     change,
+    count,
     figure,
-    interval,
     mean_and_deviation,
     p_value,
     points,
@@ -37,6 +37,7 @@ from hpo.text.formatting import (
 
 if TYPE_CHECKING:
     from hpo.analysis.confirmation import Confirmation
+    from hpo.analysis.contrasts import Contrast
     from hpo.study.definition import StudyDefinition
 
 ROUNDS = 30  # of a confirmation
@@ -145,33 +146,54 @@ def confirmation_view(found: Confirmation) -> list[Any]:
     table.add_column("configuration" if is_list else "trial", justify="left" if is_list else "right", wraps=is_list)
     table.add_column(with_unit("list" if is_list else "search", metric.unit), justify="right", rank=1)
     table.add_column(with_unit("fresh", metric.unit), justify="right")
-    table.add_column("95 %", rank=2)
+    has_new = any(one.on_new for one in found.confirmed)
+    table.add_column("95 %, these examples" if has_new else "95 %", rank=2)
+    if has_new:
+        table.add_column("95 %, new ones", rank=3)
     if not is_list:
         table.add_column("configuration", wraps=True)
     for one in found.confirmed:
-        reach = interval(one.mean.low, one.mean.high, metric.unit)
         fresh = mean_and_deviation(one.mean.estimate, one.std, metric.unit)
         searched = figure(one.searched, metric.unit, one.std)
-        row = (searched, fresh, reach)
+        row = (
+            searched,
+            fresh,
+            one.mean.text(metric.unit),
+            *([one.on_new.text(metric.unit) if one.on_new else ""] if has_new else []),
+        )
         table.add_row(*((one.name, *row) if is_list else (str(one.trial), *row, short_name(one.params))))
     lines = []
     names = {one.trial: one.name if is_list else str(one.trial) for one in found.confirmed}
     for contrast in found.contrasts:
-        by, before, after = contrast.difference, names[contrast.first], names[contrast.second]
-        apart = (
-            f"{after} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {before}"
-            if contrast.is_significant
-            else f"{before} and {after} do not differ significantly"
-        )
-        reach = f"95 %: {interval(by.low, by.high, metric.unit, '+')}"
-        apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
-        lines.append(f"{apart}: {apart_by} ({reach}; p {p_value(contrast.p_value)})")
+        lines.append(_said_of(contrast, names[contrast.first], names[contrast.second], found))
+    diverged = [f"{names[one.trial]} {one.convergence.text(metric)}" for one in found.confirmed if one.convergence]
     equal = not any(one.std for one in found.confirmed)
     notes = [SEED_UNUSED] if equal else []
-    if not lines:
+    if len(found.confirmed) == 1:
         return [str(found), table, *notes]
-    how = f"compared round by round; p values corrected for their number (Holm), intervals not; {NEW_SELECTION}"
-    return [str(found), table, lines, how, *notes]
+    how = (
+        "compared round by round; p by flipping the signs of the differences, of all together; intervals are of each "
+        f"alone; {NEW_SELECTION}"
+    )
+    return [str(found), table, *([diverged] if diverged else []), lines, how, *notes]
+
+
+def _said_of(contrast: Contrast, before: str, after: str, found: Confirmation) -> str:
+    """Returns what the rounds say of two neighbours."""
+    metric, by = found.metric, contrast.difference
+    if contrast.is_significant:
+        apart = f"{after} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {before}"
+    elif too_few := too_few_to_tell(found.rounds):
+        apart = f"{before} and {after}: {too_few}"
+    elif contrast.one_diverges:
+        which, other = (before, after) if contrast.diverged[0] else (after, before)
+        often = f"{which} diverged in {max(contrast.diverged)} of {count(found.rounds, 'round')}, {other} in none"
+        apart = f"{often} (p {p_value(contrast.diverged_p_value)}); where both converged"
+    else:
+        apart = f"{before} and {after} do not differ significantly"
+    apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
+    on_new = f" on these examples, {contrast.on_new.text(metric.unit, '+')} on new ones" if contrast.on_new else ""
+    return f"{apart}: {apart_by} (95 %: {by.text(metric.unit, '+')}{on_new}; p {p_value(contrast.p_value)})"
 
 
 def confirmation_json(found: Confirmation) -> dict[str, Any]:
@@ -184,12 +206,14 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
         **{"metric": found.metric.name, "unit": found.metric.unit},
         "confirmed": [
             {"trial": one.trial, "name": one.name, "searched": one.searched, "errors": one.errors, "params": one.params}
-            | describe(one, found.rounds)
+            | describe(one, found.rounds, found.metric)
             for one in found.confirmed
         ],
         "contrasts": [
             {"first": one.first, "second": one.second, "difference": one.difference.estimate}
             | {"low": one.difference.low, "high": one.difference.high, "p_value": one.p_value}
+            | {"on_new": one.on_new and {"low": one.on_new.low, "high": one.on_new.high}}
+            | {"diverged": list(one.diverged), "diverged_p_value": one.diverged_p_value}
             for one in found.contrasts
         ],
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.analysis.caveats import too_few_to_tell
 from hpo.analysis.statistics import LEVEL, Interval
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
@@ -22,10 +23,9 @@ from hpo.cli.options import (
     study_option,
 )
 from hpo.cli.run import begin_work, run_trials
-from hpo.limits import FEWEST_ROUNDS
 from hpo.study.space import short_name
 from hpo.text.commands import command_here
-from hpo.text.formatting import change, count, figure, interval, with_unit
+from hpo.text.formatting import change, count, figure, with_unit
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def drift_view(found: Drift) -> list[Any]:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
         unit, scale = found.unit, by.standard_error if by else None
-        reach = (change(by.estimate, unit, scale), interval(by.low, by.high, unit, "+")) if by else ("", "")
+        reach = (change(by.estimate, unit, scale), by.text(unit, "+")) if by else ("", "")
         spread = stdev(one.errors) if len(one.errors) > 1 else None
         table.add_row(figure(one.mean, unit, spread), *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
 
@@ -109,8 +109,8 @@ def drift_view(found: Drift) -> list[Any]:
     apart = sum(one.is_significant for one in found.repetitions)
     if others < 1:
         said = "a repetition on a machine of another kind is to be compared with the first"
-    elif len(first.errors) < FEWEST_ROUNDS:
-        said = f"{count(len(first.errors), 'round')}, too few to tell a difference from chance"
+    elif too_few := too_few_to_tell(len(first.errors)):
+        said = too_few
     elif apart:
         differ = "differs" if apart == 1 else "differ"
         said = f"{apart} of {count(others, 'machine')} {differ} significantly from the first"

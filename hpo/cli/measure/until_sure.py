@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.cli.columns import FittedTable
 from hpo.study.space import short_name
-from hpo.text.formatting import change, count, figure, interval, mean_and_deviation, points, with_unit
+from hpo.text.formatting import change, count, figure, mean_and_deviation, points, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.until_sure import Contender, Series
@@ -55,9 +55,7 @@ def _from_best(one: Contender, unit: str) -> str:
     if one.against is None:
         return ""
     by = change(one.against.estimate, unit)
-    if one.against.low is None or one.against.high is None:
-        return f"{by} (too few rounds to tell)"
-    return f"{by} ({interval(one.against.low, one.against.high, unit, '+')})"
+    return f"{by} ({one.against.text(unit, '+')})"
 
 
 def _probability(share: float | None) -> str:

@@ -11,7 +11,7 @@ from hpo.analysis.caveats import SELECTION_BIAS, beside_search
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, interval, spread, text_of
+from hpo.text.formatting import count, spread, text_of
 
 if TYPE_CHECKING:
     from hpo.analysis.results import Best
@@ -45,19 +45,44 @@ def best_table(best: Best) -> list[Any]:
     table.add_column(wraps=True)
     for name, value in best.params.items():
         table.add_row(f"  {name}", f" {text_of(value)}")
-    return [str(best), table, _verdict(best)]
+    return [str(best), table, [*_notes(best), _verdict(best)]]
 
 
 def _verdict(best: Best) -> str:
     """Returns how far a winner's figure can be believed."""
+    from hpo.analysis.statistics import Interval, both_intervals
+
     if best.confirmed is not None:
         confirmed = best.confirmed
+        mean = Interval(confirmed["mean"], confirmed["low"], confirmed["high"], why="rounds diverged")
+        on_new = Interval(confirmed["mean"], **confirmed["on_new"]) if confirmed["on_new"] else None
+        optimism = Interval(confirmed["optimism"], **confirmed["optimism_interval"])
+        diverged = f"it {confirmed['convergence']['text']}; " if confirmed["convergence"] else ""
         return (
             f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {spread(confirmed['mean'], None, best.unit)} "
-            f"(95 %: {interval(confirmed['low'], confirmed['high'], best.unit)}); "
-            f"{beside_search(best.value, confirmed['optimism'], best.unit, confirmed['std'])}"
+            f"({both_intervals(mean, on_new, best.unit)}); {diverged}"
+            f"{beside_search(best.value, optimism, best.unit, confirmed['std'])}"
         )
     if best.label is not None:
         compare = command_here("compare", "--study", best.study)
         return f"{compare} compares the list's configurations round by round"
     return f"{SELECTION_BIAS}; it is not confirmed yet"
+
+
+def _notes(best: Best) -> list[str]:
+    """Returns what there is to know besides: its intervals, how often it diverged, who has the same."""
+    from hpo.analysis.statistics import Interval, both_intervals
+
+    said = []
+    if best.interval:
+        why = "rounds diverged" if best.convergence else "too few rounds"
+        mean = Interval(best.value, best.interval["low"], best.interval["high"], why=why)
+        on_new = Interval(best.value, best.on_new["low"], best.on_new["high"]) if best.on_new else None
+        said.append(both_intervals(mean, on_new, best.unit))
+    if best.convergence:
+        said.append(f"it {best.convergence['text']}")
+    if best.ties:
+        have = "has" if len(best.ties) == 1 else "have"
+        trials = ", ".join(map(str, best.ties))
+        said.append(f"{'trial' if len(best.ties) == 1 else 'trials'} {trials} {have} the very same {best.title}")
+    return said

@@ -15,7 +15,6 @@ from hpo.text.commands import command_here
 from hpo.text.formatting import (
     capitalized,
     change,
-    interval,
     mean_and_deviation,
     p_value,
     with_unit,
@@ -61,22 +60,30 @@ def comparison_view(found: Comparison) -> list[Any]:
     table.add_column("95 %", rank=2)
     table.add_column("difference", justify="right", rank=1)
     table.add_column("95 %", rank=3)
+    has_new = any(contrast.on_new for contrast in found.contrasts)
+    if has_new:
+        table.add_column("95 %, new examples", rank=4)
     table.add_column("p", justify="right", rank=1)
     contrasts = {contrast.second: contrast for contrast in found.contrasts}
     for one in found.compared:
-        mean = mean_and_deviation(one.mean.estimate, _deviation(one.errors), metric.unit)
-        reach = interval(one.mean.low, one.mean.high, metric.unit)
-        beside = ["", "", ""]
+        mean = mean_and_deviation(one.mean.estimate, one.std, metric.unit)
+        reach = one.mean.text(metric.unit)
+        beside = ["", "", *([""] if has_new else []), ""]
         if (contrast := contrasts.get(one.trial)) is not None:
             by = contrast.difference
             difference = change(by.estimate, metric.unit, by.standard_error)
-            beside = [difference, interval(by.low, by.high, metric.unit, "+"), p_value(contrast.p_value)]
+            on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
+            beside = [difference, by.text(metric.unit, "+"), *on_new, p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)
-    return [answer(found), table, [how_compared(found), *_caveats(found)]]
+    diverged = [f"{one.name} {one.convergence.text(metric)}" for one in found.compared if one.convergence]
+    return [answer(found), table, *([diverged] if diverged else []), [how_compared(found), *_caveats(found)]]
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
     """Returns a comparison as `hpo compare --json` has it."""
+    from hpo.analysis.convergence import convergence_json
+    from hpo.analysis.statistics import ends_of
+
     names = {one.trial: one.name for one in found.compared}
     return {
         **{key: getattr(found, key) for key in ("study", "source", "rounds", "dataset")},
@@ -84,13 +91,17 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         **{"metric": found.metric.name, "unit": found.metric.unit, "is_biased": found.is_biased},
         "compared": [
             {"name": one.name, "trial": one.trial, "mean": one.mean.estimate, "low": one.mean.low}
-            | {"high": one.mean.high, "std": _deviation(one.errors), "errors": one.errors, "params": one.params}
+            | {"high": one.mean.high, "std": one.std, "errors": one.errors, "params": one.params}
+            | {"on_new": one.on_new and ends_of(one.on_new), "diverged_rounds": list(one.diverged)}
+            | {"convergence": one.convergence and convergence_json(one.convergence, found.metric)}
             for one in found.compared
         ],
         "contrasts": [
             {"first": names[one.first], "second": names[one.second], "is_significant": one.is_significant}
             | {key: value for key, value in asdict(one.difference).items() if key in ("low", "high")}
             | {"difference": one.difference.estimate, "p_value": one.p_value}
+            | {"on_new": one.on_new and ends_of(one.on_new)}
+            | {"diverged": list(one.diverged), "diverged_p_value": one.diverged_p_value}
             for one in found.contrasts
         ],
         "missing": list(found.missing),
@@ -98,7 +109,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 
 def _caveats(found: Comparison) -> list[str]:
-    if not any(map(_deviation, (one.errors for one in found.compared))) and found.rounds > 1:
+    if not any(one.std for one in found.compared) and found.rounds > 1:
         return [SEED_UNUSED]
     if found.winner not in (None, found.compared[0].name):
         return [f"{found.winner} was first in the study; {NEW_SELECTION}"]
@@ -106,9 +117,3 @@ def _caveats(found: Comparison) -> list[str]:
         return []
     confirm = command_here("confirm", *found.words)
     return [f"{capitalized(SELECTION_BIAS)}, and these were chosen so; {confirm} compares the best on fresh rounds"]
-
-
-def _deviation(errors: list[float]) -> float | None:
-    from statistics import stdev
-
-    return stdev(errors) if len(errors) > 1 else None

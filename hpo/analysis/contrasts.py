@@ -1,0 +1,153 @@
+"""Configurations that were measured in the same rounds, each by itself and compared two by two.
+
+What a round makes harder it makes harder for all, so they are compared round by round. Rounds in which either of two
+diverged are left out of the comparison of their errors; how often they do is compared apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+
+from hpo.analysis.convergence import Convergence, convergence_of, more_often
+from hpo.analysis.new_examples import Influences, difference_of, on_new_examples
+from hpo.analysis.sign_flips import sign_flip_p_values
+from hpo.analysis.statistics import LEVEL, Interval, differences_of, holm, mean_of, paired_difference
+from hpo.storage.queries import StoredTrial
+from hpo.study.card import MetricCard
+from hpo.study.examples import ExampleOutcomes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A configuration's rounds, and what they say of its mean.
+
+    Attributes:
+        trial: its number in the study.
+        name: its label, or `trial 3`.
+        errors: of the rounds, (R,).
+        diverged: which of them diverged, the first being 0.
+        mean: theirs, with its interval on these test examples; without one where some diverged.
+        on_new: the same on new test examples; None where it is not known what became of each, or some diverged.
+        convergence: how often it diverged, and what it errs else; None where it never did.
+        influences: see new_examples.py.
+    """
+
+    trial: int
+    name: str
+    params: dict[str, Any]
+    errors: list[float]
+    mean: Interval
+    diverged: tuple[int, ...] = ()
+    on_new: Interval | None = None
+    convergence: Convergence | None = None
+    influences: Influences | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def std(self) -> float | None:
+        """The deviation of the rounds; None of a single one."""
+        return stdev(self.errors) if len(self.errors) > 1 else None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it is of a list, and has a label."""
+        return self.name != f"trial {self.trial}"
+
+
+def measured(
+    name: str, number: int, trial: StoredTrial, metric: MetricCard, examples: Mapping[int, bytes] = {}
+) -> Measured:
+    """Returns what a trial measured, under a name and the number of a study's trial.
+
+    Args:
+        examples: files with what became of each test example, by the trial's own number.
+    """
+    errors, diverged = trial.attributes["errors"], tuple(trial.attributes.get("diverged_rounds", ()))
+    influences = None if diverged else _influences(examples.get(trial.number), len(errors))
+    on_new = None if influences is None else on_new_examples(errors, influences)
+    return Measured(
+        *(number, name, trial.params, errors, mean_of(errors, metric, diverged), diverged),
+        on_new=on_new and on_new.within(metric.low, metric.high),
+        convergence=convergence_of(errors, diverged, metric),
+        influences=influences,
+    )
+
+
+def _influences(content: bytes | None, rounds: int) -> Influences | None:
+    """Returns what a file says; None where there is none, or it is of something else, as anybody may have written."""
+    if content is None:
+        return None
+    try:
+        found = ExampleOutcomes.from_bytes(content).influences()
+    except ValueError:
+        return None
+    return found if len(found) == rounds else None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two configurations, compared round by round.
+
+    Attributes:
+        first, second: their trials.
+        difference: the second's error less the first's, over the rounds in which both converged.
+        p_value: corrected for the number of contrasts; None where there are too few rounds for a test.
+        on_new: the difference with its interval on new test examples, where that is known.
+        diverged: in how many rounds either did.
+        diverged_p_value: of one diverging more often than the other, corrected likewise.
+    """
+
+    first: int
+    second: int
+    difference: Interval
+    p_value: float | None
+    on_new: Interval | None = None
+    diverged: tuple[int, int] = (0, 0)
+    diverged_p_value: float = 1.0
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the rounds tell their errors apart."""
+        return self.p_value is not None and self.p_value < LEVEL
+
+    @property
+    def one_diverges(self) -> bool:
+        """Whether one alone diverged: whatever their errors are, that tells them apart."""
+        return bool(self.diverged[0]) != bool(self.diverged[1])
+
+
+def contrasts_of(pairs: Sequence[tuple[Measured, Measured]], metric: MetricCard) -> list[Contrast]:
+    """Returns each pair compared, its p values corrected for all of them."""
+    left_out = [{*first.diverged, *second.diverged} for first, second in pairs]
+    whole = [len(first.errors) - len(out) for (first, _), out in zip(pairs, left_out, strict=True)]
+    differences = [
+        paired_difference(second.errors, first.errors, metric, out) if rounds else Interval(0.0, None, None)
+        for (first, second), out, rounds in zip(pairs, left_out, whole, strict=True)
+    ]
+    tested = [place for place, difference in enumerate(differences) if difference.p_value is not None]
+    _, joint = sign_flip_p_values(
+        [differences_of(pairs[place][1].errors, pairs[place][0].errors, left_out[place]) for place in tested]
+    )
+    corrected = dict(zip(tested, joint, strict=True))
+    rates = holm([more_often(first.diverged, second.diverged) for first, second in pairs])
+    return [
+        Contrast(
+            *(first.trial, second.trial, differences[place], corrected.get(place)),
+            on_new=_on_new(first, second, metric),
+            diverged=(len(first.diverged), len(second.diverged)),
+            diverged_p_value=rates[place],
+        )
+        for place, (first, second) in enumerate(pairs)
+    ]
+
+
+def _on_new(first: Measured, second: Measured, metric: MetricCard) -> Interval | None:
+    if first.influences is None or second.influences is None:
+        return None
+    by = np.subtract(second.errors, first.errors).tolist()
+    found = on_new_examples(by, difference_of(second.influences, first.influences))
+    return found and found.within(*metric.differences)
