@@ -105,7 +105,7 @@ def define_fresh(
         return resolve_derived({**table, "protocol": {**protocol.model_dump(mode="json"), **fresh}}, study=study)
 
     first = protocol.round_numbers.stop
-    for name, attributes in _confirming(ours, study):
+    for name, attributes in confirming(ours, study):
         begun = read_definition(storage, name)
         first = max(first, begun.protocol.round_numbers.stop)
         is_same = attributes[CONFIRMS] == confirms and not defined(begun.protocol.first_round).differences(begun)
@@ -115,7 +115,7 @@ def define_fresh(
     return free_name(study, suffix, study_names(storage), lambda name: False), defined(first), confirms
 
 
-def _confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the confirmations of a study, by name and attributes, in order of their creation."""
     for name, attributes in ours.items():
         confirms = read_confirms(attributes)

@@ -93,11 +93,12 @@ def confirm(
     or all that are left differ by no more than --margin.
     """
     from hpo.analysis.confirmation import read_confirmation
-    from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+    from hpo.analysis.fresh_rounds import define_confirmation
+    from hpo.analysis.ledger import enter
     from hpo.analysis.until_sure import next_batch, read_series
+    from hpo.dashboard.note import note_study
     from hpo.errors import RequestError, WorkError
     from hpo.storage.backends import open_storage
-    from hpo.storage.queries import set_study_attribute
     from hpo.storage.studies import derived_card
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
@@ -111,7 +112,8 @@ def confirm(
     def measure(name: str, definition: StudyDefinition, confirms: dict[str, Any]) -> None:
         plan = Plan(name, definition, len(definition.trial), card=derived_card(read, study, is_test=True))
         opened = begin(storage, plan, sources)
-        set_study_attribute(opened, name, CONFIRMS, confirms)
+        enter(opened, study, name, definition, confirms)
+        note_study(opened, study)
         run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
     if until_sure:

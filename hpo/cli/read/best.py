@@ -28,14 +28,15 @@ def best(study: str, storage: str, as_json: bool) -> None:
     maximised the highest.
     """
     from hpo.analysis.confirmation import read_winner
+    from hpo.analysis.ledger import read_ledger
     from hpo.storage.backends import open_storage
 
     opened = open_storage(storage)
-    winner = read_winner(opened, stored_name(study))
+    winner, ledger = read_winner(opened, stored_name(study)), read_ledger(opened, stored_name(study))
     if as_json:
-        print_json(asdict(winner))
+        print_json({**asdict(winner), "ledger": ledger.as_json()})
         return
-    print_parts(*best_table(winner))
+    print_parts(*best_table(winner), str(ledger))
 
 
 def best_table(best: Best) -> list[Any]:
