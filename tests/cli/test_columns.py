@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hpo.analysis.confirmation import Confirmation, Confirmed, Contrast
+from hpo.analysis.confirmation import Confirmation, Confirmed
+from hpo.analysis.contrasts import Contrast
 from hpo.analysis.hardware_drift import Drift, OnMachine, Repetition
 from hpo.analysis.results import Best, TrialRow
-from hpo.analysis.statistics import mean_of, paired_difference
+from hpo.analysis.statistics import Interval, mean_of, paired_difference
 from hpo.cli.measure.confirm import confirmation_view
 from hpo.cli.measure.drift import drift_view
 from hpo.cli.measure.export import export_view
@@ -102,17 +103,21 @@ def listed() -> list[Any]:
 
 def confirmed() -> list[Any]:
     found = [
-        Confirmed(i, f"trial {i}", PARAMS, 12.34, 0.16, errors, mean_of(errors))
+        Confirmed(
+            *(i, f"trial {i}", PARAMS, errors, mean_of(errors, RECOGNITION)),
+            searched=12.34,
+            optimism=Interval(0.16, -0.2, 0.52),
+        )
         for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
-    by = paired_difference(FRESH[1], FRESH[0])
+    by = paired_difference(FRESH[1], FRESH[0], RECOGNITION)
     contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
     return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", RECOGNITION, found, contrasts))
 
 
 def drift() -> list[Any]:
     own = OnMachine("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
-    by = paired_difference(FRESH[1], FRESH[0])
+    by = paired_difference(FRESH[1], FRESH[0], RECOGNITION)
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
     return drift_view(Drift("quickstart", 8, "error", "%", PARAMS, own, repetitions))
 

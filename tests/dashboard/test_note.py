@@ -21,9 +21,8 @@ def test_the_dashboard_reads_the_note_and_one_that_is_there_stays(created: RDBSt
     expected = study_note("small", *of_small, read_ledger(created, "small"))
     assert optuna_dashboard.get_note(study) == expected
     assert "**Looks at the test.** One with every trial" in expected
-    name, definition, confirms = (*("small-confirm", of_small[0]), {})
-    create(created, name, definition, 1)
-    enter(created, "small", name, definition, confirms)
+    create(created, "small-confirm", of_small[0], 1)
+    enter(created, "small", "small-confirm", of_small[0], {})
     note_study(created, "small")
     assert "Besides: 1 confirmation." in optuna_dashboard.get_note(study)
     optuna_dashboard.save_note(study, "mine")

@@ -66,6 +66,7 @@ MOST_ROUNDS = 100  # of a series
     metavar="X",
     help="With --until-sure: a difference that does not matter; all within it will do.",
 )
+@click.option("--expected", is_flag=True, help="Measure beside them what hpo best --expected shows.")
 @workers_option
 @storage_option
 @device_option
@@ -77,6 +78,7 @@ def confirm(
     rounds: int | None,
     until_sure: bool,
     margin: float | None,
+    expected: bool,
     workers: str,
     storage: str,
     device: str,
@@ -93,6 +95,7 @@ def confirm(
     or all that are left differ by no more than --margin.
     """
     from hpo.analysis.confirmation import read_confirmation
+    from hpo.analysis.expected import as_trial, read_expected
     from hpo.analysis.fresh_rounds import define_confirmation
     from hpo.analysis.ledger import enter
     from hpo.analysis.until_sure import next_batch, read_series
@@ -116,6 +119,10 @@ def confirm(
         note_study(opened, study)
         run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
+    if margin is not None and not until_sure:
+        raise RequestError("--margin says when --until-sure may end, so it needs that")
+    if until_sure and expected:
+        raise RequestError("--until-sure is for trials, so it cannot have --expected beside it")
     if until_sure:
         most = rounds or MOST_ROUNDS
         while batch := next_batch(read, study, top=top, margin=margin, most=most):
@@ -128,9 +135,8 @@ def confirm(
         else:
             print_parts(*series_view(series))
         return
-    if margin is not None:
-        raise RequestError("--margin says when --until-sure may end, so it needs that")
-    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS)
+    others = [as_trial(read, read_expected(read, study))] if expected else []
+    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS, others=others)
     measure(name, definition, confirms)
     found = read_confirmation(read, name)
     if found is None:
@@ -163,9 +169,10 @@ def confirmation_view(found: Confirmation) -> list[Any]:
             one.mean.text(metric.unit),
             *([one.on_new.text(metric.unit) if one.on_new else ""] if has_new else []),
         )
-        table.add_row(*((one.name, *row) if is_list else (str(one.trial), *row, short_name(one.params))))
+        name = one.name if is_list else one.name.removeprefix("trial ")
+        table.add_row(name, *row, *([] if is_list else [short_name(one.params)]))
     lines = []
-    names = {one.trial: one.name if is_list else str(one.trial) for one in found.confirmed}
+    names = {one.trial: one.name if is_list else one.name.removeprefix("trial ") for one in found.confirmed}
     for contrast in found.contrasts:
         lines.append(_said_of(contrast, names[contrast.first], names[contrast.second], found))
     diverged = [f"{names[one.trial]} {one.convergence.text(metric)}" for one in found.confirmed if one.convergence]
