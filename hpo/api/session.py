@@ -114,4 +114,5 @@ def _constant(value: Any) -> str:
 
 
 def name_of(function: Callable[..., Any] | None) -> str:
+    """Returns what a function is called."""
     return getattr(function, "__name__", repr(function))

@@ -200,12 +200,8 @@ class Study(Results):
         """Measures those of the best that are close on more and more fresh rounds, until one is surely the best.
 
         Args:
-            top: so many of the best configurations.
             margin: a difference that does not matter: it ends when all that are left differ by no more.
             most_rounds: after which it ends in any case.
-
-        Raises:
-            hpo.errors.HpoError: where there are no two to compare, or the work failed.
         """
         top = whole("top", top, 1, limits.TOP)
         most = whole("most_rounds", most_rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)

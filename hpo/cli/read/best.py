@@ -84,7 +84,7 @@ def expected_view(found: Expected) -> list[Any]:
     cost = lasted(FRESH_ROUNDS * found.seconds_a_round)
     confirm = command_here("confirm", "--expected", "--study", found.study)
     return [
-        said,
+        str(found),
         _params_table(found.params),
         [learnt, f"{confirm} measures it on fresh rounds: {cost} a configuration"],
     ]
