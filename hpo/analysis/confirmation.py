@@ -127,12 +127,19 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
 
 
 def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[float, int]]:
-    """Returns the deviation and number of rounds of the study's own trials; none of a study that is gone."""
+    """Returns the deviation and number of rounds of the study's own trials.
+
+    None of a study that is gone, nor of a trial of which rounds diverged.
+    """
     try:
         trials = read_trials(storage, confirms.study, states=(TrialState.COMPLETE,))
     except UnknownName:
         return {}
-    kept = {trial.number: trial.attributes for trial in trials if trial.number in confirms.trials}
+    kept = {
+        trial.number: trial.attributes
+        for trial in trials
+        if trial.number in confirms.trials and not trial.attributes.get("diverged_rounds")
+    }
     return {number: (one["std"] or 0.0, len(one["errors"])) for number, one in kept.items()}
 
 
@@ -141,7 +148,7 @@ def _optimism(fresh: Measured, searched: float, before: tuple[float, int] | None
     off = metric.sign * (fresh.mean.estimate - searched)
     if before is None or fresh.diverged:
         return Interval(off, None, None)
-    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before)
+    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before, metric.resolution)
     return found.within(*metric.differences)
 
 

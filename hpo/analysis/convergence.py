@@ -66,23 +66,12 @@ def convergence_of(errors: Sequence[float], diverged: Collection[int], metric: M
 
 def share_of(number: int, of: int) -> Interval:
     """Returns a share in percent with its exact interval, by Clopper and Pearson."""
-    from scipy import stats
+    from scipy import special
 
     tail = (1 - CONFIDENCE) / 2
-    low = float(stats.beta.ppf(tail, number, of - number + 1)) if number else 0.0
-    high = float(stats.beta.ppf(1 - tail, number + 1, of - number)) if number < of else 1.0
+    low = float(special.betaincinv(number, of - number + 1, tail)) if number else 0.0
+    high = float(special.betaincinv(number + 1, of - number, 1 - tail)) if number < of else 1.0
     return Interval(100 * number / of, 100 * low, 100 * high)
-
-
-def more_often(diverged: Collection[int], others: Collection[int]) -> float:
-    """Returns the p value of one configuration diverging more often than another in the same rounds.
-
-    By the exact sign test of the rounds in which one of them alone diverged (Q. McNemar, 1947); 1 where there is none.
-    """
-    from scipy import stats
-
-    ours, theirs = len(set(diverged) - set(others)), len(set(others) - set(diverged))
-    return float(stats.binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
 
 
 def convergence_json(found: Convergence, metric: MetricCard) -> dict[str, Any]:

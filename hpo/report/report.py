@@ -124,7 +124,7 @@ def _headline(
     alike = [
         f"{names[one.first]} and {names[one.second]}"
         for one in confirmation.contrasts
-        if not one.is_significant and not one.one_diverges
+        if not one.is_significant and not one.diverges
     ]
     if too_few := too_few_to_tell(confirmation.rounds):
         said.append(f"{capitalized(too_few)} configurations apart.")

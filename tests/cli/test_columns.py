@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hpo.analysis.confirmation import Confirmation, Confirmed, Contrast
+from hpo.analysis.confirmation import Confirmation, Confirmed
+from hpo.analysis.contrasts import Contrast
 from hpo.analysis.hardware_drift import Drift, OnMachine, Repetition
 from hpo.analysis.results import Best, TrialRow
-from hpo.analysis.statistics import mean_of, paired_difference
+from hpo.analysis.statistics import Interval, mean_of, paired_difference
 from hpo.cli.measure.confirm import confirmation_view
 from hpo.cli.measure.drift import drift_view
 from hpo.cli.measure.export import export_view
@@ -89,7 +90,10 @@ def trials() -> list[Any]:
 
 
 def best() -> list[Any]:
-    confirmed = {"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16}
+    confirmed = {
+        **{"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "on_new": None, "convergence": None},
+        **{"optimism": 0.16, "optimism_interval": {"low": -0.1, "high": 0.4}},
+    }
     what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
     return best_table(Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", *what, confirmed))
 
@@ -102,11 +106,15 @@ def listed() -> list[Any]:
 
 def confirmed() -> list[Any]:
     found = [
-        Confirmed(i, f"trial {i}", PARAMS, 12.34, 0.16, errors, mean_of(errors))
+        Confirmed(
+            *(i, f"trial {i}", PARAMS, errors, mean_of(errors, RECOGNITION)),
+            searched=12.34,
+            optimism=Interval(0.16, -0.1, 0.4),
+        )
         for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
     by = paired_difference(FRESH[1], FRESH[0])
-    contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
+    contrasts = [Contrast(8, 1041, by, 0.001, rounds=6), Contrast(1041, 17, by, 0.3, rounds=6)]
     return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", RECOGNITION, found, contrasts))
 
 
