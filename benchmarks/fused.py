@@ -28,6 +28,7 @@ from benchmarks.report_a import cnn_rounds, cnn_task, final_params
 from hpo.analysis.statistics import paired_difference
 from hpo.kernels.jit import Array, compiled
 from hpo.provenance import cpu_name, versions
+from hpo.study.card import MetricCard
 from hpo.study.task import Round
 from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.training.rounds import Rounds
@@ -132,7 +133,8 @@ def main(architecture: str) -> None:
     print(f"{cpu_name()}, {', '.join(f'{name} {version}' for name, version in versions().items())}\n")
     trainer = make(ROUNDS)
     (ours, fast), (plain, slow) = (measure(trainer, architecture, fused=fused) for fused in (True, False))
-    by = paired_difference(ours, plain)
+    metric = MetricCard(**{name: getattr(trainer.metrics[0], name) for name in MetricCard.model_fields})
+    by = paired_difference(ours, plain, metric)
     print(f"{architecture}, {len(ROUNDS)} rounds: fused {fmean(ours):.2f} %, plain {fmean(plain):.2f} %")
     print(f"fused less plain {by.estimate:+.2f} points (95 %: {by.low:+.2f} to {by.high:+.2f})")
     print(f"plain takes {slow / fast:.2f} times as long\n")

@@ -92,7 +92,9 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     _check_differ(names, numbers)
     for confirmation in read_confirmations(storage, study):
         confirmed = {one.trial: one for one in confirmation.confirmed}
-        if len(confirmed) > 1 and set(numbers or [best]) <= confirmed.keys():  # one of an earlier best says nothing
+        if (
+            not confirmation.is_series and len(confirmed) > 1 and set(numbers or [best]) <= confirmed.keys()
+        ):  # one of an earlier best says nothing
             return _of_confirmation(storage, study, confirmation, numbers or list(confirmed))
     if numbers:
         trials = [read_trial(storage, study, number) for number in numbers]

@@ -9,7 +9,7 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,9 +19,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.caveats import beside_search
-from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
+from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured, pooled
 from hpo.analysis.convergence import convergence_json
-from hpo.analysis.fresh_rounds import Confirms, read_confirms
+from hpo.analysis.fresh_rounds import Confirms, confirming, read_confirms
 from hpo.analysis.results import Best, read_best, read_entries
 from hpo.analysis.statistics import Interval, both_intervals, difference_of_means, ends_of
 from hpo.errors import RequestError, UnknownName
@@ -42,10 +42,12 @@ class Confirmed(Measured):
     Attributes:
         searched: its mean error in the study.
         optimism: by how much that was too good, with its interval.
+        before: the deviation of its rounds in the study, and their number.
     """
 
     searched: float
     optimism: Interval
+    before: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Confirmation:
         name: the confirmation's own study.
         metric: the objective, as the confirmation's card has it.
         contrasts: of neighbours in that order.
+        is_series: whether it is of several confirmations, the rounds of all taken together.
     """
 
     study: str
@@ -65,6 +68,7 @@ class Confirmation:
     metric: MetricCard
     confirmed: list[Confirmed]
     contrasts: list[Contrast]
+    is_series: bool = False
 
     def __str__(self) -> str:
         first, unit = self.confirmed[0], self.metric.unit
@@ -82,16 +86,37 @@ class Confirmation:
 
 
 def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
-    """Yields the finished confirmations of a study, the latest first."""
+    """Yields the finished confirmations of a study, the latest first; a series as one, of those that it has left."""
     ours = own_studies(storage)
-    identity = ours[study]["identity"] if study in ours else None
-    for name, attributes in reversed(ours.items()):
+    if study not in ours:
+        return
+    stages: dict[str, list[str]] = {}  # the first of a series, or one by itself -> all that belong to it
+    for name, attributes in confirming(ours, study):
         confirms = read_confirms(attributes)
-        if confirms and (confirms.study, confirms.identity) == (study, identity):
-            with suppress(RequestError):  # a later version's, whose definition says more than is known here
-                found = read_confirmation(storage, name)
-                if found:
-                    yield found
+        stages.setdefault((confirms and confirms.series) or name, []).append(name)
+    for names in reversed(stages.values()):
+        with suppress(RequestError):  # a later version's, whose definition says more than is known here
+            parts = [found for name in names if (found := read_confirmation(storage, name))]
+            if parts:
+                yield _together(parts)
+
+
+def _together(parts: Sequence[Confirmation]) -> Confirmation:
+    """Returns a series of confirmations as one: what the rounds of all say of those that the last has measured.
+
+    Without contrasts: how many rounds there are was decided by looking at them, for which until_sure.py has the tests.
+    """
+    last = parts[-1]
+    if len(parts) == 1:
+        return last
+    confirmed = []
+    for one in last.confirmed:
+        same = [of for part in parts for of in part.confirmed if of.trial == one.trial]
+        fresh = pooled(same, last.metric)
+        optimism = _optimism(fresh, one.searched, one.before, last.metric)
+        confirmed.append(replace(one, **vars(fresh), optimism=optimism))
+    rounds = len(confirmed[0].errors)
+    return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[], is_series=True)
 
 
 def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
@@ -113,8 +138,9 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     confirmed = []
     for (entry, trial), number, searched in zip(measured_again, confirms.trials, confirms.searched, strict=True):
         fresh = measured(entry.label, number, trial, metric, examples)
-        optimism = _optimism(fresh, searched, deviations.get(number), metric)
-        confirmed.append(Confirmed(**vars(fresh), searched=searched, optimism=optimism))
+        before = deviations.get(number)
+        optimism = _optimism(fresh, searched, before, metric)
+        confirmed.append(Confirmed(**vars(fresh), searched=searched, optimism=optimism, before=before))
     return Confirmation(
         study=confirms.study,
         name=name,

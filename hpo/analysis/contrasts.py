@@ -20,7 +20,7 @@ from hpo.analysis.statistics import LEVEL, Interval, differences_of, interval_of
 from hpo.limits import FEWEST_ROUNDS
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import MetricCard
-from hpo.study.examples import ExampleOutcomes
+from hpo.study.examples import ExampleOutcomes, stacked
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,32 @@ def measured(
     """
     errors, diverged = trial.attributes["errors"], tuple(trial.attributes.get("diverged_rounds", ()))
     influences = None if diverged else _influences(examples.get(trial.number), len(errors))
+    return _measured(number, name, trial.params, errors, diverged, influences, metric)
+
+
+def pooled(parts: Sequence[Measured], metric: MetricCard) -> Measured:
+    """Returns what several sets of rounds say of one configuration."""
+    errors, diverged = [error for part in parts for error in part.errors], []
+    for at, part in enumerate(parts):
+        before = sum(len(earlier.errors) for earlier in parts[:at])
+        diverged += [before + r for r in part.diverged]
+    known = [part.influences for part in parts if part.influences is not None]
+    influences = stacked(known) if len(known) == len(parts) and not diverged else None
+    return _measured(parts[0].trial, parts[0].name, parts[0].params, errors, diverged, influences, metric)
+
+
+def _measured(
+    trial: int,
+    name: str,
+    params: dict[str, Any],
+    errors: list[float],
+    diverged: Sequence[int],
+    influences: Influences | None,
+    metric: MetricCard,
+) -> Measured:
     on_new = None if influences is None else on_new_examples(errors, influences)
     return Measured(
-        *(number, name, trial.params, errors, mean_of(errors, metric, diverged), diverged),
+        *(trial, name, params, errors, mean_of(errors, metric, diverged), tuple(diverged)),
         on_new=on_new and on_new.within(metric.low, metric.high),
         convergence=convergence_of(errors, diverged, metric),
         influences=influences,

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.results import read_best
+from hpo.analysis.fresh_rounds import EXPECTED
+from hpo.analysis.results import read_best, read_trial
 from hpo.analysis.statistics import Interval
 from hpo.errors import RequestError, StorageError
 from hpo.search.pruners import extrapolate
@@ -109,6 +110,13 @@ def read_expected(storage: RDBStorage, study: str) -> Expected:
         whole=len(whole),
         metric=metric,
     )
+
+
+def as_trial(storage: RDBStorage, found: Expected) -> StoredTrial:
+    """Returns the configuration as a trial to be confirmed: its own, where it has one."""
+    if found.trial is not None:
+        return read_trial(storage, found.study, found.trial)
+    return StoredTrial(EXPECTED, TrialState.COMPLETE, found.error.estimate, None, None, found.params, {})
 
 
 class _Scale:

@@ -25,6 +25,7 @@ from hpo.study.resolving import resolve_derived
 from hpo.study.schema import Table
 from hpo.text.names import free_name
 
+EXPECTED = -1  # the number of a configuration that no trial has, but that a model expects most of
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
 
 
@@ -32,6 +33,7 @@ class Confirms(Table):
     """What a confirmation confirms: trials of a study, and their mean errors there.
 
     Attributes:
+        trials: their numbers; `EXPECTED` for a configuration that is none's, and its expectation among `searched`.
         series: the first of a series of confirmations to which this belongs (until_sure.py); empty for the first
             itself, None for one by itself.
     """
@@ -55,7 +57,7 @@ def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
 
 
 def define_confirmation(
-    storage: RDBStorage, study: str, *, top: int, rounds: int
+    storage: RDBStorage, study: str, *, top: int, rounds: int, others: Sequence[StoredTrial] = ()
 ) -> tuple[str, StudyDefinition, dict[str, Any]]:
     """Returns the name and the definition of the study that confirms another's best, and what it is to remember.
 
@@ -63,6 +65,7 @@ def define_confirmation(
 
     Args:
         top: so many of the best configurations, all different; fewer where the best `10 * top` trials hold no more.
+        others: to be measured besides, where they are none of these.
 
     Raises:
         StorageError: where no trial was measured to the end.
@@ -71,7 +74,9 @@ def define_confirmation(
     fewest = limits.FEWEST_FRESH_ROUNDS
     if rounds < fewest:
         raise RequestError(f"--rounds must be at least {fewest}, or its interval says nothing, but is {rounds}")
-    return define_fresh(storage, study, best_different(storage, study, top), rounds)
+    best = best_different(storage, study, top)
+    known = {trial.number for trial in best}
+    return define_fresh(storage, study, [*best, *(one for one in others if one.number not in known)], rounds)
 
 
 def define_fresh(
@@ -105,7 +110,7 @@ def define_fresh(
         return resolve_derived({**table, "protocol": {**protocol.model_dump(mode="json"), **fresh}}, study=study)
 
     first = protocol.round_numbers.stop
-    for name, attributes in _confirming(ours, study):
+    for name, attributes in confirming(ours, study):
         begun = read_definition(storage, name)
         first = max(first, begun.protocol.round_numbers.stop)
         is_same = attributes[CONFIRMS] == confirms and not defined(begun.protocol.first_round).differences(begun)
@@ -115,7 +120,7 @@ def define_fresh(
     return free_name(study, suffix, study_names(storage), lambda name: False), defined(first), confirms
 
 
-def _confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the confirmations of a study, by name and attributes, in order of their creation."""
     for name, attributes in ours.items():
         confirms = read_confirms(attributes)
@@ -124,7 +129,9 @@ def _confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[t
 
 
 def name_of(trial: StoredTrial, listed: Sequence[Entry]) -> str:
-    """Returns what a trial is called: by its label in a list, else `trial 3`."""
+    """Returns what a trial is called: by its label in a list, else `trial 3`; `expected`, where it is none."""
+    if trial.number == EXPECTED:
+        return "expected"
     entry = entry_of(trial, listed)
     return entry.label if entry else f"trial {trial.number}"
 

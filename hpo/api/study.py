@@ -13,7 +13,8 @@ from optuna.storages import RDBStorage
 from hpo import limits
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confirmation import Confirmation, read_confirmation, read_winner
-from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.fresh_rounds import define_confirmation
+from hpo.analysis.ledger import enter
 from hpo.analysis.results import Best, flatten, read_rows
 from hpo.api.arguments import check_given, check_of_function, in_python, overrides_of, table_of, whole
 from hpo.api.progress import NowAndThen, Progress
@@ -23,7 +24,6 @@ from hpo.errors import RequestError, WorkError, explain_os_error
 from hpo.report.html import write_report
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
-from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import derived_card, read_card, read_definition
 from hpo.storage.url import find_url
 from hpo.study.definition import StudyDefinition, define_study
@@ -187,7 +187,7 @@ class Study:
         devices = self._devices(workers)
         with self._supervised(devices) as (supervisor, show):
             opened = begin(self.storage, plan, self._sources)
-            set_study_attribute(opened, name, CONFIRMS, confirms)
+            enter(opened, self.name, name, definition, confirms)
             self._run(opened, plan, (devices, trials_at_once(str(workers))), supervisor, show, progress=progress)
         found = read_confirmation(opened, name)
         if found is None:

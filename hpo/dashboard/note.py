@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from optuna.storages import RDBStorage
 
+from hpo.analysis.ledger import Ledger, read_ledger
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
@@ -18,19 +21,26 @@ from hpo.text.markdown import code_span, markdown_table
 # it takes a second, for it imports scikit-learn, and the parent of every run would wait for it.
 _VERSION, _PART, _PART_LENGTH = "dashboard:note_ver", "dashboard:note_str:", 2045
 
+_READING = "**How to read it.**"  # by which a note is known for ours
+
 
 def note_study(storage: RDBStorage, name: str) -> None:
-    """Gives a study its note, where it has none yet."""
+    """Gives a study its note, in the place of an earlier one of ours; one that somebody has edited stays."""
     study_id = storage.get_study_id_from_name(name)
-    if _VERSION in storage.get_study_system_attrs(study_id):
+    kept = storage.get_study_system_attrs(study_id)
+    before = [key for key in kept if key.startswith(_PART)]
+    if _VERSION in kept and (kept[_VERSION] != 1 or _READING not in "".join(str(kept[key]) for key in before)):
         return
-    note = study_note(name, read_definition(storage, name), read_card(storage, name))
-    for number, start in enumerate(range(0, len(note), _PART_LENGTH)):
-        storage.set_study_system_attr(study_id, f"{_PART}{number}", note[start : start + _PART_LENGTH])
-    storage.set_study_system_attr(study_id, _VERSION, 1)
+    note = study_note(name, read_definition(storage, name), read_card(storage, name), read_ledger(storage, name))
+    parts = [note[start : start + _PART_LENGTH] for start in range(0, len(note), _PART_LENGTH)]
+    for key, part in zip_longest([f"{_PART}{number}" for number in range(max(len(parts), len(before)))], parts):
+        if kept.get(key) != (part or ""):
+            storage.set_study_system_attr(study_id, key, part or "")
+    if _VERSION not in kept:
+        storage.set_study_system_attr(study_id, _VERSION, 1)
 
 
-def study_note(name: str, definition: StudyDefinition, card: Card) -> str:
+def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledger) -> str:
     """Returns a study's note in Markdown."""
     protocol = definition.protocol
     rows = [["parameter", "values"]]
@@ -61,10 +71,22 @@ def study_note(name: str, definition: StudyDefinition, card: Card) -> str:
             f"{': ' if card.metric.description else ''}{escape_markdown(card.metric.description)}. Intermediate values "
             "are that mean after so many steps. A pruned trial has none. User attributes hold the rounds' own errors "
             "and their deviation.",
-            f"**How to read it.** Values differ by chance: compare them with their deviations. {bias}"
+            f"**Looks at the test.** {_looks(definition, ledger)}",
+            f"{_READING} Values differ by chance: compare them with their deviations. {bias}"
             f"Next: {code_span(command(*words))}.",
         ]
     )
+
+
+def _looks(definition: StudyDefinition, ledger: Ledger) -> str:
+    """Returns by what its trials are chosen, and how often it was confirmed; of its trials there will be more."""
+    if definition.protocol.select_on == "validation":
+        said = "None while searching: trials are measured on validation examples, which no round trains on."
+    elif definition.space:
+        said = "One with every trial, for they are measured on the test."
+    else:
+        said = "One, for its configurations are compared by it."
+    return f"{said} Besides: {count(len(ledger.confirmations), 'confirmation')}."
 
 
 def _values(parameter: Parameter) -> str:

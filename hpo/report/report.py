@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, too_few_to_tell
 from hpo.analysis.confirmation import Confirmation, read_confirmations
 from hpo.analysis.fresh_rounds import Confirms, read_confirms
+from hpo.analysis.ledger import read_ledger
 from hpo.analysis.results import read_best
 from hpo.analysis.statistics import both_intervals
 from hpo.report.of_list import list_sections
@@ -71,7 +72,7 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
         best_section(trials, definition, card, confirmation),
         *parts,
         time_section(trials, clean),
-        environment_section(trials, definition, card, attributes["definition_sha256"]),
+        environment_section(trials, definition, card, attributes["definition_sha256"], read_ledger(storage, study)),
     ]
     if confirms := read_confirms(attributes):
         confirms = confirms.model_copy(update={"study": clean(confirms.study)})

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from hpo.analysis.caveats import NEW_SELECTION
 from hpo.analysis.confirmation import Confirmation
 from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, read_importances
+from hpo.analysis.ledger import Ledger
 from hpo.analysis.results import entry_of
 from hpo.analysis.statistics import Interval, mean_of
 from hpo.report.study_figures import (
@@ -174,7 +175,7 @@ def time_section(trials: Sequence[StoredTrial], clean: Callable[[str], str]) -> 
 
 
 def environment_section(
-    trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, definition_sha256: str
+    trials: Sequence[StoredTrial], definition: StudyDefinition, card: Card, definition_sha256: str, ledger: Ledger
 ) -> Section:
     """Returns under which conditions a study was measured."""
     protocol, training = definition.protocol, definition.training
@@ -195,6 +196,7 @@ def environment_section(
         rows.append(["training", trained])
     rows += [
         ["protocol", f"{count(protocol.rounds, 'round')}, {card.metric.title}"],
+        ["selection", f"on the {protocol.select_on} examples; {ledger}"],
         ["study", f"seed {protocol.seed}, SHA-256 {definition_sha256[:12]}…"],
         ["sampler, pruner", search],
         ["versions", "; ".join(sorted(used - {""}))],

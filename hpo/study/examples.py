@@ -97,12 +97,12 @@ def joined(groups: Sequence[ExampleOutcomes]) -> ExampleOutcomes:
         if one.members is not None
     ]
     if len(outcomes) < len(groups):
-        return ExampleOutcomes(_stacked([one.influences() for one in groups]).astype(np.float32))
-    influence = _stacked([one.influence for one in groups])
+        return ExampleOutcomes(stacked([one.influences() for one in groups]).astype(np.float32))
+    influence = stacked([one.influence for one in groups])
     return ExampleOutcomes(influence, np.concatenate(outcomes), np.concatenate(members) if members else None)
 
 
-def _stacked(parts: Sequence[Array]) -> Array:
+def stacked(parts: Sequence[Array]) -> Array:
     """Returns rows of several widths as one array, 0 where a row has no more."""
     width = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])

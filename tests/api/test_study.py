@@ -67,7 +67,7 @@ def test_several_workers_take_a_function_that_they_can_import() -> None:
 
 def ab(factor: float) -> hpo.Study:
     listed = {"low": {"x": 1.0}, "high": {"x": 2.0}}
-    return hpo.Study(lambda params, seed: factor * params["x"] + seed % 7, configurations=listed, name="ab", rounds=4)
+    return hpo.Study(lambda params, seed: factor * params["x"] + seed % 7, configurations=listed, name="ab", rounds=6)
 
 
 def test_a_lambda_is_measured_here_and_a_changed_one_is_another_study() -> None:

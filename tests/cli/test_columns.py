@@ -91,8 +91,9 @@ def trials() -> list[Any]:
 
 def best() -> list[Any]:
     confirmed = {
-        **{"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "on_new": None, "convergence": None},
-        **{"optimism": 0.16, "optimism_interval": {"low": -0.1, "high": 0.4}},
+        **{"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16},
+        **{"optimism_interval": {"low": -0.2, "high": 0.5}, "on_new": {"low": 11.0, "high": 14.0}},
+        **{"diverged_rounds": [], "convergence": None},
     }
     what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
     return best_table(Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", *what, confirmed))
@@ -109,18 +110,18 @@ def confirmed() -> list[Any]:
         Confirmed(
             *(i, f"trial {i}", PARAMS, errors, mean_of(errors, RECOGNITION)),
             searched=12.34,
-            optimism=Interval(0.16, -0.1, 0.4),
+            optimism=Interval(0.16, -0.2, 0.52),
         )
         for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
-    by = paired_difference(FRESH[1], FRESH[0])
+    by = paired_difference(FRESH[1], FRESH[0], RECOGNITION)
     contrasts = [Contrast(8, 1041, by, 0.001, rounds=6), Contrast(1041, 17, by, 0.3, rounds=6)]
     return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", RECOGNITION, found, contrasts))
 
 
 def drift() -> list[Any]:
     own = OnMachine("node-17.example.org", "cpu (AMD EPYC)", "float32", "2.14.1", FRESH[0])
-    by = paired_difference(FRESH[1], FRESH[0])
+    by = paired_difference(FRESH[1], FRESH[0], RECOGNITION)
     repetitions = [Repetition(own, None), Repetition(replace(own, host="far", errors=FRESH[1]), by)]
     return drift_view(Drift("quickstart", 8, "error", "%", PARAMS, own, repetitions))
 

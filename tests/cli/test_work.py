@@ -84,7 +84,7 @@ def test_one_trial_is_measured_again_on_this_machine(worked: Path, tmp_path: Pat
     assert first["difference"] is None
     assert second["difference"] == {"estimate": 0.0, "low": None, "high": None, "p_value": None}  # of two rounds
     shown = " ".join(hpo(*command, "--only-show", folder=tmp_path).stdout.split())
-    assert "2 rounds, too few to tell a difference from chance" in shown
+    assert "2 rounds cannot tell: 6 are the fewest that can" in shown
     assert read(tmp_path, *command, "--only-show") == found
     rows = read(tmp_path, "trials", "--study", "tiny")
     other = next(row["number"] for row in rows if row["number"] != winner["trial"])

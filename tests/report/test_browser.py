@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from hpo.analysis.ledger import read_ledger
 from hpo.dashboard.note import note_study, study_note
 from hpo.report.html import as_html
 from hpo.report.report import Report, read_report
@@ -176,9 +177,8 @@ def new_study(opened: RDBStorage, name: str) -> int:
 def test_a_note_shows_its_title_as_it_stands(inside: BrowserContext, home: str, searched: RDBStorage) -> None:
     definition = defined({**LISTED_STUDY, "title": EVIL}, name="listed")
     number = new_study(searched, "noted")
-    save_note(
-        optuna.load_study(study_name="noted", storage=searched), study_note(EVIL, definition, card_of(definition))
-    )
+    text = study_note(EVIL, definition, card_of(definition), read_ledger(searched, "noted"))
+    save_note(optuna.load_study(study_name="noted", storage=searched), text)
     page = Watched(inside, home).page
     page.goto(f"{home}/dashboard/studies/{number}/note")
     expect(page.get_by_role("heading", name=EVIL)).to_be_visible(timeout=20_000)

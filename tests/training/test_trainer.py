@@ -19,6 +19,7 @@ from hpo.training.batch import each, of_round
 from hpo.training.network_task import Split
 from hpo.training.rounds import LoopedRounds, Rounds
 from hpo.training.trainer import Trainer
+from tests.conftest import RECOGNITION
 from tests.training.narrow import narrowed
 
 ROUNDS = [Round(number, 0) for number in range(3)]
@@ -196,7 +197,7 @@ def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> Non
         measure(params(), rounds, measured=measured, epochs=4, stacked=way)[-1].errors["recognition"]
         for way in (True, False)
     )
-    assert stacked == looped or paired_difference(stacked, looped).holds(0)
+    assert stacked == looped or paired_difference(stacked, looped, RECOGNITION).holds(0)
 
 
 class Narrow(DigitPairs):
@@ -218,7 +219,7 @@ def test_fused_layers_agree_in_float32_within_what_rounding_makes(
     monkeypatch.setattr("hpo.training.ways.fuse", lambda network: network)
     plain = measure(params(architecture), rounds, measured=measured)[-1].errors["recognition"]
     assert fused != plain  # or the plain networks were not plain
-    assert paired_difference(fused, plain).holds(0)
+    assert paired_difference(fused, plain, RECOGNITION).holds(0)
 
 
 @pytest.mark.parametrize("architecture", ["fnn", "cnn_bn"])

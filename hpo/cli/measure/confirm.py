@@ -67,6 +67,7 @@ MOST_ROUNDS = 100  # of a series
     metavar="X",
     help="With --until-sure: a difference that does not matter; all within it will do.",
 )
+@click.option("--expected", is_flag=True, help="Measure beside them what hpo best --expected shows.")
 @workers_option
 @storage_option
 @device_option
@@ -78,6 +79,7 @@ def confirm(
     rounds: int | None,
     until_sure: bool,
     margin: float | None,
+    expected: bool,
     workers: str,
     storage: str,
     device: str,
@@ -94,11 +96,13 @@ def confirm(
     or all that are left differ by no more than --margin.
     """
     from hpo.analysis.confirmation import read_confirmation
-    from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+    from hpo.analysis.expected import as_trial, read_expected
+    from hpo.analysis.fresh_rounds import define_confirmation
+    from hpo.analysis.ledger import enter
     from hpo.analysis.until_sure import next_batch, read_series
+    from hpo.dashboard.note import note_study
     from hpo.errors import RequestError, WorkError
     from hpo.storage.backends import open_storage
-    from hpo.storage.queries import set_study_attribute
     from hpo.storage.studies import derived_card
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
@@ -112,9 +116,14 @@ def confirm(
     def measure(name: str, definition: StudyDefinition, confirms: dict[str, Any]) -> None:
         plan = Plan(name, definition, len(definition.trial), card=derived_card(read, study, is_test=True))
         opened = begin(storage, plan, sources)
-        set_study_attribute(opened, name, CONFIRMS, confirms)
+        enter(opened, study, name, definition, confirms)
+        note_study(opened, study)
         run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
+    if margin is not None and not until_sure:
+        raise RequestError("--margin says when --until-sure may end, so it needs that")
+    if until_sure and expected:
+        raise RequestError("--until-sure is for trials, so it cannot have --expected beside it")
     if until_sure:
         most = rounds or MOST_ROUNDS
         while batch := next_batch(read, study, top=top, margin=margin, most=most):
@@ -127,9 +136,8 @@ def confirm(
         else:
             print_parts(*series_view(series))
         return
-    if margin is not None:
-        raise RequestError("--margin says when --until-sure may end, so it needs that")
-    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS)
+    others = [as_trial(read, read_expected(read, study))] if expected else []
+    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS, others=others)
     measure(name, definition, confirms)
     found = read_confirmation(read, name)
     if found is None:
@@ -162,9 +170,10 @@ def confirmation_view(found: Confirmation) -> list[Any]:
             one.mean.text(metric.unit),
             *([one.on_new.text(metric.unit) if one.on_new else ""] if has_new else []),
         )
-        table.add_row(*((one.name, *row) if is_list else (str(one.trial), *row, short_name(one.params))))
+        name = one.name if is_list else one.name.removeprefix("trial ")
+        table.add_row(name, *row, *([] if is_list else [short_name(one.params)]))
     lines = []
-    names = {one.trial: one.name if is_list else str(one.trial) for one in found.confirmed}
+    names = {one.trial: one.name if is_list else one.name.removeprefix("trial ") for one in found.confirmed}
     for contrast in found.contrasts:
         lines.append(_said_of(contrast, names[contrast.first], names[contrast.second], found))
     diverged = [f"{names[one.trial]} {one.convergence.text(metric)}" for one in found.confirmed if one.convergence]

@@ -1,0 +1,110 @@
+"""Looks at the test: each time that something of a study was chosen, or could be, by what its test examples say.
+
+Whatever is chosen by a figure makes that figure too good. A search that is measured on the test looks at it with every
+trial, one that is measured on validation examples never; a list looks once, for its configurations are chosen among;
+so does each confirmation. Confirmations are entered when they are begun, in the study itself, and stay there though
+they are deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.storages import RDBStorage
+from pydantic import ValidationError
+
+from hpo.analysis.fresh_rounds import CONFIRMS
+from hpo.storage.queries import finished_slots, set_study_attribute, study_attributes
+from hpo.storage.studies import read_definition
+from hpo.study.definition import StudyDefinition
+from hpo.study.schema import Table
+from hpo.text.formatting import count
+
+ENTRY = "look at the test: "  # with a confirmation's name, the attribute of a study that it is entered by
+
+
+class Look(Table):
+    """An entry.
+
+    Attributes:
+        configurations: that were looked at, in so many `rounds`, the first with this number.
+        at: when it was entered, in UTC.
+    """
+
+    configurations: int
+    rounds: int
+    first_round: int
+    at: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All looks of a study.
+
+    Attributes:
+        searching: trials that were chosen among, or pruned, by their test errors.
+        listed: whether it is a list, whose configurations are compared by them.
+        confirmations: name -> its entry, in order of their being begun.
+    """
+
+    searching: int
+    listed: bool
+    confirmations: Mapping[str, Look]
+
+    @property
+    def looks(self) -> int:
+        """How often anything was chosen by looking at the test."""
+        return self.searching + self.listed + len(self.confirmations)
+
+    def __str__(self) -> str:
+        parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []
+        parts += ["1 of the list's configurations"] if self.listed else []
+        if number := len(self.confirmations):
+            parts.append(f"{count(number, 'confirmation')}")
+        said = f" ({', '.join(parts)})" if parts else ""
+        return f"looks at the test: {self.looks}{said}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns all of it as JSON has it."""
+        return {
+            "looks": self.looks,
+            "trials_while_searching": self.searching,
+            "list": self.listed,
+            "confirmations": [{"name": name, **one.model_dump()} for name, one in self.confirmations.items()],
+        }
+
+
+def enter(storage: RDBStorage, study: str, name: str, definition: StudyDefinition, confirms: Mapping[str, Any]) -> None:
+    """Enters a confirmation that is begun, or gone on with, into the study, and says in itself what it confirms."""
+    set_study_attribute(storage, name, CONFIRMS, dict(confirms))
+    key, protocol = f"{ENTRY}{name}", definition.protocol
+    if key not in study_attributes(storage, study):
+        look = Look(
+            configurations=len(definition.trial),
+            rounds=protocol.rounds,
+            first_round=protocol.first_round,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        set_study_attribute(storage, study, key, look.model_dump())
+
+
+def read_ledger(storage: RDBStorage, study: str) -> Ledger:
+    """Returns the looks at the test that a study has cost so far."""
+    definition = read_definition(storage, study)
+    entered = {}
+    for key, value in study_attributes(storage, study).items():
+        if key.startswith(ENTRY):
+            try:
+                entered[key.removeprefix(ENTRY)] = Look.model_validate(value)
+            except ValidationError:  # none of ours
+                continue
+    on_test = definition.protocol.select_on == "test"
+    finished = finished_slots(storage).get(study, 0)
+    return Ledger(
+        searching=finished if on_test and definition.space else 0,
+        listed=bool(on_test and definition.trial and finished),
+        confirmations=dict(sorted(entered.items(), key=lambda item: item[1].at)),
+    )

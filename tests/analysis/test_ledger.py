@@ -1,0 +1,48 @@
+"""The ledger of looks at the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+
+from hpo.analysis.fresh_rounds import define_confirmation
+from hpo.analysis.ledger import ENTRY, enter, read_ledger
+from hpo.storage.queries import set_study_attribute
+from tests.analysis.test_confirmation import add
+from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, defined
+
+
+@pytest.mark.parametrize(("select_on", "looks"), [("test", 3), ("validation", 1)])
+def test_a_search_on_validation_examples_has_looked_once_when_it_is_confirmed(
+    fresh_storage: RDBStorage, select_on: str, looks: int
+) -> None:
+    table: dict[str, Any] = {**SMALL_STUDY, "protocol": {"rounds": 3, "select_on": select_on}}
+    create(fresh_storage, "small", defined(table, name="small"), 10)
+    for rate in (0.1, 0.2):
+        add(fresh_storage, "small", rate, [2.0, 2.5, 3.0])
+    assert read_ledger(fresh_storage, "small").looks == looks - 1
+    for _ in range(2):  # the second time it is gone on with
+        name, definition, confirms = define_confirmation(fresh_storage, "small", top=1, rounds=6)
+        create(fresh_storage, name, definition, 1)
+        enter(fresh_storage, "small", name, definition, confirms)
+    found = read_ledger(fresh_storage, "small")
+    assert found.looks == looks
+    assert list(found.confirmations) == ["small-confirm"]
+    assert (found.confirmations["small-confirm"].rounds, found.confirmations["small-confirm"].first_round) == (6, 3)
+    assert str(found).endswith("1 confirmation)")
+    assert found.as_json()["looks"] == looks
+
+
+def test_a_list_looks_once_and_its_confirmation_again(fresh_storage: RDBStorage) -> None:
+    create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
+    assert str(read_ledger(fresh_storage, "listed")) == "looks at the test: 0"
+    add(fresh_storage, "listed", 0.1, [2.0, 2.5, 3.0], slot=0)
+    assert str(read_ledger(fresh_storage, "listed")) == "looks at the test: 1 (1 of the list's configurations)"
+
+
+def test_what_others_have_written_is_no_entry(created: RDBStorage) -> None:
+    for value in ({"rounds": "many"}, 3, None):
+        set_study_attribute(created, "small", f"{ENTRY}mine", value)
+        assert read_ledger(created, "small").looks == 0
