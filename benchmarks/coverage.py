@@ -37,7 +37,7 @@ METRIC = MetricCard(
     name="error", title="test error", description="", unit="%", low=0.0, high=100.0, resolution=100 / EXAMPLES
 )
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating[Any]]
 Shape = tuple[int, ...]
 
 
@@ -63,7 +63,7 @@ class Errors:
 
 
 def _gamma(shape: float) -> Callable[[np.random.Generator, Shape], Array]:
-    return lambda random, size: 2.0 + 0.5 * random.gamma(shape, shape**-0.5, size)
+    return lambda random, size: np.asarray(2.0 + 0.5 * random.gamma(shape, shape**-0.5, size))
 
 
 def _normal(random: np.random.Generator, size: Shape) -> Array:
@@ -74,7 +74,7 @@ KINDS = {
     "normal": Errors(_normal, 10.0),
     "skewed (gamma, skewness 1)": Errors(_gamma(4.0), 2.0 + 0.5 * 2.0),
     "very skewed (gamma, skewness 2)": Errors(_gamma(1.0), 2.0 + 0.5),
-    "coin-like (at chance)": Errors(lambda random, size: random.binomial(EXAMPLES, 0.5, size) / 10.0, 50.0),
+    "coin-like (at chance)": Errors(lambda random, size: np.asarray(random.binomial(EXAMPLES, 0.5, size) / 10.0), 50.0),
     "5 % of rounds diverge": Errors(_normal, 10.0, RARE),
     "one example off in 5 %": Errors(lambda random, size: 2.0 + 0.1 * (random.random(size) < 0.05), 2.005),
     "one example off in 30 %": Errors(lambda random, size: 2.0 + 0.1 * (random.random(size) < 0.3), 2.03),

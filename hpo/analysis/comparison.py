@@ -101,7 +101,7 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     else:
         trials = best_different(storage, study, 2)
     metric = read_card(storage, study).metric
-    chosen = [measured(f"trial {trial.number}", trial.number, trial, metric) for trial in trials]
+    chosen = [measured(f"trial {trial.number}", trial.number, trial, metric).as_searched() for trial in trials]
     return _comparison(storage, study, study, chosen, is_biased=True)
 
 

@@ -7,7 +7,7 @@ diverged are left out of the comparison of their errors; how often they do is co
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import stdev
 from typing import Any
 
@@ -52,6 +52,11 @@ class Measured:
     def std(self) -> float | None:
         """The deviation of the rounds; None of a single one."""
         return stdev(self.errors) if len(self.errors) > 1 else None
+
+    def as_searched(self) -> Measured:
+        """Returns it without intervals of its error, by which it was chosen."""
+        kept = self.convergence and self.convergence.as_searched()
+        return replace(self, mean=self.mean.as_searched(), on_new=None, convergence=kept)
 
     @property
     def is_labelled(self) -> bool:

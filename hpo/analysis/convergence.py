@@ -9,11 +9,11 @@ that diverge with its exact interval (C. Clopper and E. Pearson, 1934), and the 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import stdev
 from typing import Any
 
-from hpo.analysis.statistics import CONFIDENCE, Interval, ends_of, mean_of
+from hpo.analysis.statistics import CONFIDENCE, Interval, both_intervals, ends_of, mean_of
 from hpo.study.card import MetricCard
 from hpo.text.formatting import count, mean_and_deviation
 
@@ -46,7 +46,11 @@ class Convergence:
             return said
         std = stdev(self.errors) if len(self.errors) > 1 else None
         given = f"{mean_and_deviation(self.error.estimate, std, metric.unit)}{' ' if metric.unit else ''}{metric.unit}"
-        return f"{said}; where it converged {given} (95 %: {self.error.text(metric.unit)})"
+        return f"{said}; where it converged {given} ({both_intervals(self.error, None, metric.unit)})"
+
+    def as_searched(self) -> Convergence:
+        """Returns it without an interval of the error, by which it was chosen."""
+        return replace(self, error=self.error and self.error.as_searched())
 
 
 def convergence_of(errors: Sequence[float], diverged: Collection[int], metric: MetricCard) -> Convergence | None:

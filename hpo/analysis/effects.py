@@ -165,8 +165,23 @@ def _sides(pairs: Sequence[_Pair], metric: MetricCard) -> tuple[list[float], lis
     return after, before, {r for pair in pairs for entry in pair for r in entry.diverged}
 
 
-def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
-    """Returns each parameter's importance for being among the best tenth, of trials measured to the end; they sum to 1.
+@dataclass(frozen=True)
+class Importances:
+    """What matters in a search.
+
+    Attributes:
+        shares: parameter -> its importance; they sum to 1. Empty where too few trials were measured to the end, or all
+            err alike.
+        left_out: parameters of the space that no trial that was measured to the end varies in, so that nothing is known
+            of them; most often the other values were pruned.
+    """
+
+    shares: dict[str, float]
+    left_out: list[str]
+
+
+def read_importances(storage: RDBStorage, study: str) -> Importances:
+    """Returns each parameter's importance for being among the best tenth, of trials measured to the end.
 
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
     Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
@@ -175,7 +190,7 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     opened = optuna.load_study(study_name=study, storage=storage)
     whole = [trial for trial in opened.get_trials(deepcopy=False) if trial.number in ours]
     if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:
-        return {}
+        return Importances({}, [])
     opened = optuna.create_study(direction=opened.direction)  # without what other programs have added
     opened.add_trials(whole)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE, region_quantile=1.0, evaluate_on_local=True)
@@ -184,7 +199,11 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
         warnings.filterwarnings("ignore", message="Some regimes for parameter")
         importances: dict[str, float] = optuna.importance.get_param_importances(opened, evaluator=evaluator)
     fixed = {name for trial in whole for name, values in trial.distributions.items() if values.single()}
-    return {name: importance for name, importance in importances.items() if name not in fixed}
+    values = {name: {trial.params[name] for trial in whole if name in trial.params} for name in importances}
+    varied = {name: share for name, share in importances.items() if name not in fixed and len(values[name]) > 1}
+    whole_share = sum(varied.values()) or 1.0
+    left_out = [name for name in importances if name not in fixed and name not in varied]
+    return Importances({name: share / whole_share for name, share in varied.items()}, sorted(left_out))
 
 
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:

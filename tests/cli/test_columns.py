@@ -90,7 +90,7 @@ def trials() -> list[Any]:
 
 
 def best() -> list[Any]:
-    confirmed = {
+    confirmed: dict[str, Any] = {
         **{"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16},
         **{"optimism_interval": {"low": -0.2, "high": 0.5}, "on_new": {"low": 11.0, "high": 14.0}},
         **{"diverged_rounds": [], "convergence": None},

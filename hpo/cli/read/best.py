@@ -132,7 +132,7 @@ def _verdict(best: Best) -> str:
 
 
 def _notes(best: Best) -> list[str]:
-    """Returns what there is to know besides: its intervals, how often it diverged, who has the same."""
+    """Returns the intervals of a listed one."""
     from hpo.analysis.statistics import ALIKE, DIVERGED, TOO_FEW, Interval, both_intervals
 
     said = []
@@ -141,10 +141,4 @@ def _notes(best: Best) -> list[str]:
         mean = Interval(best.value, best.interval["low"], best.interval["high"], why=why)
         on_new = Interval(best.value, best.on_new["low"], best.on_new["high"]) if best.on_new else None
         said.append(both_intervals(mean, on_new, best.unit))
-    if best.convergence:
-        said.append(f"it {best.convergence['text']}")
-    if best.ties:
-        have = "has" if len(best.ties) == 1 else "have"
-        trials = ", ".join(map(str, best.ties))
-        said.append(f"{'trial' if len(best.ties) == 1 else 'trials'} {trials} {have} the very same {best.title}")
     return said
