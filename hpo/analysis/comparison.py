@@ -1,8 +1,8 @@
 """Compares configurations round by round: which is better, by how much, how sure.
 
 All are measured on the same rounds, so what a round makes harder it makes harder for all. Which of several is the best
-is chosen by the same numbers that are compared, so p values are corrected (Holm) for all pairs that could have been
-chosen, not for those that are shown.
+is chosen by the same numbers that are compared, so p values are corrected for all pairs that could have been chosen,
+not for those that are shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hpo.study.card import MetricCard
 from hpo.study.examples import EXAMPLES_FILE
 from hpo.study.references import study_words
 from hpo.text.commands import command_here
-from hpo.text.formatting import count, figure, p_value, points, rounds_on
+from hpo.text.formatting import count, figure, join_words, p_value, points, rounds_on
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
     else:
         trials = best_different(storage, study, 2)
     metric = read_card(storage, study).metric
-    chosen = [measured(f"trial {trial.number}", trial.number, trial, metric) for trial in trials]
+    chosen = [measured(f"trial {trial.number}", trial.number, trial, metric).as_searched() for trial in trials]
     return _comparison(storage, study, study, chosen, is_biased=True)
 
 
@@ -120,20 +120,21 @@ def _of_two(found: Comparison, among: str) -> str:
     (best, other), (contrast,) = found.compared, found.contrasts
     difference, unit = contrast.difference, found.metric.unit
     by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
-    apart = _who_diverges(found)
-    if len({*best.diverged, *other.diverged}) == found.rounds:
+    apart = f"{_who_diverges(found)} (p {p_value(contrast.diverged_p_value)})" if contrast.diverges else ""
+    if not contrast.rounds:
         return f"{apart}, and there is no round in which both converged ({among})"
-    where = f"{apart}; where both converged, " if apart else ""
-    if contrast.p_value is None or (too_few := too_few_to_tell(found.rounds)):
-        rounds = (
-            too_few if contrast.p_value is not None else f"{count(found.rounds, 'round')} cannot say how sure that is"
-        )
-        return f"{where}{best.name} is ahead of {other.name} by {by}, but {rounds} ({among})"
+    where = f"{apart}; in the {count(contrast.rounds, 'round')} in which both converged, " if apart else ""
     first, second = (best.name, other.name) if found.metric.sign * difference.estimate >= 0 else (other.name, best.name)
+    if difference.estimate == 0 and best.errors == other.errors:
+        return f"{best.name} and {other.name} came to the very same errors ({among})"
+    if too_few := too_few_to_tell(contrast.rounds):
+        return f"{where}{first} is ahead of {second} by {by}, but {too_few} ({among})"
     if contrast.is_significant:
         said = f"{first} is better than {second}, by {by}"
-    elif difference.estimate == 0 and best.errors == other.errors:
-        said = f"{best.name} and {other.name} came to the very same errors"
+    elif contrast.diverges:
+        said = f"their difference is {by}"
+    elif difference.estimate == 0:
+        said = f"{best.name} and {other.name} have the very same mean"
     else:
         said = f"{best.name} and {other.name} do not differ significantly; their difference is {by}"
     return f"{where}{said} ({_sure(contrast, found)}; {among})"
@@ -141,38 +142,39 @@ def _of_two(found: Comparison, among: str) -> str:
 
 def _of_several(found: Comparison) -> str:
     best, *others = found.compared
+    same = [one.name for one in others if one.mean.estimate == best.mean.estimate]
+    ties = [f"{join_words([best.name, *same])} have the very same mean"] if same else []
+    apart = [_who_diverges(found)] if any(contrast.diverges for contrast in found.contrasts) else []
     if too_few := too_few_to_tell(found.rounds):
-        return f"{best.name} is first of {len(found.compared)}, but {too_few}"
+        return "; ".join([f"{best.name} is first of {len(found.compared)}, but {too_few}", *ties, *apart])
     both = list(zip(others, found.contrasts, strict=True))
-    apart = [one.name for one, contrast in both if contrast.one_diverges]
-    like = [one.name for one, contrast in both if not contrast.one_diverges and not contrast.is_significant]
-    worse = len(others) - len(like) - len(apart)
+    like = [one.name for one, contrast in both if not contrast.diverges and not contrast.is_significant]
+    worse = sum(not contrast.diverges and contrast.is_significant for contrast in found.contrasts)
     rest = [f"{like[0]} is not significantly worse"] if len(like) == 1 else []
     rest += [f"{len(like)} are not significantly worse"] if len(like) > 1 else []
-    rest += [_who_diverges(found)] if apart else []
-    if not like and not apart:
+    if worse == len(others):
         return f"{best.name} is better than all {len(others)} others"
-    if not worse and not apart:
-        return f"{best.name} is first, but of its {len(others)} rivals none is significantly worse"
-    first = f"{best.name} is better than {worse} of {len(others)} others" if worse else f"{best.name} is first"
-    return "; ".join([first, *rest])
+    if len(like) == len(others):
+        rest = []
+        first = f"{best.name} is first, but of its {len(others)} rivals none is significantly worse"
+    else:
+        first = f"{best.name} is better than {worse} of {len(others)} others" if worse else f"{best.name} is first"
+    return "; ".join([first, *rest, *ties, *apart])
 
 
 def _who_diverges(found: Comparison) -> str:
-    """Returns how often those diverge that do; nothing where none does, or all do alike."""
-    if not any(contrast.one_diverges for contrast in found.contrasts):
-        return ""
-    diverging = [one for one in found.compared if one.diverged]
-    said = [f"{one.name} diverged in {len(one.diverged)} of {count(found.rounds, 'round')}" for one in diverging]
-    if len(found.compared) == 2:
-        (never,) = (one.name for one in found.compared if not one.diverged)
-        said = [f"{said[0]}, {never} in none (p {p_value(found.contrasts[0].diverged_p_value)})"]
-    return ", ".join(said)
+    """Returns how often those diverge that do, and of two how often the other does."""
+    often = [
+        f"{one.name} diverged in {len(one.diverged) or 'none'} of {count(found.rounds, 'round')}"
+        for one in found.compared
+        if one.diverged or len(found.compared) == 2
+    ]
+    return join_words(often)
 
 
 def how_compared(found: Comparison) -> str:
     """Returns how a comparison was made."""
-    if found.contrasts[0].difference.p_value is None:
+    if found.contrasts[0].p_value is None and not found.contrasts[0].diverges:
         return "compared round by round; a test needs three rounds"
     if found.pairs == 1:
         return "compared round by round; p by flipping the signs of the differences"

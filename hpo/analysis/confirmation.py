@@ -23,7 +23,7 @@ from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured, p
 from hpo.analysis.convergence import convergence_json
 from hpo.analysis.fresh_rounds import Confirms, confirming, read_confirms
 from hpo.analysis.results import Best, read_best, read_entries
-from hpo.analysis.statistics import Interval, both_intervals, difference_of_means, ends_of
+from hpo.analysis.statistics import DIVERGED, TOO_FEW, Interval, both_intervals, difference_of_means, ends_of
 from hpo.errors import RequestError, UnknownName
 from hpo.storage.artifacts import files_of_trials
 from hpo.storage.queries import read_trials, study_attributes
@@ -153,12 +153,19 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
 
 
 def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[float, int]]:
-    """Returns the deviation and number of rounds of the study's own trials; none of a study that is gone."""
+    """Returns the deviation and number of rounds of the study's own trials.
+
+    None of a study that is gone, nor of a trial of which rounds diverged.
+    """
     try:
         trials = read_trials(storage, confirms.study, states=(TrialState.COMPLETE,))
     except UnknownName:
         return {}
-    kept = {trial.number: trial.attributes for trial in trials if trial.number in confirms.trials}
+    kept = {
+        trial.number: trial.attributes
+        for trial in trials
+        if trial.number in confirms.trials and not trial.attributes.get("diverged_rounds")
+    }
     return {number: (one["std"] or 0.0, len(one["errors"])) for number, one in kept.items()}
 
 
@@ -166,8 +173,8 @@ def _optimism(fresh: Measured, searched: float, before: tuple[float, int] | None
     """Returns by how much a study's figure was too good: two means of different rounds, so by Welch's t."""
     off = metric.sign * (fresh.mean.estimate - searched)
     if before is None or fresh.diverged:
-        return Interval(off, None, None)
-    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before)
+        return Interval(off, None, None, why=DIVERGED if fresh.diverged else TOO_FEW)
+    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before, metric.resolution)
     return found.within(*metric.differences)
 
 
@@ -184,14 +191,14 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
         confirmed=read_confirmed(storage, study, best.trial),
         ties=[trial.number for trial in alike if trial.value == best.value and trial.number != best.trial],
     )
-    if best.label is None:
-        return best
-    examples = files_of_trials(storage, study, EXAMPLES_FILE)
     (own,) = [trial for trial in alike if trial.number == best.trial]
-    found = measured(best.label, best.trial, own, metric, examples)
+    if best.label is None:
+        found = measured(f"trial {best.trial}", best.trial, own, metric).as_searched()
+    else:
+        found = measured(best.label, best.trial, own, metric, files_of_trials(storage, study, EXAMPLES_FILE))
     return replace(
         best,
-        interval=ends_of(found.mean),
+        interval=ends_of(found.mean) if best.label is not None else None,
         on_new=ends_of(found.on_new) if found.on_new else None,
         convergence=convergence_json(found.convergence, metric) if found.convergence else None,
     )

@@ -6,17 +6,18 @@ diverged are left out of the comparison of their errors; how often they do is co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import stdev
 from typing import Any
 
 import numpy as np
 
-from hpo.analysis.convergence import Convergence, convergence_of, more_often
+from hpo.analysis.convergence import Convergence, convergence_of
 from hpo.analysis.new_examples import Influences, difference_of, on_new_examples
 from hpo.analysis.sign_flips import sign_flip_p_values
-from hpo.analysis.statistics import LEVEL, Interval, differences_of, holm, mean_of, paired_difference
+from hpo.analysis.statistics import LEVEL, Interval, differences_of, interval_of_difference, mean_of
+from hpo.limits import FEWEST_ROUNDS
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import MetricCard
 from hpo.study.examples import ExampleOutcomes, stacked
@@ -51,6 +52,11 @@ class Measured:
     def std(self) -> float | None:
         """The deviation of the rounds; None of a single one."""
         return stdev(self.errors) if len(self.errors) > 1 else None
+
+    def as_searched(self) -> Measured:
+        """Returns it without intervals of its error, by which it was chosen."""
+        kept = self.convergence and self.convergence.as_searched()
+        return replace(self, mean=self.mean.as_searched(), on_new=None, convergence=kept)
 
     @property
     def is_labelled(self) -> bool:
@@ -118,8 +124,9 @@ class Contrast:
     Attributes:
         first, second: their trials.
         difference: the second's error less the first's, over the rounds in which both converged.
-        p_value: corrected for the number of contrasts; None where there are too few rounds for a test.
+        p_value: corrected for all contrasts; None where there are too few rounds for a test.
         on_new: the difference with its interval on new test examples, where that is known.
+        rounds: in which both converged.
         diverged: in how many rounds either did.
         diverged_p_value: of one diverging more often than the other, corrected likewise.
     """
@@ -129,43 +136,62 @@ class Contrast:
     difference: Interval
     p_value: float | None
     on_new: Interval | None = None
+    rounds: int = 0
     diverged: tuple[int, int] = (0, 0)
     diverged_p_value: float = 1.0
 
     @property
     def is_significant(self) -> bool:
-        """Whether the rounds tell their errors apart."""
+        """Whether the rounds in which both converged tell their errors apart."""
         return self.p_value is not None and self.p_value < LEVEL
 
     @property
-    def one_diverges(self) -> bool:
-        """Whether one alone diverged: whatever their errors are, that tells them apart."""
-        return bool(self.diverged[0]) != bool(self.diverged[1])
+    def diverges(self) -> bool:
+        """Whether one diverged in some round: then their errors are not all that there is to tell them apart by."""
+        return any(self.diverged)
 
 
 def contrasts_of(pairs: Sequence[tuple[Measured, Measured]], metric: MetricCard) -> list[Contrast]:
     """Returns each pair compared, its p values corrected for all of them."""
-    left_out = [{*first.diverged, *second.diverged} for first, second in pairs]
-    whole = [len(first.errors) - len(out) for (first, _), out in zip(pairs, left_out, strict=True)]
-    differences = [
-        paired_difference(second.errors, first.errors, metric, out) if rounds else Interval(0.0, None, None)
-        for (first, second), out, rounds in zip(pairs, left_out, whole, strict=True)
-    ]
-    tested = [place for place, difference in enumerate(differences) if difference.p_value is not None]
-    _, joint = sign_flip_p_values(
-        [differences_of(pairs[place][1].errors, pairs[place][0].errors, left_out[place]) for place in tested]
-    )
-    corrected = dict(zip(tested, joint, strict=True))
-    rates = holm([more_often(first.diverged, second.diverged) for first, second in pairs])
-    return [
-        Contrast(
-            *(first.trial, second.trial, differences[place], corrected.get(place)),
-            on_new=_on_new(first, second, metric),
-            diverged=(len(first.diverged), len(second.diverged)),
-            diverged_p_value=rates[place],
+    sides = [[(one.errors, one.diverged) for one in pair] for pair in pairs]
+    of_errors, of_rates = joint_p_values([(first, second) for first, second in sides])
+    contrasts = []
+    for (first, second), p_value, rate_p_value in zip(pairs, of_errors, of_rates, strict=True):
+        left_out = {*first.diverged, *second.diverged}
+        rounds = len(first.errors) - len(left_out)
+        by = interval_of_difference(second.errors, first.errors, metric, left_out) if rounds else NO_DIFFERENCE
+        contrasts.append(
+            Contrast(
+                *(first.trial, second.trial, by, p_value if rounds >= FEWEST_ROUNDS else None),
+                on_new=_on_new(first, second, metric),
+                rounds=rounds,
+                diverged=(len(first.diverged), len(second.diverged)),
+                diverged_p_value=rate_p_value,
+            )
         )
-        for place, (first, second) in enumerate(pairs)
+    return contrasts
+
+
+NO_DIFFERENCE = Interval(0.0, None, None)  # of two that never converged in the same round
+Rounds = tuple[Sequence[float], Collection[int]]  # errors, and which of them are of rounds that diverged
+
+
+def joint_p_values(pairs: Sequence[tuple[Rounds, Rounds]]) -> tuple[list[float], list[float]]:
+    """Returns the p values of pairs that share their rounds, of their errors and of how often they diverge.
+
+    Both are corrected together, for all pairs. A round counts for the errors where both converged; and for the rates
+    where one alone diverged: of a single pair that is the exact sign test (Q. McNemar, 1947).
+    """
+    errors = [
+        differences_of(second, first, {*diverged_second, *diverged_first})
+        for (first, diverged_first), (second, diverged_second) in pairs
     ]
+    rates = [
+        [float(r in diverged_second) - float(r in diverged_first) for r in range(len(first))]
+        for (first, diverged_first), (_, diverged_second) in pairs
+    ]
+    _, together = sign_flip_p_values([*errors, *(rates if any(map(any, rates)) else [])])
+    return together[: len(pairs)], together[len(pairs) :] or [1.0] * len(pairs)
 
 
 def _on_new(first: Measured, second: Measured, metric: MetricCard) -> Interval | None:

@@ -9,11 +9,11 @@ that diverge with its exact interval (C. Clopper and E. Pearson, 1934), and the 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import stdev
 from typing import Any
 
-from hpo.analysis.statistics import CONFIDENCE, Interval, ends_of, mean_of
+from hpo.analysis.statistics import CONFIDENCE, Interval, both_intervals, ends_of, mean_of
 from hpo.study.card import MetricCard
 from hpo.text.formatting import count, mean_and_deviation
 
@@ -46,7 +46,11 @@ class Convergence:
             return said
         std = stdev(self.errors) if len(self.errors) > 1 else None
         given = f"{mean_and_deviation(self.error.estimate, std, metric.unit)}{' ' if metric.unit else ''}{metric.unit}"
-        return f"{said}; where it converged {given} (95 %: {self.error.text(metric.unit)})"
+        return f"{said}; where it converged {given} ({both_intervals(self.error, None, metric.unit)})"
+
+    def as_searched(self) -> Convergence:
+        """Returns it without an interval of the error, by which it was chosen."""
+        return replace(self, error=self.error and self.error.as_searched())
 
 
 def convergence_of(errors: Sequence[float], diverged: Collection[int], metric: MetricCard) -> Convergence | None:
@@ -66,23 +70,12 @@ def convergence_of(errors: Sequence[float], diverged: Collection[int], metric: M
 
 def share_of(number: int, of: int) -> Interval:
     """Returns a share in percent with its exact interval, by Clopper and Pearson."""
-    from scipy import stats
+    from scipy import special
 
     tail = (1 - CONFIDENCE) / 2
-    low = float(stats.beta.ppf(tail, number, of - number + 1)) if number else 0.0
-    high = float(stats.beta.ppf(1 - tail, number + 1, of - number)) if number < of else 1.0
+    low = float(special.betaincinv(number, of - number + 1, tail)) if number else 0.0
+    high = float(special.betaincinv(number + 1, of - number, 1 - tail)) if number < of else 1.0
     return Interval(100 * number / of, 100 * low, 100 * high)
-
-
-def more_often(diverged: Collection[int], others: Collection[int]) -> float:
-    """Returns the p value of one configuration diverging more often than another in the same rounds.
-
-    By the exact sign test of the rounds in which one of them alone diverged (Q. McNemar, 1947); 1 where there is none.
-    """
-    from scipy import stats
-
-    ours, theirs = len(set(diverged) - set(others)), len(set(others) - set(diverged))
-    return float(stats.binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
 
 
 def convergence_json(found: Convergence, metric: MetricCard) -> dict[str, Any]:

@@ -8,7 +8,6 @@ there are only importances, which speak of the trials that survived its pruning,
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +25,9 @@ from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.analysis.hardware_drift import REPEATS
 from hpo.analysis.results import read_entries
 from hpo.analysis.sign_flips import sign_flip_p_values
-from hpo.analysis.statistics import Interval, differences_of, paired_difference
+from hpo.analysis.statistics import Interval, differences_of, interval_of_difference
 from hpo.errors import RequestError
+from hpo.limits import FEWEST_ROUNDS
 from hpo.storage.backends import experimental
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import own_studies, read_card, read_definition
@@ -49,7 +49,7 @@ class Effect:
     Attributes:
         before, after: the parameter's values.
         metric: the errors' metric.
-        pairs: of matched trials, over so many `rounds`.
+        pairs: of matched trials, over so many `rounds` in which all of them converged.
         difference: after less before, over the rounds that they share.
         p_value: corrected for all effects that the lists hold, measured or not; None where there are too few rounds
             for one.
@@ -122,20 +122,27 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
         for change, (metric, pairs) in trained.items()
         if (measured := [pair for pair in pairs if all(entry.errors for entry in pair)])
     ]
-    differences = [_differences(measured, metric) for _, metric, measured in found]
-    alone, together = sign_flip_p_values(differences)
-    # What is not measured yet belongs to the family all the same. Until it is, p is multiplied by their number, which
-    # is never less than what they come to together: so no verdict is taken back when the others are measured.
-    p_values = together if len(found) == family else [min(1.0, family * p_value) for p_value in alone]
+    sides = [_sides(measured, metric) for _, metric, measured in found]
+    p_values = family_p_values([differences_of(*of) for of in sides], family)
     effects = []
-    for (change, metric, measured), by, p_value in zip(found, differences, p_values, strict=True):
+    for (change, metric, measured), (after, before, out), p_value in zip(found, sides, p_values, strict=True):
         diverged = (sum(len(pair[side].diverged) for pair in measured) for side in (0, 1))
-        if not (left := [one for one in by if not math.isnan(one)]):
+        if not (rounds := len(after) - len(out)):
             continue
-        difference = paired_difference(left, [0.0] * len(left), metric)
-        tested = None if difference.p_value is None else p_value
-        effects.append(Effect(*change, metric, len(measured), difference, tested, len(by), *diverged))
+        difference = interval_of_difference(after, before, metric, out)
+        tested = p_value if rounds >= FEWEST_ROUNDS else None
+        effects.append(Effect(*change, metric, len(measured), difference, tested, rounds, *diverged))
     return effects
+
+
+def family_p_values(differences: Sequence[Sequence[float]], family: int) -> list[float]:
+    """Returns the p values of differences that are measured, of a family of so many.
+
+    What is not measured yet belongs to the family all the same. Until it is, p is multiplied by their number, which is
+    never less than what they come to together: so no verdict is taken back when the others are measured.
+    """
+    alone, together = sign_flip_p_values(differences)
+    return together if len(differences) == family else [min(1.0, family * p_value) for p_value in alone]
 
 
 def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[MetricCard, list[_Pair]]:
@@ -146,20 +153,35 @@ def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[Met
     return metrics[0], []
 
 
-def _differences(pairs: Sequence[_Pair], metric: MetricCard) -> list[float]:
-    """Returns the difference after less before, round by round, each a mean over all pairs.
+def _sides(pairs: Sequence[_Pair], metric: MetricCard) -> tuple[list[float], list[float], set[int]]:
+    """Returns the errors after and before, round by round, each a mean over all pairs; and which rounds do not count.
 
-    NaN for a round in which a configuration of one of them diverged.
+    These are the rounds in which a configuration of one of them diverged.
     """
     before, after = (
         [fmean(round_) for round_ in zip(*(entry.errors[metric.name] for entry in side), strict=True)]
         for side in zip(*pairs, strict=True)
     )
-    return differences_of(after, before, {r for pair in pairs for entry in pair for r in entry.diverged})
+    return after, before, {r for pair in pairs for entry in pair for r in entry.diverged}
 
 
-def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
-    """Returns each parameter's importance for being among the best tenth, of trials measured to the end; they sum to 1.
+@dataclass(frozen=True)
+class Importances:
+    """What matters in a search.
+
+    Attributes:
+        shares: parameter -> its importance; they sum to 1. Empty where too few trials were measured to the end, or all
+            err alike.
+        left_out: parameters of the space that no trial that was measured to the end varies in, so that nothing is known
+            of them; most often the other values were pruned.
+    """
+
+    shares: dict[str, float]
+    left_out: list[str]
+
+
+def read_importances(storage: RDBStorage, study: str) -> Importances:
+    """Returns each parameter's importance for being among the best tenth, of trials measured to the end.
 
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
     Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
@@ -168,7 +190,7 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
     opened = optuna.load_study(study_name=study, storage=storage)
     whole = [trial for trial in opened.get_trials(deepcopy=False) if trial.number in ours]
     if len(whole) < FEWEST_TRIALS or len({trial.value for trial in whole}) == 1:
-        return {}
+        return Importances({}, [])
     opened = optuna.create_study(direction=opened.direction)  # without what other programs have added
     opened.add_trials(whole)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE, region_quantile=1.0, evaluate_on_local=True)
@@ -177,7 +199,11 @@ def read_importances(storage: RDBStorage, study: str) -> dict[str, float]:
         warnings.filterwarnings("ignore", message="Some regimes for parameter")
         importances: dict[str, float] = optuna.importance.get_param_importances(opened, evaluator=evaluator)
     fixed = {name for trial in whole for name, values in trial.distributions.items() if values.single()}
-    return {name: importance for name, importance in importances.items() if name not in fixed}
+    values = {name: {trial.params[name] for trial in whole if name in trial.params} for name in importances}
+    varied = {name: share for name, share in importances.items() if name not in fixed and len(values[name]) > 1}
+    whole_share = sum(varied.values()) or 1.0
+    left_out = [name for name in importances if name not in fixed and name not in varied]
+    return Importances({name: share / whole_share for name, share in varied.items()}, sorted(left_out))
 
 
 def _read_listed(storage: RDBStorage, study: str) -> list[_Listed]:

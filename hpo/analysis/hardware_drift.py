@@ -13,19 +13,22 @@ A repetition is a study of one listed trial, which asks no worker for it: only t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from hpo.analysis.contrasts import NO_DIFFERENCE, joint_p_values
 from hpo.analysis.results import read_trial
-from hpo.analysis.sign_flips import sign_flip_p_values
-from hpo.analysis.statistics import LEVEL, Interval, differences_of, paired_difference
+from hpo.analysis.statistics import LEVEL, Interval, interval_of_difference
 from hpo.errors import RequestError
+from hpo.limits import FEWEST_ROUNDS
 from hpo.storage.claims import read_slots
 from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition, derived_table
 from hpo.study.resolving import resolve_derived
 from hpo.text.names import free_name
@@ -41,6 +44,7 @@ class OnMachine:
         device: with its model, as in `cuda:0 (NVIDIA H100)`.
         precision: of products and convolutions; None for a trial from before it was recorded.
         errors: of the rounds.
+        diverged: which of them diverged, the first being 0.
     """
 
     host: str
@@ -48,6 +52,7 @@ class OnMachine:
     precision: str | None
     torch: str
     errors: list[float]
+    diverged: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -60,18 +65,20 @@ class Repetition:
     """A measurement beside the first repetition.
 
     Attributes:
-        difference: from the first, round by round; its p value is corrected for the number of repetitions, and None
-            where there are too few rounds for one. None for the first itself.
+        difference: from the first, over the rounds in which both converged; its p value is corrected for all
+            repetitions, and None where there are too few rounds for one. None for the first itself.
+        diverged_p_value: of one diverging more often than the other, corrected likewise.
     """
 
     measurement: OnMachine
     difference: Interval | None
+    diverged_p_value: float = 1.0
 
     @property
     def is_significant(self) -> bool:
-        """Whether it differs from the first by more than chance."""
+        """Whether it differs from the first by more than chance, in its errors or in how often it diverges."""
         p_value = self.difference.p_value if self.difference else None
-        return p_value is not None and p_value < LEVEL
+        return min(1.0 if p_value is None else p_value, self.diverged_p_value) < LEVEL
 
 
 @dataclass(frozen=True)
@@ -136,14 +143,24 @@ def read_drift(storage: RDBStorage, study: str, number: int | None) -> Drift:
         if len(found.attributes["errors"]) == len(trial.attributes["errors"])
     ]
     metric = read_card(storage, study).metric
-    others = [other.errors for other in measured[1:]]
-    differences = [paired_difference(errors, measured[0].errors, metric) for errors in others]
-    _, together = sign_flip_p_values([differences_of(errors, measured[0].errors) for errors in others])
-    repetitions = [Repetition(first, None) for first in measured[:1]] + [
-        Repetition(other, replace(difference, p_value=None if difference.p_value is None else p_value))
-        for other, difference, p_value in zip(measured[1:], differences, together, strict=True)
-    ]
+    repetitions = _beside_the_first(measured, metric)
     return Drift(study, trial.number, metric.noun, metric.unit, trial.params, _measurement(trial), repetitions)
+
+
+def _beside_the_first(measured: Sequence[OnMachine], metric: MetricCard) -> list[Repetition]:
+    """Returns each measurement compared with the first, over the rounds in which both converged."""
+    if not measured:
+        return []
+    first, *others = measured
+    pairs = [((first.errors, first.diverged), (other.errors, other.diverged)) for other in others]
+    repetitions = [Repetition(first, None)]
+    for other, p_value, rate_p_value in zip(others, *joint_p_values(pairs), strict=True):
+        out = {*first.diverged, *other.diverged}
+        rounds = len(first.errors) - len(out)
+        by = interval_of_difference(other.errors, first.errors, metric, out) if rounds else NO_DIFFERENCE
+        by = replace(by, p_value=p_value if rounds >= FEWEST_ROUNDS else None)
+        repetitions.append(Repetition(other, by, rate_p_value))
+    return repetitions
 
 
 def _repeats(storage: RDBStorage, study: str, number: int) -> dict[str, Any]:
@@ -164,4 +181,5 @@ def _measurement(trial: StoredTrial) -> OnMachine:
         precision=kept.get("precision"),
         torch=kept.get("versions", {}).get("torch", "unknown"),
         errors=kept["errors"],
+        diverged=tuple(kept.get("diverged_rounds", ())),
     )

@@ -15,7 +15,9 @@ from hpo.storage.queries import StoredTrial, read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.definition import Entry, StudyDefinition
 from hpo.text.commands import command_here
-from hpo.text.formatting import over_rounds, spread
+from hpo.text.formatting import join_words, over_rounds, spread
+
+NAMED = 5  # trials that have the same as the best
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Best:
         label: of the listed entry that it measured; None in a search.
         interval, on_new: 95 % of a listed one's mean, on these test examples and on new ones; the best of a search has
             none, for it was chosen by these errors.
-        convergence: how often a listed one diverged, and what it errs else, as JSON has it.
+        convergence: how often it diverged, and what it errs else, as JSON has it; None where it never did.
         ties: trials that came to the very same value.
     """
 
@@ -82,13 +84,23 @@ class Best:
     def __str__(self) -> str:
         extreme = "highest" if self.direction == "maximize" else "lowest"
         which = f"trial {self.trial}" if self.label is None else f"{self.label} (trial {self.trial})"
-        return (
+        besides = [f"it {self.convergence['text']}"] if self.convergence else []
+        besides += [have_the_same(self.ties)] if self.ties else []
+        headline = (
             f"study {self.study}: {which} has the {extreme} {self.title}, {spread(self.value, self.std, self.unit)} "
             f"({over_rounds(self.rounds, self.dataset)})"
         )
+        return "; ".join([headline, *besides])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
         printer.text(str(self))
+
+
+def have_the_same(trials: Sequence[int]) -> str:
+    """Returns `trials 3 and 7 have the same`, of those that are as good as the best; of many, `and 9 more`."""
+    more = [f"{len(trials) - NAMED} more"] if len(trials) > NAMED else []
+    names = join_words([*map(str, trials[:NAMED]), *more])
+    return f"trial {names} has the same" if len(trials) == 1 else f"trials {names} have the same"
 
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:

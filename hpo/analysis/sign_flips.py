@@ -12,13 +12,13 @@ rounds say nothing of more than 25 pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 PATTERNS = 2**14  # of signs: all there are of up to 15 rounds, and so many drawn of more
-AT_ONCE = 2**20  # numbers, of patterns times differences
+AT_ONCE = 2**20  # numbers, of patterns times differences or rounds
 ROUNDING = 1e-9  # of a statistic: what floats make of equal ones
 
 Array = npt.NDArray[np.float64]
@@ -27,21 +27,24 @@ Array = npt.NDArray[np.float64]
 def sign_flip_p_values(differences: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Returns for each of F differences the p value by itself, and corrected for being one of all.
 
+    Never 0: what was observed is one of the patterns. Beside a t test (benchmarks/coverage.py has both) it is as sure
+    where errors are normal, and nearer to its level where a few rounds make the deviation; so it is used for any number
+    of rounds.
+
     Args:
         differences: (F, n), round by round; NaN for a round that does not count.
     """
     if not differences:
         return [], []
-    given = np.asarray(differences, dtype=np.float64)
-    counts = np.isfinite(given).sum(axis=1)
-    known = np.nan_to_num(given)
-    # |sum| / sqrt(n sum of squares) is the larger, the larger t is; and it needs no deviation, which may be zero.
-    scale = np.sqrt(np.maximum(counts, 1) * np.square(known).sum(axis=1))
+    known = np.nan_to_num(np.asarray(differences, dtype=np.float64))
+    # |sum| / sqrt(sum of squares) grows with t, and needs no deviation, which may be zero. Flips leave its deviation
+    # at 1 however many rounds count, or the largest of all would be that of the difference with the fewest.
+    scale = np.sqrt(np.square(known).sum(axis=1))
     scale[scale == 0] = 1.0
     unit = known / scale[:, None]
-    observed = np.abs(unit.sum(axis=1)) - ROUNDING
+    observed = np.abs(unit.sum(axis=1)) * (1 - ROUNDING)
     alone, of_all, patterns = np.zeros(len(unit)), np.zeros(len(unit)), 0
-    for signs in _patterns(given.shape[1], max(1, AT_ONCE // len(unit))):
+    for signs in _patterns(known.shape[1], max(1, AT_ONCE // max(unit.shape))):
         flipped = np.abs(signs @ unit.T)  # (P, F)
         alone += (flipped >= observed).sum(axis=0)
         of_all += (flipped.max(axis=1)[:, None] >= observed).sum(axis=0)
@@ -49,12 +52,16 @@ def sign_flip_p_values(differences: Sequence[Sequence[float]]) -> tuple[list[flo
     return (alone / patterns).tolist(), (of_all / patterns).tolist()
 
 
-def _patterns(rounds: int, at_once: int) -> list[Array]:
-    """Returns patterns of signs, (P, n) in parts, the observed one among them; of a pattern and its opposite one."""
-    if 2 ** (rounds - 1) <= PATTERNS:
-        bits = np.arange(2 ** (rounds - 1))[:, None] >> np.arange(rounds) & 1
-    else:
-        bits = np.random.default_rng(0).integers(2, size=(PATTERNS, rounds))
-        bits[0] = 0
-    signs = (1 - 2 * bits).astype(np.float64)
-    return [signs[start : start + at_once] for start in range(0, len(signs), at_once)]
+def _patterns(rounds: int, at_once: int) -> Iterator[Array]:
+    """Yields patterns of signs, (P, n) in parts, the observed one among them; of a pattern and its opposite one."""
+    whole = 2 ** (rounds - 1) <= PATTERNS
+    number = 2 ** (rounds - 1) if whole else PATTERNS
+    random = np.random.default_rng(0)
+    for start in range(0, number, at_once):
+        numbers = np.arange(start, min(start + at_once, number))
+        if whole:
+            bits = numbers[:, None] >> np.arange(rounds) & 1
+        else:
+            bits = random.integers(2, size=(len(numbers), rounds))
+            bits[numbers == 0] = 0
+        yield (1 - 2 * bits).astype(np.float64)

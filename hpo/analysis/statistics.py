@@ -7,6 +7,7 @@ drawn from are given. Two trials of a study share their rounds, so they are comp
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of a p value, below which a difference is significant
-RESIDUE = 1e-12  # of the largest number: a deviation that floats have made
+RESIDUE = 1e-10  # of the errors, of which twelve digits are kept: what they differ by, where that is rounding alone
 TOO_FEW, ALIKE, DIVERGED = "too few rounds", "all rounds alike", "rounds diverged"  # why there is no interval
+AS_SEARCHED = "as searched"  # nor of what was chosen for these very errors
 
-# SciPy is imported where it is used: it takes half a second, and commands that only read need none of it.
+# SciPy is imported where it is used: it takes time, and not every command needs it.
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Interval:
         high = self.high if highest is None else min(highest, self.high)
         return replace(self, low=low, high=high)
 
+    def as_searched(self) -> Interval:
+        """Returns the estimate without an interval, which would hold the truth less often: it was chosen by it."""
+        return replace(self, low=None, high=None, why=AS_SEARCHED)
+
     def turned(self) -> Interval:
         """Returns the difference the other way round."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
@@ -69,8 +75,8 @@ class Interval:
 
 
 def both_intervals(mean: Interval, on_new: Interval | None, unit: str) -> str:
-    """Returns `95 %: 2.06 to 2.41 on these test examples, 1.94 to 2.54 on new ones`, as far as they are known."""
-    said = f"95 %: {mean.text(unit)}"
+    """Returns `95 %: 2.06 to 2.41 on these test examples, 1.94 to 2.54 on new ones`, or why there is no interval."""
+    said = f"no interval: {mean.why}" if mean.low is None else f"95 %: {mean.text(unit)}"
     return said if on_new is None else f"{said} on these test examples, {on_new.text(unit)} on new ones"
 
 
@@ -93,87 +99,131 @@ def mean_of(errors: Sequence[float], metric: MetricCard, diverged: Collection[in
     error = stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else None
     if 0 < len(diverged) < len(errors):
         return Interval(fmean(errors), None, None, error, why=DIVERGED)
-    return _t_interval_of(errors, metric.resolution).within(metric.low, metric.high)
+    return _t_interval_of(errors, _size_of(errors), metric.resolution).within(metric.low, metric.high)
 
 
 def paired_difference(
-    errors: Sequence[float], others: Sequence[float], metric: MetricCard, left_out: Collection[int] = ()
+    errors: Sequence[float], others: Sequence[float], metric: MetricCard | None = None, left_out: Collection[int] = ()
 ) -> Interval:
     """Returns the mean of `errors - others`, round by round, with its t interval and a p value by sign flips.
 
     Args:
+        metric: theirs; None for one without bounds and resolution.
         left_out: rounds that do not count, for one of both diverged in them.
 
     Raises:
         ValueError: where they are not as many, or none is left.
     """
-    differences = differences_of(errors, others, left_out)
-    counted = [one for one in differences if not math.isnan(one)]
-    found = _t_interval_of(counted, metric.resolution).within(*metric.differences)
-    if len(counted) < FEWEST_ROUNDS:
+    found = interval_of_difference(errors, others, metric, left_out)
+    if len(errors) - len(left_out) < FEWEST_ROUNDS:
         return found
-    (p_value,), _ = sign_flip_p_values([differences])
+    (p_value,), _ = sign_flip_p_values([differences_of(errors, others, left_out)])
     return replace(found, p_value=p_value)
 
 
+def interval_of_difference(
+    errors: Sequence[float], others: Sequence[float], metric: MetricCard | None, left_out: Collection[int] = ()
+) -> Interval:
+    """Returns what `paired_difference` does, without a p value: for one of a family, which is tested together."""
+    counted = [one for one in differences_of(errors, others, left_out) if not math.isnan(one)]
+    size = _size_of([error for side in (errors, others) for r, error in enumerate(side) if r not in left_out])
+    if metric is None:
+        return _t_interval_of(counted, size, None)
+    return _t_interval_of(counted, size, metric.resolution).within(*metric.differences)
+
+
 def differences_of(errors: Sequence[float], others: Sequence[float], left_out: Collection[int] = ()) -> list[float]:
-    """Returns `errors - others`, round by round; NaN for rounds that are left out."""
-    pairs = enumerate(zip(errors, others, strict=True))
-    return [math.nan if r in left_out else ours - theirs for r, (ours, theirs) in pairs]
+    """Returns `errors - others`, round by round, 0 where that is rounding alone; NaN for rounds that are left out."""
+    return [
+        math.nan
+        if r in left_out
+        else 0.0
+        if abs(ours - theirs) <= RESIDUE * _size_of((ours, theirs))
+        else ours - theirs
+        for r, (ours, theirs) in enumerate(zip(errors, others, strict=True))
+    ]
 
 
-def _t_interval_of(values: Sequence[float], resolution: float | None) -> Interval:
-    """Returns the mean of rounds with its t interval.
+def _size_of(errors: Sequence[float]) -> float:
+    return max(map(abs, errors))
 
-    Where hardly any round differs from another, the deviation says too little: though none of n rounds did, up to
-    1 - 0.025^(1/n) of all might (the rule of three, for both sides), each by at least the resolution.
-    """
+
+def _t_interval_of(values: Sequence[float], size: float, resolution: float | None) -> Interval:
+    """Returns the mean of rounds with its t interval; beside the `size` of the errors a deviation may be rounding."""
     number = len(values)
     mean, deviation = fmean(values), stdev(values) if number > 1 else 0.0
-    is_constant = deviation <= RESIDUE * max(map(abs, values))
+    is_constant = deviation <= RESIDUE * size
     error = None if number < 2 else 0.0 if is_constant else deviation / number**0.5
     if error is None or number < FEWEST_ROUNDS:
         return Interval(mean, None, None, error)
     if is_constant and not resolution:
         return Interval(mean, None, None, error, why=ALIKE)
-    least = (resolution or 0.0) * (1 - ((1 - CONFIDENCE) / 2) ** (1 / number))
-    found = _t_interval(mean, error, number - 1)
-    reach = max(least, mean - (found.low or 0.0))
-    return replace(found, low=mean - reach, high=mean + reach)
+    return _t_interval(mean, error, number - 1, _least_reach(number, resolution, _off(values, resolution)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p values corrected for being one of several, by Holm (1979): the chance of any false alarm among them."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
-    return corrected
+def _off(values: Sequence[float], resolution: float | None) -> int:
+    """Returns how many rounds came to something else than most; 0 where a metric has no resolution."""
+    if not resolution:
+        return 0
+    steps = Counter(round(value / resolution, 3) for value in values)  # of a mean over pairs also parts of one
+    return len(values) - max(steps.values())
 
 
-def _t_interval(estimate: float, error: float, freedom: float) -> Interval:
-    from scipy import stats
+def _least_reach(rounds: int, resolution: float | None, off: int = 0) -> float:
+    """Returns how far an interval reaches at least; 0 where a metric has no resolution.
 
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    Where hardly any round differs from another, the deviation says too little. Though none of n rounds did, up to
+    1 - 0.025^(1/n) of all might (the rule of three, for both sides), each by at least the resolution; and where some
+    did, as many more as Clopper and Pearson's interval of their share allows. For rounds of two values that differ by
+    the resolution the least coverage is so 95 %; by the rule of three alone it is 90 % at 100 rounds, by the deviation
+    alone 10 % (all shares from 0.1 to 50 %, computed).
+
+    Args:
+        off: so many rounds came to something else than most.
+    """
+    if not resolution:
+        return 0.0
+    from scipy import special
+
+    highest = float(special.betaincinv(off + 1, rounds - off, 0.5 + CONFIDENCE / 2))
+    return (highest - off / rounds) * resolution
+
+
+def _t_interval(estimate: float, error: float, freedom: float, least: float = 0.0) -> Interval:
+    from scipy import special
+
+    reach = max(least, float(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error)
     return Interval(estimate, estimate - reach, estimate + reach, error)
 
 
-def difference_of_means(mean: float, std: float, n: int, other_mean: float, other_std: float, other_n: int) -> Interval:
+def difference_of_means(
+    mean: float,
+    std: float,
+    n: int,
+    other_mean: float,
+    other_std: float,
+    other_n: int,
+    resolution: float | None = None,
+) -> Interval:
     """Returns the first mean minus the other, of two independent samples, by Welch's t.
 
     Args:
         std, other_std: sample deviations (divisor n - 1).
+        resolution: of both; None where there is none.
     """
     if min(n, other_n) < FEWEST_ROUNDS:
         return Interval(mean - other_mean, None, None)
     variance, other_variance = std**2 / n, other_std**2 / other_n
     error = (variance + other_variance) ** 0.5
     difference = mean - other_mean
-    if error == 0:
-        return Interval(difference, None, None, 0.0, why=ALIKE)
+    least = math.hypot(_least_reach(n, resolution), _least_reach(other_n, resolution))
+    if error <= RESIDUE * _size_of((mean, other_mean)):
+        if not least:
+            return Interval(difference, None, None, 0.0, why=ALIKE)
+        return Interval(difference, difference - least, difference + least, 0.0)
     # Welch-Satterthwaite's degrees of freedom.
     freedom = (variance + other_variance) ** 2 / (variance**2 / (n - 1) + other_variance**2 / (other_n - 1))
-    return _t_interval(difference, error, freedom)
+    return _t_interval(difference, error, freedom, least)
 
 
 def ratio_of_deviations(std: float, n: int, other_std: float, other_n: int, confidence: float = CONFIDENCE) -> Interval:

@@ -11,7 +11,7 @@ from hpo.analysis.caveats import too_few_to_tell
 from hpo.analysis.comparison import answer, compare, how_compared
 from hpo.analysis.effects import Effect, read_effects, related_lists
 from hpo.analysis.results import measured_entries
-from hpo.analysis.statistics import LEVEL, difference_of_means
+from hpo.analysis.statistics import DIVERGED, LEVEL, Interval, difference_of_means
 from hpo.report.sections import Section, change_of, error_of, heading_of
 from hpo.report.study_figures import effect_name, effects_figure, listed_figure
 from hpo.storage.queries import StoredTrial
@@ -50,11 +50,13 @@ def _comparison(storage: RDBStorage, study: str, metric: MetricCard, clean: Call
     on_new_heading = ["95 %, new test examples"] if has_new else []
     rows = [["configuration", "difference (95 %)", *on_new_heading, "p", "verdict"]]
     for one, contrast in zip(named[1:], found.contrasts, strict=True):
-        told = "worse" if contrast.is_significant else "not significant"
-        if too_few_to_tell(found.rounds):
+        worse = "worse" if metric.sign * contrast.difference.estimate > 0 else "better"
+        told = worse if contrast.is_significant else "not significant"
+        if too_few_to_tell(contrast.rounds):
             told = "too few rounds"
-        elif contrast.one_diverges:
-            told = f"{'diverges' if contrast.diverged[1] else 'the first diverges'}; {told} where both converged"
+        if contrast.diverges:
+            often = f"diverged in {contrast.diverged[1]} of {count(found.rounds, 'round')}, the first in "
+            told = f"{often}{contrast.diverged[0]} (p {p_value(contrast.diverged_p_value)}); else {told}"
         on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
         rows.append([one.name, change_of(contrast.difference, metric), *on_new, p_value(contrast.p_value), told])
     diverged = [f"{one.name} {one.convergence.text(metric)}." for one in named if one.convergence]
@@ -92,9 +94,11 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         if published is None or trial.value is None:
             continue
         row = [entry.label, mean_and_deviation(published.mean, published.std, metric.unit), error_of(trial, metric)]
-        by = difference_of_means(
-            trial.value, std or 0.0, len(trial.attributes["errors"]), published.mean, published.std, published.rounds
-        ).within(*metric.differences)
+        ours = trial.value, std or 0.0, len(trial.attributes["errors"])
+        theirs = published.mean, published.std, published.rounds
+        by = difference_of_means(*ours, *theirs, metric.resolution).within(*metric.differences)
+        if trial.attributes.get("diverged_rounds"):
+            by = Interval(by.estimate, None, None, why=DIVERGED)
         rows.append([*row, change_of(by, metric)])
     if len(rows) > 1:
         what = capitalized(metric.axis_title)

@@ -9,10 +9,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, too_few_to_tell
-from hpo.analysis.confirmation import Confirmation, read_confirmations
+from hpo.analysis.confirmation import MOST_TIES, Confirmation, read_confirmations
+from hpo.analysis.contrasts import measured
 from hpo.analysis.fresh_rounds import Confirms, read_confirms
 from hpo.analysis.ledger import read_ledger
-from hpo.analysis.results import read_best
+from hpo.analysis.results import have_the_same, read_best
 from hpo.analysis.statistics import both_intervals
 from hpo.report.of_list import list_sections
 from hpo.report.sections import (
@@ -102,6 +103,11 @@ def _headline(
         f"{which} {metric.title}: {error_of(best, metric, metric.unit)} over "
         f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {name_of(best, definition)}."
     )
+    own = measured("", best.number, best, metric)
+    own = own.as_searched() if definition.space else own
+    extreme += f" It {own.convergence.text(metric)}." if own.convergence else ""
+    ties = [trial.number for trial in ranked(trials, metric)[1 : MOST_TIES + 1] if trial.value == best.value]
+    extreme += f" {capitalized(have_the_same(ties))}." if ties else ""
     fresh = {one.trial: one for one in confirmation.confirmed} if confirmation else {}
     if confirmation is None or best.number not in fresh:
         if not definition.space:
@@ -125,7 +131,7 @@ def _headline(
     alike = [
         f"{names[one.first]} and {names[one.second]}"
         for one in confirmation.contrasts
-        if not one.is_significant and not one.one_diverges
+        if not one.is_significant and not one.diverges
     ]
     if too_few := too_few_to_tell(confirmation.rounds):
         said.append(f"{capitalized(too_few)} configurations apart.")

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from hpo.analysis.caveats import NEW_SELECTION
 from hpo.analysis.confirmation import Confirmation
-from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, read_importances
+from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Importances, read_importances
 from hpo.analysis.ledger import Ledger
 from hpo.analysis.results import entry_of
 from hpo.analysis.statistics import Interval, mean_of
@@ -33,6 +33,7 @@ from hpo.text.formatting import (
     capitalized,
     change,
     count,
+    join_words,
     lasted,
     mean_and_deviation,
     text_of,
@@ -124,8 +125,8 @@ def search_sections(
     yield from _pruning(trials, definition)
 
 
-def _importances(importances: dict[str, float]) -> Section:
-    if not importances:
+def _importances(importances: Importances) -> Section:
+    if not importances.shares:
         return Section(
             "importances",
             "Importances",
@@ -135,7 +136,10 @@ def _importances(importances: dict[str, float]) -> Section:
         f"For being among the best {_percent(BEST_SHARE)} (PED-ANOVA): among the trials that survived, in the space "
         "that was searched; no causes, and no directions."
     ]
-    return Section("importances", "Importances", text, figure=importances_figure(importances))
+    if importances.left_out:
+        names = join_words([name.replace("_", " ") for name in importances.left_out])
+        text.append(f"Left out, for all that survived have the same: {names}.")
+    return Section("importances", "Importances", text, figure=importances_figure(importances.shares))
 
 
 def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:

@@ -6,6 +6,7 @@ Every function takes whatever number it is given: what a database holds may come
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,11 @@ SMALLEST_P = 1e-3  # below, a p value says more of a distribution's tail than of
 def count(number: int, noun: str) -> str:
     """Returns `1 round`, `2 rounds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Returns `A`, `A and B`, `A, B and C`."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
 def progress(finished: int, target: int | None) -> str:

@@ -107,9 +107,9 @@ def test_rates_of_range_tests_are_no_difference_but_others_are(sqlite_storage: R
 def test_a_search_has_importances_once_it_has_trials_enough(created: RDBStorage) -> None:
     for i in range(FEWEST_TRIALS):
         if i == FEWEST_TRIALS - 1:
-            assert read_importances(created, "small") == {}
+            assert read_importances(created, "small").shares == {}
         add(created, "small", (i + 1) / 100, [1.0 + i, 1.2 + i])
-    importances = read_importances(created, "small")
+    importances = read_importances(created, "small").shares
     assert importances["learning_rate"] > 0.99  # all else is the same in every trial
     assert sum(importances.values()) == pytest.approx(1)
     assert read_effects(created, ["small"]) == []

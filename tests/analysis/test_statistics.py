@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from hpo.analysis.statistics import difference_of_means, holm, mean_of, paired_difference, ratio_of_deviations
+from hpo.analysis.sign_flips import PATTERNS, sign_flip_p_values
+from hpo.analysis.statistics import difference_of_means, mean_of, paired_difference, ratio_of_deviations
 from hpo.study.card import MetricCard
 from tests.conftest import RECOGNITION
 
@@ -79,7 +82,7 @@ def test_no_interval_is_narrower_than_the_resolution_allows() -> None:
     assert mean_of([0.0] * 10, METRIC).high == pytest.approx(LEAST)
     one_off = mean_of([2.0] * 9 + [2.1], METRIC)
     assert one_off.high is not None
-    assert one_off.high - one_off.estimate == pytest.approx(LEAST)
+    assert one_off.high - one_off.estimate == pytest.approx(0.1 * (stats.binomtest(1, 10).proportion_ci().high - 0.1))
     assert mean_of([2.0] * 10, replace_resolution(None)).text("%") == "all rounds alike"
 
 
@@ -113,8 +116,52 @@ def test_an_interval_keeps_within_what_can_be() -> None:
     assert mean_of([2.0], METRIC).low is None
 
 
-def test_holms_correction_is_as_in_the_literature() -> None:
-    """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
+def test_equal_errors_differ_by_nothing_whatever_floats_make_of_them() -> None:
+    """0.1 + 0.2 is not 0.3 in floats: ten such differences have one sign, and are none."""
+    found = paired_difference([0.1 + 0.2] * 10, [0.3] * 10)
+    assert (found.estimate, found.p_value, found.text("%")) == (0.0, 1.0, "all rounds alike")
+
+
+def test_a_diverged_round_hides_no_difference_of_the_others() -> None:
+    found = paired_difference([2.0, 2.1, 2.3, 1e15], [1.0, 1.4, 1.1, 1e15], None, [3])
+    assert found.estimate == pytest.approx(0.9666667)
+    assert found.low is not None
+
+
+@pytest.mark.parametrize("number", [3, 10, 30, 100])
+def test_rounds_of_two_values_are_covered_whatever_share_is_off(number: int) -> None:
+    """The chances are computed: so many of n rounds are off by one example, each with the same chance."""
+    off = np.arange(number + 1)
+    found = [mean_of([2.1] * int(k) + [2.0] * (number - int(k)), METRIC) for k in off]
+    for share in (0.002, 0.02, 0.08, 0.12, 0.2, 0.3, 0.5):
+        held = [interval.holds(2 + share * 0.1) for interval in found]
+        assert float(stats.binom.pmf(off, number, share)[held].sum()) >= 0.95
+
+
+def test_two_means_of_rounds_that_hardly_differ_keep_the_resolution_too() -> None:
+    found = difference_of_means(2.1, 0.0, 10, 2.0, 0.0, 10, 0.1)
+    assert (found.low, found.high) == pytest.approx((0.1 - 2**0.5 * LEAST, 0.1 + 2**0.5 * LEAST))
+
+
+def test_joint_p_values_are_those_of_all_signs() -> None:
+    random = np.random.default_rng(3)
+    rows = random.normal(0.5, 1.0, (3, 7))
+    signs = np.array(list(product((1, -1), repeat=7)))
+    largest = (np.abs(signs @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T)).max(axis=1)
+    own = np.abs(rows.sum(axis=1)) / np.linalg.norm(rows, axis=1)
+    _, together = sign_flip_p_values(rows.tolist())
+    assert together == pytest.approx([(largest >= one - 1e-12).mean() for one in own])
+
+
+def test_a_difference_of_few_rounds_does_not_hide_those_of_many() -> None:
+    """Three rounds in which both converged agree in one pattern of four; that says nothing of the other pair."""
+    few = [0.1, 0.1, 0.1] + [float("nan")] * 7
+    many = [0.5, 0.4, 0.6, 0.5, 0.3, 0.5, 0.6, 0.4, 0.5, 0.5]
+    _, together = sign_flip_p_values([few, many])
+    assert together[1] == 2 / 2**10
+    assert together[0] >= 2 / 2**3
+
+
+def test_a_hundred_rounds_take_a_fixed_draw_of_signs_and_p_is_never_0() -> None:
+    alone, _ = sign_flip_p_values([[1.0] * 100])
+    assert alone == sign_flip_p_values([[1.0] * 100])[0] == [1 / PATTERNS]

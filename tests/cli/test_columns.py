@@ -115,7 +115,7 @@ def confirmed() -> list[Any]:
         for i, errors in zip((8, 1041, 17), FRESH, strict=True)
     ]
     by = paired_difference(FRESH[1], FRESH[0], RECOGNITION)
-    contrasts = [Contrast(8, 1041, by, 0.001), Contrast(1041, 17, by, 0.3)]
+    contrasts = [Contrast(8, 1041, by, 0.001, rounds=6), Contrast(1041, 17, by, 0.3, rounds=6)]
     return confirmation_view(Confirmation("q", "q-confirm", 5, "digits", RECOGNITION, found, contrasts))
 
 

@@ -124,7 +124,7 @@ def test_the_report_draws_and_says_it(searched: Path) -> None:
     page = (searched / "report" / "score.md").read_text()
     assert re.search(r"Highest accuracy: 0\.(89|90)", page)
     assert "| trial | accuracy |" in page
-    assert read_importances(open_storage(f"sqlite:///{searched}/hpo.db"), "score") == {} or "x" in page
+    assert read_importances(open_storage(f"sqlite:///{searched}/hpo.db"), "score").shares == {} or "x" in page
 
 
 def test_a_study_of_the_other_direction_is_not_joined(searched: Path) -> None:

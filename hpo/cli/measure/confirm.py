@@ -29,6 +29,7 @@ from hpo.text.formatting import (
     change,
     count,
     figure,
+    join_words,
     mean_and_deviation,
     p_value,
     points,
@@ -189,17 +190,26 @@ def confirmation_view(found: Confirmation) -> list[Any]:
 
 def _said_of(contrast: Contrast, before: str, after: str, found: Confirmation) -> str:
     """Returns what the rounds say of two neighbours."""
-    metric, by = found.metric, contrast.difference
-    if contrast.is_significant:
+    metric, by, too_few = found.metric, contrast.difference, too_few_to_tell(contrast.rounds)
+    often = [
+        f"{name} diverged in {number or 'none'} of {count(found.rounds, 'round')}"
+        for name, number in zip((before, after), contrast.diverged, strict=True)
+    ]
+    where = f"{join_words(often)} (p {p_value(contrast.diverged_p_value)}); where both converged, "
+    where = where if contrast.diverges else ""
+    if contrast.diverges and not contrast.rounds:
+        return where.replace("; where both converged, ", ", and never both converged")
+    if too_few:
+        apart = f"{before} and {after}, of which {too_few}"
+    elif contrast.is_significant:
         apart = f"{after} is {'worse' if metric.sign * by.estimate > 0 else 'better'} than {before}"
-    elif too_few := too_few_to_tell(found.rounds):
-        apart = f"{before} and {after}: {too_few}"
-    elif contrast.one_diverges:
-        which, other = (before, after) if contrast.diverged[0] else (after, before)
-        often = f"{which} diverged in {max(contrast.diverged)} of {count(found.rounds, 'round')}, {other} in none"
-        apart = f"{often} (p {p_value(contrast.diverged_p_value)}); where both converged"
+    elif contrast.diverges:
+        apart = f"the difference of {after} from {before}"
+    elif by.estimate == 0:
+        apart = f"{before} and {after} have the very same mean"
     else:
         apart = f"{before} and {after} do not differ significantly"
+    apart = f"{where}{apart}"
     apart_by = points(change(by.estimate, metric.unit, by.standard_error), metric.unit)
     on_new = f" on these examples, {contrast.on_new.text(metric.unit, '+')} on new ones" if contrast.on_new else ""
     return f"{apart}: {apart_by} (95 %: {by.text(metric.unit, '+')}{on_new}; p {p_value(contrast.p_value)})"

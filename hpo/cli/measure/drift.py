@@ -101,7 +101,9 @@ def drift_view(found: Drift) -> list[Any]:
         unit, scale = found.unit, by.standard_error if by else None
         reach = (change(by.estimate, unit, scale), by.text(unit, "+")) if by else ("", "")
         spread = stdev(one.errors) if len(one.errors) > 1 else None
-        table.add_row(figure(one.mean, unit, spread), *(reach if others > 0 else ()), beside, f"{what}{place(one)}")
+        diverged = f"; diverged in {len(one.diverged)} of {count(len(one.errors), 'round')}" if one.diverged else ""
+        where = f"{what}{place(one)}{diverged}"
+        table.add_row(figure(one.mean, unit, spread), *(reach if others > 0 else ()), beside, where)
 
     add(found.own, None, "in the study: ")
     for one in found.repetitions:
@@ -116,7 +118,10 @@ def drift_view(found: Drift) -> list[Any]:
         said = f"{apart} of {count(others, 'machine')} {differ} significantly from the first"
     else:
         said = f"no significant difference between {others + 1} repetitions"
-    how = f"compared with the first, round by round; significant: p < {LEVEL:g}, corrected for their number"
+    how = (
+        "compared with the first over the rounds in which both converged, and in how often they diverge; significant: "
+        f"p < {LEVEL:g} by flipping the signs of the differences, of all together"
+    )
     headline = f"study {found.study}, trial {found.trial} ({short_name(found.params)}): {said}"
     return [headline, table, how] if others > 0 else [headline, table]
 
@@ -140,6 +145,8 @@ def drift_json(found: Drift) -> dict[str, Any]:
                 **described(one.measurement),
                 "difference": one.difference
                 and {key: getattr(one.difference, key) for key in ("estimate", "low", "high", "p_value")},
+                "diverged_rounds": list(one.measurement.diverged),
+                "diverged_p_value": one.diverged_p_value,
             }
             for one in found.repetitions
         ],

@@ -10,6 +10,7 @@ import click
 from hpo.analysis.caveats import SELECTION_BIAS, beside_search
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
+from hpo.limits import FEWEST_ROUNDS
 from hpo.text.commands import command_here
 from hpo.text.formatting import count, lasted, spread, text_of
 
@@ -105,11 +106,12 @@ def expected_json(found: Expected) -> dict[str, Any]:
 
 def _verdict(best: Best) -> str:
     """Returns how far a winner's figure can be believed."""
-    from hpo.analysis.statistics import Interval, both_intervals
+    from hpo.analysis.statistics import ALIKE, DIVERGED, Interval, both_intervals
 
     if best.confirmed is not None:
         confirmed = best.confirmed
-        mean = Interval(confirmed["mean"], confirmed["low"], confirmed["high"], why="rounds diverged")
+        why = DIVERGED if confirmed["convergence"] else ALIKE
+        mean = Interval(confirmed["mean"], confirmed["low"], confirmed["high"], why=why)
         on_new = Interval(confirmed["mean"], **confirmed["on_new"]) if confirmed["on_new"] else None
         optimism = Interval(confirmed["optimism"], **confirmed["optimism_interval"])
         diverged = f"it {confirmed['convergence']['text']}; " if confirmed["convergence"] else ""
@@ -125,19 +127,13 @@ def _verdict(best: Best) -> str:
 
 
 def _notes(best: Best) -> list[str]:
-    """Returns what there is to know besides: its intervals, how often it diverged, who has the same."""
-    from hpo.analysis.statistics import Interval, both_intervals
+    """Returns the intervals of a listed one."""
+    from hpo.analysis.statistics import ALIKE, DIVERGED, TOO_FEW, Interval, both_intervals
 
     said = []
     if best.interval:
-        why = "rounds diverged" if best.convergence else "too few rounds"
+        why = DIVERGED if best.convergence else ALIKE if best.rounds >= FEWEST_ROUNDS else TOO_FEW
         mean = Interval(best.value, best.interval["low"], best.interval["high"], why=why)
         on_new = Interval(best.value, best.on_new["low"], best.on_new["high"]) if best.on_new else None
         said.append(both_intervals(mean, on_new, best.unit))
-    if best.convergence:
-        said.append(f"it {best.convergence['text']}")
-    if best.ties:
-        have = "has" if len(best.ties) == 1 else "have"
-        trials = ", ".join(map(str, best.ties))
-        said.append(f"{'trial' if len(best.ties) == 1 else 'trials'} {trials} {have} the very same {best.title}")
     return said
