@@ -152,6 +152,8 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     }
     kept = study_attributes(opened, "rates")[range_test_key(rated)]
     assert first.params["learning_rate"] == kept["mean"]
+    assert kept["versions"] == first.attributes["versions"]
+    assert (kept["device"], kept["measured"][-1]) == (first.attributes["device"], "Z")
     assert second.params["learning_rate"] == 0.1
     assert [len(epoch) for epoch in first.attributes["losses_by_step"]] == [2, 2]
     assert set(first.attributes["gradient_norms"]) == {"towers.0.1", "towers.0.3", "towers.0.5", "head.0", "head.2"}
