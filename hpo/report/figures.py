@@ -155,7 +155,7 @@ def _panels(title: str, names: Sequence[str]) -> go.Figure:
     rows = figure_rows(len(names))
     figure = make_subplots(
         rows=rows, cols=min(2, len(names)), subplot_titles=names, shared_yaxes="all",
-        vertical_spacing=0.12, horizontal_spacing=0.06,
+        vertical_spacing=0.24 / max(rows, 2), horizontal_spacing=0.06,
     )  # fmt: skip
     figure.update_layout(**{**LAYOUT, "title": title, "height": 160 + 300 * rows})
     return figure
