@@ -104,7 +104,7 @@ class Verdict:
     def is_equivalent(self) -> bool:
         """Whether the means surely differ by less than a point: two one-sided t tests at 5 % (TOST)."""
         low, high = self.difference.interval(0.9)
-        return -EQUIVALENCE < low and high < EQUIVALENCE
+        return low > -EQUIVALENCE and high < EQUIVALENCE
 
     def __str__(self) -> str:
         by = self.difference
@@ -168,7 +168,7 @@ def _their_far_round(cell: Cell) -> str:
         return ""
     rest = Estimate(cell.published_mean - square**0.5 / n, std**2 / (n - 1), n - 2)
     far = rest.value + square**0.5
-    agrees = 0 <= rest.value and far <= 100 and _agree(measured_mean(cell.errors), std, rest, std)[0]
+    agrees = rest.value >= 0 and far <= 100 and _agree(measured_mean(cell.errors), std, rest, std)[0]
     return f"a round of the report's near {far:.0f}" if agrees else ""
 
 

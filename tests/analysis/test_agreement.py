@@ -34,7 +34,7 @@ def both(ours: Any, theirs: Any) -> Cell:
 def spaced(mean: float, std: float, rounds: int = 10) -> NDArray[np.float64]:
     """Errors with exactly this mean and deviation."""
     line = np.linspace(-1, 1, rounds)
-    return mean + std * line / line.std(ddof=1)
+    return np.asarray(mean + std * line / line.std(ddof=1))
 
 
 def normal(shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def normal(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 def far(shape: tuple[int, ...]) -> NDArray[np.float64]:
     stream = np.random.default_rng(0)
-    return stream.normal(5.0, 1.0, shape) + 20 * (stream.random(shape) < 0.02)
+    return np.asarray(stream.normal(5.0, 1.0, shape) + 20 * (stream.random(shape) < 0.02))
 
 
 @pytest.mark.parametrize(("draw", "most"), [(normal, 0.02), (far, 0.05)])

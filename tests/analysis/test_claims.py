@@ -58,7 +58,7 @@ def test_a_verdict_is_of_effects_round_by_round(
     (one,) = judged(monkeypatch, pair(ours, published, noise=noise), pairs=[["a", "b"]])
     assert one.ours is not None
     assert one.published is not None
-    assert (one.ours.value, one.published.value) == (pytest.approx(ours), pytest.approx(published))
+    assert [one.ours.value, one.published.value] == pytest.approx([ours, published])
     assert one.ours.variance == pytest.approx(noise**2 / 9)  # nothing of what the rounds share
     assert one.published.variance == pytest.approx(2 * 0.3**2 / 10)
     assert one.verdict == verdict
@@ -82,7 +82,7 @@ def test_cells_that_agree_one_by_one_can_hide_an_effect_that_is_not_reproduced()
     one = next(one for one in judge_claims(found) if one.pair == (("Fully connected + WS",), ("Fully connected",)))
     assert one.difference is not None
     assert one.published is not None
-    assert (one.published.value, one.published.standard_error) == (pytest.approx(-3.61), pytest.approx(0.549, abs=1e-3))
+    assert [one.published.value, one.published.standard_error] == pytest.approx([-3.61, 0.549], abs=1e-3)
     assert one.difference.value / one.difference.standard_error == pytest.approx(4.2, abs=0.05)
     assert one.verdict == "direction yes, size no"
 
@@ -125,7 +125,7 @@ def test_several_cells_are_compared_by_their_mean(monkeypatch: pytest.MonkeyPatc
 
 
 def test_rates_losses_and_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"sgd": spaced(0.12, 0.02), "adam": spaced(0.004, 0.001), "rmsprop": [None] * 10}
+    rates: dict[str, Any] = {"sgd": spaced(0.12, 0.02), "adam": spaced(0.004, 0.001), "rmsprop": [None] * 10}
     tests = [RangeTestResult(name, 0.1, 0.1, None, list(optima)) for name, optima in rates.items()]
     found = Reproduction([], tests, {"fully_connected": [100, 60], "residual": [130, 70]}, {})
     how: dict[str, Any] = {"of": "rate", "factor": 10.0}

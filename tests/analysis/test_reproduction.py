@@ -236,10 +236,10 @@ def measure(opened: RDBStorage, name: str) -> None:
 def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in reports().parameters}
     conditions = {"rounds": 10, "dataset": "mnist", "seed": 0}
-    was = {"device": "cpu", "versions": {"torch": "2"}, "measured": "2026-11-03T10:00:00Z"}
+    was: dict[str, Any] = {"device": "cpu", "versions": {"torch": "2"}, "measured": "2026-11-03T10:00:00Z"}
     first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS", **was)], [], counts, conditions)
     write_document(tmp_path, "", first)
-    now = {"device": "cuda", "versions": {"torch": "3"}, "measured": "2026-11-28T10:00:00Z"}
+    now: dict[str, Any] = {"device": "cuda", "versions": {"torch": "3"}, "measured": "2026-11-28T10:00:00Z"}
     again = Reproduction([cell(4.0, 0.4, **now)], [], counts, conditions)
     document = write_document(tmp_path, "", again)
     kept = Reproduction.read(document.with_suffix(".json"))
@@ -269,8 +269,8 @@ def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
 
 
 def test_what_is_older_than_the_code_is_named() -> None:
-    fresh = {"versions": versions(), "measured": "2026-11-28T10:00:00Z"}
-    other = {**fresh, "versions": {**versions(), "torch": "1.0", "source": "a change of the report"}}
+    fresh: dict[str, Any] = {"versions": versions(), "measured": "2026-11-28T10:00:00Z"}
+    other: dict[str, Any] = {**fresh, "versions": {**versions(), "torch": "1.0", "source": "a change of the report"}}
     cells = [cell(3.0, 0.4, label="new", **fresh), cell(3.0, 0.4, label="old"), cell(3.0, 0.4, label="other", **other)]
     found = Reproduction(cells, [], {}, {}, {"report_a_figure_1": [versions()]})
     assert [(one.what, one.measured) for one in find_stale(found, ["report_a_table_1", "report_a_figure_1"])] == [

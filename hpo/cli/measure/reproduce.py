@@ -21,7 +21,7 @@ from hpo.cli.options import (
     written_by_request,
 )
 from hpo.cli.run import begin_work, serve_studies
-from hpo.text.formatting import count
+from hpo.provenance import DECIDING
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _list_stale(items: Sequence[str], folder: Path, suffix: str) -> None:
     from hpo.analysis.reproduction import Reproduction
     from hpo.analysis.staleness import find_stale
     from hpo.errors import RequestError
-    from hpo.provenance import DECIDING, versions
+    from hpo.provenance import versions
     from hpo.text.commands import this_command
 
     file = folder / f"reproduction{suffix}.json"
@@ -124,10 +124,14 @@ def _list_stale(items: Sequence[str], folder: Path, suffix: str) -> None:
         say(f"{file}: nothing is stale")
         return
     rows = [["", "", "measured", "differs in"]]
-    rows += [[one.item, one.what, one.measured or "unknown", ", ".join(one.differs_in)] for one in found]
+    rows += [[one.item, one.what, one.measured or "unknown", _differences(one.differs_in)] for one in found]
     here = ", ".join(f"{name} {versions()[name]}" for name in DECIDING)
-    print_parts(*rows_table([f"{file}, against {here}"], rows))
+    print_parts(*rows_table([f"{file}, against {here}"], rows)[:-1], "")
     say("measured anew by", f"  {this_command('--again').replace(' --stale', '', 1)}")
+
+
+def _differences(names: Sequence[str]) -> str:
+    return "all, or not kept" if len(names) == len(DECIDING) else ", ".join(names)
 
 
 def _show(items: Sequence[str], opened: Any, stored: dict[str, str], folder: Path, suffix: str) -> None:
@@ -148,7 +152,7 @@ def _show(items: Sequence[str], opened: Any, stored: dict[str, str], folder: Pat
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
     stale = [one for one in find_stale(found, items) if one.what != "picture"]
     if stale:
-        what = f"{count(len(stale), 'cell or range test')} older than the code, or of other versions"
+        what = f"cells and range tests that are older than the code, or of other versions: {len(stale)}"
         say(f"{what}; measured anew, in new studies, by", f"  {this_command('--again')}", err=True)
 
 
