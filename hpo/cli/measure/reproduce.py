@@ -126,8 +126,8 @@ def _list_stale(items: Sequence[str], folder: Path, suffix: str) -> None:
     rows = [["", "", "measured", "differs in"]]
     rows += [[one.item, one.what, one.measured or "unknown", _differences(one.differs_in)] for one in found]
     here = ", ".join(f"{name} {versions()[name]}" for name in DECIDING)
-    print_parts(*rows_table([f"{file}, against {here}"], rows)[:-1], "")
-    say("measured anew by", f"  {this_command('--again').replace(' --stale', '', 1)}")
+    print_parts(*rows_table([f"{file}, against {here}"], rows)[:-1])
+    say("", "measured anew by", f"  {this_command('--again').replace(' --stale', '', 1)}")
 
 
 def _differences(names: Sequence[str]) -> str:
