@@ -82,7 +82,7 @@ def test_no_interval_is_narrower_than_the_resolution_allows() -> None:
     assert mean_of([0.0] * 10, METRIC).high == pytest.approx(LEAST)
     one_off = mean_of([2.0] * 9 + [2.1], METRIC)
     assert one_off.high is not None
-    assert one_off.high - one_off.estimate == pytest.approx(LEAST)
+    assert one_off.high - one_off.estimate == pytest.approx(0.1 * (stats.binomtest(1, 10).proportion_ci().high - 0.1))
     assert mean_of([2.0] * 10, replace_resolution(None)).text("%") == "all rounds alike"
 
 
@@ -126,6 +126,16 @@ def test_a_diverged_round_hides_no_difference_of_the_others() -> None:
     found = paired_difference([2.0, 2.1, 2.3, 1e15], [1.0, 1.4, 1.1, 1e15], None, [3])
     assert found.estimate == pytest.approx(0.9666667)
     assert found.low is not None
+
+
+@pytest.mark.parametrize("number", [3, 10, 30, 100])
+def test_rounds_of_two_values_are_covered_whatever_share_is_off(number: int) -> None:
+    """The chances are computed: so many of n rounds are off by one example, each with the same chance."""
+    off = np.arange(number + 1)
+    found = [mean_of([2.1] * int(k) + [2.0] * (number - int(k)), METRIC) for k in off]
+    for share in (0.002, 0.02, 0.08, 0.12, 0.2, 0.3, 0.5):
+        held = [interval.holds(2 + share * 0.1) for interval in found]
+        assert float(stats.binom.pmf(off, number, share)[held].sum()) >= 0.95
 
 
 def test_two_means_of_rounds_that_hardly_differ_keep_the_resolution_too() -> None:
