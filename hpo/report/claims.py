@@ -73,7 +73,7 @@ def summary_of_claims(found: Reproduction) -> str:
     compared = sum(told.values()) - told[NOTHING]
     if not compared:
         return "No claim can be judged yet."
-    shares = ", ".join(f"{told[verdict]} {verdict}" for verdict in VERDICTS if told[verdict] and verdict != NOTHING)
+    shares = ", ".join(f"{told[verdict]} *{verdict}*" for verdict in VERDICTS if told[verdict] and verdict != NOTHING)
     return f"Of {count(compared, 'claimed effect')} that can be compared: {shares}; {told[NOTHING]} cannot be."
 
 
