@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import NEW_SELECTION
+from hpo.analysis.caveats import NEW_SELECTION, few_rounds
 from hpo.analysis.confirmation import Confirmation
 from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Importances, read_importances
 from hpo.analysis.ledger import Ledger
@@ -91,6 +91,7 @@ def best_section(
         text = [text[0].replace("low", "high")] if card.metric.maximize else text
     else:
         text = ["Mean and deviation over rounds; the interval is the mean's, on these test examples."]
+        text += [f"{capitalized(few)}."] if (few := few_rounds(definition.protocol.rounds)) else []
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")
     if fresh:
