@@ -95,8 +95,8 @@ def read_expected(storage: RDBStorage, study: str) -> Expected:
     whole = [trial for trial in trials if trial.value is not None]
     if len(whole) < FEWEST_TRIALS:
         raise StorageError(
-            f"study {study!r} has {count(len(whole), 'trial')} that were measured to the end, but it takes "
-            f"{FEWEST_TRIALS} to expect anything of others"
+            f"study {study!r} has {count(len(whole), 'trial')} that {'was' if len(whole) == 1 else 'were'} measured to "
+            f"the end, but it takes {FEWEST_TRIALS} to expect anything of others"
         )
     scale = _Scale(metric, trials)
     points = [point for trial in trials if (point := scale.point(trial, definition)) is not None]
