@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from hpo.analysis.agreement import FEWEST, Estimate, combined, measured_mean, published_mean
-from hpo.analysis.reports import Claim, Names, reports
-from hpo.analysis.reproduction import Cell, Reproduction
 from hpo.analysis.statistics import LEVEL, holm
+from hpo.reports.agreement import FEWEST, Estimate, combined, measured_mean, published_mean
+from hpo.reports.published import Claim, Names, reports
+from hpo.reports.reproduction import Cell, Reproduction
 
 REPRODUCED, SIZE, NOT, OPPOSITE, OPEN, NOTHING = VERDICTS = (
     "reproduced",
