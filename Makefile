@@ -37,9 +37,10 @@ lock: $(INSTALLED)  ## the packages of the container's image: those of this envi
 	@grep --only-matching --extended-regexp '^(torch|torchvision)==[^ ]+' .lock/all.txt > deploy/torch.lock
 	@rm -rf .lock
 
-bench: $(INSTALLED)  ## what documents claim about speed and about searching, measured again (an hour, alone on the machine)
+bench: $(INSTALLED)  ## what documents claim about speed, searching and intervals, measured again (an hour, alone on the machine)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.pruners
+	$(BIN)/python -m benchmarks.coverage
 
 gpu: $(INSTALLED)  ## the tests of a GPU, and tables of its speed beside rivals, into gpu/ (four minutes; HPO_DATA has MNIST)
 	$(BIN)/python -m benchmarks.gpu

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.limits import FEWEST_TO_TELL
+from hpo.limits import FEWEST_ROUNDS, FEWEST_TO_TELL
 from hpo.text.formatting import count, figure, interval, points, with_unit
 
 if TYPE_CHECKING:
     from hpo.analysis.statistics import Interval
 
+MANY_ROUNDS = 30  # see docs/statistics.md; benchmarks/coverage.py measures it
 ROUNDING = 1e-9  # of a figure: no difference
 SELECTION_BIAS = "the best of many noisy results looks better than it is (selection bias)"
 NEW_SELECTION = "picking a different one now is a new selection and biases its figure"
@@ -25,6 +26,14 @@ def too_few_to_tell(rounds: int) -> str:
         if rounds >= FEWEST_TO_TELL
         else f"{count(rounds, 'round')} cannot tell: {FEWEST_TO_TELL} are the fewest that can"
     )
+
+
+def few_rounds(rounds: int) -> str:
+    """Returns what is to be known of a mean's interval over few rounds; nothing where they are enough."""
+    if not FEWEST_ROUNDS <= rounds < MANY_ROUNDS:
+        return ""
+    very_skewed = f"where errors are very skewed, a mean's 95 % interval over fewer than {MANY_ROUNDS}"
+    return f"few rounds: {very_skewed} is one of 88 to 92 %"
 
 
 def beside_search(searched: float, optimism: Interval, unit: str, scale: float | None) -> str:

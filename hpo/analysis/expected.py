@@ -34,7 +34,7 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.repetition import identity_of
 from hpo.study.space import Choices, FloatRange, IntRange, Space
 from hpo.study.task import Params, Value
-from hpo.text.formatting import count
+from hpo.text.formatting import count, spread
 
 Array = npt.NDArray[np.float64]
 
@@ -69,6 +69,16 @@ class Expected:
     trials: int
     whole: int
     metric: MetricCard
+
+    def __str__(self) -> str:
+        which = "a configuration that no trial has" if self.trial is None else f"trial {self.trial}"
+        return (
+            f"study {self.study}: most can be expected of {which}, {self.metric.title} "
+            f"{spread(self.error.estimate, None, self.metric.unit)} (95 %: {self.error.text(self.metric.unit)})"
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as a notebook shows it
+        printer.text(str(self))
 
 
 def read_expected(storage: RDBStorage, study: str) -> Expected:

@@ -25,6 +25,8 @@ from hpo.study.resolving import resolve_derived
 from hpo.study.schema import Table
 from hpo.text.names import free_name
 
+Batch = tuple[str, StudyDefinition, dict[str, Any]]
+"""A confirmation's name and definition, and what it is to remember."""
 EXPECTED = -1  # the number of a configuration that no trial has, but that a model expects most of
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
 
@@ -58,7 +60,7 @@ def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
 
 def define_confirmation(
     storage: RDBStorage, study: str, *, top: int, rounds: int, others: Sequence[StoredTrial] = ()
-) -> tuple[str, StudyDefinition, dict[str, Any]]:
+) -> Batch:
     """Returns the name and the definition of the study that confirms another's best, and what it is to remember.
 
     The study that was begun for the same trials and rounds is found again.
@@ -81,7 +83,7 @@ def define_confirmation(
 
 def define_fresh(
     storage: RDBStorage, study: str, trials: Sequence[StoredTrial], rounds: int, *, series: str | None = None
-) -> tuple[str, StudyDefinition, dict[str, Any]]:
+) -> Batch:
     """Returns the study that measures some trials of another on rounds that neither it nor a confirmation of it has.
 
     One that was begun for the same is found again; of a series only one that is not finished.

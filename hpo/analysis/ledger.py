@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.storage.queries import finished_slots, set_study_attribute, study_attributes
-from hpo.storage.studies import read_definition
+from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition
 from hpo.study.schema import Table
 from hpo.text.formatting import count
@@ -48,11 +49,18 @@ class Ledger:
         searching: trials that were chosen among, or pruned, by their test errors.
         listed: whether it is a list, whose configurations are compared by them.
         confirmations: name -> its entry, in order of their being begun.
+        validation: by what trials are chosen in place of the test, as `1 000 validation pairs`; empty where by that.
     """
 
     searching: int
     listed: bool
     confirmations: Mapping[str, Look]
+    validation: str = ""
+
+    @property
+    def selection(self) -> str:
+        """By what trials are chosen; validation examples are labelled ones that count, though none trains on them."""
+        return f"plus {self.validation} a round, for selection" if self.validation else "by the test"
 
     @property
     def looks(self) -> int:
@@ -65,12 +73,14 @@ class Ledger:
         if number := len(self.confirmations):
             parts.append(f"{count(number, 'confirmation')}")
         said = f" ({', '.join(parts)})" if parts else ""
-        return f"looks at the test: {self.looks}{said}"
+        selected = f"; selection: {self.selection}" if self.validation else ""
+        return f"looks at the test: {self.looks}{said}{selected}"
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it as JSON has it."""
         return {
             "looks": self.looks,
+            "selection": self.selection,
             "trials_while_searching": self.searching,
             "list": self.listed,
             "confirmations": [{"name": name, **one.model_dump()} for name, one in self.confirmations.items()],
@@ -93,7 +103,7 @@ def enter(storage: RDBStorage, study: str, name: str, definition: StudyDefinitio
 
 def read_ledger(storage: RDBStorage, study: str) -> Ledger:
     """Returns the looks at the test that a study has cost so far."""
-    definition = read_definition(storage, study)
+    definition, metric = read_definition(storage, study), read_card(storage, study).metric
     entered = {}
     for key, value in study_attributes(storage, study).items():
         if key.startswith(ENTRY):
@@ -107,4 +117,13 @@ def read_ledger(storage: RDBStorage, study: str) -> Ledger:
         searching=finished if on_test and definition.space else 0,
         listed=bool(on_test and definition.trial and finished),
         confirmations=dict(sorted(entered.items(), key=lambda item: item[1].at)),
+        validation="" if on_test else _validation(definition, metric),
     )
+
+
+def _validation(definition: StudyDefinition, metric: MetricCard) -> str:
+    """Returns what a study selects on: as many as its settings say, or as its errors are multiples of one's share."""
+    settings = definition.task.settings
+    noun = "pairs" if "train_pairs" in settings else "examples"
+    number = settings.get(f"validation_{noun}") or round(100 / (metric.resolution or 0.1))
+    return f"{number:,} validation {noun}".replace(",", " ")

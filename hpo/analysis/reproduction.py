@@ -1,4 +1,4 @@
-"""The two reports' tables, measured: every published figure beside ours, and how sure the difference is.
+"""The two reports' tables, measured: every published figure beside ours, each with the code and the date that it is of.
 
 A published table is a study of listed trials of the same name (`studies/report_a_table_1.toml` …); report B's table I
 is a count of parameters. `studies/_reports.toml` says what no study does.
@@ -7,86 +7,56 @@ is a count of parameters. `studies/_reports.toml` says what no study does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 from optuna.storages import RDBStorage
-from pydantic import Field
 
+from hpo.analysis.curves import summarize_curves
+from hpo.analysis.reports import reports, studies_of
 from hpo.analysis.results import read_entries
-from hpo.analysis.statistics import difference_of_means, ratio_of_deviations
-from hpo.errors import UnknownName
+from hpo.provenance import differing, time_text, versions
 from hpo.storage.queries import StoredTrial, study_attributes
 from hpo.storage.studies import own_studies, read_card, read_definition
-from hpo.study.catalog import shipped
-from hpo.study.definition import Published, parse
+from hpo.study.definition import Published
 from hpo.study.range_tests import read_range_tests
-from hpo.study.schema import Table
-from hpo.text.files import read_text
 
-CONSISTENT = 3.0  # standard errors
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-CERTAIN = 0.9973  # what three standard errors either way hold of a normal distribution
+Versions = dict[str, str]
+PROVENANCE = {"device": str, "versions": dict, "measured": str}  # of a range test, as a study keeps it
 
 
-class Item(Table):
-    """A table or a figure of a report.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Where and when something was measured; empty where that was not kept.
 
     Attributes:
-        studies: those that must have been measured.
-        architectures: those whose layers it shows.
+        versions: as in provenance.py.
+        measured: the moment of its end, in UTC, as `2026-11-28T08:48:00Z`.
     """
 
-    title: str
-    studies: Names = ()
-    architectures: Names = ()
+    device: str = ""
+    versions: Versions = field(default_factory=dict)
+    measured: str = ""
 
-
-class Elsewhere(Table):
-    """A row of a table that another table's study measures: the report has measured one configuration twice."""
-
-    table: str
-    label: str
-    study: str
-    trial: str
-    published: Published
-
-
-class Reports(Table):
-    """What the reports say besides their studies; `studies/_reports.toml`.
-
-    Attributes:
-        dataset: that the published figures are of.
-        rates: optimizer -> the learning rate that report A found by a range test.
-        parameters: architecture -> without weight sharing, with.
-        items: all tables and figures.
-    """
-
-    dataset: str
-    rates: dict[str, float]
-    parameters: dict[str, Annotated[tuple[int, int], Field(strict=False)]]
-    items: dict[str, Item]
-    elsewhere: Annotated[tuple[Elsewhere, ...], Field(strict=False)]
-
-
-@cache
-def reports() -> Reports:
-    """Returns what the reports say."""
-    return Reports.model_validate(parse(read_text(shipped("studies") / "_reports.toml")))
+    @property
+    def differs_in(self) -> list[str]:
+        """The versions that its numbers depend on and that are others here; none where it is of this code."""
+        return differing(self.versions)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Measured):
     """A published error and the one measured for it, in percent.
 
     Attributes:
         std: the measured deviation; None for a single round.
         errors, errors_head, errors_recognition: of each round, by the objective and by both metrics.
         is_at_chance: whether no loss trains what the metric reads: recognition without auxiliary loss.
+        curves: what `summarize_curves` makes of the training, by name, (R,) each.
+        study: that has measured it; empty in files from before it was kept.
     """
 
     table: str
@@ -101,10 +71,12 @@ class Cell:
     errors_recognition: list[float]
     learning_rate: float
     is_at_chance: bool
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    study: str = ""
 
 
 @dataclass(frozen=True)
-class RangeTestResult:
+class RangeTestResult(Measured):
     """The optimum of a range test beside the published rate."""
 
     optimizer: str
@@ -120,13 +92,15 @@ class Reproduction:
 
     Attributes:
         parameters: architecture -> its parameters without weight sharing and with.
-        conditions: rounds, dataset, seed, and all devices and versions that it was measured with.
+        conditions: rounds, dataset and seed.
+        figures: item -> the versions of what its picture shows.
     """
 
     cells: list[Cell]
     range_tests: list[RangeTestResult]
     parameters: dict[str, list[int]]
     conditions: dict[str, Any]
+    figures: dict[str, list[Versions]] = field(default_factory=dict)
 
     @property
     def is_comparable(self) -> bool:
@@ -141,7 +115,8 @@ class Reproduction:
             [Cell(**cell) for cell in kept["cells"]],
             [RangeTestResult(**test) for test in kept["range_tests"]],
             kept["parameters"],
-            kept["conditions"],
+            {key: kept["conditions"][key] for key in ("dataset", "rounds", "seed") if key in kept["conditions"]},
+            kept.get("figures", {}),
         )
 
     def added_to(self, earlier: Reproduction) -> Reproduction:
@@ -149,38 +124,19 @@ class Reproduction:
         cells = {(cell.table, cell.label): cell for cell in (*earlier.cells, *self.cells)}
         tests = {test.optimizer: test for test in (*earlier.range_tests, *self.range_tests)}
         conditions = {**earlier.conditions, **self.conditions}
-        for kind in ("devices", "versions"):
-            before, now = earlier.conditions.get(kind, []), self.conditions.get(kind, [])
-            conditions[kind] = [*before, *(one for one in now if one not in before)]
-        return Reproduction(list(cells.values()), list(tests.values()), self.parameters, conditions)
+        figures = {**earlier.figures, **self.figures}
+        return Reproduction(list(cells.values()), list(tests.values()), self.parameters, conditions, figures)
 
     def as_json(self) -> str:
         """Returns everything as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
-
-def find_items(names: Sequence[str]) -> list[str]:
-    """Returns the items that names, or beginnings of names, stand for; all for none.
-
-    Raises:
-        UnknownName: where a name stands for nothing.
-    """
-    known = reports().items
-    for name in names:
-        if not name or not any(item.startswith(name) for item in known):
-            raise UnknownName("table or figure", name, known)
-    return [item for item in known if not names or any(item.startswith(name) for name in names)]
-
-
-def studies_of(items: Iterable[str]) -> list[str]:
-    """Returns the studies that must have been measured for these items."""
-    return list(dict.fromkeys(study for item in items for study in reports().items[item].studies))
-
-
-def architectures_of(items: Iterable[str]) -> list[str]:
-    """Returns the architectures that these items show, and those whose parameters are published."""
-    shown = (architecture for item in items for architecture in reports().items[item].architectures)
-    return list(dict.fromkeys([*reports().parameters, *shown]))
+    def note_drawn(self, items: Iterable[str]) -> None:
+        """Keeps of figures whose pictures are drawn now, of which versions what they show is."""
+        for item in items:
+            studies = studies_of([item])
+            shown = [cell.versions for cell in self.cells if cell.study in studies] if studies else [versions()]
+            self.figures[item] = [one for i, one in enumerate(shown) if one not in shown[:i]]
 
 
 def read_reproduction(
@@ -196,103 +152,52 @@ def read_reproduction(
         name: [networks[name]["parameters"][key] for key in ("no_weight_sharing", "weight_sharing")]
         for name in reports().parameters
     }
-    found = Reproduction([], [], parameters, {"devices": [], "versions": []})
+    found = Reproduction([], [], parameters, {})
     known = own_studies(storage) if storage is not None else {}
     for study, name in names.items():
         if storage is not None and name in known:
-            _add_study(found, storage, study, name)
+            _add_study(found, storage, study, name, networks)
     found.range_tests.sort(key=lambda test: list(reports().rates).index(test.optimizer))
     return found
 
 
-def _add_study(found: Reproduction, storage: RDBStorage, study: str, name: str) -> None:
+def _add_study(found: Reproduction, storage: RDBStorage, study: str, name: str, networks: Mapping[str, Any]) -> None:
     """Adds what a study has measured: its cells, its range tests, and the conditions of both."""
     definition, card = read_definition(storage, name), read_card(storage, name)
     protocol = definition.protocol
     found.conditions.update(dataset=card.dataset, rounds=protocol.rounds, seed=protocol.seed)
     for entry, trial in read_entries(storage, name):
-        for kind, key in (("devices", "device"), ("versions", "versions")):
-            one = trial.attributes.get(key)
-            if one is not None and one not in found.conditions[kind]:
-                found.conditions[kind].append(one)
-        at_chance = card.metric.name in card.at_chance.get(entry.label, ())
-        if entry.published:
-            found.cells.append(_cell(study, entry.label, entry.published, trial, at_chance))
-        found.cells.extend(
-            _cell(other.table, other.label, other.published, trial, at_chance)
+        shown: list[tuple[str, str, Published]] = [
+            (other.table, other.label, other.published)
             for other in reports().elsewhere
             if (other.study, other.trial) == (study, entry.label)
-        )
+        ]
+        if entry.published:
+            shown.insert(0, (study, entry.label, entry.published))
+        layers = networks.get(str(trial.params.get("architecture")), {}).get("layers")
+        at_chance = card.metric.name in card.at_chance.get(entry.label, ())
+        for table, label, published in shown:
+            cell = {"table": table, "label": label, "study": study, "is_at_chance": at_chance}
+            found.cells.append(_cell(cell, published, trial, summarize_curves(trial.attributes, layers)))
     for stored in read_range_tests(study_attributes(storage, name)):
         optimizer = stored["optimizer"]
         if optimizer in reports().rates:
-            rate = reports().rates[optimizer]
-            result = RangeTestResult(optimizer, rate, stored["mean"], stored.get("std"), stored["optima"])
-            found.range_tests.append(result)
+            where = {key: stored[key] for key, kind in PROVENANCE.items() if isinstance(stored.get(key), kind)}
+            optimum = (reports().rates[optimizer], stored["mean"], stored.get("std"), stored["optima"])
+            found.range_tests.append(RangeTestResult(optimizer, *optimum, **where))
 
 
-def _cell(table: str, label: str, published: Published, trial: StoredTrial, at_chance: bool) -> Cell:
+def _cell(cell: Mapping[str, Any], published: Published, trial: StoredTrial, curves: dict[str, list[float]]) -> Cell:
     return Cell(
-        table=table,
-        label=label,
+        **cell,
         published_mean=published.mean,
         published_std=published.std,
         published_rounds=published.rounds,
         mean=fmean(trial.attributes["errors"]),
         **{key: trial.attributes[key] for key in ("std", "errors", "errors_head", "errors_recognition")},
         learning_rate=trial.params["learning_rate"],
-        is_at_chance=at_chance,
-    )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a cell stands to its published figure; differences in percentage points, measured minus published.
-
-    Attributes:
-        spread: the measured deviation over the published.
-        same_spread: whether that ratio could be 1, at the same level: two normal samples leave its interval in 0.27 %.
-    """
-
-    difference: float
-    low: float
-    high: float
-    standard_errors: float
-    spread: float
-    same_spread: bool
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether mean and spread could be the published; not rejected is not the same as equal."""
-        return abs(self.standard_errors) <= CONSISTENT and self.same_spread
-
-    def __str__(self) -> str:
-        side = "lower" if self.difference < 0 else "higher"
-        away = f"{abs(self.standard_errors):.1f} s.e."
-        if self.is_consistent:
-            return f"consistent ({away})"
-        if abs(self.standard_errors) <= CONSISTENT:  # a wide spread makes a large standard error, which proves nothing
-            return f"not: {self.spread:.3g} times the spread ({away})"
-        return f"not: {abs(self.difference):.2f} {side}, {away}"
-
-
-def judge(cell: Cell) -> Verdict | None:
-    """Returns the verdict on a cell; None where too few rounds, or a published deviation of 0, leave it open."""
-    if cell.std is None or not cell.published_std:
-        return None
-    found = difference_of_means(
-        cell.mean, cell.std, len(cell.errors), cell.published_mean, cell.published_std, cell.published_rounds
-    ).within(-100, 100)
-    if found.low is None or found.high is None:
-        return None
-    spread = ratio_of_deviations(
-        cell.std, len(cell.errors), cell.published_std, cell.published_rounds, confidence=CERTAIN
-    )
-    return Verdict(
-        found.estimate,
-        found.low,
-        found.high,
-        found.estimate / found.standard_error if found.standard_error else 0.0,
-        spread.estimate,
-        spread.holds(1),
+        curves=curves,
+        device=trial.attributes.get("device", ""),
+        versions=trial.attributes.get("versions", {}),
+        measured=time_text(trial.finished) if trial.finished else "",
     )

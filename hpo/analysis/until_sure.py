@@ -15,14 +15,13 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.fresh_rounds import Confirms, best_different, define_fresh, name_of, read_confirms
+from hpo.analysis.fresh_rounds import Batch, Confirms, best_different, define_fresh, name_of, read_confirms
 from hpo.analysis.results import read_entries
 from hpo.analysis.sequential import anytime_interval
 from hpo.analysis.statistics import CONFIDENCE, Interval
 from hpo.errors import RequestError
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
-from hpo.study.definition import StudyDefinition
 from hpo.text.formatting import count, figure, points, rounds_on
 
 BATCH = 10  # rounds of a confirmation: fewer could not tell even the clearest
@@ -121,9 +120,7 @@ class Series:
         printer.text(str(self))
 
 
-def next_batch(
-    storage: RDBStorage, study: str, *, top: int, margin: float | None, most: int
-) -> tuple[str, StudyDefinition, dict[str, Any]] | None:
+def next_batch(storage: RDBStorage, study: str, *, top: int, margin: float | None, most: int) -> Batch | None:
     """Returns the next confirmation to be measured, as `define_confirmation` does; None where the series is over.
 
     One that was begun and stopped is gone on with.

@@ -111,3 +111,8 @@ def _constant(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_constant, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
+
+
+def name_of(function: Callable[..., Any] | None) -> str:
+    """Returns what a function is called."""
+    return getattr(function, "__name__", repr(function))

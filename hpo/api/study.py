@@ -11,18 +11,16 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from hpo import limits
-from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.confirmation import Confirmation, read_confirmation, read_winner
+from hpo.analysis.confirmation import Confirmation, read_confirmation
 from hpo.analysis.fresh_rounds import define_confirmation
 from hpo.analysis.ledger import enter
-from hpo.analysis.results import Best, flatten, read_rows
+from hpo.analysis.until_sure import Series, next_batch, read_series
 from hpo.api.arguments import check_given, check_of_function, in_python, overrides_of, table_of, whole
 from hpo.api.progress import NowAndThen, Progress
-from hpo.api.session import hash_of, in_session, reference_of
+from hpo.api.results import Results
+from hpo.api.session import hash_of, in_session, name_of, reference_of
 from hpo.cli.arguments import StudyName
-from hpo.errors import RequestError, WorkError, explain_os_error
-from hpo.report.html import write_report
-from hpo.report.report import read_report
+from hpo.errors import RequestError, WorkError
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import derived_card, read_card, read_definition
 from hpo.storage.url import find_url
@@ -40,7 +38,7 @@ from hpo.workers.process import end_if_imported
 from hpo.workers.supervisor import Supervisor
 
 
-class Study:
+class Study(Results):
     """A study: a function of yours, or one that has a name or a file.
 
     Nothing is created before it is optimized; made again with the same name, it goes on.
@@ -182,50 +180,56 @@ class Study:
         rounds = whole("rounds", rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)
         read = open_storage(self.storage)
         self._refuse_other_function(read)
-        name, definition, confirms = define_confirmation(read, self.name, top=top, rounds=rounds)
+        batch = define_confirmation(read, self.name, top=top, rounds=rounds)
+        self._measure(read, batch, workers, progress=progress)
+        found = read_confirmation(read, batch[0])
+        if found is None:
+            raise WorkError(f"study {batch[0]!r} is not finished")
+        return found
+
+    @in_python
+    def confirm_until_sure(
+        self,
+        top: int = 3,
+        margin: float | None = None,
+        most_rounds: int = 100,
+        *,
+        workers: int | str = 1,
+        progress: bool = True,
+    ) -> Series:
+        """Measures those of the best that are close on more and more fresh rounds, until one is surely the best.
+
+        Args:
+            margin: a difference that does not matter: it ends when all that are left differ by no more.
+            most_rounds: after which it ends in any case.
+        """
+        top = whole("top", top, 1, limits.TOP)
+        most = whole("most_rounds", most_rounds, limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS)
+        read = open_storage(self.storage)
+        self._refuse_other_function(read)
+        while batch := next_batch(read, self.name, top=top, margin=margin, most=most):
+            self._measure(read, batch, workers, progress=progress)
+        found = read_series(read, self.name, top=top, margin=margin, most=most)
+        if found is None:
+            raise WorkError(f"study {self.name!r} has no confirmation that is finished")
+        return found
+
+    def _measure(
+        self,
+        read: RDBStorage,
+        batch: tuple[str, StudyDefinition, dict[str, Any]],
+        workers: int | str,
+        *,
+        progress: bool,
+    ) -> None:
+        """Measures a confirmation that was defined."""
+        name, definition, confirms = batch
         plan = Plan(name, definition, len(definition.trial), card=derived_card(read, self.name, is_test=True))
         devices = self._devices(workers)
         with self._supervised(devices) as (supervisor, show):
             opened = begin(self.storage, plan, self._sources)
             enter(opened, self.name, name, definition, confirms)
             self._run(opened, plan, (devices, trials_at_once(str(workers))), supervisor, show, progress=progress)
-        found = read_confirmation(opened, name)
-        if found is None:
-            raise WorkError(f"study {name!r} is not finished")
-        return found
-
-    @in_python
-    def best(self) -> Best:
-        """Returns the best trial, and what fresh rounds say of it."""
-        return read_winner(open_storage(self.storage), self.name)
-
-    @in_python
-    def trials(self) -> list[dict[str, Any]]:
-        """Returns the trials, one flat dictionary each, as `pandas.DataFrame` takes them; see `hpo.load_results`."""
-        opened = open_storage(self.storage)
-        definition = read_definition(opened, self.name)
-        return [flatten(row, definition) for row in read_rows(opened, self.name)]
-
-    @in_python
-    def compare(self, *names: str | int) -> Comparison:
-        """Says which configuration is better, by how much, how sure; printed, it is the answer in a sentence.
-
-        Args:
-            names: two or more labels of a list, or numbers of trials. Unless given, a list is compared whole; of a
-                search what was confirmed, or else its two best.
-        """
-        return compare(open_storage(self.storage), self.name, [str(name) for name in names])
-
-    @in_python
-    def report(self, folder: str | Path = "report") -> Path:
-        """Writes the results into a folder, as an HTML page and as Markdown; returns the page's file."""
-        found = read_report(open_storage(self.storage), self.name)
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            files, _ = write_report(found, Path(folder))
-        except OSError as error:
-            raise RequestError(explain_os_error(error)) from error
-        return files[0]
 
     def _define(self, table: Mapping[str, Any]) -> None:
         self._definition = define_study(override(table, self._overrides), name=self.name)
@@ -258,7 +262,7 @@ class Study:
         if len(devices) > 1 and self._is_of_session:
             raise RequestError(
                 f"{len(devices)} workers are processes of their own, which cannot import "
-                f"{_name_of(self._function)}: put it into a module, or take workers=1"
+                f"{name_of(self._function)}: put it into a module, or take workers=1"
             )
         return devices
 
@@ -293,7 +297,3 @@ class Study:
                 show=shown.show,
                 supervisor=supervisor,
             )
-
-
-def _name_of(function: Callable[..., Any] | None) -> str:
-    return getattr(function, "__name__", repr(function))

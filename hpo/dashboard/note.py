@@ -81,7 +81,7 @@ def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledge
 def _looks(definition: StudyDefinition, ledger: Ledger) -> str:
     """Returns by what its trials are chosen, and how often it was confirmed; of its trials there will be more."""
     if definition.protocol.select_on == "validation":
-        said = "None while searching: trials are measured on validation examples, which no round trains on."
+        said = f"None while searching, {ledger.selection}."
     elif definition.space:
         said = "One with every trial, for they are measured on the test."
     else:

@@ -140,7 +140,7 @@ def gradient_norms_figure(title: str, norms: Mapping[str, Mapping[str, Sequence[
                 name=layer, legendgroup=layer, showlegend=layer not in shown, row=i // 2 + 1, col=i % 2 + 1,
             )  # fmt: skip
             shown.add(layer)
-    figure.update_xaxes(title="epoch")
+    figure.update_xaxes(title="epoch", row=figure_rows(len(norms)))
     figure.update_yaxes(title="norm of the gradient", col=1)
     figure.update_yaxes(type="log", matches="y", dtick=1)
     return figure
@@ -155,7 +155,7 @@ def _panels(title: str, names: Sequence[str]) -> go.Figure:
     rows = figure_rows(len(names))
     figure = make_subplots(
         rows=rows, cols=min(2, len(names)), subplot_titles=names, shared_yaxes="all",
-        vertical_spacing=0.12, horizontal_spacing=0.06,
+        vertical_spacing=0.24 / max(rows, 2), horizontal_spacing=0.06,
     )  # fmt: skip
     figure.update_layout(**{**LAYOUT, "title": title, "height": 160 + 300 * rows})
     return figure
@@ -259,9 +259,10 @@ def draw_pngs(figures: Mapping[Path, go.Figure]) -> tuple[dict[Path, bytes], str
     with tempfile.TemporaryDirectory() as folder:
         drawn = {file: Path(folder) / f"{i}.png" for i, file in enumerate(figures)}
         try:
-            plotly.io.write_images(
-                fig=[with_texts_escaped(figure) for figure in figures.values()], file=list(drawn.values()), scale=2
-            )
+            escaped = [with_texts_escaped(figure) for figure in figures.values()]
+            sizes = {key: [figure.layout[key] for figure in escaped] for key in ("width", "height")}
+            # plotly 7.1 gives each picture its default size, whatever its layout says.
+            plotly.io.write_images(fig=escaped, file=list(drawn.values()), scale=2, **sizes)
         except (RuntimeError, BrowserFailedError, BrowserDepsError) as error:
             if isinstance(error, RuntimeError) and not isinstance(error.__context__, ChromeNotFoundError):
                 raise

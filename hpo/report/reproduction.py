@@ -7,42 +7,21 @@ each time; what stands between them stays.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-import plotly.graph_objects as go
-from optuna.storages import RDBStorage
-
-from hpo.analysis.reproduction import (
-    CONSISTENT,
-    Cell,
-    Item,
-    RangeTestResult,
-    Reproduction,
-    judge,
-    reports,
-)
-from hpo.analysis.results import read_entries
+from hpo.analysis.agreement import FEWEST, Verdict, counted, judge
+from hpo.analysis.reports import reports
+from hpo.analysis.reproduction import Cell, RangeTestResult, Reproduction
 from hpo.analysis.statistics import ratio_of_deviations
 from hpo.errors import RequestError
-from hpo.limits import FEWEST_ROUNDS
-from hpo.report.figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
-from hpo.storage.queries import study_attributes
-from hpo.storage.studies import own_studies
-from hpo.study.range_tests import read_range_tests
+from hpo.report.claims import claim_rows, judge_tables, summary_of_claims, table_rows
 from hpo.text.files import NotUtf8, read_text, write_together
 from hpo.text.formatting import count, interval, mean_and_deviation
 from hpo.text.markdown import markdown_table
-from hpo.training.lr_curve import from_json
 
-REPORT_B_MODELS = {
-    "report_b_figure_6": "Fully connected",
-    "report_b_figure_7": "Simple convolutional",
-    "report_b_figure_8": "Residual",
-}
+CLAIMS = {f"claims_{report.lower()}": report for report in ("A", "B")}  # part of the document -> report
 
 
 def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str]:
@@ -61,6 +40,10 @@ def render(found: Reproduction, folder: Path, suffix: str = "") -> dict[str, str
             rows = table_of(name, found)
             parts[name] = markdown_table(rows) if rows else f"not measured yet: `hpo reproduce {name}`"
     parts["range_tests"] = markdown_table(_range_test_rows(found.range_tests))
+    tables = judge_tables(found) if found.is_comparable else []
+    parts["tables"] = markdown_table(table_rows(tables)) if tables else "nothing to judge by yet"
+    for name, report in CLAIMS.items():
+        parts[name] = markdown_table(claim_rows(found, report)) if found.is_comparable else "nothing to judge by yet"
     return parts
 
 
@@ -81,20 +64,35 @@ def _summary(found: Reproduction) -> str:
         return (
             f"Measured on {found.conditions['dataset']}: the published numbers are of another dataset, so no verdicts."
         )
-    verdicts = [verdict for verdict in map(judge, found.cells) if verdict]
+    verdicts = [verdict for cell in counted(found.cells) if isinstance(verdict := judge(cell), Verdict)]
     if not verdicts:
-        return f"Fewer than {FEWEST_ROUNDS} rounds a cell: nothing to judge by."
+        return f"Fewer than {FEWEST} rounds a cell: nothing to judge by."
     consistent = sum(verdict.is_consistent for verdict in verdicts)
-    near = sum(abs(verdict.standard_errors) <= CONSISTENT for verdict in verdicts)
+    far = sum(bool(verdict.far) for verdict in verdicts)
+    equivalent = sum(verdict.is_equivalent for verdict in verdicts)
     conditions = found.conditions
-    versions = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in conditions["versions"])
     return (
-        f"{consistent} of {count(len(verdicts), 'measured cell')} consistent with the published: "
-        f"{count(near, 'mean')} at most three standard errors away, and of these {consistent} with a like spread. "
-        "`hpo reproduce`, "
-        f"{count(conditions['rounds'], 'round')} a cell on {conditions['dataset']}, study seed {conditions['seed']}, "
-        f"on {' and '.join(conditions['devices'])}; {versions}."
+        f"{consistent} of {count(len(verdicts), 'published cell')} consistent with ours, and {far} more but for one "
+        f"far round; {equivalent} surely within one point. {summary_of_claims(found)} `hpo reproduce`, "
+        f"{count(conditions['rounds'], 'round')} a cell on {conditions['dataset']}, study seed {conditions['seed']}; "
+        f"{_provenance(found)}."
     )
+
+
+def _provenance(found: Reproduction) -> str:
+    """Says where, when and with which versions all was measured."""
+    measured = [*found.cells, *found.range_tests]
+    devices = sorted({one.device for one in measured if one.device})
+    days = sorted({one.measured[:10] for one in measured if one.measured})
+    versions = {", ".join(f"{key} {value}" for key, value in one.versions.items()): None for one in measured}
+    unknown = sum(not one.versions for one in measured)
+    texts = [f"on {' and '.join(devices)}"] if devices else []
+    texts += [f"measured {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "")] if days else []
+    texts += [text for text in versions if text]
+    texts += [f"of {unknown} of {len(measured)} cells and range tests neither versions nor date were kept"] * (
+        unknown > 0
+    )
+    return "; ".join(texts)
 
 
 def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
@@ -107,8 +105,7 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
         row = [cell.label, *(mean_and_deviation(*figures, "%") for figures in (published, measured))]
         if judged:
             verdict = judge(cell)
-            reach = f"{verdict.difference:+.2f} ({interval(verdict.low, verdict.high, '%', '+')})" if verdict else ""
-            row += [reach, str(verdict or "")]
+            row += [_difference(verdict) if isinstance(verdict, Verdict) else "", str(verdict)]
         rows.append(row)
     if rates:
         for row, text in zip(rows, ["rate", *(f"{cell.learning_rate:.4g}" for cell in cells)], strict=True):
@@ -121,8 +118,13 @@ def _cell_rows(cells: Sequence[Cell], *, judged: bool) -> list[list[str]]:
     return rows
 
 
+def _difference(verdict: Verdict) -> str:
+    low, high = verdict.difference.interval()
+    return f"{verdict.difference.value:+.2f} ({interval(max(-100.0, low), min(100.0, high), '%', '+')})"
+
+
 def _ratio_of_spreads(cell: Cell) -> str:
-    if not cell.is_at_chance or cell.std is None or judge(cell) is None:
+    if not cell.is_at_chance or cell.std is None or isinstance(judge(cell), str):
         return ""
     ratio = ratio_of_deviations(cell.std, len(cell.errors), cell.published_std, cell.published_rounds)
     return f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -210,6 +212,9 @@ def _blank_document(suffix: str) -> str:
     if suffix:
         title = f"A quick look at the two reports ({looked_at(suffix)}), which is no reproduction"
     lines = [f"# {title}", "", "<!-- summary -->\n<!-- end -->"]
+    lines += ["## All cells of a table together", "<!-- tables -->\n<!-- end -->"]
+    for name, report in CLAIMS.items():
+        lines += [f"## What report {report} claims", f"<!-- {name} -->\n<!-- end -->"]
     for name, item in reports().items.items():
         lines += [f"## {item.title}", f"<!-- {name} -->\n<!-- end -->"]
         if name == "report_a_table_3":
@@ -217,79 +222,3 @@ def _blank_document(suffix: str) -> str:
         if name == "report_a_figure_2":
             lines.append("<!-- range_tests -->\n<!-- end -->")
     return "\n\n".join(line for line in lines if line) + "\n"
-
-
-def draw(
-    item: str, storage: RDBStorage | None, names: Mapping[str, str], found: Reproduction, networks: Mapping[str, Any]
-) -> go.Figure | None:
-    """Draws a report's figure from what was measured; None where that is not enough yet.
-
-    Args:
-        names: study -> its name in the storage.
-        networks: architecture -> what `describe` in network_summary.py says of it.
-    """
-    wanted = reports().items[item]
-    if "figure" not in item:
-        return None
-    if not wanted.studies:
-        return network_figure(wanted.title, networks[wanted.architectures[0]]["layers"])
-    if storage is None:
-        return None
-    known = {study: names[study] for study in wanted.studies if names[study] in own_studies(storage)}
-    if item == "report_a_figure_2":
-        return draw_range_tests(storage, known["report_a_table_5"]).get("sgd") if known else None
-    if item == "report_b_figure_5":
-        return _draw_bars(wanted, found)
-    trials = {entry.label: trial.attributes for name in known.values() for entry, trial in read_entries(storage, name)}
-    if item == "report_a_figure_1":
-        return _draw_norms(wanted.title, trials, networks)
-    return _draw_losses(wanted.title, REPORT_B_MODELS[item], trials)
-
-
-Kept = Mapping[str, Mapping[str, Any]]  # label of a listed trial -> its attributes
-
-
-def _draw_norms(title: str, trials: Kept, networks: Mapping[str, Any]) -> go.Figure | None:
-    shown = {"CNN + WS + AL": "cnn", "CNN + BN + WS + AL": "cnn_bn"}
-    norms: dict[str, Any] = {
-        label: _by_kind(trials[label]["gradient_norms"], networks[architecture]["layers"])
-        for label, architecture in shown.items()
-        if "gradient_norms" in trials.get(label, {})  # kept where the study's [run] says so
-    }
-    return gradient_norms_figure(title, norms) if norms else None
-
-
-def _draw_bars(item: Item, found: Reproduction) -> go.Figure | None:
-    bars = [
-        Bar(cell.label, cell.published_mean, cell.published_std, cell.mean, cell.std)
-        for cell in found.cells
-        if cell.table in item.studies
-    ]
-    return bars_figure(item.title, bars) if bars else None
-
-
-def _draw_losses(title: str, model: str, trials: Kept) -> go.Figure | None:
-    settings = [model + suffix for suffix in ("", " + AL", " + WS", " + WS + AL")]
-    losses = {key: trials[key]["losses_by_step"] for key in settings if "losses_by_step" in trials.get(key, {})}
-    return losses_figure(title, losses) if losses else None
-
-
-def draw_range_tests(storage: RDBStorage, study: str) -> dict[str, go.Figure]:
-    """Draws the range tests that a study has kept, by optimizer."""
-    return {
-        stored["optimizer"]: range_test_figure(f"Loss against learning rate, {stored['optimizer']}", from_json(stored))
-        for stored in read_range_tests(study_attributes(storage, study))
-    }
-
-
-def _by_kind(norms: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Names layers by kind and number; without batch norms, so that networks with and without have the same."""
-    counts: Counter[str] = Counter()
-    named = {}
-    for layer in layers:
-        kind = str(layer["kind"]).partition("(")[0]
-        if kind in ("Conv2d", "Linear"):
-            part = f"{layer['name'].partition('.')[0].removesuffix('s')} {kind}"
-            counts[part] += 1
-            named[f"{part} {counts[part]}"] = norms[layer["name"]]
-    return named

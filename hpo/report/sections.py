@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import NEW_SELECTION
+from hpo.analysis.caveats import NEW_SELECTION, few_rounds
 from hpo.analysis.confirmation import Confirmation
 from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Importances, read_importances
 from hpo.analysis.ledger import Ledger
@@ -91,6 +91,7 @@ def best_section(
         text = [text[0].replace("low", "high")] if card.metric.maximize else text
     else:
         text = ["Mean and deviation over rounds; the interval is the mean's, on these test examples."]
+        text += [f"{capitalized(few)}."] if (few := few_rounds(definition.protocol.rounds)) else []
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")
     if fresh:
@@ -144,15 +145,20 @@ def _importances(importances: Importances) -> Section:
 
 def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
     steps, word = definition.steps, definition.step_word
-    if definition.pruner.name == "none" or steps is None:
+    means = [
+        *([definition.pruner.name] if definition.pruner.name != "none" else []),
+        *(["race"] if definition.race else []),
+    ]
+    if not means or steps is None:
         return
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    spent = sum(_steps(trial, steps) for trial in finished)
-    whole = steps * len(finished)
+    rounds = 1 if definition.goes_by_rounds else definition.protocol.rounds
+    spent = sum(_round_steps(trial, steps, rounds) for trial in finished)
+    whole = steps * rounds * len(finished)
     done = "trained" if definition.training else "taken"
     text = [
         f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "
-        f"all {word}s were {done}, {_percent(1 - spent / whole)} saved ({definition.pruner.name})."
+        f"all {word}s were {done}, {_percent(1 - spent / whole)} saved ({', '.join(means)})."
     ]
     yield Section("pruning", "Pruning", text)
 
@@ -200,7 +206,7 @@ def environment_section(
         rows.append(["training", trained])
     rows += [
         ["protocol", f"{count(protocol.rounds, 'round')}, {card.metric.title}"],
-        ["selection", f"on the {protocol.select_on} examples; {ledger}"],
+        ["selection", f"{ledger.selection}; {str(ledger).partition(';')[0]}"],
         ["study", f"seed {protocol.seed}, SHA-256 {definition_sha256[:12]}…"],
         ["sampler, pruner", search],
         ["versions", "; ".join(sorted(used - {""}))],
@@ -224,11 +230,16 @@ def _count(trials: Sequence[StoredTrial], state: TrialState) -> int:
     return sum(trial.state is state for trial in trials)
 
 
-def _steps(trial: StoredTrial, steps: int) -> int:
-    """Returns how many of its steps a finished trial has done."""
+def _round_steps(trial: StoredTrial, steps: int, rounds: int) -> int:
+    """Returns how many of its steps a finished trial has done, in all its rounds; a race may have spared it some."""
     if trial.state is TrialState.COMPLETE:
-        return steps
-    return max(map(int, trial.attributes.get("errors_by_step") or {0: 0}))
+        return steps * rounds
+    done, before = 0, 0
+    for step, errors in sorted(
+        (int(step), errors) for step, errors in trial.attributes.get("errors_by_step", {}).items()
+    ):
+        done, before = done + (step - before) * len(errors), step
+    return done
 
 
 def error_of(trial: StoredTrial, metric: MetricCard, unit: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpo.provenance import time_text, versions
 from hpo.study.definition import Training
 from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics_of
 from hpo.training.batch import each
@@ -216,13 +217,16 @@ class Trainer:
     def find_rate(self, params: Params, rounds: Sequence[Round]) -> dict[str, Any]:
         """Makes the range test that a listed trial leaves its rate to; returns it as JSON has it, `mean` its optimum.
 
+        With it stand the device, the versions and the date (UTC) of the measurement.
+
         Raises:
             ValueError: where every round diverged at once.
         """
         curve = self.range_test(params, rounds, spaced_rates(LOW, HIGH, STEPS))
         if math.isnan(curve.mean):
             raise ValueError(f"range test: every round diverged at its first rates, from {LOW:g}")
-        return describe_curve(curve, str(params["optimizer"]))
+        described = describe_curve(curve, str(params["optimizer"]))
+        return {**described, "device": self.device, "versions": versions(), "measured": time_text()}
 
     def data(self, rounds: Sequence[Round]) -> Split:
         """Returns the data of R rounds of one size, (R, N, ...) each, on the device.

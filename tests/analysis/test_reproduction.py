@@ -8,17 +8,13 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.reproduction import (
-    Cell,
-    Reproduction,
-    find_items,
-    judge,
-    read_reproduction,
-    reports,
-    studies_of,
-)
+from hpo.analysis.reports import find_items, reports, studies_of
+from hpo.analysis.reproduction import Cell, Reproduction, read_reproduction
+from hpo.analysis.staleness import find_stale, newest_name, next_name
 from hpo.errors import UnknownName
-from hpo.report.reproduction import draw, fill, render, table_of, write_document
+from hpo.provenance import versions
+from hpo.report.reproduction import fill, render, table_of, write_document
+from hpo.report.reproduction_figures import draw
 from hpo.search.samplers import suggest
 from hpo.storage.queries import count_trials
 from hpo.storage.trial_attributes import Worker
@@ -42,7 +38,7 @@ def cell(
             "published_rounds": 10,
             "mean": mean,
             "std": std,
-            "errors": [mean] * rounds,
+            "errors": [mean - (-1) ** r * (std or 0.0) for r in range(rounds)],
             "errors_head": [20.0, 22.0],
             "errors_recognition": [50.0, 54.0],
             "learning_rate": 0.1,
@@ -153,21 +149,6 @@ def test_report_bs_parameter_counts_are_ours(name: str, networks: dict[str, Any]
     assert (counts["no_weight_sharing"], counts["weight_sharing"]) == reports().parameters[name]
 
 
-def test_the_verdict_is_drawn_at_three_standard_errors() -> None:
-    error = ((0.4**2 + 0.3**2) / 10) ** 0.5
-    near, far = judge(cell(2.0 + 2.9 * error, 0.4)), judge(cell(2.0 - 3.1 * error, 0.4))
-    assert near is not None
-    assert far is not None
-    assert str(near) == "consistent (2.9 s.e.)"
-    assert str(far) == "not: 0.49 lower, 3.1 s.e."
-    assert judge(cell(2.0, None, rounds=1)) is None
-    assert judge(cell(2.0, 0.4, rounds=2)) is None
-    assert judge(cell(2.0, 0.4, published=(2.0, 0.0))) is None
-    assert judge(cell(2.0, 0.4, published_rounds=1)) is None
-    assert judge(cell(2.0, 0.0)) is not None
-    assert str(judge(cell(41.5, 50.3))) == "not: 168 times the spread (2.5 s.e.)"
-
-
 def test_items_are_found_by_the_beginning_of_their_names() -> None:
     assert find_items([]) == list(reports().items)
     assert find_items(["report_a_table"]) == [f"report_a_table_{n}" for n in range(1, 6)]
@@ -192,7 +173,7 @@ def test_filling_a_document_leaves_what_was_written_between() -> None:
 def test_a_coins_deviation_is_compared_too(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in reports().parameters}
     found = Reproduction([cell(50.0, 15.0, published=(52.99, 11.88), is_at_chance=True)], [], counts, {})
-    found.conditions.update(rounds=10, dataset="mnist", seed=0, devices=["cpu"], versions=[{"torch": "2"}])
+    found.conditions.update(rounds=10, dataset="mnist", seed=0)
     parts = render(found, tmp_path)
     assert "1.26 (0.63 to 2.53)" in parts["report_a_table_1"]
     assert "| FNN | 52.99 ± 11.88 | 52.00 ± 2.83 | 21.00 ± 1.41 |" in parts["metrics"]
@@ -221,6 +202,13 @@ def test_a_row_printed_twice_is_measured_once(
     batch_normed = describe(load_architecture("cnn_bn"), load_activations()("relu"))
     drawn = draw("report_a_figure_1", opened, names, found, {"cnn_bn": batch_normed})
     assert drawn is not None
+    assert [note.text for note in drawn.layout.annotations] == [
+        "CNN + BN", "CNN + BN + AL", "CNN + BN + WS", "CNN + BN + WS + AL",
+    ]  # fmt: skip
+    assert {c.study for c in found.cells} == {"report_a_table_3"}
+    assert all(c.versions == {"torch": "2"} and c.measured.endswith("Z") for c in found.cells)
+    found.note_drawn(["report_a_figure_1", "report_a_figure_3"])
+    assert found.figures == {"report_a_figure_1": [{"torch": "2"}], "report_a_figure_3": [versions()]}
     layers = {"tower Conv2d 1", "tower Conv2d 2", "tower Linear 1", "tower Linear 2", "head Linear 1", "head Linear 2"}
     assert {trace.name for trace in drawn.data} == layers
 
@@ -247,26 +235,58 @@ def measure(opened: RDBStorage, name: str) -> None:
 
 def test_what_was_measured_earlier_stays_in_the_document(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in reports().parameters}
-    conditions = {"rounds": 10, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
-    first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS")], [], counts, conditions)
+    conditions = {"rounds": 10, "dataset": "mnist", "seed": 0}
+    was: dict[str, Any] = {"device": "cpu", "versions": {"torch": "2"}, "measured": "2026-11-03T10:00:00Z"}
+    first = Reproduction([cell(3.0, 0.4), cell(5.0, 0.4, label="FNN + WS", **was)], [], counts, conditions)
     write_document(tmp_path, "", first)
-    again = Reproduction([cell(4.0, 0.4)], [], counts, {**conditions, "devices": ["cuda"]})
+    now: dict[str, Any] = {"device": "cuda", "versions": {"torch": "3"}, "measured": "2026-11-28T10:00:00Z"}
+    again = Reproduction([cell(4.0, 0.4, **now)], [], counts, conditions)
     document = write_document(tmp_path, "", again)
     kept = Reproduction.read(document.with_suffix(".json"))
     assert [(c.label, c.mean) for c in kept.cells] == [("FNN", 4.0), ("FNN + WS", 5.0)]
-    assert kept.conditions["devices"] == ["cpu", "cuda"]
-    write_document(tmp_path, "", Reproduction([], [], counts, {"devices": [], "versions": []}))
+    assert [(c.device, c.versions) for c in kept.cells] == [("cuda", {"torch": "3"}), ("cpu", {"torch": "2"})]
+    assert "on cpu and cuda; measured 2026-11-03 to 2026-11-28; torch 3; torch 2." in document.read_text()
+    write_document(tmp_path, "", Reproduction([], [], counts, {}))
     assert "| FNN + WS | 2.00 ± 0.30 | 5.00 ± 0.40 |" in document.read_text()
 
 
 def test_one_round_and_another_dataset_get_no_verdict(tmp_path: Path) -> None:
     counts = {name: [1, 2] for name in reports().parameters}
-    conditions = {"rounds": 1, "dataset": "mnist", "seed": 0, "devices": ["cpu"], "versions": [{"torch": "2"}]}
+    conditions = {"rounds": 1, "dataset": "mnist", "seed": 0}
     one = Reproduction([cell(3.0, None, rounds=1, errors_head=[3.0])], [], counts, conditions)
-    assert table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", ""]
-    assert render(one, tmp_path)["summary"] == "Fewer than 3 rounds a cell: nothing to judge by."
+    few = "none: it takes 5 rounds on both sides"
+    assert table_of("report_a_table_1", one)[1] == ["FNN", "2.00 ± 0.30", "3.00", "", few]
+    assert render(one, tmp_path)["summary"] == "Fewer than 5 rounds a cell: nothing to judge by."
     coin = cell(50.0, 20.0, published=(50.0, 0.0), is_at_chance=True)
-    assert table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == ["", "", ""]
+    assert table_of("report_a_table_1", Reproduction([coin], [], counts, conditions))[1][3:] == [
+        "", "none: a deviation of 0 leaves nothing to judge by", "",
+    ]  # fmt: skip
     elsewhere = Reproduction([cell(9.0, 0.1)], [], counts, {**conditions, "dataset": "digits"})
     assert table_of("report_a_table_1", elsewhere)[1] == ["FNN", "2.00 ± 0.30", "9.00 ± 0.10"]
-    assert "no verdicts" in render(elsewhere, tmp_path)["summary"]
+    parts = render(elsewhere, tmp_path)
+    assert "no verdicts" in parts["summary"]
+    assert parts["tables"] == parts["claims_a"] == "nothing to judge by yet"
+
+
+def test_what_is_older_than_the_code_is_named() -> None:
+    fresh: dict[str, Any] = {"versions": versions(), "measured": "2026-11-28T10:00:00Z"}
+    other: dict[str, Any] = {**fresh, "versions": {**versions(), "torch": "1.0", "source": "a change of the report"}}
+    cells = [cell(3.0, 0.4, label="new", **fresh), cell(3.0, 0.4, label="old"), cell(3.0, 0.4, label="other", **other)]
+    found = Reproduction(cells, [], {}, {}, {"report_a_figure_1": [versions()]})
+    assert [(one.what, one.measured) for one in find_stale(found, ["report_a_table_1", "report_a_figure_1"])] == [
+        ("old", ""),
+        ("other", "2026-11-28T10:00:00Z"),
+    ]
+    assert find_stale(found, ["report_a_table_1"])[1].differs_in == ["torch"]
+    assert [one.what for one in find_stale(found, ["report_b_figure_5"])] == ["picture"]
+
+
+def test_a_study_is_measured_anew_beside_the_old_one() -> None:
+    assert (newest_name("a", []), next_name("a", ["a"])) == ("a", "a-again")
+    assert (newest_name("a", ["a", "a-again"]), next_name("a", ["a", "a-again"])) == ("a-again", "a-again-2")
+
+
+def test_a_document_from_before_provenance_is_read_and_stale() -> None:
+    found = Reproduction.read(Path("docs/reproduction.json"))
+    assert len(found.cells) == 35
+    assert all(one.differs_in for one in found.cells if not one.versions)

@@ -266,3 +266,15 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Supervisor, "_start", started)
     quietly(hpo.Study(bowl, space=SPACE, rounds=2), 2)
+
+
+def test_more_fresh_rounds_until_it_is_sure_and_what_is_expected() -> None:
+    study = quietly(hpo.Study(bowl, space=SPACE, rounds=3), 14)
+    found = study.confirm_until_sure(top=2, margin=10.0, most_rounds=40, progress=False)
+    assert found.is_over
+    assert len(found.contenders) == 2
+    assert str(found).startswith("study bowl: ")
+    expected = study.expected()
+    assert str(expected).startswith("study bowl: most can be expected of ")
+    assert set(expected.params) == set(SPACE)
+    assert study.ledger().looks == 14 + len(found.names)

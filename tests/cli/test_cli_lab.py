@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import sqlite3
+import struct
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -12,7 +16,7 @@ import pytest
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from hpo.storage.backends import open_storage
-from hpo.storage.queries import read_trials, study_attributes
+from hpo.storage.queries import read_trials, study_attributes, study_names
 from hpo.study.range_tests import range_test_key
 from hpo.study.task import Params
 from tests.program import hpo, hpo_in_one_process
@@ -79,7 +83,9 @@ def test_a_range_test_is_shown_and_written(tmp_path: Path) -> None:
     assert "plotly.js" in page
     assert 'src="http' not in page
     if shutil.which("chromium"):
-        assert (tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-adam.png").read_bytes().startswith(b"\x89PNG")
+        picture = (tmp_path / "out" / "range_test_fnn-ws-al-leaky_relu-adam.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert struct.unpack(">II", picture[16:24]) == (1800, 1080)  # twice the layout's
     assert not (tmp_path / "hpo.db").exists()
 
 
@@ -152,6 +158,8 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     }
     kept = study_attributes(opened, "rates")[range_test_key(rated)]
     assert first.params["learning_rate"] == kept["mean"]
+    assert kept["versions"] == first.attributes["versions"]
+    assert (kept["device"], kept["measured"][-1]) == (first.attributes["device"], "Z")
     assert second.params["learning_rate"] == 0.1
     assert [len(epoch) for epoch in first.attributes["losses_by_step"]] == [2, 2]
     assert set(first.attributes["gradient_norms"]) == {"towers.0.1", "towers.0.3", "towers.0.5", "head.0", "head.2"}
@@ -187,6 +195,29 @@ def test_a_quick_look_resumes_and_writes_a_document_of_its_own(tmp_path: Path) -
     assert "not measured yet: `hpo reproduce report_a_table_2`" in text
     opened = open_storage(f"sqlite:///{tmp_path}/hpo.db")
     assert len(read_trials(opened, "report_a_table_1-digits-2-rounds")) == 4
+    assert "older than the code" not in done.stderr
+
+    listed = hpo(*command, "--stale", folder=tmp_path)
+    assert listed.stdout.startswith("out/reproduction-digits-2-rounds.json: nothing is stale")
+    with closing(sqlite3.connect(tmp_path / "hpo.db")) as database, database:  # what another version has measured
+        older = """replace(value_json, '"torch": "', '"torch": "0.')"""
+        database.execute(f"UPDATE trial_user_attributes SET value_json = {older} WHERE key = 'versions'")
+    done = hpo_in_one_process(*command, folder=tmp_path)
+    *_, note, again = done.stderr.splitlines()
+    assert note.startswith("cells and range tests that are older than the code, or of other versions: 4;")
+    listed = hpo(*command, "--stale", folder=tmp_path)
+    assert listed.returncode == 0
+    assert len(re.findall(r"report_a_table_1 .*Z +torch *\n", listed.stdout)) == 4
+    assert listed.stdout.splitlines()[-1] == again == "  hpo " + shlex.join([*command, "--again"])
+    for _ in range(2):  # the second time it finds it measured
+        done = hpo_in_one_process(*command, "--again", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "older than the code" not in done.stderr
+    kept = {name: len(read_trials(opened, name)) for name in study_names(opened)}
+    assert kept == {"report_a_table_1-digits-2-rounds": 4, "report_a_table_1-digits-2-rounds-again": 4}
+    assert "nothing is stale" in hpo(*command, "--stale", folder=tmp_path).stdout
+    missing = hpo("reproduce", "--stale", "-o", "elsewhere", folder=tmp_path)
+    assert (missing.returncode, missing.stderr[:43]) == (2, "hpo: there is no elsewhere/reproduction.jso")
 
 
 def test_an_unknown_table_is_one_line(tmp_path: Path) -> None:

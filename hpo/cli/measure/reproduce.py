@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from hpo.cli.options import (
     written_by_request,
 )
 from hpo.cli.run import begin_work, serve_studies
+from hpo.provenance import DECIDING
 from hpo.text.output import say
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     "-o", "folder", type=Folder(), default=Path("reproduction"), show_default=True,
     metavar="DIR", help="Write the document and its figures here.",
 )  # fmt: skip
+@click.option("--stale", is_flag=True, help="List what is older than the code, or of other versions; measure nothing.")
+@click.option("--again", is_flag=True, help="Measure what is stale anew, in new studies; the old ones stay.")
 @workers_option
 @storage_option
 @device_option
@@ -45,6 +48,8 @@ def reproduce(
     names: tuple[str, ...],
     rounds: int | None,
     folder: Path,
+    stale: bool,
+    again: bool,
     workers: str,
     storage: str,
     device: str,
@@ -56,34 +61,99 @@ def reproduce(
     All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
     figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
     """
-    from hpo.analysis.reproduction import architectures_of, find_items, read_reproduction, reports, studies_of
-    from hpo.report.reproduction import looked_at, table_of
+    from hpo.analysis.reports import find_items, reports, studies_of
     from hpo.study import catalog
     from hpo.study.references import Sources
     from hpo.tasks.datasets import data_folder
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.plan import find_study, make_plan
 
-    begin_work()
     items = find_items(names)
+    overrides = [(k, v) for k, v in (("task.dataset", dataset), ("protocol.rounds", rounds)) if v is not None]
+    own = {study: catalog.load_study(study, overrides)[0] for study in studies_of(reports().items)}
+    suffix = own["report_a_table_1"].removeprefix("report_a_table_1")
+    if stale:
+        _list_stale(items, folder, suffix)
+        return
+    begin_work()
     devices = assign_devices(workers, device)
-    changes = [("task.dataset", dataset), ("protocol.rounds", rounds)]
-    overrides = [(key, value) for key, value in changes if value is not None]
-    wanted = [find_study(storage, study, overrides=overrides) for study in studies_of(items)]
+    stored = _stored_names(storage, own, studies_of(items) if again else ())
+    wanted = [find_study(storage, study, overrides=overrides, name=stored[study]) for study in studies_of(items)]
     plans = [make_plan(storage, one) for one in wanted]
     opened, given_up = _measure(storage, plans, devices, trials_at_once(workers), Sources(data_folder(data)))
-    stored = {study: catalog.load_study(study, overrides)[0] for study in studies_of(reports().items)}
-    networks = {name: _describe(name) for name in architectures_of(items)}
+    _show(items, opened, stored, folder, suffix)
+    if given_up is not None:
+        raise given_up
+
+
+def _stored_names(storage: str, own: Mapping[str, str], again: Sequence[str]) -> dict[str, str]:
+    """Returns study -> its name in the storage: its own, or that of the last study that measures it anew.
+
+    Args:
+        again: the studies that are to be measured anew, in yet another one, where they hold anything stale.
+    """
+    from hpo.analysis.staleness import is_stale, newest_name, next_name
+    from hpo.errors import NoStorage
+    from hpo.storage.backends import open_storage
+    from hpo.storage.queries import study_names
+    from hpo.storage.studies import own_studies
+
+    try:
+        opened = open_storage(storage)
+    except NoStorage:
+        return dict(own)
+    known, ours = study_names(opened), own_studies(opened)
+    names = {study: newest_name(name, known) for study, name in own.items()}
+    stale = [study for study in again if names[study] in ours and is_stale(opened, names[study])]
+    return {**names, **{study: next_name(own[study], known) for study in stale}}
+
+
+def _list_stale(items: Sequence[str], folder: Path, suffix: str) -> None:
+    """Prints what of a document is stale, and the command that measures it anew."""
+    from hpo.analysis.reproduction import Reproduction
+    from hpo.analysis.staleness import find_stale
+    from hpo.errors import RequestError
+    from hpo.provenance import versions
+    from hpo.text.commands import this_command
+
+    file = folder / f"reproduction{suffix}.json"
+    if not file.exists():
+        raise RequestError(f"there is no {file} that could be stale; hpo reproduce without --stale makes one")
+    found = find_stale(Reproduction.read(file), items)
+    if not found:
+        say(f"{file}: nothing is stale")
+        return
+    rows = [["", "", "measured", "differs in"]]
+    rows += [[one.item, one.what, one.measured or "unknown", _differences(one.differs_in)] for one in found]
+    here = ", ".join(f"{name} {versions()[name]}" for name in DECIDING)
+    print_parts(*rows_table([f"{file}, against {here}"], rows)[:-1])
+    say("", "measured anew by", f"  {this_command('--again').replace(' --stale', '', 1)}")
+
+
+def _differences(names: Sequence[str]) -> str:
+    return "all, or not kept" if len(names) == len(DECIDING) else ", ".join(names)
+
+
+def _show(items: Sequence[str], opened: Any, stored: dict[str, str], folder: Path, suffix: str) -> None:
+    """Prints the tables of what is measured, and writes the document."""
+    from hpo.analysis.reports import architectures_of, reports
+    from hpo.analysis.reproduction import read_reproduction
+    from hpo.analysis.staleness import find_stale
+    from hpo.report.reproduction import looked_at, table_of
+    from hpo.text.commands import this_command
+
+    networks = {name: _describe(name) for name in architectures_of(reports().items)}
     found = read_reproduction(opened, stored, networks)
-    suffix = stored["report_a_table_1"].removeprefix("report_a_table_1")
     mark = [f"a quick look ({looked_at(suffix)}), no reproduction"] if suffix else []
     for item in items:
         rows = table_of(item, found)
         if rows:
             print_parts(*rows_table([reports().items[item].title, *mark], rows))
     _write_reproduction(items, found, opened, stored, networks, folder, suffix)
-    if given_up is not None:
-        raise given_up
+    stale = [one for one in find_stale(found, items) if one.what != "picture"]
+    if stale:
+        what = f"cells and range tests that are older than the code, or of other versions: {len(stale)}"
+        say(f"{what}; measured anew, in new studies, by", f"  {this_command('--again')}", err=True)
 
 
 def _measure(
@@ -114,10 +184,11 @@ def _write_reproduction(
     folder: Path,
     suffix: str,
 ) -> None:
-    from hpo.analysis.reproduction import studies_of
+    from hpo.analysis.reports import studies_of
     from hpo.dashboard.server import save_figure
     from hpo.report.figures import write_pngs
-    from hpo.report.reproduction import draw, draw_range_tests, picture_of, write_document
+    from hpo.report.reproduction import picture_of, write_document
+    from hpo.report.reproduction_figures import draw, draw_range_tests
 
     if opened is not None and "report_a_table_5" in studies_of(items):
         for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():
@@ -127,6 +198,8 @@ def _write_reproduction(
         (folder / picture_of("", suffix)).parent.mkdir(parents=True, exist_ok=True)
         drawn = {folder / picture_of(item, suffix): figure for item, figure in figures.items() if figure is not None}
         missing = write_pngs(drawn)
+        if not missing:
+            found.note_drawn(item for item, figure in figures.items() if figure is not None)
         document = write_document(folder, suffix, found)
     say(f"wrote {document}" + (f"; {missing}" if missing else ""), err=True)
 

@@ -77,11 +77,6 @@ def _params_table(params: Mapping[str, Any]) -> FittedTable:
 def expected_view(found: Expected) -> list[Any]:
     """Returns what can be expected, beside the best trial, and what it would cost to find out."""
     unit = found.metric.unit
-    which = "a configuration that no trial has" if found.trial is None else f"trial {found.trial}"
-    said = (
-        f"study {found.study}: {which} has the best expectation, {spread(found.error.estimate, None, unit)} "
-        f"{found.metric.title} (95 %: {found.error.text(unit)})"
-    )
     learnt = (
         f"a guess by a model of {count(found.trials, 'trial')}, {found.whole} of them measured to the end; of trial "
         f"{found.best}, the best, it expects {spread(found.of_best.estimate, None, unit)} "
@@ -90,7 +85,7 @@ def expected_view(found: Expected) -> list[Any]:
     cost = lasted(FRESH_ROUNDS * found.seconds_a_round)
     confirm = command_here("confirm", "--expected", "--study", found.study)
     return [
-        said,
+        str(found),
         _params_table(found.params),
         [learnt, f"{confirm} measures it on fresh rounds: {cost} a configuration"],
     ]

@@ -1,0 +1,38 @@
+"""Few studies of what `python -m benchmarks.coverage` measures with many."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import coverage
+from hpo.analysis import sign_flips
+from hpo.analysis.caveats import few_rounds
+
+
+@pytest.mark.parametrize("kind", [kind for kind in coverage.KINDS if "very" not in kind])
+def test_intervals_hold_what_they_promise(kind: str) -> None:
+    for number in (5, 10, 30):
+        for interval, (held, of) in coverage.coverage(kind, number, 200).items():
+            if "not printed" in interval:
+                assert held / of < 0.85, (interval, number, held, of)
+                continue
+            assert held / of > 0.93 - 3 * (0.93 * 0.07 / of) ** 0.5, (interval, number, held, of)
+
+
+def test_very_skewed_errors_are_the_exception_and_it_is_said() -> None:
+    held, of = coverage.coverage("very skewed (gamma, skewness 2)", 5, 400)["mean"]
+    assert 0.82 < held / of < 0.92
+    assert "88 to 92 %" in few_rounds(5)
+    assert few_rounds(30) == few_rounds(2) == ""
+
+
+@pytest.mark.parametrize("family", [family for family in coverage.FAMILIES if "not made" not in family])
+def test_a_family_raises_few_false_alarms(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_flips, "PATTERNS", coverage.FLIPS)
+    for kind in ("normal", "5 % of rounds diverge"):
+        for number, studies in ((3, 20), (10, 150)):
+            alarms = coverage.false_alarms(kind, family, number, studies)
+            assert alarms <= (0 if number < 6 else studies * (0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5)), (
+                kind,
+                alarms,
+            )
