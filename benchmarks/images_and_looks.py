@@ -10,7 +10,7 @@ drawn and on new ones. Looks are at 10, 20 ... 100 rounds of a difference of two
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -127,31 +127,33 @@ def false_alarms(kind: str, series: int) -> tuple[int, int, int]:
     return int(at_looks.any(axis=1).sum()), int(always.any(axis=1).sum()), int(by_p.any(axis=0).sum())
 
 
-def _of_hundred(number: int, of: int) -> str:
+def of_hundred(number: int, of: int) -> str:
+    """Returns a share in percent with its standard error: how sure the simulation is."""
     share = number / of
     return f"{100 * share:.1f} ± {100 * (share * (1 - share) / of) ** 0.5:.1f}"
 
 
-def _row(cells: list[Any]) -> None:
+def row(cells: Sequence[Any]) -> None:
+    """Prints a row of a table in Markdown."""
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def main(studies: int = STUDIES, series: int = SERIES) -> None:
+def print_tables(studies: int = STUDIES, series: int = SERIES) -> None:
     """Prints both tables."""
     sign_flips.PATTERNS = FLIPS
     print(f"How many of 100 intervals hold the truth ± standard error, of {studies} studies on {IMAGES} images each\n")
-    _row(["rounds that", "interval", *(f"{number} rounds" for number in ROUNDS)])
-    _row(["---"] * (2 + len(ROUNDS)))
+    row(["rounds that", "interval", *(f"{number} rounds" for number in ROUNDS)])
+    row(["---"] * (2 + len(ROUNDS)))
     for agree in AGREE:
         cells = [coverage(agree, number, studies) for number in ROUNDS]
         for interval in cells[-1]:
-            _row([agree, interval, *(_of_hundred(*one[interval]) for one in cells)])
+            row([agree, interval, *(of_hundred(*one[interval]) for one in cells)])
     print(f"\nHow many of 100 series of {MOST} rounds tell equals apart, of {series} each\n")
-    _row(["errors", "e-value, 10 looks", f"e-value, every round from {FIRST_LOOK}", "p value at 10 looks"])
-    _row(["---"] * 4)
+    row(["errors", "e-value, 10 looks", f"e-value, every round from {FIRST_LOOK}", "p value at 10 looks"])
+    row(["---"] * 4)
     for kind in DIFFERENCES:
-        _row([kind, *(_of_hundred(number, series) for number in false_alarms(kind, series))])
+        row([kind, *(of_hundred(number, series) for number in false_alarms(kind, series))])
 
 
 if __name__ == "__main__":
-    main()
+    print_tables()
