@@ -79,6 +79,7 @@ KINDS = {
     "coin-like (at chance)": Errors(lambda random, size: np.asarray(random.binomial(EXAMPLES, 0.5, size) / 10.0), 50.0),
     "5 % of rounds diverge": Errors(_normal, 10.0, RARE),
     "one example off in 5 %": Errors(lambda random, size: 2.0 + 0.1 * (random.random(size) < 0.05), 2.005),
+    "one example off in 10 %": Errors(lambda random, size: 2.0 + 0.1 * (random.random(size) < 0.1), 2.01),
     "one example off in 30 %": Errors(lambda random, size: 2.0 + 0.1 * (random.random(size) < 0.3), 2.03),
 }
 TESTED_KINDS = ("normal", "very skewed (gamma, skewness 2)", "5 % of rounds diverge", "one example off in 30 %")

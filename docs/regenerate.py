@@ -19,8 +19,8 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hpo.analysis.reproduction import Reproduction
-from hpo.report.reproduction import fill, render
+from hpo.reports.document import fill, render
+from hpo.reports.reproduction import Reproduction
 from tests.chaos.__main__ import FILE, read, table
 from tests.test_layers import FOLDERS
 

@@ -27,6 +27,7 @@ FOLDERS = (
     "tasks",
     "analysis",
     "report",
+    "reports",
     "dashboard",
     "cli",
     "api",
@@ -37,22 +38,22 @@ HOMES = {
     "torch": {"kernels", "training", "tasks"},
     "numba": {"kernels"},
     "triton": {"kernels"},
-    "optuna": {"storage", "search", "workers", "analysis", "report", "dashboard", "api"},
+    "optuna": {"storage", "search", "workers", "analysis", "report", "reports", "dashboard", "api"},
     "torchvision": {"tasks"},
     "safetensors": {"training"},
     "sqlalchemy": {"storage"},
     "optuna_dashboard": {"dashboard"},
     "waitress": {"dashboard"},
-    "plotly": {"report", "dashboard"},
-    "scipy": {"search", "analysis", "training", "tasks"},
+    "plotly": {"report", "reports", "dashboard"},
+    "scipy": {"search", "analysis", "reports", "training", "tasks"},
     "sklearn": {"analysis", "tasks"},
     "filelock": {"kernels", "tasks"},
     "rich": {"cli"},
     "click": {"cli", "text"},
-    "pydantic": {"study", "storage", "training", "tasks", "analysis"},
+    "pydantic": {"study", "storage", "training", "tasks", "analysis", "reports"},
 }
 BY_TORCH = {"kernels", "training", "tasks"}  # folders that know torch and not optuna
-BY_OPTUNA = {"storage", "search", "workers", "analysis", "report", "dashboard"}  # and the other way round
+BY_OPTUNA = {"storage", "search", "workers", "analysis", "report", "reports", "dashboard"}  # and the other way round
 EVERYBODYS = {"hpo.training.lr_curve"}  # NumPy alone
 LAZY = {"hpo"}  # imports torch for the type of what it returns
 FILES = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): file for file in sorted(ROOT.rglob("*.py"))}

@@ -172,7 +172,9 @@ def contrasts_of(pairs: Sequence[tuple[Measured, Measured]], metric: MetricCard)
     return contrasts
 
 
-NO_DIFFERENCE = Interval(0.0, None, None)  # of two that never converged in the same round
+NO_DIFFERENCE = Interval(
+    0.0, None, None, why="never converged together"
+)  # of two that never converged in the same round
 Rounds = tuple[Sequence[float], Collection[int]]  # errors, and which of them are of rounds that diverged
 
 

@@ -69,7 +69,7 @@ class Ledger:
 
     def __str__(self) -> str:
         parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []
-        parts += ["1 of the list's configurations"] if self.listed else []
+        parts += ["1 by which the list's configurations are compared"] if self.listed else []
         if number := len(self.confirmations):
             parts.append(f"{count(number, 'confirmation')}")
         said = f" ({', '.join(parts)})" if parts else ""

@@ -189,6 +189,18 @@ def _least_reach(rounds: int, resolution: float | None, off: int = 0) -> float:
     return (highest - off / rounds) * resolution
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p values corrected for being one of several, by Holm (1979): the chance of any false alarm among them.
+
+    Of a family that shares no rounds; one that does is tested together (sign_flips.py).
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
 def _t_interval(estimate: float, error: float, freedom: float, least: float = 0.0) -> Interval:
     from scipy import special
 

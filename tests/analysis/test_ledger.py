@@ -31,7 +31,8 @@ def test_a_search_on_validation_examples_has_looked_once_when_it_is_confirmed(
     assert found.looks == looks
     assert list(found.confirmations) == ["small-confirm"]
     assert (found.confirmations["small-confirm"].rounds, found.confirmations["small-confirm"].first_round) == (6, 3)
-    assert str(found).endswith("1 confirmation)")
+    assert "1 confirmation)" in str(found)
+    assert ("plus 1 000 validation pairs a round, for selection" in str(found)) == (select_on == "validation")
     assert found.as_json()["looks"] == looks
 
 
@@ -39,7 +40,10 @@ def test_a_list_looks_once_and_its_confirmation_again(fresh_storage: RDBStorage)
     create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
     assert str(read_ledger(fresh_storage, "listed")) == "looks at the test: 0"
     add(fresh_storage, "listed", 0.1, [2.0, 2.5, 3.0], slot=0)
-    assert str(read_ledger(fresh_storage, "listed")) == "looks at the test: 1 (1 of the list's configurations)"
+    assert (
+        str(read_ledger(fresh_storage, "listed"))
+        == "looks at the test: 1 (1 by which the list's configurations are compared)"
+    )
 
 
 def test_what_others_have_written_is_no_entry(created: RDBStorage) -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hpo.analysis.sign_flips import PATTERNS, sign_flip_p_values
-from hpo.analysis.statistics import difference_of_means, mean_of, paired_difference, ratio_of_deviations
+from hpo.analysis.statistics import difference_of_means, holm, mean_of, paired_difference, ratio_of_deviations
 from hpo.study.card import MetricCard
 from tests.conftest import RECOGNITION
 
@@ -165,3 +165,10 @@ def test_a_difference_of_few_rounds_does_not_hide_those_of_many() -> None:
 def test_a_hundred_rounds_take_a_fixed_draw_of_signs_and_p_is_never_0() -> None:
     alone, _ = sign_flip_p_values([[1.0] * 100])
     assert alone == sign_flip_p_values([[1.0] * 100])[0] == [1 / PATTERNS]
+
+
+def test_holms_correction_is_as_in_the_literature() -> None:
+    """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -37,9 +37,13 @@ from hpo.text.formatting import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hpo.analysis.confirmation import Confirmation
     from hpo.analysis.contrasts import Contrast
-    from hpo.study.definition import StudyDefinition
+    from hpo.analysis.fresh_rounds import Batch
+    from hpo.analysis.until_sure import Series
+    from hpo.study.references import Sources
 
 ROUNDS = 30  # of a confirmation
 MOST_ROUNDS = 100  # of a series
@@ -95,57 +99,79 @@ def confirm(
     With --until-sure those that cannot be told from the best get ten more rounds, again and again, until one is left,
     or all that are left differ by no more than --margin.
     """
-    from hpo.analysis.confirmation import read_confirmation
-    from hpo.analysis.expected import as_trial, read_expected
-    from hpo.analysis.fresh_rounds import define_confirmation
-    from hpo.analysis.ledger import enter
-    from hpo.analysis.until_sure import next_batch, read_series
-    from hpo.dashboard.note import note_study
-    from hpo.errors import RequestError, WorkError
+    from hpo.errors import RequestError
     from hpo.storage.backends import open_storage
-    from hpo.storage.studies import derived_card
     from hpo.workers.devices import assign_devices, trials_at_once
-    from hpo.workers.launch import begin
-    from hpo.workers.plan import Plan
-
-    begin_work()
-    devices = assign_devices(workers, device)
-    sources, study = given.sources(study), stored_name(study)
-    read = open_storage(storage)
-
-    def measure(name: str, definition: StudyDefinition, confirms: dict[str, Any]) -> None:
-        plan = Plan(name, definition, len(definition.trial), card=derived_card(read, study, is_test=True))
-        opened = begin(storage, plan, sources)
-        enter(opened, study, name, definition, confirms)
-        note_study(opened, study)
-        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
     if margin is not None and not until_sure:
         raise RequestError("--margin says when --until-sure may end, so it needs that")
     if until_sure and expected:
         raise RequestError("--until-sure is for trials, so it cannot have --expected beside it")
+    begin_work()
+    devices = assign_devices(workers, device)
+    sources, study = given.sources(study), stored_name(study)
+    read = open_storage(storage)
+
+    def measure(batch: Batch) -> None:
+        _measure(storage, study, batch, devices, sources, trials_at_once(workers))
+
     if until_sure:
-        most = rounds or MOST_ROUNDS
-        while batch := next_batch(read, study, top=top, margin=margin, most=most):
-            measure(*batch)
-        series = read_series(read, study, top=top, margin=margin, most=most)
-        if series is None:
-            raise WorkError(f"study {study!r} has no confirmation that is finished")
-        if as_json:
-            print_json(series_json(series))
-        else:
-            print_parts(*series_view(series))
-        return
-    others = [as_trial(read, read_expected(read, study))] if expected else []
-    name, definition, confirms = define_confirmation(read, study, top=top, rounds=rounds or ROUNDS, others=others)
-    measure(name, definition, confirms)
-    found = read_confirmation(read, name)
-    if found is None:
-        raise WorkError(f"study {name!r} is not finished")
-    if as_json:
-        print_json(confirmation_json(found))
+        series = _until_sure(read, study, measure, top=top, margin=margin, most=rounds or MOST_ROUNDS)
+        shown: tuple[Any, list[Any]] = series_json(series), series_view(series)
     else:
-        print_parts(*confirmation_view(found))
+        found = _once(read, study, measure, top=top, rounds=rounds or ROUNDS, expected=expected)
+        shown = confirmation_json(found), confirmation_view(found)
+    if as_json:
+        print_json(shown[0])
+    else:
+        print_parts(*shown[1])
+
+
+def _measure(storage: str, study: str, batch: Batch, devices: list[str], sources: Sources, at_once: int | None) -> None:
+    """Measures a confirmation of a study, and enters it into its ledger."""
+    from hpo.analysis.ledger import enter
+    from hpo.dashboard.note import note_study
+    from hpo.storage.backends import open_storage
+    from hpo.storage.studies import derived_card
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import Plan
+
+    name, definition, confirms = batch
+    card = derived_card(open_storage(storage), study, is_test=True)
+    plan = Plan(name, definition, len(definition.trial), card=card)
+    opened = begin(storage, plan, sources)
+    enter(opened, study, name, definition, confirms)
+    note_study(opened, study)
+    run_trials(opened, plan, devices, sources, at_once=at_once)
+
+
+def _until_sure(read: Any, study: str, measure: Callable[[Batch], None], **how: Any) -> Series:
+    from hpo.analysis.until_sure import next_batch, read_series
+    from hpo.errors import WorkError
+
+    while batch := next_batch(read, study, **how):
+        measure(batch)
+    series = read_series(read, study, **how)
+    if series is None:
+        raise WorkError(f"study {study!r} has no confirmation that is finished")
+    return series
+
+
+def _once(
+    read: Any, study: str, measure: Callable[[Batch], None], *, top: int, rounds: int, expected: bool
+) -> Confirmation:
+    from hpo.analysis.confirmation import read_confirmation
+    from hpo.analysis.expected import as_trial, read_expected
+    from hpo.analysis.fresh_rounds import define_confirmation
+    from hpo.errors import WorkError
+
+    others = [as_trial(read, read_expected(read, study))] if expected else []
+    batch = define_confirmation(read, study, top=top, rounds=rounds, others=others)
+    measure(batch)
+    found = read_confirmation(read, batch[0])
+    if found is None:
+        raise WorkError(f"study {batch[0]!r} is not finished")
+    return found
 
 
 def confirmation_view(found: Confirmation) -> list[Any]:

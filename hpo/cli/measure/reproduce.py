@@ -61,7 +61,7 @@ def reproduce(
     All of them, or those whose names begin so: report_a, report_a_table_1, report_b_figure_5. The document sets each
     figure beside the published one. Stopped, it goes on where it was; other machines can help by hpo worker.
     """
-    from hpo.analysis.reports import find_items, reports, studies_of
+    from hpo.reports.published import find_items, reports, studies_of
     from hpo.study import catalog
     from hpo.study.references import Sources
     from hpo.tasks.datasets import data_folder
@@ -92,8 +92,8 @@ def _stored_names(storage: str, own: Mapping[str, str], again: Sequence[str]) ->
     Args:
         again: the studies that are to be measured anew, in yet another one, where they hold anything stale.
     """
-    from hpo.analysis.staleness import is_stale, newest_name, next_name
     from hpo.errors import NoStorage
+    from hpo.reports.staleness import is_stale, newest_name, next_name
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import study_names
     from hpo.storage.studies import own_studies
@@ -110,10 +110,10 @@ def _stored_names(storage: str, own: Mapping[str, str], again: Sequence[str]) ->
 
 def _list_stale(items: Sequence[str], folder: Path, suffix: str) -> None:
     """Prints what of a document is stale, and the command that measures it anew."""
-    from hpo.analysis.reproduction import Reproduction
-    from hpo.analysis.staleness import find_stale
     from hpo.errors import RequestError
     from hpo.provenance import versions
+    from hpo.reports.reproduction import Reproduction
+    from hpo.reports.staleness import find_stale
     from hpo.text.commands import this_command
 
     file = folder / f"reproduction{suffix}.json"
@@ -136,10 +136,10 @@ def _differences(names: Sequence[str]) -> str:
 
 def _show(items: Sequence[str], opened: Any, stored: dict[str, str], folder: Path, suffix: str) -> None:
     """Prints the tables of what is measured, and writes the document."""
-    from hpo.analysis.reports import architectures_of, reports
-    from hpo.analysis.reproduction import read_reproduction
-    from hpo.analysis.staleness import find_stale
-    from hpo.report.reproduction import looked_at, table_of
+    from hpo.reports.document import looked_at, table_of
+    from hpo.reports.published import architectures_of, reports
+    from hpo.reports.reproduction import read_reproduction
+    from hpo.reports.staleness import find_stale
     from hpo.text.commands import this_command
 
     networks = {name: _describe(name) for name in architectures_of(reports().items)}
@@ -184,11 +184,11 @@ def _write_reproduction(
     folder: Path,
     suffix: str,
 ) -> None:
-    from hpo.analysis.reports import studies_of
     from hpo.dashboard.server import save_figure
     from hpo.report.figures import write_pngs
-    from hpo.report.reproduction import picture_of, write_document
-    from hpo.report.reproduction_figures import draw, draw_range_tests
+    from hpo.reports.document import picture_of, write_document
+    from hpo.reports.document_figures import draw, draw_range_tests
+    from hpo.reports.published import studies_of
 
     if opened is not None and "report_a_table_5" in studies_of(items):
         for optimizer, figure in draw_range_tests(opened, stored["report_a_table_5"]).items():

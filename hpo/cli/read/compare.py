@@ -52,6 +52,7 @@ def compare(words: tuple[str, ...], study: str | None, storage: str, as_json: bo
 def comparison_view(found: Comparison) -> list[Any]:
     """Returns the answer, every configuration beside the best, and how they were compared."""
     from hpo.analysis.comparison import answer, how_compared
+    from hpo.analysis.contrasts import NO_DIFFERENCE
 
     metric = found.metric
     table = FittedTable()
@@ -71,7 +72,7 @@ def comparison_view(found: Comparison) -> list[Any]:
         beside = ["", "", *([""] if has_new else []), ""]
         if (contrast := contrasts.get(one.trial)) is not None:
             by = contrast.difference
-            difference = change(by.estimate, metric.unit, by.standard_error)
+            difference = "" if by is NO_DIFFERENCE else change(by.estimate, metric.unit, by.standard_error)
             on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
             beside = [difference, by.text(metric.unit, "+"), *on_new, p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)

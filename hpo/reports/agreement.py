@@ -13,8 +13,8 @@ from statistics import fmean, median, stdev, variance
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.reports import reports
-from hpo.analysis.reproduction import Cell
+from hpo.reports.published import reports
+from hpo.reports.reproduction import Cell
 
 LEVEL = 0.01  # at which a cell's mean, and its spread, is judged: so often is a true one of normal errors rejected
 EQUIVALENCE = 1.0  # percentage points: two means are equivalent whose difference is surely smaller

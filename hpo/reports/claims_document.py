@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from hpo.analysis.agreement import Estimate, TableVerdict, counted, judge_table
-from hpo.analysis.claims import NOTHING, VERDICTS, Comparison, judge_claims
-from hpo.analysis.reports import Claim, Names, reports
-from hpo.analysis.reproduction import Reproduction
 from hpo.analysis.statistics import holm
+from hpo.reports.agreement import Estimate, TableVerdict, counted, judge_table
+from hpo.reports.claims import NOTHING, VERDICTS, Comparison, judge_claims
+from hpo.reports.published import Claim, Names, reports
+from hpo.reports.reproduction import Reproduction
 from hpo.text.formatting import count, p_value
 
 UNITS = {  # of what is compared, where it is no error
@@ -73,7 +73,7 @@ def summary_of_claims(found: Reproduction) -> str:
     compared = sum(told.values()) - told[NOTHING]
     if not compared:
         return "No claim can be judged yet."
-    shares = ", ".join(f"{told[verdict]} {verdict}" for verdict in VERDICTS if told[verdict] and verdict != NOTHING)
+    shares = ", ".join(f"{told[verdict]} *{verdict}*" for verdict in VERDICTS if told[verdict] and verdict != NOTHING)
     return f"Of {count(compared, 'claimed effect')} that can be compared: {shares}; {told[NOTHING]} cannot be."
 
 

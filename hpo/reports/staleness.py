@@ -11,9 +11,9 @@ from itertools import count
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.reproduction import Reproduction
 from hpo.analysis.results import read_entries
 from hpo.provenance import differing
+from hpo.reports.reproduction import Reproduction
 from hpo.storage.queries import study_attributes
 from hpo.study.range_tests import read_range_tests
 from hpo.text.names import derived_name

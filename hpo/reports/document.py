@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from hpo.analysis.agreement import FEWEST, Verdict, counted, judge
-from hpo.analysis.reports import reports
-from hpo.analysis.reproduction import Cell, RangeTestResult, Reproduction
 from hpo.analysis.statistics import ratio_of_deviations
 from hpo.errors import RequestError
-from hpo.report.claims import claim_rows, judge_tables, summary_of_claims, table_rows
+from hpo.reports.agreement import FEWEST, Verdict, counted, judge
+from hpo.reports.claims_document import claim_rows, judge_tables, summary_of_claims, table_rows
+from hpo.reports.published import reports
+from hpo.reports.reproduction import Cell, RangeTestResult, Reproduction
 from hpo.text.files import NotUtf8, read_text, write_together
 from hpo.text.formatting import count, interval, mean_and_deviation
 from hpo.text.markdown import markdown_table

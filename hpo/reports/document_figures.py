@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.storages import RDBStorage
 
-from hpo.analysis.curves import by_kind
-from hpo.analysis.reports import Item, reports
-from hpo.analysis.reproduction import Reproduction
 from hpo.analysis.results import read_entries
 from hpo.report.figures import Bar, bars_figure, gradient_norms_figure, losses_figure, network_figure, range_test_figure
+from hpo.reports.curves import by_kind
+from hpo.reports.published import Item, reports
+from hpo.reports.reproduction import Reproduction
 from hpo.storage.queries import study_attributes
 from hpo.storage.studies import own_studies
 from hpo.study.range_tests import read_range_tests

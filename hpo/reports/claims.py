@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from hpo.analysis.agreement import FEWEST, Estimate, combined, measured_mean, published_mean
-from hpo.analysis.reports import Claim, Names, reports
-from hpo.analysis.reproduction import Cell, Reproduction
 from hpo.analysis.statistics import LEVEL, holm
+from hpo.reports.agreement import FEWEST, Estimate, combined, measured_mean, published_mean
+from hpo.reports.published import Claim, Names, reports
+from hpo.reports.reproduction import Cell, Reproduction
 
 REPRODUCED, SIZE, NOT, OPPOSITE, OPEN, NOTHING = VERDICTS = (
     "reproduced",
@@ -141,7 +141,7 @@ def _paired(one: Comparison, less: Rounds, more: Rounds) -> Comparison:
     """Compares two sides round by round, each the mean of its cells."""
     rounds = {len(values) for values in (*less, *more)}
     if min(rounds) == 0:
-        return replace(one, why="what it takes was not kept")
+        return replace(one, why="what it takes was not kept, or is not finite in all rounds")
     if len(rounds) > 1 or min(rounds) < FEWEST:
         return replace(one, why=f"it takes the same {FEWEST} rounds or more on both sides")
     below, above = ([fmean(values) for values in zip(*side, strict=True)] for side in (less, more))

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from hpo.analysis import agreement
-from hpo.analysis.agreement import LEVEL, Verdict, counted, judge, judge_table
-from hpo.analysis.reproduction import Cell
+from hpo.reports import agreement
+from hpo.reports.agreement import LEVEL, Verdict, counted, judge, judge_table
+from hpo.reports.reproduction import Cell
 
 Draw = Callable[[tuple[int, ...]], NDArray[np.float64]]
 

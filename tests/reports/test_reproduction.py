@@ -8,13 +8,13 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.reports import find_items, reports, studies_of
-from hpo.analysis.reproduction import Cell, Reproduction, read_reproduction
-from hpo.analysis.staleness import find_stale, newest_name, next_name
 from hpo.errors import UnknownName
 from hpo.provenance import versions
-from hpo.report.reproduction import fill, render, table_of, write_document
-from hpo.report.reproduction_figures import draw
+from hpo.reports.document import fill, render, table_of, write_document
+from hpo.reports.document_figures import draw
+from hpo.reports.published import find_items, reports, studies_of
+from hpo.reports.reproduction import Cell, Reproduction, read_reproduction
+from hpo.reports.staleness import find_stale, newest_name, next_name
 from hpo.search.samplers import suggest
 from hpo.storage.queries import count_trials
 from hpo.storage.trial_attributes import Worker

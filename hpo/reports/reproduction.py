@@ -15,10 +15,10 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.curves import summarize_curves
-from hpo.analysis.reports import reports, studies_of
 from hpo.analysis.results import read_entries
 from hpo.provenance import differing, time_text, versions
+from hpo.reports.curves import summarize_curves
+from hpo.reports.published import reports, studies_of
 from hpo.storage.queries import StoredTrial, study_attributes
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.definition import Published
