@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from benchmarks.images_and_looks import of_hundred, print_tables, row
 from hpo.analysis import sign_flips
 from hpo.analysis.contrasts import Rounds, joint_p_values
 from hpo.analysis.convergence import share_of
@@ -190,23 +191,13 @@ def false_alarms(kind: str, family: str, number: int, studies: int) -> int:
     return sum(smallest_p(_drawn(KINDS[kind], random, configurations, number)) < LEVEL for _ in range(studies))
 
 
-def of_hundred(number: int, of: int) -> str:
-    """Returns a share in percent with its standard error: how sure the simulation is."""
-    share = number / of
-    return f"{100 * share:.1f} ± {100 * (share * (1 - share) / of) ** 0.5:.1f}"
-
-
-def _row(cells: Sequence[Any]) -> None:
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
-
-
 def _cell(job: tuple[Any, ...]) -> Any:
     function, *arguments = job
     return function(*arguments)
 
 
 def main(studies: int = STUDIES, tested: int = TESTED) -> None:
-    """Prints both tables."""
+    """Prints the tables, and those of `images_and_looks`."""
     sign_flips.PATTERNS = FLIPS  # before processes begin that inherit it
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         found = pool.map(_cell, [(coverage, kind, number, studies) for kind in KINDS for number in ROUNDS])
@@ -215,17 +206,19 @@ def main(studies: int = STUDIES, tested: int = TESTED) -> None:
             [(false_alarms, *which, n, tested) for which in product(TESTED_KINDS, FAMILIES) for n in TESTED_ROUNDS],
         )
         print(f"How many of 100 intervals hold the truth ± standard error, of {studies} studies each\n")
-        _row(["errors", "interval", *(f"{number} rounds" for number in ROUNDS)])
-        _row(["---"] * (2 + len(ROUNDS)))
+        row(["errors", "interval", *(f"{number} rounds" for number in ROUNDS)])
+        row(["---"] * (2 + len(ROUNDS)))
         for name in KINDS:
             cells = [next(found) for _ in ROUNDS]
             for interval in cells[-1]:
-                _row([name, interval, *(of_hundred(*one[interval]) for one in cells)])
+                row([name, interval, *(of_hundred(*one[interval]) for one in cells)])
         print(f"\nHow many of 100 studies of alike configurations raise a false alarm, of {tested} each\n")
-        _row(["errors", "family", *(f"{number} rounds" for number in TESTED_ROUNDS)])
-        _row(["---"] * (2 + len(TESTED_ROUNDS)))
+        row(["errors", "family", *(f"{number} rounds" for number in TESTED_ROUNDS)])
+        row(["---"] * (2 + len(TESTED_ROUNDS)))
         for name, family in product(TESTED_KINDS, FAMILIES):
-            _row([name, family, *(of_hundred(next(alarms), tested) for _ in TESTED_ROUNDS)])
+            row([name, family, *(of_hundred(next(alarms), tested) for _ in TESTED_ROUNDS)])
+    print()
+    print_tables()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.limits import FEWEST_ROUNDS, FEWEST_TO_TELL
+from hpo.limits import FEWEST_TO_TELL
 from hpo.text.formatting import count, figure, interval, points, with_unit
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def too_few_to_tell(rounds: int) -> str:
     )
 
 
-def few_rounds(rounds: int) -> str:
-    """Returns what is to be known of a mean's interval over few rounds; nothing where they are enough."""
-    if not FEWEST_ROUNDS <= rounds < MANY_ROUNDS:
+def few_rounds(rounds: int, *means: Interval) -> str:
+    """Returns what is to be known of means' intervals over few rounds; nothing where they are enough, or have none."""
+    if rounds >= MANY_ROUNDS or all(mean.low is None for mean in means):
         return ""
     very_skewed = f"where errors are very skewed, a mean's 95 % interval over fewer than {MANY_ROUNDS}"
     return f"few rounds: {very_skewed} is one of 88 to 92 %"

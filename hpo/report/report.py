@@ -137,7 +137,7 @@ def _headline(
         said.append(f"{capitalized(too_few)} configurations apart.")
     elif alike:
         said.append(f"On fresh rounds {', '.join(alike)} do not differ significantly.")
-    said += [f"{capitalized(few)}."] if (few := few_rounds(confirmation.rounds)) else []
+    said += [f"{capitalized(few)}."] if (few := few_rounds(confirmation.rounds, confirmed.mean)) else []
     return [extreme, sure, *said]
 
 

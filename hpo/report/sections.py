@@ -75,13 +75,15 @@ def best_section(
             "configuration",
         ]
     ]
+    means: list[Interval] = []
     for trial in ranked(trials, card.metric)[:BEST]:
         confirmed = fresh.get(trial.number)
         again = mean_and_deviation(confirmed.mean.estimate, confirmed.std, card.metric.unit) if confirmed else ""
         row = [str(trial.number), error_of(trial, card.metric)]
         if not definition.space:
             diverged = trial.attributes.get("diverged_rounds", ())
-            row.append(mean_of(trial.attributes["errors"], card.metric, diverged).text(card.metric.unit))
+            means.append(mean_of(trial.attributes["errors"], card.metric, diverged))
+            row.append(means[-1].text(card.metric.unit))
         rows.append([*row, *([again] if fresh else []), name_of(trial, definition)])
     flags = [
         name for name, parameter in definition.search_space.items() if any(value is True for value in parameter.values)
@@ -91,7 +93,7 @@ def best_section(
         text = [text[0].replace("low", "high")] if card.metric.maximize else text
     else:
         text = ["Mean and deviation over rounds; the interval is the mean's, on these test examples."]
-        text += [f"{capitalized(few)}."] if (few := few_rounds(definition.protocol.rounds)) else []
+        text += [f"{capitalized(few)}."] if (few := few_rounds(definition.protocol.rounds, *means)) else []
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")
     if fresh:

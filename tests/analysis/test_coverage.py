@@ -7,6 +7,12 @@ import pytest
 from benchmarks import coverage
 from hpo.analysis import sign_flips
 from hpo.analysis.caveats import few_rounds
+from hpo.analysis.results import Best
+from hpo.analysis.statistics import Interval
+from hpo.cli.read.best import best_table
+from tests.conftest import RECOGNITION
+
+SOME, NONE = Interval(2.0, 1.5, 2.5), Interval(2.0, None, None)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in coverage.KINDS if "very" not in kind])
@@ -22,8 +28,8 @@ def test_intervals_hold_what_they_promise(kind: str) -> None:
 def test_very_skewed_errors_are_the_exception_and_it_is_said() -> None:
     held, of = coverage.coverage("very skewed (gamma, skewness 2)", 5, 400)["mean"]
     assert 0.82 < held / of < 0.92
-    assert "88 to 92 %" in few_rounds(5)
-    assert few_rounds(30) == few_rounds(2) == ""
+    assert "88 to 92 %" in few_rounds(5, SOME)
+    assert few_rounds(30, SOME) == few_rounds(5, NONE) == few_rounds(5) == ""
 
 
 @pytest.mark.parametrize("family", [family for family in coverage.FAMILIES if "not made" not in family])
@@ -36,3 +42,19 @@ def test_a_family_raises_few_false_alarms(family: str, monkeypatch: pytest.Monke
                 kind,
                 alarms,
             )
+
+
+@pytest.mark.parametrize(("ends", "is_said"), [((1.5, 2.5), True), ((None, None), False)])
+def test_the_best_says_what_few_rounds_are_not_sure_of_beside_every_interval(
+    ends: tuple[float | None, float | None], is_said: bool
+) -> None:
+    interval = dict(zip(("low", "high"), ends, strict=True))
+    confirmed = {
+        **{"mean": 2.0, **interval, "std": 0.5, "rounds": 5, "optimism": 0.0, "optimism_interval": interval},
+        **{"on_new": None, "convergence": None},
+    }
+    what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
+    fresh = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, confirmed)
+    listed = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, None, label="A", interval=interval)
+    for best in (fresh, listed):
+        assert ("few rounds" in str(best_table(best)[-1])) == is_said

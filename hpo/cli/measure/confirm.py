@@ -204,7 +204,8 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         lines.append(_said_of(contrast, names[contrast.first], names[contrast.second], found))
     diverged = [f"{names[one.trial]} {one.convergence.text(metric)}" for one in found.confirmed if one.convergence]
     equal = not any(one.std for one in found.confirmed)
-    notes = [SEED_UNUSED] if equal else [few] if (few := few_rounds(found.rounds)) else []
+    few = few_rounds(found.rounds, *(one.mean for one in found.confirmed))
+    notes = [SEED_UNUSED] if equal else [few] if few else []
     if len(found.confirmed) == 1:
         return [str(found), table, *notes]
     how = (

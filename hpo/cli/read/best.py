@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.analysis.caveats import SELECTION_BIAS, beside_search
+from hpo.analysis.caveats import SELECTION_BIAS, beside_search, few_rounds
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.limits import FEWEST_ROUNDS
@@ -115,10 +115,11 @@ def _verdict(best: Best) -> str:
         on_new = Interval(confirmed["mean"], **confirmed["on_new"]) if confirmed["on_new"] else None
         optimism = Interval(confirmed["optimism"], **confirmed["optimism_interval"])
         diverged = f"it {confirmed['convergence']['text']}; " if confirmed["convergence"] else ""
+        few = few_rounds(confirmed["rounds"], mean)
         return (
             f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {spread(confirmed['mean'], None, best.unit)} "
             f"({both_intervals(mean, on_new, best.unit)}); {diverged}"
-            f"{beside_search(best.value, optimism, best.unit, confirmed['std'])}"
+            f"{beside_search(best.value, optimism, best.unit, confirmed['std'])}{f'; {few}' if few else ''}"
         )
     if best.label is not None:
         compare = command_here("compare", "--study", best.study)
@@ -136,4 +137,5 @@ def _notes(best: Best) -> list[str]:
         mean = Interval(best.value, best.interval["low"], best.interval["high"], why=why)
         on_new = Interval(best.value, best.on_new["low"], best.on_new["high"]) if best.on_new else None
         said.append(both_intervals(mean, on_new, best.unit))
+        said += [few] if (few := few_rounds(best.rounds, mean)) else []
     return said

@@ -77,8 +77,8 @@ def comparison_view(found: Comparison) -> list[Any]:
             beside = [difference, by.text(metric.unit, "+"), *on_new, p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)
     diverged = [f"{one.name} {one.convergence.text(metric)}" for one in found.compared if one.convergence]
-    few = [] if found.is_biased else [few_rounds(found.rounds)]
-    notes = [how_compared(found), *filter(None, few), *_caveats(found)]
+    few = few_rounds(found.rounds, *(one.mean for one in found.compared))
+    notes = [how_compared(found), *([few] if few else []), *_caveats(found)]
     return [answer(found), table, *([diverged] if diverged else []), notes]
 
 
