@@ -85,7 +85,8 @@ def test_a_search_says_its_winner_how_sure_and_what_pruning_saved(searched: RDBS
     found = sections(report)
     assert found["best"].table[0] == ["trial", "error %", "configuration"]
     assert [row[0] for row in found["best"].table[1:]] == ["1", "2", "0"]
-    assert "Pruned: 1 of 4 trials; 83 % of all epochs were trained" in found["pruning"].text[0]  # 2 + 2 + 2, and 2 / 3 of 8
+    # Of three rounds of two epochs each trial; of the one that was pruned two rounds had one.
+    assert "Pruned: 1 of 4 trials; 83 % of all epochs were trained" in found["pruning"].text[0]
     assert found["time"].table[1] == ["a", "cpu (x)", "3", "3 min"]
     assert "They need 20 trials" in found["importances"].text[0]
 
