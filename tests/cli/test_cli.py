@@ -49,7 +49,10 @@ def test_reading_commands_have_the_documented_keys(worked: Path) -> None:
         "ties",
         "ledger",
     }
-    assert best["ledger"] == {"looks": 3, "trials_while_searching": 3, "list": False, "confirmations": []}
+    assert best["ledger"] == {
+        **{"looks": 3, "selection": "by the test", "trials_while_searching": 3, "list": False},
+        "confirmations": [],
+    }
     assert (best["study"], best["rounds"], best["dataset"], best["confirmed"]) == ("tiny", 2, "digits", None)
     assert best["label"] is None
     (status,) = read(worked, "status")
