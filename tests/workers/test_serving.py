@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
     with pytest.raises(WorkError, match="given up: broken"):
         serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
     assert counts(fresh_storage) == {"COMPLETE": 2}
-    assert capfd.readouterr().err.count("study 'broken': 1 trial failed by an error") == 1
+    said = capfd.readouterr().err  # by one worker, or by both at once
+    assert len(re.findall(r"study 'broken': [12] trials? failed by an error", said)) == 1
 
 
 def test_a_study_that_is_deleted_ends_its_run_in_one_line(created: RDBStorage, tmp_path: Path) -> None:
