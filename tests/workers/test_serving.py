@@ -123,7 +123,7 @@ def test_a_study_that_cannot_be_served_is_given_up_and_the_others_are_not(
         serve(fresh_storage, tmp_path, stub="fails_where_broken", workers=2)
     assert counts(fresh_storage) == {"COMPLETE": 2}
     said = capfd.readouterr().err  # by one worker, or by both at once
-    assert len(re.findall(r"study 'broken': [12] trials? failed by an error", said)) == 1
+    assert len(re.findall(r"study 'broken': [12] trials? failed by an error", said)) in (1, 2)
 
 
 def test_a_study_that_is_deleted_ends_its_run_in_one_line(created: RDBStorage, tmp_path: Path) -> None:
