@@ -26,8 +26,8 @@ from benchmarks.overhead import measure, ours
 from hpo.storage.backends import open_storage
 from hpo.storage.postgresql import AdvisoryLock
 from hpo.storage.studies import create_study
+from hpo.study.card import light_card
 from hpo.study.catalog import load_study
-from hpo.study.loading import light_card
 from hpo.workers.launch import first_attributes
 from hpo.workers.liveness import LivenessLock
 from tests.chaos.network import Link

@@ -25,8 +25,9 @@ from benchmarks.overhead import our_trials
 from hpo.search.samplers import Slot, make_sampler
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
+from hpo.study.card import make_card
 from hpo.study.definition import StudyDefinition, read_study
-from hpo.study.loading import load_task, make_card
+from hpo.study.loading import load_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.workers.launch import first_attributes

@@ -31,8 +31,8 @@ import torch
 from benchmarks.report_a import cnn_rounds, cnn_task, final_params
 from benchmarks.speed import Timing, time_rival
 from hpo.provenance import versions
-from hpo.study.definition import Training
 from hpo.study.task import Measurement, Params
+from hpo.study.training import Training
 from hpo.text.markdown import markdown_table
 from hpo.training.device import describe_device, find_device
 from hpo.training.trainer import Trainer

@@ -23,9 +23,9 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials
 from hpo.storage.studies import create_study
 from hpo.storage.trials import batch_writes
+from hpo.study.card import light_card
 from hpo.study.catalog import load_study
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import light_card
 from hpo.study.references import Sources
 from hpo.workers.launch import first_attributes, run_study
 from hpo.workers.plan import Plan

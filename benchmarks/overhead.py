@@ -29,9 +29,10 @@ from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
 from hpo.storage.trial_attributes import Worker
 from hpo.storage.trials import batch_writes
+from hpo.study.card import light_card
 from hpo.study.catalog import load_study
-from hpo.study.definition import StudyDefinition, Training
-from hpo.study.loading import light_card
+from hpo.study.definition import StudyDefinition
+from hpo.study.training import Training
 from hpo.workers.budget import start_trial
 from hpo.workers.evaluate import Stop, run_trial
 from hpo.workers.launch import first_attributes

@@ -18,8 +18,8 @@ from optuna.storages import RDBStorage
 from benchmarks.many_trials import fill
 from hpo.storage.backends import open_storage
 from hpo.storage.studies import create_study
+from hpo.study.card import light_card
 from hpo.study.catalog import load_study
-from hpo.study.loading import light_card
 from hpo.workers.launch import first_attributes
 from tests.postgres import TemporaryPostgres
 

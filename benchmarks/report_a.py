@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hpo.study.catalog import load_study
-from hpo.study.definition import Training
 from hpo.study.loading import load_task
 from hpo.study.task import Round, Value
+from hpo.study.training import Training
 from hpo.tasks.datasets import data_folder
 from hpo.tasks.digit_pairs.task import DigitPairs
 

@@ -31,7 +31,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.report_a import cnn_rounds, cnn_task
-from hpo.study.definition import Training
+from hpo.study.training import Training
 from hpo.training.batch import Batch, to_device
 
 

@@ -36,3 +36,8 @@ class DigitPair(nn.Module):
                 [tower(pairs[:, i : i + 1]) for i, tower in enumerate(self.towers)], dim=1
             )  # (B, 2, 10)
         return self.head(digits.flatten(1)), digits
+
+
+def dropped(share: float) -> list[nn.Module]:
+    """Returns the layer that drops a share of its inputs in training; none where it would drop nothing."""
+    return [nn.Dropout(share)] if share else []

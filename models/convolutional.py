@@ -4,20 +4,54 @@ from __future__ import annotations
 
 from torch import nn
 
-from ._pair import Activation, DigitPair
+from ._pair import Activation, DigitPair, dropped
 
 
-def cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
+def cnn(activation: Activation, *, weight_sharing: bool, width: int = 32, dropout: float = 0.0) -> nn.Module:
     """Two 3x3 convolutions (32, 64 channels), each max-pooled, then linear 256-200-10.
 
     After report A, table II; the widths are this project's, the report gives none.
     """
-    return DigitPair(lambda: _lenet(activation, batch_norm=False), activation, weight_sharing=weight_sharing)
+    return DigitPair(
+        lambda: _lenet(activation, width, dropout, batch_norm=False), activation, weight_sharing=weight_sharing
+    )
 
 
-def cnn_bn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
+def cnn_bn(activation: Activation, *, weight_sharing: bool, width: int = 32, dropout: float = 0.0) -> nn.Module:
     """The cnn with batch norm after each convolution (report A, table III and figure 3)."""
-    return DigitPair(lambda: _lenet(activation, batch_norm=True), activation, weight_sharing=weight_sharing)
+    return DigitPair(
+        lambda: _lenet(activation, width, dropout, batch_norm=True), activation, weight_sharing=weight_sharing
+    )
+
+
+def deep_cnn(
+    activation: Activation, *, weight_sharing: bool, width: int = 24, depth: int = 5, dropout: float = 0.0
+) -> nn.Module:
+    """Padded 3x3 convolutions with batch norm, two of 24 channels and three of 48, then linear to 10.
+
+    The first two of `depth` are max-pooled to 7x7, the others, twice as wide, to 3x3.
+    """
+    return DigitPair(lambda: _deep(activation, width, depth, dropout), activation, weight_sharing=weight_sharing)
+
+
+def fully_convolutional(
+    activation: Activation, *, weight_sharing: bool, width: int = 24, depth: int = 5, dropout: float = 0.0
+) -> nn.Module:
+    """The deep_cnn without a linear layer: a 1x1 convolution makes ten maps, their means are the digits (report A).
+
+    Report A ends by suggesting one, and leaves open of what form.
+    """
+    return DigitPair(
+        lambda: nn.Sequential(
+            *_convolutions(activation, width, depth),
+            *dropped(dropout),
+            nn.Conv2d(2 * width, 10, kernel_size=1),  # (N, 2 width, 7, 7) -> (N, 10, 7, 7)
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        ),
+        activation,
+        weight_sharing=weight_sharing,
+    )
 
 
 def simple_cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
@@ -25,7 +59,7 @@ def simple_cnn(activation: Activation, *, weight_sharing: bool) -> nn.Module:
     return DigitPair(lambda: _simple(activation), activation, weight_sharing=weight_sharing)
 
 
-def _lenet(activation: Activation, *, batch_norm: bool) -> nn.Module:
+def _lenet(activation: Activation, width: int, dropout: float, *, batch_norm: bool) -> nn.Module:
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         # Batch norm subtracts the mean, so a bias before it would train for nothing. Pooling before the activation
         # gives the same values as after it for the monotone ones, on a quarter of the numbers.
@@ -34,13 +68,47 @@ def _lenet(activation: Activation, *, batch_norm: bool) -> nn.Module:
         return [convolution, *normalised, nn.MaxPool2d(2), activation()]
 
     return nn.Sequential(
-        *block(1, 32),  # (N, 1, 14, 14) -> (N, 32, 6, 6)
-        *block(32, 64),  # -> (N, 64, 2, 2)
+        *block(1, width),  # (N, 1, 14, 14) -> (N, width, 6, 6)
+        *block(width, 2 * width),  # -> (N, 2 width, 2, 2)
         nn.Flatten(),
-        nn.Linear(256, 200),
+        *dropped(dropout),
+        nn.Linear(8 * width, 200),
         activation(),
+        *dropped(dropout),
         nn.Linear(200, 10),
     )
+
+
+def _deep(activation: Activation, width: int, depth: int, dropout: float) -> nn.Module:
+    return nn.Sequential(
+        *_convolutions(activation, width, depth),
+        nn.MaxPool2d(2),  # (N, 2 width, 7, 7) -> (N, 2 width, 3, 3)
+        nn.Flatten(),
+        *dropped(dropout),
+        nn.Linear(18 * width, 10),
+    )
+
+
+def _convolutions(activation: Activation, width: int, depth: int) -> list[nn.Module]:
+    """Returns layers from images (N, 1, 14, 14) to maps (N, 2 width, 7, 7).
+
+    Raises:
+        ValueError: where there are fewer than three.
+    """
+    if depth < 3:
+        raise ValueError(f"depth must be at least 3, two convolutions at 14x14 and one at 7x7, but is {depth}")
+    layers: list[nn.Module] = []
+    inputs = 1
+    for layer in range(depth):
+        outputs = width if layer < 2 else 2 * width
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            *([nn.MaxPool2d(2)] if layer == 1 else []),
+            activation(),
+        ]
+        inputs = outputs
+    return layers
 
 
 def _simple(activation: Activation) -> nn.Module:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ._pair import Activation, DigitPair
-
-CHANNELS = 14
-BLOCKS = 6
+from ._pair import Activation, DigitPair, dropped
 
 
-def residual(activation: Activation, *, weight_sharing: bool) -> nn.Module:
-    """A 3x3 convolution, six residual blocks of 14 channels, average pool, linear 14-10 (report B, figure 4)."""
-    return DigitPair(lambda: _tower(activation), activation, weight_sharing=weight_sharing)
+def residual(
+    activation: Activation, *, weight_sharing: bool, width: int = 14, depth: int = 6, dropout: float = 0.0
+) -> nn.Module:
+    """A 3x3 convolution, six residual blocks of 14 channels, average pool, linear 14-10 (report B, figure 4).
+
+    Others are of `depth` blocks of `width` channels.
+    """
+    return DigitPair(lambda: _tower(activation, width, depth, dropout), activation, weight_sharing=weight_sharing)
 
 
 class _Block(nn.Module):
     computes = "activation(maps + residue(maps))"  # and nothing else: so a kernel may take its place
 
-    def __init__(self, activation: Activation) -> None:
+    def __init__(self, activation: Activation, width: int) -> None:
         super().__init__()
         # The convolutions keep the bias that batch norm makes idle: the report's parameter counts include it (table I).
         self.residue = nn.Sequential(
-            nn.Conv2d(CHANNELS, CHANNELS, kernel_size=3, padding=1),
-            nn.BatchNorm2d(CHANNELS),
+            nn.Conv2d(width, width, kernel_size=3, padding=1),
+            nn.BatchNorm2d(width),
             activation(),
-            nn.Conv2d(CHANNELS, CHANNELS, kernel_size=3, padding=1),
-            nn.BatchNorm2d(CHANNELS),
+            nn.Conv2d(width, width, kernel_size=3, padding=1),
+            nn.BatchNorm2d(width),
         )
         self.activation = activation()
 
@@ -35,12 +37,13 @@ class _Block(nn.Module):
         return activated
 
 
-def _tower(activation: Activation) -> nn.Module:
+def _tower(activation: Activation, width: int, depth: int, dropout: float) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, CHANNELS, kernel_size=3),  # (N, 1, 14, 14) -> (N, 14, 12, 12)
-        *(_Block(activation) for _ in range(BLOCKS)),
-        nn.AvgPool2d(12),  # -> (N, 14, 1, 1)
+        nn.Conv2d(1, width, kernel_size=3),  # (N, 1, 14, 14) -> (N, width, 12, 12)
+        *(_Block(activation, width) for _ in range(depth)),
+        nn.AvgPool2d(12),  # -> (N, width, 1, 1)
         activation(),
         nn.Flatten(),
-        nn.Linear(CHANNELS, 10),
+        *dropped(dropout),
+        nn.Linear(width, 10),
     )

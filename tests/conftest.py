@@ -20,9 +20,8 @@ from optuna.storages import RDBStorage
 
 from hpo.storage.backends import open_storage
 from hpo.storage.trial_attributes import Worker
-from hpo.study.card import Card
+from hpo.study.card import Card, light_card
 from hpo.study.definition import StudyDefinition, define_study
-from hpo.study.loading import light_card
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve
 from hpo.study.task import Round

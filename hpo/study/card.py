@@ -6,14 +6,21 @@ parameter, come from here; and whether another machine has the same data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from hpo.errors import StudyError
+from hpo.study.code import code_hashes
+from hpo.study.definition import StudyDefinition
+from hpo.study.loading import LoadedTask, load_task
+from hpo.study.references import NOWHERE, Sources
 from hpo.study.schema import Table, explain
 from hpo.study.space import When
+from hpo.study.task import Metric, metrics_of
+from hpo.study.training import CONDITIONS, MAY_BE_TRAINED_BY, TRAINED_BY
 
 
 class MetricCard(Table):
@@ -99,3 +106,40 @@ def parse_card(stored: Mapping[str, Any], *, study: str) -> Card:
         return Card.model_validate(stored)
     except ValidationError as error:
         raise StudyError(f"study {study!r}: its card: {explain(error)}") from error
+
+
+def make_card(definition: StudyDefinition, loaded: LoadedTask, sources: Sources = NOWHERE) -> Card:
+    """Returns the card of a study that is resolved, its data prepared."""
+    protocol = definition.protocol
+    return Card(
+        metrics=_metric_cards(loaded.metrics, protocol.metric),
+        tested=_metric_cards(metrics_of(loaded.task) if protocol.select_on != "test" else (), protocol.metric),
+        parameters={name: _taker(name, loaded) for name in definition.parameters},
+        conditions={
+            name: dict(when)
+            for name, when in loaded.conditions.items()
+            if name not in CONDITIONS or name in definition.parameters
+        },
+        dataset=loaded.dataset,
+        data_sha256=loaded.data_sha256,
+        code=code_hashes(loaded.references, sources) if loaded.references else {},
+        at_chance={one.label: tuple(names) for one in definition.trial if (names := loaded.untrained(one.params))},
+    )
+
+
+def light_card(definition: StudyDefinition) -> Card:
+    """Returns the card of a study that is resolved, and whose task is light."""
+    return make_card(definition, load_task(definition, study=definition.title))
+
+
+def _taker(name: str, loaded: LoadedTask) -> str:
+    if not loaded.trains:
+        return "function"
+    is_of_training = name in TRAINED_BY or name in MAY_BE_TRAINED_BY
+    return "training" if is_of_training else loaded.keywords()[name][0]
+
+
+def _metric_cards(metrics: Sequence[Metric], objective: str | None) -> tuple[MetricCard, ...]:
+    ordered = sorted(metrics, key=lambda metric: metric.name != objective)
+    known = [{**asdict(metric), "title": metric.title or metric.name} for metric in ordered]
+    return tuple(MetricCard(**{name: one[name] for name in MetricCard.model_fields}) for one in known)

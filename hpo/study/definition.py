@@ -20,17 +20,14 @@ from hpo.errors import StudyError
 from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
-from hpo.study.schema import Count, Factor, Rounds, Table, Words, explain, plain, shown
+from hpo.study.schema import Rounds, Table, Words, explain, plain
 from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler
-from hpo.study.space import LEARNING_RATE, Given, GivenParameter, Parameter, check_conditions, check_names, space_of
+from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
+from hpo.study.training import MAY_BE_TRAINED_BY, Training
 from hpo.text.files import NotUtf8, read_text
 
 FORMAT: Literal[1] = 1
-
-Optimizer = Literal["sgd", "rmsprop", "adam"]
-TRAINED_BY: Mapping[str, Any] = {"optimizer": Optimizer, LEARNING_RATE: Factor}
-"""The parameters that training takes, whatever the network: name -> rule."""
 
 
 class TaskTable(Table):
@@ -49,27 +46,6 @@ class TaskTable(Table):
     def settings(self) -> dict[str, Any]:
         """The keywords of the task's class."""
         return dict(self.model_extra or {})
-
-
-class Training(Table):
-    """How networks are trained; the same in every trial.
-
-    Attributes:
-        precision: see `TrainingConfig` in hpo/training/optimizers.py.
-        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
-            is.
-    """
-
-    epochs: Count = 25
-    batch_size: Annotated[int, Field(ge=2, le=limits.COUNT)] = 100
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if any(epoch > self.epochs for epoch in self.evaluate_at):
-            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
-        return self
 
 
 class Protocol(Table):
@@ -153,7 +129,8 @@ class StudyDefinition(Table):
         check_conditions(self.space)
         if self.space:
             check_sampler(self.sampler, self.space, repeats=self.run.repeat_configurations)
-        if self.training and (both := [name for name in Training.model_fields if name in self.parameters]):
+        fixed = Training.model_fields.keys() - MAY_BE_TRAINED_BY
+        if self.training and (both := sorted(fixed & {*self.parameters})):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
         return self
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from hpo.study.definition import TRAINED_BY, StudyDefinition, TaskTable
+from hpo.study.definition import StudyDefinition, TaskTable
+from hpo.study.training import MAY_BE_TRAINED_BY, TRAINED_BY
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE = "hpo.schema.json"
@@ -64,7 +65,7 @@ def _settings(place: str) -> Any:
 def _by_task(name: str) -> dict[str, Any]:
     """Returns what the rest of a study is where its task has this name: its metrics and parameters, as far as known."""
     task = _settings(SETTINGS[name])
-    rules: dict[str, Any] = {**TRAINED_BY, **getattr(task, "rules", {})}
+    rules: dict[str, Any] = {**TRAINED_BY, **MAY_BE_TRAINED_BY, **getattr(task, "rules", {})}
     space: dict[str, Any] = {
         "properties": {key: _parameter(rule) for key, rule in rules.items()},
         "required": [*TRAINED_BY, *_needed(task)],

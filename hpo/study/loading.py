@@ -9,18 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
 
 from hpo.errors import DatasetError, StudyError, UnknownName
-from hpo.study.card import Card, MetricCard
-from hpo.study.code import code_hashes, explain_code, load
-from hpo.study.definition import TRAINED_BY, StudyDefinition
+from hpo.study.code import explain_code, load
+from hpo.study.definition import StudyDefinition
 from hpo.study.references import NOWHERE, Reference, Sources, parse_reference
 from hpo.study.schema import explain
 from hpo.study.task import Measurement, Metric, Params, Round, Task, metrics_of
+from hpo.study.training import CONDITIONS, MAY_BE_TRAINED_BY, TRAINED_BY
 
 SHIPPED = {
     "digit_pairs": "hpo.tasks.digit_pairs.task:DigitPairs",
@@ -28,6 +27,11 @@ SHIPPED = {
     "regression": "hpo.tasks.regression:Regression",
 }
 NETWORK_TASK = ("network", "loss", "data", "errors")  # the functions of one
+TAKERS = (
+    ("network", 0),
+    ("loss", 2),
+    ("vary", 2),
+)  # of its functions, those that take parameters; after so many others
 
 
 class LoadedTask:
@@ -53,7 +57,10 @@ class LoadedTask:
         if len(set(names)) < len(names) or "by_step" in names:  # errors_by_step is an attribute of trials
             raise ValueError(f"metrics must have different names, and none 'by_step', but are {', '.join(names)}")
         self.rules: Mapping[str, Any] = getattr(task, "rules", {})
-        self.conditions: Mapping[str, Mapping[str, Any]] = getattr(task, "conditions", {})
+        self.conditions: Mapping[str, Mapping[str, Any]] = {
+            **(CONDITIONS if self.trains else {}),
+            **getattr(task, "conditions", {}),
+        }
 
     @property
     def trains(self) -> bool:
@@ -82,9 +89,10 @@ class LoadedTask:
             ValueError: where their signatures cannot be read.
         """
         found: dict[str, tuple[str, inspect.Parameter]] = {}
-        for taker, skip in (("network", 0), ("loss", 2)) if self.trains else ():
-            for name, keyword in _signature(getattr(self.task, taker), taker, skip).items():
-                if name in found or name in TRAINED_BY:
+        for taker, skip in TAKERS if self.trains else ():
+            function = getattr(self.task, taker, None)
+            for name, keyword in _signature(function, taker, skip).items() if function else ():
+                if name in found or name in TRAINED_BY or name in MAY_BE_TRAINED_BY:
                     raise ValueError(
                         f"{name} is a keyword of its {taker}, and of its {found.get(name, ('training',))[0]}"
                     )
@@ -246,38 +254,6 @@ def _make(kind: type[Any], settings: Mapping[str, Any], reference: Reference) ->
         return kind(**settings)
     except Exception as error:
         raise StudyError(f"{reference} cannot be made: {explain_code(error)}") from error
-
-
-def make_card(definition: StudyDefinition, loaded: LoadedTask, sources: Sources = NOWHERE) -> Card:
-    """Returns the card of a study that is resolved, its data prepared."""
-    protocol = definition.protocol
-    return Card(
-        metrics=_metric_cards(loaded.metrics, protocol.metric),
-        tested=_metric_cards(metrics_of(loaded.task) if protocol.select_on != "test" else (), protocol.metric),
-        parameters={name: _taker(name, loaded) for name in definition.parameters},
-        conditions={name: dict(when) for name, when in loaded.conditions.items()},
-        dataset=loaded.dataset,
-        data_sha256=loaded.data_sha256,
-        code=code_hashes(loaded.references, sources) if loaded.references else {},
-        at_chance={one.label: tuple(names) for one in definition.trial if (names := loaded.untrained(one.params))},
-    )
-
-
-def light_card(definition: StudyDefinition) -> Card:
-    """Returns the card of a study that is resolved, and whose task is light."""
-    return make_card(definition, load_task(definition, study=definition.title))
-
-
-def _taker(name: str, loaded: LoadedTask) -> str:
-    if not loaded.trains:
-        return "function"
-    return "training" if name in TRAINED_BY else loaded.keywords()[name][0]
-
-
-def _metric_cards(metrics: Sequence[Metric], objective: str | None) -> tuple[MetricCard, ...]:
-    ordered = sorted(metrics, key=lambda metric: metric.name != objective)
-    known = [{**asdict(metric), "title": metric.title or metric.name} for metric in ordered]
-    return tuple(MetricCard(**{name: one[name] for name in MetricCard.model_fields}) for one in known)
 
 
 def open_task(definition: StudyDefinition, loaded: LoadedTask, device: str, **how: Any) -> Task:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from hpo.errors import RequestError
-from hpo.study.definition import Protocol, StudyDefinition, Training, parse
+from hpo.study.definition import Protocol, StudyDefinition, parse
 from hpo.study.run import Run
 from hpo.study.schema import plain, shown
 from hpo.study.search import Pruner, Race, Sampler
 from hpo.study.space import Choices
+from hpo.study.training import Training
 from hpo.text.names import derived_name
 
 Override = tuple[str, Any]

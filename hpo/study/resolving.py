@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NoReturn, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hpo.errors import StudyError, suggestion
-from hpo.study.definition import TRAINED_BY, Entry, StudyDefinition, Training, define_study
+from hpo.study.definition import Entry, StudyDefinition, define_study
 from hpo.study.loading import LoadedTask, is_light, load_task
 from hpo.study.schema import explain, shown
 from hpo.study.search import (
@@ -20,6 +20,7 @@ from hpo.study.search import (
 )
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of
 from hpo.study.task import Metric, Value
+from hpo.study.training import MAY_BE_TRAINED_BY, TRAINED_BY, Training
 from hpo.text.formatting import count
 
 FEWEST_COMPARED = 3  # rounds of two trials, by a signed-rank test
@@ -65,6 +66,7 @@ def resolve_by(loaded: LoadedTask, definition: StudyDefinition, *, study: str) -
         "trial": [entry.model_dump(mode="json") for entry in map(parameters.check_trial, definition.trial)],
     }
     resolved = define_study(table, name=study)
+    _check_batches(resolved, loaded, study)
     _check_pruner(resolved, loaded, metric, study)
     return resolved
 
@@ -88,6 +90,22 @@ def _training(definition: StudyDefinition, loaded: LoadedTask, study: str) -> Tr
     except ValueError as error:
         raise StudyError(f"study {study!r}: {error}") from error
     return training
+
+
+def _check_batches(definition: StudyDefinition, loaded: LoadedTask, study: str) -> None:
+    """Makes sure that the task can train in batches of any size that is proposed."""
+    if definition.training is None:
+        return
+    parameter = definition.search_space.get("batch_size")
+    if isinstance(parameter, IntRange):
+        values: Iterable[Any] = range(parameter.low, parameter.high + 1, parameter.step)
+    else:
+        values = parameter.values if parameter else ()
+    for size in values:
+        try:
+            loaded.check(definition.training.model_copy(update={"batch_size": size}))
+        except ValueError as error:
+            raise StudyError(f"study {study!r}: parameter batch_size: {error}") from error
 
 
 def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metric, study: str) -> None:
@@ -168,7 +186,7 @@ class _Parameters:
             name: TypeAdapter(rule, config=ConfigDict(strict=True, allow_inf_nan=False))
             for name, rule in {
                 **{name: _rule(keyword.annotation) for name, (_, keyword) in keywords.items()},
-                **(TRAINED_BY if loaded.trains else {}),
+                **({**TRAINED_BY, **MAY_BE_TRAINED_BY} if loaded.trains else {}),
                 **loaded.rules,
             }.items()
         }

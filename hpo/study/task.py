@@ -32,6 +32,10 @@ class Round:
         """Returns the seed of one of its random streams, an integer in [0, 2**32)."""
         return derive_seed(self.study_seed, "round", self.number, stream)
 
+    def training_seed(self, stream: str) -> int:
+        """Returns the seed of a stream of its training, which each member of an ensemble has for itself."""
+        return self.seed(stream)
+
 
 @dataclass(frozen=True)
 class Metric:

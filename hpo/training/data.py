@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from hpo.study.task import Round
 from hpo.training.batch import Batch, stack, to_device
 from hpo.training.network_task import NetworkTask, Split
 
+MOST_ORDERS = 8_000_000  # numbers of examples that are kept for the trials to come: 64 MB
 MOST_BYTES = 256 * 1024**2  # of data that are kept, unless more are asked for at once
 
 
@@ -31,7 +32,9 @@ class RoundData:
         """Returns which rounds are trained together: all of them, or each alone where they differ in size."""
         wanted = tuple(rounds)
         if wanted not in self._groups:
-            drawn = {one: self._draw(one) for one in wanted}
+            whole = {(one.number, one.study_seed): one for one in wanted}  # members of a round share its data
+            splits = {key: self._draw(one) for key, one in whole.items()}
+            drawn = {one: splits[one.number, one.study_seed] for one in wanted}
             alike = len({_shapes(split) for split in drawn.values()}) == 1
             self._groups[wanted] = [wanted] if alike else [(one,) for one in wanted]
             self._splits |= {group: self._stack([drawn[one] for one in group]) for group in self._groups[wanted]}
@@ -87,6 +90,24 @@ class Orders:
             orders = torch.stack([torch.randperm(self._count, generator=one) for one in self._generators])
             self._drawn.append(orders.to(self._device))
         return self._drawn[epoch - 1]
+
+
+class KeptOrders:
+    """The orders of the last rounds that were trained, unless they are too many to be kept."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: tuple[Hashable, Orders] | None = None
+
+    def of(self, rounds: Sequence[Round], count: int, epochs: int) -> Orders:
+        """Returns the orders of R rounds of so many examples each, for so many epochs."""
+        key = (tuple(rounds), count)
+        if self._kept is None or self._kept[0] != key:
+            orders = Orders([one.training_seed("shuffle") for one in rounds], count, self._device)
+            if epochs * len(rounds) * count > MOST_ORDERS:
+                return orders
+            self._kept = key, orders
+        return self._kept[1]
 
 
 def _bytes_of(split: Split) -> int:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from hpo import limits
 from hpo.errors import RequestError
 from hpo.provenance import versions
-from hpo.study.definition import StudyDefinition, TaskTable, Training, define_study
+from hpo.study.definition import StudyDefinition, TaskTable, define_study
 from hpo.study.loading import load_builder, load_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.schema import explain, shown
 from hpo.study.space import Given, short_name
 from hpo.study.task import Measurement, Params, Round
+from hpo.study.training import Training
 from hpo.text.files import write_together
 from hpo.training.network_task import named_in
 from hpo.training.trainer import open_trainer

@@ -14,7 +14,8 @@ from torch.func import vmap
 
 from hpo.study.examples import ExampleOutcomes, joined, summed
 from hpo.study.task import Measurement, Metric
-from hpo.training.batch import Batch, tensors_of
+from hpo.training.batch import Batch, each, tensors_of
+from hpo.training.ensembles import combine, firsts
 from hpo.training.network_task import FinalTest, NetworkTask, States
 
 
@@ -66,17 +67,22 @@ class ExampleTest(FinalTest):
 
     Args:
         metrics: of the task; an error that is no mean over examples says nothing of them.
+        test: the data of all networks.
         members: of which images each round's examples are, (R, N, K).
+        size: how many networks a round has.
     """
 
-    def __init__(self, task: NetworkTask, metrics: Sequence[Metric], test: Batch, members: npt.NDArray[Any]) -> None:
+    def __init__(
+        self, task: NetworkTask, metrics: Sequence[Metric], test: Batch, members: npt.NDArray[Any], size: int = 1
+    ) -> None:
         is_same = bool((members == members[0]).all())
-        self._task, self._metrics, self._test = task, metrics, test
+        self._task, self._metrics, self._inputs, self._size = task, metrics, test[0], size
+        self._test = each(test, lambda tensor: firsts(tensor, size))
         self._members = (members[:1] if is_same else members).astype(np.int32)
 
     def numbers(self, predict: Callable[[Tensor], Any], states: States) -> Tensor:
         """Returns (M (N + 1), R): of each of M metrics how its examples are to be read, and a number of each."""
-        output = predict(self._test[0])
+        output = combine(self._task, predict(self._inputs), self._size)
         errors, find = vmap(self._task.errors)(output, self._test), getattr(self._task, "influences", None)
         moved = vmap(find)(output, self._test) if find else {}
         parts = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from hpo.study.task import Metric, Params, Round
 from hpo.training.batch import Batch
+from hpo.training.randomness import EpochNumbers
 
 
 class Split(NamedTuple):
@@ -40,8 +42,8 @@ class FinalTest(Protocol):
         """Returns numbers (K, R), on the networks' device, which nobody waits for yet.
 
         Args:
-            predict: maps inputs (R, N, ...) to the networks' outputs, (R, N, ...).
-            states: gives their weights.
+            predict: maps inputs (R, N, ...) to the networks' outputs, (R, N, ...); of ensembles of M there are R M.
+            states: gives the weights of each.
         """
 
     @abstractmethod
@@ -58,6 +60,11 @@ class NetworkTask(Protocol):
     `test_members`, which returns which of it those of a round are, (N, K), K images each; unless it does, all rounds
     are taken to be tested on different ones. One with an error that is no mean over examples brings `influences`, which
     maps output and batch to metric -> by how much the error grows with each example, per unit of its weight, (N,).
+
+    One that varies its training data from epoch to epoch brings `vary`, which maps the data of R rounds, (R, N, ...)
+    each, and the epoch's `EpochNumbers` to data of the same shapes; its further arguments are parameters by name, and
+    it is called where a trial has one of them. One whose networks' predictions are not to be averaged as they are
+    brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...).
     """
 
     @property
@@ -95,6 +102,13 @@ def final_test_of(
     """
     make: Callable[..., FinalTest | None] | None = getattr(task, "final_test", None)
     return make(params, rounds, device, dtype, keeps_examples=keeps_examples) if make else None
+
+
+def variation_of(task: NetworkTask, params: Params) -> Callable[[Batch, EpochNumbers], Batch] | None:
+    """Returns what varies training data in each epoch of a configuration; None where nothing does."""
+    vary: Callable[..., Batch] | None = getattr(task, "vary", None)
+    named = named_in(vary, params, skip=2) if vary else {}
+    return partial(vary, **named) if vary and named else None
 
 
 def named_in(function: Callable[..., Any], params: Params, *, skip: int = 0) -> dict[str, Any]:

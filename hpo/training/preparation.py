@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from hpo.errors import is_out_of_memory
-from hpo.study.definition import Training
 from hpo.study.task import Params, Round
+from hpo.study.training import Training
 from hpo.training.batch import each
 from hpo.training.data import RoundData
 from hpo.training.device import CPU
-from hpo.training.gpu_kernels import NO_KERNELS, Kernels, find_kernels, suppress_failure
-from hpo.training.network_task import NetworkTask, named_in
-from hpo.training.optimizers import TrainingConfig
+from hpo.training.network_task import NetworkTask, named_in, variation_of
 from hpo.training.randomness import RandomStream
-from hpo.training.recorded import Evaluate, RecordedRounds, Store, most_bytes
-from hpo.training.recorder import CudaRecorder, Recorder, Streams, ended_if_it_fails
+from hpo.training.recording.gpu_kernels import NO_KERNELS, Kernels, find_kernels, suppress_failure
+from hpo.training.recording.recorded import Evaluate, RecordedRounds, Store, most_bytes
+from hpo.training.recording.recorder import CudaRecorder, Recorder, Streams, ended_if_it_fails
 from hpo.training.rounds import Loss, Rounds, StackedRounds
+from hpo.training.updates.config import TrainingConfig, config_of
 from hpo.training.ways import make_rounds
 
 EXAMPLES = 16  # of each round, on which ways of training are tried
@@ -33,7 +33,7 @@ class Preparation:
 
     Args:
         data: of the rounds.
-        evaluate: what is made of the outputs on the test data.
+        evaluate: what is made of the outputs of a configuration on the test data.
         stacked: which of the two ways of training; None chooses the faster.
         recorder: makes what records steps; None takes CUDA graphs on a GPU, and none on a CPU.
         can_record: whether nobody looks at gradients after each step.
@@ -44,7 +44,7 @@ class Preparation:
         task: NetworkTask,
         training: Training,
         data: RoundData,
-        evaluate: Evaluate,
+        evaluate: Callable[[Params], Evaluate],
         *,
         stacked: bool | None = None,
         recorder: Callable[[], Recorder] | None = None,
@@ -83,14 +83,14 @@ class Preparation:
 
     def fresh(self, params: Params, rounds: Sequence[Round], stream: str = WEIGHTS) -> Rounds:
         """Returns fresh networks, of which nothing is recorded."""
-        networks, config, loss = self._build(params, rounds, stream), self._config(params), self._loss(params)
+        networks, config, loss = self._build(params, rounds, stream), self.config(params, rounds), self._loss(params)
         fast_rounds = getattr(self._task, "fast_rounds", None)
         if fast_rounds is not None and self._stacked is not False:
             fast: Rounds | None = fast_rounds(networks, params, config)
             if fast is not None:
                 return fast
         example = each(self._data.of(rounds).train, lambda tensor: tensor[:, :EXAMPLES])
-        draws = [one.seed(f"{stream} draws") for one in rounds]
+        draws = [one.training_seed(f"{stream} draws") for one in rounds]
         return make_rounds(networks, config, loss, example, draws, stacked=self._stacked)
 
     def _recorded(self, params: Params, rounds: Sequence[Round]) -> RecordedRounds | None:
@@ -128,7 +128,7 @@ class Preparation:
         made = self.fresh(params, rounds)
         if self._records is None or type(made) is not StackedRounds:
             return made
-        networks, config, loss = self._build(params, rounds), self._config(params), self._loss(params)
+        networks, config, loss = self._build(params, rounds), self.config(params, rounds), self._loss(params)
         split, (key, numbers) = self._data.of(rounds), self._shared(params, rounds)
         wanted = (key, *numbers.items())
         if wanted not in self._kernels:
@@ -142,7 +142,8 @@ class Preparation:
                     *(networks, config, loss),
                     train=split.train,
                     test=split.test,
-                    evaluate=self._evaluate,
+                    evaluate=self._evaluate(params),
+                    varies=variation_of(self._task, params) is not None,
                     recorder=recorder,
                     key=key,
                     kernels=kernels,
@@ -166,17 +167,12 @@ class Preparation:
     def _build(self, params: Params, rounds: Sequence[Round], stream: str = WEIGHTS) -> list[nn.Module]:
         """Returns a network for each round, on the device."""
         build = partial(self._task.network, **named_in(self._task.network, params))
-        networks = build_networks(build, [one.seed(stream) for one in rounds])
+        networks = build_networks(build, [one.training_seed(stream) for one in rounds])
         return [network.to(self._data.device, self._data.dtype) for network in networks]
 
-    def _config(self, params: Params) -> TrainingConfig:
-        return TrainingConfig(
-            epochs=self._training.epochs,
-            batch_size=self._training.batch_size,
-            optimizer=str(params["optimizer"]),
-            learning_rate=float(params["learning_rate"]),
-            precision=self._training.precision,
-        )
+    def config(self, params: Params, rounds: Sequence[Round]) -> TrainingConfig:
+        """Returns how a configuration's networks are trained."""
+        return config_of(self._training, params, self._data.of(rounds).train[0].shape[1])
 
     def _loss(self, params: Params) -> Loss:
         return partial(self._task.loss, **named_in(self._task.loss, params, skip=2))

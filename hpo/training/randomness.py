@@ -7,12 +7,15 @@ rounds before it, and on the trials before that.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from hpo.study.task import Round
 
 State = tuple[Any, ...]
 
@@ -83,3 +86,27 @@ def _are_equal(one: State, other: State) -> bool:
     same_numpy = all(np.array_equal(ours, theirs) for ours, theirs in zip(one[2], other[2], strict=True))
     same_device = one[1] is None or torch.equal(one[1], other[1])
     return torch.equal(one[0], other[0]) and same_device and same_numpy and one[3] == other[3]
+
+
+class EpochNumbers:
+    """Random numbers by which R rounds vary their data in an epoch: the same on every device, however they are trained.
+
+    Each kind has a name, and a stream of its own in every round and epoch: what else is drawn does not move it.
+    """
+
+    def __init__(self, rounds: Sequence[Round], epoch: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._rounds, self._epoch, self._device, self._dtype = rounds, epoch, device, dtype
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Returns numbers between -1 and 1, (R, *shape)."""
+        drawn = torch.stack([torch.rand(shape, generator=one) for one in self._generators(name)])
+        return (2 * drawn - 1).to(self._device, self._dtype)
+
+    def permutations(self, name: str, count: int) -> Tensor:
+        """Returns an order of so many things for each round, (R, count)."""
+        drawn = [torch.randperm(count, generator=one) for one in self._generators(name)]
+        return torch.stack(drawn).to(self._device)
+
+    def _generators(self, name: str) -> Iterator[torch.Generator]:
+        for one in self._rounds:
+            yield torch.Generator().manual_seed(one.training_seed(f"{name}, epoch {self._epoch}"))

@@ -24,8 +24,10 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from hpo.training.batch import Batch, batches, each, join, of_round
 from hpo.training.network_task import FinalTest
-from hpo.training.optimizers import TrainingConfig, in_precision, make_optimizer
+from hpo.training.precision import in_precision
 from hpo.training.randomness import RandomStream
+from hpo.training.updates.config import TrainingConfig
+from hpo.training.updates.steps import Steps
 
 Loss = Callable[[Any, Any], Tensor]
 """Maps a network's output and the batch, of one round, to the mean loss ()."""
@@ -56,10 +58,12 @@ class Rounds(Protocol):
 
     Attributes:
         way: how they are trained, for people.
+        config: how each is trained.
         optimizers: one for each round, or one for all.
     """
 
     way: str
+    config: TrainingConfig
     optimizers: list[torch.optim.Optimizer]
 
     @abstractmethod
@@ -112,7 +116,8 @@ class LoopedRounds(Rounds):
         self.networks, self.config, self._loss, self.way = networks, config, loss, way
         self._adapted = [adapt(network) for network in networks]
         self._in_training = [False] * len(networks)
-        self.optimizers = [make_optimizer(config, list(network.parameters())) for network in networks]
+        self._steps = [Steps(config, network.parameters(), network.buffers()) for network in networks]
+        self.optimizers = [steps.optimizer for steps in self._steps]
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
         losses = []
@@ -142,14 +147,14 @@ class LoopedRounds(Rounds):
         return torch.stack(losses)
 
     def _step(self, r: int, batch: Batch) -> Tensor:
-        network, optimizer = self._adapted[r], self.optimizers[r]
+        network, steps = self._adapted[r], self._steps[r]
         if not self._in_training[r]:  # train() goes through all modules, which takes time; a network may have its own
             network.train()
             self._in_training[r] = True
         loss = self._loss(self._forward(network, batch[0]), batch)
-        optimizer.zero_grad()
+        steps.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        steps.take()
         return loss.detach()
 
     @torch.inference_mode()
@@ -157,13 +162,22 @@ class LoopedRounds(Rounds):
         return join([self._predict(r, inputs[r]) for r in range(len(inputs))], torch.stack)
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
-        return [dict(network.state_dict()) for network in self.networks]
+        return [self._state(*both) for both in zip(self.networks, self._steps, strict=True)]
+
+    def _state(self, network: nn.Module, steps: Steps) -> dict[str, Tensor]:
+        if not steps.averages:
+            return dict(network.state_dict())
+        with steps.averaged():
+            return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     def _predict(self, r: int, inputs: Tensor) -> Any:
         network, self._in_training[r] = self._adapted[r].eval(), False
         # In batches that stay in the cache: all 1 000 pairs at once took four times as long (cnn_bn, one core).
         parts = torch.split(inputs, self.config.batch_size)
-        with self._drawing(r, goes_on=False):  # to look at a network changes nothing of its training
+        with (
+            self._steps[r].averaged(),
+            self._drawing(r, goes_on=False),
+        ):  # to look at a network changes nothing of its training
             return join([self._forward(network, part) for part in parts], torch.cat)
 
     def _drawing(self, r: int, *, goes_on: bool = True) -> AbstractContextManager[None]:
@@ -196,20 +210,23 @@ class StackedRounds(Rounds):
         self._in_training = False
         self._ones: Tensor | None = None
         self._losses: Loss = vmap(loss, randomness="different")
-        self.optimizers = [make_optimizer(config, self.parameters.values())]
+        self.steps = self._make_steps()
+        self.optimizers = [self.steps.optimizer]
+
+    def _make_steps(self) -> Steps:
+        return Steps(self.config, self.parameters.values(), self.buffers.values(), is_stacked=True)
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
-        (optimizer,) = self.optimizers
         if not self._in_training:
             self.structure.train()
             self._in_training = True
         losses = self.losses(batch)
-        optimizer.zero_grad()
+        self.steps.optimizer.zero_grad()
         # No parameter belongs to two rounds, so each has the gradient of its own loss.
         if self._ones is None or self._ones.dtype != losses.dtype:
             self._ones = torch.ones_like(losses)
         losses.backward(self._ones)  # type: ignore[no-untyped-call]
-        optimizer.step()
+        self.steps.take()
         return losses.detach()
 
     def losses(self, batch: Batch) -> Tensor:
@@ -228,10 +245,14 @@ class StackedRounds(Rounds):
     def predict(self, inputs: Tensor) -> Any:  # noqa: D102
         self.structure.eval()
         self._in_training = False
-        return self._forward(inputs)
+        with self.steps.averaged():
+            return self._forward(inputs)
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
         stacked = {name: tensor.detach() for name, tensor in (self.parameters | self.buffers).items()}
+        if self.steps.averages:
+            with self.steps.averaged():
+                stacked = {name: tensor.clone() for name, tensor in stacked.items()}
         return [{name: tensor[r] for name, tensor in stacked.items()} for r in range(self.rounds)]
 
     def _forward(self, inputs: Tensor) -> Any:

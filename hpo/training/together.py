@@ -10,7 +10,7 @@ import torch
 
 from hpo.errors import is_out_of_memory
 from hpo.training.batch import Batch
-from hpo.training.recorded import RecordedRounds
+from hpo.training.recording.recorded import RecordedRounds
 from hpo.training.rounds import Rounds
 
 CANDIDATES = (1, 2, 4, 8)

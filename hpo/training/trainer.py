@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hpo.provenance import time_text, versions
-from hpo.study.definition import Training
 from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics_of
-from hpo.training.batch import each
-from hpo.training.data import Orders, RoundData
+from hpo.study.training import Training
+from hpo.training.batch import Batch, each
+from hpo.training.data import KeptOrders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
-from hpo.training.gpu_kernels import explain_lost_device, in_a_line
+from hpo.training.ensembles import combine, firsts, mean_of_members, members_of, size_of
 from hpo.training.lr_curve import HIGH, LOW, STEPS, Floats, LRCurve, describe_curve, spaced_rates
 from hpo.training.lr_range_test import run_range_test
 from hpo.training.measured import ErrorMeans, ExampleTest, Fetched, together
-from hpo.training.network_task import FinalTest, NetworkTask, Split, final_test_of
+from hpo.training.network_task import FinalTest, NetworkTask, Split, final_test_of, variation_of
 from hpo.training.preparation import Preparation
-from hpo.training.recorded import RecordedRounds
-from hpo.training.recorder import Recorder
+from hpo.training.randomness import EpochNumbers
+from hpo.training.recording.gpu_kernels import explain_lost_device, in_a_line
+from hpo.training.recording.recorded import RecordedRounds
+from hpo.training.recording.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Rounds
 from hpo.training.together import most_together
 
-MOST_ORDERS = 8_000_000  # numbers of examples that are kept for the trials to come: 64 MB
+NOT_OF_RANGE_TESTS = ("schedule", "warmup", "ema_decay")  # which moves the rate itself, and looks at losses
 RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
 
@@ -60,9 +63,9 @@ class Trainer:
         self._select_on = select_on
         self._data = RoundData(task, device, dtype, select_on)
         self._means = ErrorMeans(task, self.metrics)
-        self._orders: tuple[Hashable, Orders] | None = None
+        self._orders = KeptOrders(device)
         self._networks = Preparation(
-            *(task, training, self._data, self._means.numbers),
+            *(task, training, self._data, self._evaluate_by),
             stacked=stacked,
             recorder=recorder,
             can_record=not self._keeps_norms,
@@ -117,31 +120,53 @@ class Trainer:
                 self._networks.give_back(one)
 
     def prepare(self, params: Params, rounds: Sequence[Round]) -> Rounds:
-        """Returns networks of a configuration at the beginning of a trial, each seeded by its round."""
-        return self._networks.prepare(params, rounds)
+        """Returns networks of a configuration at the beginning of a trial, each seeded by its round.
+
+        Those of an ensemble are rounds of their own, see `members_of`.
+        """
+        return self._networks.prepare(params, members_of(rounds, size_of(params)))
 
     def train(self, networks: Rounds, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
         """Trains networks that were prepared for a configuration, and yields after every epoch."""
         return (one for one in self._train(networks, params, rounds) if not isinstance(one, Launched))
 
     def _train(self, networks: Rounds, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
-        split, epochs = self.data(rounds), self.training.epochs
-        orders = self._orders_of(rounds, split.train[0].shape[1])
+        size, config = size_of(params), networks.config
+        members = members_of(rounds, size)
+        split = self.data(members)
+        orders = self._orders.of(members, split.train[0].shape[1], config.epochs)
+        steps, vary = self.training.steps_of(config.epochs), variation_of(self.task, params)
         try:
-            for epoch in range(1, epochs + 1):
+            for epoch in range(1, config.epochs + 1):
                 norms = GradientNorms() if self._keeps_norms else None
-                is_evaluated, order = epoch in {*self.training.evaluate_at, epochs}, orders.of(epoch)
+                order = orders.of(epoch)
                 with networks.launching():
-                    losses = networks.train_epoch(split.train, order, norms).double()
-                    parts = [networks.evaluate(split.test, self._means.numbers)] if is_evaluated else []
+                    train = vary(split.train, self._numbers(members, epoch)) if vary else split.train
+                    losses = mean_of_members(networks.train_epoch(train, order, norms).double(), size)
+                    parts = [networks.evaluate(split.test, self._evaluate_by(params))] if epoch in steps else []
                     wanted = [losses[None], *parts] if "losses" in self._keep else parts
                     fetched = Fetched(torch.cat(wanted)) if wanted else None
+                step = steps.get(epoch, max(1, epoch * self.training.epochs // config.epochs))
                 if fetched and not fetched.is_here():
-                    yield Launched(epoch, None, {}, is_done=fetched.is_here)
-                measured = self._measurement(epoch, fetched, norms, is_evaluated=is_evaluated)
-                yield measured if epoch < epochs else (yield from self._finally(networks, params, rounds, measured))
+                    yield Launched(step, None, {}, is_done=fetched.is_here)
+                details, errors, diverged = self._read(fetched, norms, size, is_evaluated=epoch in steps)
+                measured = Measurement(step, epoch / config.epochs, errors, diverged, details)
+                is_last = epoch == config.epochs
+                yield (yield from self._finally(networks, params, rounds, measured)) if is_last else measured
         finally:
             self._networks.give_back(networks)
+
+    def _evaluate_by(self, params: Params) -> Callable[[Any, Batch], Tensor]:
+        """Returns what makes numbers of a configuration's outputs: for an ensemble, of its mean predictions."""
+        size = size_of(params)
+        if size == 1:
+            return self._means.numbers
+        return lambda output, test: self._means.numbers(
+            combine(self.task, output, size), each(test, lambda tensor: firsts(tensor, size))
+        )
+
+    def _numbers(self, rounds: Sequence[Round], epoch: int) -> EpochNumbers:
+        return EpochNumbers(rounds, epoch, self._data.device, self._data.dtype)
 
     def _finally(
         self, networks: Rounds, params: Params, rounds: Sequence[Round], measured: Measurement
@@ -159,25 +184,28 @@ class Trainer:
 
     def _final_test(self, params: Params, rounds: Sequence[Round]) -> FinalTest | None:
         """Returns what is measured after the last epoch besides the errors on test data, if anything is."""
-        keeps_examples = "examples" in self._keep
+        keeps_examples, size = "examples" in self._keep, size_of(params)
         device, dtype = self._data.device, self._data.dtype
         own = final_test_of(self.task, params, rounds, device, dtype, keeps_examples=keeps_examples)
         find_members: Callable[[Round], Any] | None = getattr(self.task, "test_members", None)
-        if own or not keeps_examples or find_members is None:
-            return own
-        return ExampleTest(self.task, self.metrics, self.data(rounds).test, np.stack([*map(find_members, rounds)]))
+        if own is None and keeps_examples and find_members is not None:
+            test = self.data(members_of(rounds, size)).test
+            own = ExampleTest(self.task, self.metrics, test, np.stack([*map(find_members, rounds)]), size)
+        return own
 
-    def _measurement(
-        self, epoch: int, fetched: Fetched | None, norms: GradientNorms | None, *, is_evaluated: bool
-    ) -> Measurement:
+    def _read(
+        self, fetched: Fetched | None, norms: GradientNorms | None, size: int, *, is_evaluated: bool
+    ) -> tuple[dict[str, Any], Mapping[str, Sequence[float]], Sequence[int]]:
+        """Returns what an epoch has shown: details, errors, and the rounds that diverged."""
         numbers = fetched.wait() if fetched else torch.empty(0)
         details: dict[str, Any] = {}
         if "losses" in self._keep:
             details["losses"], numbers = numbers[0].tolist(), numbers[1:]
         if norms:
-            details["gradient_norms"] = {layer: mean.tolist() for layer, mean in norms.mean().items()}
+            means = norms.mean().items()
+            details["gradient_norms"] = {layer: mean_of_members(mean, size).tolist() for layer, mean in means}
         errors, diverged = self._means.read(numbers) if is_evaluated else ({}, [])
-        return Measurement(epoch, epoch / self.training.epochs, errors, diverged, details)
+        return details, errors, diverged
 
     def rehearse(self, params: Params, rounds: Sequence[Round]) -> str:
         """Takes a step with the first round's first examples, and measures it; returns how a trial's are trained.
@@ -188,7 +216,11 @@ class Trainer:
         groups = self._data.groups(rounds)
         networks, split = self._networks.fresh(params, groups[0]), self.data(groups[0])
         one, first = self._networks.fresh(params, rounds[:1]), each(split.train, lambda tensor: tensor[:1])
-        count, size = first[0].shape[1], self.training.batch_size
+        if vary := variation_of(self.task, params):
+            varied = vary(first, self._numbers(rounds[:1], 1))
+            if [one.shape for one in varied] != [one.shape for one in first]:
+                raise ValueError("vary must leave the shapes of its data as they are")
+        count, size = first[0].shape[1], one.config.batch_size
         sizes = {min(size, count), count % size or size}  # the last batch of an epoch may be smaller
         for examples in sorted(sizes, reverse=True):
             loss = one.step(each(first, lambda tensor, n=examples: tensor[:, :n]))  # type: ignore[misc]
@@ -209,10 +241,10 @@ class Trainer:
             rates: (S,).
             watch: goes through the rates one by one, as a progress bar does.
         """
-        known = {**params, "learning_rate": float(rates[0])}
-        networks = self._networks.fresh(known, rounds, "range test weights")
+        known = {name: of for name, of in params.items() if name not in NOT_OF_RANGE_TESTS}
+        networks = self._networks.fresh({**known, "learning_rate": float(rates[0])}, rounds, "range test weights")
         shuffles = [one.seed("range test shuffle") for one in rounds]
-        return run_range_test(networks, self.data(rounds).train, rates, self.training.batch_size, shuffles, watch)
+        return run_range_test(networks, self.data(rounds).train, rates, networks.config.batch_size, shuffles, watch)
 
     def find_rate(self, params: Params, rounds: Sequence[Round]) -> dict[str, Any]:
         """Makes the range test that a listed trial leaves its rate to; returns it as JSON has it, `mean` its optimum.
@@ -239,17 +271,6 @@ class Trainer:
     @property
     def _keeps_norms(self) -> bool:
         return "gradient_norms" in self._keep
-
-    def _orders_of(self, rounds: Sequence[Round], count: int) -> Orders:
-        """Returns the orders of all epochs: those of the trial before, unless they are too many to be kept."""
-        key = (tuple(rounds), count)
-        if self._orders is None or self._orders[0] != key:
-            seeds = [one.seed("shuffle") for one in rounds]
-            orders = Orders(seeds, count, self._device)
-            if self.training.epochs * len(rounds) * count > MOST_ORDERS:
-                return orders
-            self._orders = key, orders
-        return self._orders[1]
 
 
 def open_trainer(

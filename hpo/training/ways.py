@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from hpo.errors import RequestError
 from hpo.kernels.fuse import fuse
 from hpo.training.batch import Batch, each, of_round, tensors_of
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.randomness import RandomStream, draws_numbers
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
+from hpo.training.updates.config import TrainingConfig
 
 ROUNDING = 1e-3  # of the largest number, in float32: batch norm of few examples makes much of it
 

@@ -11,9 +11,10 @@ from optuna.storages import RDBStorage
 
 from hpo.errors import StudyError, WorkError
 from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import make_card
 from hpo.study.code import check_files, check_same_code, code_hashes, explain_code
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import LoadedTask, load_task, make_card, open_task
+from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, in_order, is_there

@@ -15,10 +15,10 @@ from hpo.provenance import versions
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute, study_attributes, study_names
 from hpo.storage.studies import create_study, not_ours, own_studies
-from hpo.study.card import Card
+from hpo.study.card import Card, make_card
 from hpo.study.code import check_files
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import is_light, load_task, make_card
+from hpo.study.loading import is_light, load_task
 from hpo.study.references import Sources, check_allowed
 from hpo.text.formatting import count
 from hpo.workers.messages import Assignment

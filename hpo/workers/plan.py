@@ -17,9 +17,9 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import study_names
 from hpo.storage.studies import own_attributes, read_card, read_definition, stored_target
 from hpo.study import catalog
-from hpo.study.card import Card, parse_card
+from hpo.study.card import Card, make_card, parse_card
 from hpo.study.definition import StudyDefinition
-from hpo.study.loading import SHIPPED, is_light, load_task, make_card
+from hpo.study.loading import SHIPPED, is_light, load_task
 from hpo.study.overrides import Override
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve

@@ -20,7 +20,7 @@ from hpo.cli.measure.confirm import confirmation_json
 from hpo.errors import RequestError, StorageError, UnknownName
 from hpo.storage.queries import count_trials, read_trials, set_study_attribute
 from hpo.storage.studies import derived_card, read_card
-from hpo.study.loading import light_card
+from hpo.study.card import light_card
 from hpo.study.references import Sources
 from hpo.workers.launch import begin
 from hpo.workers.plan import Plan

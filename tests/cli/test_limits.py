@@ -17,8 +17,9 @@ from hpo import limits
 from hpo.cli.arguments import Number, WholeNumber
 from hpo.cli.main import main
 from hpo.errors import StudyError
-from hpo.study.definition import Protocol, Training, read_study
+from hpo.study.definition import Protocol, read_study
 from hpo.study.run import Run
+from hpo.study.training import Training
 from hpo.tasks.digit_pairs.task import DigitPairs
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, defined
 from tests.program import commands

@@ -13,8 +13,9 @@ import pytest
 
 from docs import regenerate
 from hpo.cli.manage.templates import TEMPLATES
-from hpo.study.definition import TRAINED_BY, Protocol, Training
+from hpo.study.definition import Protocol
 from hpo.study.run import Run
+from hpo.study.training import TRAINED_BY, Training
 from hpo.tasks.digit_pairs.task import DigitPairs
 from tests.program import commands, hpo
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.study.definition import Training
 from hpo.study.task import Measurement, Round
+from hpo.study.training import Training
 from hpo.tasks.digit_pairs import all_pairs
 from hpo.tasks.digit_pairs.all_pairs import AllPairs, confusion, recognition_error
 from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture

@@ -16,9 +16,9 @@ from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.batch import to_device
 from hpo.training.device import CPU
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.preparation import build_networks
 from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds
+from hpo.training.updates.config import TrainingConfig
 
 SEEDS = [1, 2, 3]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hpo.errors import RequestError
-from hpo.study.definition import Training
 from hpo.study.references import Sources
 from hpo.study.task import Round
+from hpo.study.training import Training
 from hpo.tasks.arrays import read_examples
 from hpo.tasks.classification import Classification
 from hpo.tasks.regression import Regression

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hpo.errors import DatasetError, StudyError
-from hpo.study.definition import Training
-from hpo.study.loading import light_card
+from hpo.study.card import light_card
 from hpo.study.references import Sources
 from hpo.study.task import Round, metrics_of
+from hpo.study.training import Training
 from hpo.tasks.classification import Classification
 from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.trainer import Trainer

@@ -16,11 +16,12 @@ from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.batch import of_round, to_device
 from hpo.training.device import find_device
-from hpo.training.optimizers import OPTIMIZERS, TrainingConfig
 from hpo.training.preparation import build_networks
-from hpo.training.recorded import RecordedRounds, Store
-from hpo.training.recorder import CudaRecorder, Recorder, Streams
+from hpo.training.recording.recorded import RecordedRounds, Store
+from hpo.training.recording.recorder import CudaRecorder, Recorder, Streams
 from hpo.training.rounds import LoopedRounds, Loss, Rounds, StackedRounds
+from hpo.training.updates.config import TrainingConfig
+from hpo.training.updates.optimizers import OPTIMIZERS
 from hpo.training.ways import fused
 from tests.training.narrow import narrowed
 

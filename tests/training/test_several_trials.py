@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from hpo.study.definition import Training
 from hpo.study.task import Measurement, Params
+from hpo.study.training import Training
 from hpo.tasks.digit_pairs.task import DigitPairs
-from hpo.training.recorded import RecordedRounds
+from hpo.training.recording.recorded import RecordedRounds
 from hpo.training.together import most_together
 from hpo.training.trainer import Trainer
 from tests.training.test_rounds import Tape

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from hpo.analysis.statistics import paired_difference
 from hpo.errors import RequestError
-from hpo.study.definition import Training
 from hpo.study.task import Measurement, Metric, Params, Round
+from hpo.study.training import Training
 from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.tasks.digit_pairs.task import DigitPairs

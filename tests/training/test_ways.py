@@ -15,9 +15,9 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 
 from hpo.kernels.stand_in import StandIn
 from hpo.training.batch import Batch
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.preparation import build_networks
 from hpo.training.rounds import LoopedRounds, Rounds, StackedRounds
+from hpo.training.updates.config import TrainingConfig
 from hpo.training.ways import make_rounds
 
 HOW = TrainingConfig(epochs=1, batch_size=10, optimizer="sgd", learning_rate=0.05)

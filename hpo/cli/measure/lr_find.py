@@ -26,7 +26,7 @@ from hpo.cli.options import (
     written_by_request,
 )
 from hpo.cli.run import begin_work
-from hpo.study.definition import Optimizer
+from hpo.study.training import Optimizer
 from hpo.text.capture import stdout_to_stderr
 from hpo.text.names import safe_file_name
 from hpo.text.output import say

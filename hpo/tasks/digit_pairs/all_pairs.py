@@ -22,6 +22,7 @@ from hpo.study.task import Round
 from hpo.tasks.datasets import HEAD_PAIRS
 from hpo.tasks.digit_pairs.architectures import load_pair_class
 from hpo.tasks.digit_pairs.pairs import Images
+from hpo.training.ensembles import average_logits, by_round
 from hpo.training.network_task import FinalTest, States
 
 DIGITS = 10
@@ -40,6 +41,7 @@ class AllPairs(FinalTest):
         network: one of the networks, whatever its weights.
         shares_weights: whether one tower reads both images of a pair; then each image is read once.
         keeps_examples: whether it is kept what every image is read as.
+        size: how many networks a round has, whose predictions are averaged.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class AllPairs(FinalTest):
         *,
         shares_weights: bool,
         keeps_examples: bool = False,
+        size: int = 1,
     ) -> None:
-        self._keeps_examples = keeps_examples
+        self._keeps_examples, self._size = keeps_examples, size
         self._images, self._scales, self._network, self._shares = images, scales, network, shares_weights
         seeds = tuple(one.seed("head's test pairs") for one in rounds)
         self._pairs = _draw(seeds, len(images.digits), images.digits.device)
@@ -64,10 +67,11 @@ class AllPairs(FinalTest):
         Where examples are kept, before these what is read in each image, and of how many pairs it is, and of wrong
         ones.
         """
-        logits, alone = self._read(predict)
+        of_networks, alone = self._read(predict)
+        logits = self._averaged(of_networks)
         reads = logits.argmax(-1).where(logits.isfinite().all(-1), UNREAD)  # (R, T, M)
         matrices = confusion(reads, self._images.digits).flatten(1)  # (R, T * 110)
-        wrong = self._compare(predict, states, logits)  # (R, P)
+        wrong = self._compare(predict, states, of_networks)  # (R, P)
         head = 100 * wrong.double().mean(1)
         numbers = torch.cat([matrices.T.double(), head[None], alone[None].double()])
         if not self._keeps_examples:
@@ -98,14 +102,14 @@ class AllPairs(FinalTest):
         return {"recognition": recognition, "head": numbers[-2].tolist()}, details
 
     def _read(self, predict: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
-        """Returns the digits' logits (R, T, M, 10), and whether each image is read by itself (R,)."""
+        """Returns the digits' logits of each network (…, T, M, 10), and whether a round's read each image by itself."""
         count, device = len(self._images.digits), self._images.digits.device
         number = -(-count // 2) if self._shares else count
         first = torch.arange(number, device=device)
         second = (first + number) % count if self._shares else first
         pairs = torch.stack([first, second], 1)  # (N, 2)
         read = torch.cat([predict(self._inputs(some))[1] for some in torch.split(pairs, AT_ONCE)], 1)  # (R, N, 2, 10)
-        alone = self._is_read_alone(predict, pairs[:AT_ONCE], read[:, :AT_ONCE])
+        alone = self._is_read_alone(predict, pairs[:AT_ONCE], read[:, :AT_ONCE]).view(-1, self._size).all(1)
         if self._shares:
             return torch.cat([read[:, :, 0], read[:, :, 1]], 1)[:, None, :count], alone
         return read.transpose(1, 2), alone
@@ -133,18 +137,19 @@ class AllPairs(FinalTest):
             compared = self._by_head(states, logits)
         else:
             compared = torch.cat([predict(self._inputs(some))[0] for some in torch.split(self._pairs, AT_ONCE, 1)], 1)
+        compared = self._averaged(compared)
         wrong = (compared.argmax(-1) != targets) | ~compared.isfinite().all(-1)
         return wrong
 
     def _by_head(self, states: States, logits: Tensor) -> Tensor:
-        """Returns comparisons (R, P, 2) of the drawn pairs, by the head alone."""
+        """Returns each network's comparisons (…, P, 2) of the drawn pairs, by its head alone."""
         head, weights = self._network.get_submodule("head"), states()
         stacked = {name: torch.stack([one[f"head.{name}"] for one in weights]) for name, _ in head.named_parameters()}
         compare = vmap(lambda of, features: functional_call(head, of, (features,)))
         rounds = torch.arange(len(logits), device=logits.device)[:, None]
         parts = []
         with torch.no_grad():
-            for some in torch.split(self._pairs, HEADS_AT_ONCE, 1):
+            for some in torch.split(self._pairs.repeat_interleave(self._size, 0), HEADS_AT_ONCE, 1):
                 both = (logits[:, 0][rounds, some[..., 0]], logits[:, -1][rounds, some[..., 1]])  # (R, p, 10) each
                 parts.append(compare(stacked, torch.cat(both, -1)))
         return torch.cat(parts, 1)
@@ -157,9 +162,14 @@ class AllPairs(FinalTest):
         return counts
 
     def _inputs(self, pairs: Tensor) -> Tensor:
-        """Returns normalised images (R, N, 2, 14, 14) of pairs (N, 2), the same for all rounds, or (R, N, 2)."""
+        """Returns each network's images (…, N, 2, 14, 14) of pairs (N, 2), the same for all rounds, or (R, N, 2)."""
         mean, deviation = (scale.view(-1, 1, 1, 1, 1) for scale in self._scales.unbind(1))
-        return (self._images.images[pairs] - mean) / deviation
+        images = (self._images.images[pairs] - mean) / deviation
+        return images.repeat_interleave(self._size, 0) if self._size > 1 else images
+
+    def _averaged(self, logits: Tensor) -> Tensor:
+        """Returns the mean predictions of each round's networks: (R M, ..., K) -> (R, ..., K)."""
+        return average_logits(by_round(logits, self._size), 1) if self._size > 1 else logits
 
 
 def confusion(reads: Tensor, digits: Tensor) -> Tensor:

@@ -23,11 +23,16 @@ from hpo.study.catalog import shipped
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture's name, the file that defines it, and the first line of its docstring."""
+    """An architecture's name, the file that defines it, and the first line of its docstring.
+
+    Attributes:
+        takes: the keywords of its function.
+    """
 
     name: str
     file: Path
     summary: str
+    takes: tuple[str, ...] = ()
 
 
 @cache
@@ -39,8 +44,14 @@ def architectures() -> dict[str, Architecture]:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 paragraph = (ast.get_docstring(node) or "").partition("\n\n")[0]
                 summary = paragraph.replace("\n", " ").rstrip(".")
-                found[node.name] = Architecture(node.name, file, summary)
+                takes = tuple(keyword.arg for keyword in node.args.kwonlyargs)
+                found[node.name] = Architecture(node.name, file, summary, takes)
     return found
+
+
+def takers_of(keyword: str) -> tuple[str, ...]:
+    """Returns the architectures whose functions take a keyword."""
+    return tuple(name for name, known in architectures().items() if keyword in known.takes)
 
 
 def load_architecture(name: str) -> Callable[..., Any]:

@@ -23,8 +23,9 @@ from hpo.tasks.digit_pairs.architectures import load_pair_class
 from hpo.tasks.digit_pairs.mlp_kernels import MLP, train_batch
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.training.batch import Batch
-from hpo.training.optimizers import TrainingConfig, make_optimizer
 from hpo.training.rounds import GradientNorms, Rounds
+from hpo.training.updates.config import TrainingConfig
+from hpo.training.updates.steps import Steps
 
 Activation = tuple[float, float, float]  # an activation, as of `MLP.activations`
 NO_ACTIVATION: Activation = (1.0, 1.0, 0.0)
@@ -56,7 +57,8 @@ class MLPRounds(Rounds):
         ]
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.optimizers = [make_optimizer(config, self._parameters)]
+        self._steps = Steps(config, self._parameters, is_stacked=True)
+        self.optimizers = [self._steps.optimizer]
         self._structures = structure(self._towers[0]), structure(self._head)
 
     def step(self, batch: Batch) -> Tensor:  # noqa: D102
@@ -78,14 +80,17 @@ class MLPRounds(Rounds):
         self._check_rounds(images)
         rounds, count = images.shape[:2]
         comparison, digits = images.new_empty(rounds, count, 2), images.new_empty(rounds, count, 2, 10)
-        mlp_kernels.predict(
-            _array(images.flatten(3)), self.config.batch_size, *self._mlps(),
-            _array(comparison), _array(digits.flatten(2)),
-        )  # fmt: skip
+        with self._steps.averaged():
+            mlp_kernels.predict(
+                _array(images.flatten(3)), self.config.batch_size, *self._mlps(),
+                _array(comparison), _array(digits.flatten(2)),
+            )  # fmt: skip
         return comparison, digits
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
-        named = self._named([parameter.detach() for parameter in self._parameters])
+        with self._steps.averaged():
+            kept = [one.detach().clone() if self._steps.averages else one.detach() for one in self._parameters]
+        named = self._named(kept)
         return [{name: tensor[r] for name, tensor in named.items()} for r in range(len(self._parameters[0]))]
 
     def _step(self, pairs: Pairs, chosen: Tensor) -> Tensor:
@@ -98,8 +103,7 @@ class MLPRounds(Rounds):
             _array(pairs.images.flatten(3)), _array(pairs.classes), _array(pairs.targets), _array(chosen), towers, head,
             np.array(self._weights, losses.numpy().dtype), grad_towers, grad_head, _array(losses),
         )  # fmt: skip
-        (optimizer,) = self.optimizers
-        optimizer.step()
+        self._steps.take()
         return losses
 
     def _check_rounds(self, *tensors: Tensor) -> None:

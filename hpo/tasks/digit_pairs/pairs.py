@@ -23,6 +23,7 @@ from hpo.errors import DatasetError
 from hpo.seeding import derive_seed
 from hpo.study.task import Round
 from hpo.tasks.datasets import DATASETS, DIGITS_TRAIN_IMAGES, mnist_files, verify_mnist
+from hpo.training.randomness import EpochNumbers
 
 
 class Pairs(NamedTuple):
@@ -63,6 +64,15 @@ def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, t
         train._replace(images=(train.images - mean) / deviation),
         test._replace(images=(test.images - mean) / deviation),
     )
+
+
+def pair_anew(pairs: Pairs, numbers: EpochNumbers) -> Pairs:
+    """Returns the images of R rounds' pairs (R, N, ...) in other pairs, as many."""
+    rounds, count = pairs.targets.shape
+    order = numbers.permutations("pairing", 2 * count).view(rounds, count, 2)
+    which = torch.arange(rounds, device=order.device).view(-1, 1, 1)
+    images, classes = pairs.images.flatten(1, 2)[which, order], pairs.classes.flatten(1, 2)[which, order]
+    return Pairs(images, classes, (classes[..., 0] <= classes[..., 1]).long())
 
 
 def draw_test_images(dataset: str, folder: Path, round_: Round, *, test_pairs: int) -> npt.NDArray[np.int64]:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from hpo.errors import suggestion
-from hpo.study.definition import Training
-from hpo.study.schema import Count, Factor, Table, Weight
-from hpo.study.task import Metric, Params, Round, Value
+from hpo.study.schema import Count, Table, Weight
+from hpo.study.task import Metric, Params, Round
+from hpo.study.training import Training
 from hpo.tasks.datasets import DATASETS, HEAD_PAIRS, prepare
-from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
+from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
+from hpo.tasks.digit_pairs.metrics import pair_metrics
+from hpo.tasks.digit_pairs.parameters import CONDITIONS, EXAMPLE, RULES
 
 if TYPE_CHECKING:
     import torch
@@ -26,19 +27,12 @@ if TYPE_CHECKING:
     from hpo.tasks.digit_pairs.all_pairs import AllPairs
     from hpo.tasks.digit_pairs.pairs import Pairs
     from hpo.training.network_task import Split
-    from hpo.training.optimizers import TrainingConfig
+    from hpo.training.randomness import EpochNumbers
     from hpo.training.rounds import Rounds
-
-
-def _known(architecture: str) -> str:
-    known = architectures()
-    if architecture not in known:
-        raise ValueError(f"no architecture named {architecture!r}; {suggestion(architecture, known)}")
-    return architecture
+    from hpo.training.updates.config import TrainingConfig
 
 
 VALIDATION_PAIRS = 1000
-Architecture = Annotated[str, AfterValidator(_known)]
 
 
 class DigitPairs(Table):
@@ -53,6 +47,7 @@ class DigitPairs(Table):
         validation_pairs: that each round draws of images which it does not train on, where it is measured on these;
             1 000 unless given.
         main_weight, auxiliary_weight: of the comparison's loss, and of the digits', in the loss.
+        posterior: whether a third error is measured, by which digits the towers take to be how probable.
     """
 
     dataset: Literal["mnist", "digits"]
@@ -61,25 +56,11 @@ class DigitPairs(Table):
     validation_pairs: Count | None = None
     main_weight: Weight = 1.0
     auxiliary_weight: Weight = 1.0
+    posterior: bool | None = None
 
-    rules: ClassVar[Mapping[str, Any]] = {
-        "architecture": Architecture,
-        "activation": Literal["relu", "leaky_relu", "elu", "selu"],
-        "weight_sharing": bool,
-        "elu_alpha": Factor,
-        "auxiliary_loss": bool,
-        "auxiliary_share": Annotated[float, Field(ge=0, le=1)],
-    }
-    conditions: ClassVar[Mapping[str, Mapping[str, Value]]] = {
-        "elu_alpha": {"activation": "elu"},
-        "auxiliary_share": {"auxiliary_loss": True},
-    }
-    example: ClassVar[Params] = {  # report A's final network
-        "architecture": "cnn_bn",
-        "weight_sharing": True,
-        "auxiliary_loss": True,
-        "activation": "leaky_relu",
-    }
+    rules: ClassVar[Mapping[str, Any]] = RULES
+    conditions: ClassVar[Mapping[str, Mapping[str, Any]]] = CONDITIONS
+    example: ClassVar[Params] = EXAMPLE
     _folder: Path | None = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -116,15 +97,18 @@ class DigitPairs(Table):
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """The errors by both."""
+        """The errors by each decision."""
         if self.test_pairs == "all":
-            return _metrics("test error", 100 / DATASETS[self.dataset].test_images ** 2, 100 / HEAD_PAIRS)
-        return _metrics("test error", *[100 / self.drawn_test_pairs] * 2)
+            resolutions = (100 / DATASETS[self.dataset].test_images ** 2, 100 / HEAD_PAIRS)
+        else:
+            resolutions = (100 / self.drawn_test_pairs,) * 2
+        return pair_metrics("test error", *resolutions, posterior=bool(self.posterior))
 
     @property
     def validation_metrics(self) -> Sequence[Metric]:
         """The same of pairs that are not the test's."""
-        return _metrics("validation error", *[100 / (self.validation_pairs or VALIDATION_PAIRS)] * 2)
+        resolutions = (100 / (self.validation_pairs or VALIDATION_PAIRS),) * 2
+        return pair_metrics("validation error", *resolutions, posterior=bool(self.posterior))
 
     @property
     def data_sha256(self) -> str:
@@ -194,37 +178,46 @@ class DigitPairs(Table):
         shares = bool(params["weight_sharing"])
         return AllPairs(images, rounds, scales, network, shares_weights=shares, keeps_examples=keeps_examples)
 
-    def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
-        """Builds a network of `models/`, as the contract in `models/__init__.py` describes it."""
+    def network(
+        self,
+        architecture: str,
+        activation: str,
+        weight_sharing: bool,
+        elu_alpha: float = 1.0,
+        width: int | None = None,
+        depth: int | None = None,
+        dropout: float | None = None,
+    ) -> nn.Module:
+        """Builds a network of `models/`, as the contract in `models/__init__.py` describes it.
+
+        Args:
+            width, depth, dropout: where the architecture takes them; None leaves its own.
+        """
         build, make_activation = load_architecture(architecture), load_activations()
-        built: nn.Module = build(make_activation(activation, elu_alpha), weight_sharing=weight_sharing)
+        sizes = {"width": width, "depth": depth, "dropout": dropout}
+        asked = {name: size for name, size in sizes.items() if size is not None}
+        built: nn.Module = build(make_activation(activation, elu_alpha), weight_sharing=weight_sharing, **asked)
         return built
 
     def loss(
-        self, output: tuple[Tensor, Tensor], batch: Pairs, auxiliary_loss: bool, auxiliary_share: float | None = None
+        self,
+        output: tuple[Tensor, Tensor],
+        batch: Pairs,
+        auxiliary_loss: bool,
+        auxiliary_share: float | None = None,
+        label_smoothing: float | None = None,
     ) -> Tensor:
         """Returns L1, the comparison's cross-entropy; with auxiliary loss its weighted sum with L2 + L3, the digits'.
 
         Args:
             auxiliary_share: report B's α (equation 1): the loss is (1 - α) L1 + α (L2 + L3); None leaves the weights to
                 the study.
+            label_smoothing: of all three.
         """
-        from hpo.kernels.cross_entropy import cross_entropy
-        from hpo.kernels.gpu.fuse import takes_losses
+        from hpo.tasks.digit_pairs.losses import pair_loss
 
-        comparison, digits = output
-        if takes_losses(comparison, digits):
-            from hpo.kernels.gpu.losses import pair_losses
-            from hpo.kernels.gpu.stacked import of_all_rounds
-
-            weights = self.weights(auxiliary_share) if auxiliary_loss else (1.0, None)
-            return of_all_rounds(lambda *of: pair_losses(*of, *weights), *output, batch.targets, batch.classes)
-        main = cross_entropy(comparison, batch.targets).mean(-1)
-        if not auxiliary_loss:
-            return main
-        auxiliary = cross_entropy(digits.flatten(0, 1), batch.classes.flatten()).view(batch.classes.shape)
-        main_weight, auxiliary_weight = self.weights(auxiliary_share)
-        return main_weight * main + auxiliary_weight * auxiliary.sum(-1).mean(-1)
+        weights = self.weights(auxiliary_share) if auxiliary_loss else (1.0, None)
+        return pair_loss(output, batch, weights, label_smoothing or 0.0)
 
     def weights(self, auxiliary_share: float | None) -> tuple[float, float]:
         """Returns the weights of the comparison's loss and of the digits'."""
@@ -233,23 +226,53 @@ class DigitPairs(Table):
         return 1 - auxiliary_share, auxiliary_share
 
     def errors(self, output: tuple[Tensor, Tensor], batch: Pairs) -> Mapping[str, Tensor]:
-        """Returns each pair's error, 0 or 100, by both metrics; NaN where a logit that it reads is not finite."""
+        """Returns each pair's error, 0 or 100, by each metric; NaN where a logit that it reads is not finite."""
+        from hpo.tasks.digit_pairs.losses import pair_errors
+
+        return pair_errors(output, batch, posterior=bool(self.posterior))
+
+    def average(self, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns the mean prediction of M networks, (M, N, ...) each -> (N, ...): of their probabilities."""
+        from hpo.training.ensembles import average_logits
+
         comparison, digits = output
-        first, second = digits.argmax(-1).unbind(-1)  # (N,) each
-        targets, nan = batch.targets, float("nan")
-        recognition = 100.0 * ((first <= second).long() != targets).double()
-        head = 100.0 * (comparison.argmax(-1) != targets).double()
-        return {
-            "recognition": recognition.where(digits.isfinite().flatten(1).all(-1), nan),
-            "head": head.where(comparison.isfinite().all(-1), nan),
-        }
+        return average_logits(comparison), average_logits(digits)
+
+    def vary(
+        self,
+        batch: Pairs,
+        numbers: EpochNumbers,
+        pairing: str | None = None,
+        rotation: float | None = None,
+        scale: float | None = None,
+        shear: float | None = None,
+        shift: float | None = None,
+        elastic: float | None = None,
+    ) -> Pairs:
+        """Returns the training pairs of an epoch: of the same images, which may be paired and augmented anew.
+
+        Args:
+            pairing: `every epoch` pairs a round's images anew; a target follows from the labels of both.
+            rotation, scale, shear, shift, elastic: see `augment`.
+        """
+        from hpo.tasks.augmentation import augment
+        from hpo.tasks.digit_pairs.pairs import pair_anew
+
+        if pairing == "every epoch":
+            batch = pair_anew(batch, numbers)
+        how = {"rotation": rotation, "scale": scale, "shear": shear, "shift": shift, "elastic": elastic}
+        if not any(how.values()):
+            return batch
+        images = augment(batch.images.flatten(1, 2).unsqueeze(2), numbers, **how)  # (R, N, 2, …) -> (R, 2 N, 1, …)
+        return batch._replace(images=images.view(batch.images.shape))
 
     def fast_rounds(self, networks: Sequence[nn.Module], params: Params, config: TrainingConfig) -> Rounds | None:
         """Returns rounds of two-tower MLPs on a CPU, in float32; None for other networks."""
         from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
 
         on_cpu = next(networks[0].parameters()).is_cpu
-        if not (on_cpu and config.precision == "float32" and is_two_tower_mlp(networks[0])):
+        smooths = bool(params.get("label_smoothing"))
+        if smooths or not (on_cpu and config.precision == "float32" and is_two_tower_mlp(networks[0])):
             return None
         return MLPRounds(networks, config, self._weights_of(params))
 
@@ -266,16 +289,3 @@ class DigitPairs(Table):
 
         assert self._folder is not None
         return draw_normalisation(self.dataset, self._folder, round_, train_pairs=self.train_pairs)
-
-
-def _metrics(kind: str, by_recognition: float, by_head: float) -> tuple[Metric, Metric]:
-    """Returns the errors by both, of a kind, each with its resolution."""
-    return (
-        Metric(
-            "recognition",
-            f"{kind} by recognition",
-            "both digits are recognised, and the two compared",
-            resolution=by_recognition,
-        ),
-        Metric("head", f"{kind} by the head", "the comparison's own output is taken", resolution=by_head),
-    )

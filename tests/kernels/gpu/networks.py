@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hpo.kernels.gpu.fuse import fuse
 from hpo.training.batch import tensors_of
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import StackedRounds
+from hpo.training.updates.config import TrainingConfig
 from tests.kernels.gpu.comparison import DEVICE
 from tests.training import narrow
 

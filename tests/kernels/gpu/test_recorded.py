@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo.training.gpu_kernels import NO_KERNELS, Kernels, find_kernels
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.preparation import build_networks
-from hpo.training.recorded import RecordedRounds
+from hpo.training.recording.gpu_kernels import NO_KERNELS, Kernels, find_kernels
+from hpo.training.recording.recorded import RecordedRounds
+from hpo.training.updates.config import TrainingConfig
 from tests.kernels.gpu.comparison import DEVICE
 from tests.training.test_rounds import Tape
 
@@ -191,10 +191,10 @@ def test_where_kernels_compute_something_else_pytorchs_are_taken(monkeypatch: py
     networks = built()
     train, _ = examples(torch.float32)
     monkeypatch.setattr(
-        "hpo.training.gpu_kernels.fuse", lambda network, precision="": nn.Sequential(network, nn.Tanh())[0:1]
+        "hpo.training.recording.gpu_kernels.fuse", lambda network, precision="": nn.Sequential(network, nn.Tanh())[0:1]
     )
     assert "ours" in find_kernels(networks, HOW, loss, train).why_not
-    monkeypatch.setattr("hpo.training.gpu_kernels.missing", lambda device: "Triton is not installed")
+    monkeypatch.setattr("hpo.training.recording.gpu_kernels.missing", lambda device: "Triton is not installed")
     found = find_kernels(networks, HOW, loss, train)
     assert found.fuse is None
     assert found.described == ", by PyTorch's kernels, for Triton is not installed"

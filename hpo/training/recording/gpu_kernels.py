@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from hpo.errors import WorkError, is_out_of_memory
 from hpo.kernels.gpu.fuse import fuse, missing
 from hpo.training.batch import Batch, each, tensors_of
-from hpo.training.optimizers import TrainingConfig
 from hpo.training.rounds import Loss, StackedRounds
+from hpo.training.updates.config import TrainingConfig
 
 ROUNDING = 1e-3  # of the largest number of a tensor
 NOISE = 1e-5  # of the largest of all: the gradient of a bias before batch norm is nothing else

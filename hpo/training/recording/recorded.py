@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from hpo.kernels.plain_state import plain_state
-from hpo.training.batch import Batch, join, rows_of, take_rows
-from hpo.training.gpu_kernels import NO_KERNELS, Kernels, suppress_failure
+from hpo.training.batch import Batch, each, join, rows_of, take_rows
 from hpo.training.network_task import FinalTest, Split
-from hpo.training.optimizers import TrainingConfig, make_optimizer
-from hpo.training.recorder import Recorder
+from hpo.training.recording.gpu_kernels import NO_KERNELS, Kernels, suppress_failure
+from hpo.training.recording.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Loss, StackedRounds
+from hpo.training.updates.config import TrainingConfig
+from hpo.training.updates.steps import Steps
 
 NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 WARM_UP_STEPS = 3  # before a step is recorded: libraries choose their kernels, optimizers make their state
@@ -46,6 +47,7 @@ class RecordedRounds(StackedRounds):
         evaluate: what is made of the outputs on the test data, (…, R), while they are on the device.
         key: what trials must share to be trained by these.
         kernels: what to compute with in place of PyTorch's layers.
+        varies: whether each epoch brings training data of its own, of the shapes of `train`.
         numbers: parameters of the network in which trials may differ, see `take_over`; name -> value.
 
     Raises:
@@ -66,18 +68,18 @@ class RecordedRounds(StackedRounds):
         recorder: Recorder,
         key: Hashable = None,
         kernels: Kernels = NO_KERNELS,
+        varies: bool = False,
         numbers: Mapping[str, float] = NO_NUMBERS,
     ) -> None:
         super().__init__(networks, config, loss, kernels.fuse(networks[0]) if kernels.fuse else None)
         self.way = f"{RecordedRounds.way}{kernels.described}"
         self.key, self.numbers, self._kernels = key, numbers, kernels
-        self._train, self._test, self._evaluate, self._recorder = train, test, evaluate, recorder
+        self._given, self._test, self._evaluate, self._recorder = train, test, evaluate, recorder
+        self._train = each(train, Tensor.clone) if varies else train
         tensors = {**self.parameters, **self.buffers}
         self._first = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         device, (self._count, size) = train[0].device, (train[0].shape[1], config.batch_size)
         dtype = next(iter(self.parameters.values())).dtype
-        self._rate = torch.full((), config.learning_rate, device=device, dtype=dtype)
-        self.optimizers = [make_optimizer(config, self.parameters.values(), rate=self._rate)]
         whole, rest = divmod(self._count, size)
         self._orders = [  # rows of batches, (steps, R, examples), of the whole ones and of the one that is left
             torch.zeros(steps, self.rounds, examples, dtype=torch.long, device=device)
@@ -92,9 +94,14 @@ class RecordedRounds(StackedRounds):
             self._warm_up(WARM_UP_STEPS - 1)
         if plain_state(self.structure) != state:
             raise ValueError("the network changes in Python with each step, so a step cannot be recorded")
-        self._steps = [self._record_steps(order) for order in self._orders]
+        self._replay_steps = [self._record_steps(order) for order in self._orders]
         self._replay_evaluation, self._numbers = recorder.record(self._measure)
         self._final: tuple[Callable[[], None], Tensor, FinalTest] | None = None
+
+    def _make_steps(self) -> Steps:
+        first = next(iter(self.parameters.values()))
+        rate = torch.full((), self.config.learning_rate, device=first.device, dtype=first.dtype)
+        return Steps(self.config, self.parameters.values(), self.buffers.values(), is_stacked=True, rate=rate)
 
     @property
     def held_bytes(self) -> int:
@@ -109,7 +116,7 @@ class RecordedRounds(StackedRounds):
 
     def is_of(self, split: Split) -> bool:
         """Says whether these train and measure on the very data of a split."""
-        return split.train is self._train and split.test is self._test
+        return split.train is self._given and split.test is self._test
 
     def end(self) -> None:
         """Ends a trial: others may use its stream."""
@@ -147,20 +154,20 @@ class RecordedRounds(StackedRounds):
         with self.launching():
             for name, tensor in (*self.parameters.items(), *self.buffers.items()):
                 tensor.copy_(self._first[name])
-            for state in self.optimizers[0].state.values():
-                for value in state.values():
-                    if isinstance(value, Tensor):
-                        value.zero_()
-            self._rate.fill_(learning_rate)
+            self.steps.begin(learning_rate)
         self.config = replace(self.config, learning_rate=learning_rate)
 
     def train_epoch(self, data: Batch, orders: Tensor, norms: GradientNorms | None) -> Tensor:  # noqa: D102
-        if data is not self._train or norms is not None:
+        varies = self._train is not self._given
+        if not (varies or data is self._train) or norms is not None:
             raise ValueError("recorded steps train on the data that they were recorded with, and show no gradients")
+        for own, new in zip(self._train, data, strict=True) if varies else ():
+            self._recorder.reads(new)
+            own.copy_(new)
         self._recorder.reads(orders)
         self._total.zero_()
         rows, first = rows_of(data, orders), 0
-        for order, replay in zip(self._orders, self._steps, strict=True):
+        for order, replay in zip(self._orders, self._replay_steps, strict=True):
             steps, rounds, examples = order.shape
             part = rows[:, first : first + steps * examples].view(rounds, steps, examples)
             order.copy_(part.transpose(0, 1))
@@ -181,7 +188,7 @@ class RecordedRounds(StackedRounds):
         """Returns the numbers of a final test, which is the same for all trials of a structure, and recorded once."""
         if self._final is None:
             found = test.numbers(self._predict_in_parts, self.states)  # also a warm-up
-            with suppress_failure(self._rate.device):
+            with suppress_failure(self._total.device):
                 replay, numbers = self._recorder.record(lambda: test.numbers(self._predict_in_parts, self.states))
                 self._final = replay, numbers, test  # whose tensors the graph reads
             return found
@@ -217,7 +224,8 @@ class RecordedRounds(StackedRounds):
         """Maps inputs to outputs in parts as large as a batch: so large are the steps' kernels, and less is held."""
         self.structure.eval()
         parts = torch.split(inputs, self.config.batch_size, dim=1)
-        output = join([self._forward(part) for part in parts], lambda tensors: torch.cat(tensors, dim=1))
+        with self.steps.averaged():
+            output = join([self._forward(part) for part in parts], lambda tensors: torch.cat(tensors, dim=1))
         self.structure.train()
         return output
 

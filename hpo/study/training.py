@@ -1,0 +1,70 @@
+"""How networks are trained: a study's `[training]` table, and the parameters that training takes, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hpo import limits
+from hpo.study.schema import Count, Factor, Table, Weight, shown
+from hpo.study.space import LEARNING_RATE
+
+Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
+BatchSize = Annotated[int, Field(ge=2, le=limits.COUNT)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+TRAINED_BY: Mapping[str, Any] = {"optimizer": Optimizer, LEARNING_RATE: Factor}
+"""The parameters that training takes in every trial, whatever the network: name -> rule."""
+
+MAY_BE_TRAINED_BY: Mapping[str, Any] = {
+    "momentum": BelowOne,
+    "nesterov": bool,
+    "weight_decay": Weight,
+    "schedule": Literal["constant", "cosine", "one_cycle"],
+    "warmup": BelowOne,
+    "gradient_clipping": Factor,
+    "ema_decay": BelowOne,
+    "epochs": Count,
+    "batch_size": BatchSize,
+}
+"""Those that a trial may have besides: name -> rule. hpo/training/updates/config.py says what each does."""
+
+CONDITIONS: Mapping[str, Mapping[str, Any]] = {
+    "momentum": {"optimizer": ("sgd", "rmsprop")},
+    "nesterov": {"optimizer": "sgd"},
+}
+"""Where they are there at all: parameter -> the values that others must have."""
+
+
+class Training(Table):
+    """How networks are trained; the same in every trial, but for what is a parameter.
+
+    Attributes:
+        epochs: of a trial. Where `epochs` is a parameter too, a trial has its own number: it is evaluated after the
+            same shares of these, and they count as these, so that a pruner holds equal shares against each other.
+        precision: see `TrainingConfig` in hpo/training/updates/config.py.
+        evaluate_at: epochs after which the test errors are measured, reported to the pruner and kept; the last always
+            is.
+    """
+
+    epochs: Count = 25
+    batch_size: BatchSize = 100
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    evaluate_at: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(epoch > self.epochs for epoch in self.evaluate_at):
+            raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
+        return self
+
+    def steps_of(self, epochs: int) -> dict[int, int]:
+        """Returns after which of a trial's own epochs it is evaluated, and as which of the study's each counts.
+
+        Args:
+            epochs: how many the trial has.
+        """
+        asked = sorted({*self.evaluate_at, self.epochs})
+        return {max(1, round(one * epochs / self.epochs)): one for one in asked}

@@ -1,0 +1,82 @@
+"""Augmentation of images, anew in every epoch: each image is turned, scaled, sheared, shifted and bent by chance.
+
+All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on. The numbers
+come from the round's own streams, so a round's images do not depend on how it is trained, nor on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hpo.training.randomness import EpochNumbers
+
+CONTROL = 4  # points along each side of the grid that bends an image
+
+
+def augment(
+    images: Tensor,
+    numbers: EpochNumbers,
+    *,
+    rotation: float | None = None,
+    scale: float | None = None,
+    shear: float | None = None,
+    shift: float | None = None,
+    elastic: float | None = None,
+) -> Tensor:
+    """Returns images (R, N, C, H, W) of R rounds, each changed by chance; what lies outside is as the border is.
+
+    Args:
+        rotation: by up to so many degrees, either way.
+        scale: larger or smaller by up to this share.
+        shear: a row is moved by up to this share of its distance from the middle.
+        shift: by up to so many pixels, in either direction.
+        elastic: the points of a grid of 4x4 are each moved by up to so many pixels, and what lies between smoothly.
+    """
+    rounds, count, _, height, width = images.shape
+    places = _pixels(height, width).to(images)  # (H W, 2)
+    matrix = torch.eye(2).to(images).expand(rounds, count, 2, 2)
+    if rotation:
+        angle = math.radians(rotation) * numbers.uniform("rotation", count)
+        turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
+        matrix = matrix @ turned.view(rounds, count, 2, 2)
+    if shear:
+        matrix = matrix.clone()
+        matrix[..., 1] += shear * numbers.uniform("shear", count)[..., None] * matrix[..., 0]
+    if scale:
+        matrix = matrix * (1 + scale * numbers.uniform("scale", count))[..., None, None]
+    moved = places @ matrix.mT  # (R, N, H W, 2)
+    if shift:
+        moved = moved + shift * numbers.uniform("shift", count, 1, 2)
+    if elastic:
+        bend = numbers.uniform("elastic", count, 2, CONTROL, CONTROL)
+        across, down = (_between_points(size).to(images) for size in (width, height))
+        moved = moved + elastic * (down @ bend @ across.mT).flatten(-2).mT  # (R, N, 2, H, W) -> (R, N, H W, 2)
+    grid = moved * (2 / torch.tensor([width, height]).to(images))
+    sampled = functional.grid_sample(
+        images.flatten(0, 1),
+        grid.view(-1, height, width, 2),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return sampled.view(images.shape)
+
+
+@lru_cache(maxsize=4)
+def _pixels(height: int, width: int) -> Tensor:
+    """Returns the places of pixels, (H W, 2): x and y from the middle."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5 - height / 2, torch.arange(width) + 0.5 - width / 2, indexing="ij")
+    return torch.stack([x, y], -1).view(-1, 2)
+
+
+@lru_cache(maxsize=4)
+def _between_points(size: int) -> Tensor:
+    """Returns how much each control point counts at each pixel of a side, (size, CONTROL): cubic interpolation."""
+    points = torch.eye(CONTROL)[:, None, :, None]  # each alone: (CONTROL, 1, CONTROL, 1)
+    between = functional.interpolate(points, size=(size, 1), mode="bicubic", align_corners=True)
+    return between[:, 0, :, 0].T.contiguous()

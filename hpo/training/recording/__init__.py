@@ -1,0 +1,1 @@
+"""Steps of networks recorded on a GPU, as CUDA graphs, and replayed."""
