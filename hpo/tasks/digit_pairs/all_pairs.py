@@ -29,6 +29,7 @@ DIGITS = 10
 UNREAD = DIGITS  # in place of a digit where an output is not finite: every pair with such an image is wrong
 AT_ONCE = 500  # pairs that a network is given at once
 HEADS_AT_ONCE = 10_000  # pairs that its head is given at once
+ROWS_AT_ONCE = 1_000  # images that are held against all others at once
 
 
 class AllPairs(FinalTest):
@@ -42,6 +43,7 @@ class AllPairs(FinalTest):
         shares_weights: whether one tower reads both images of a pair; then each image is read once.
         keeps_examples: whether it is kept what every image is read as.
         size: how many networks a round has, whose predictions are averaged.
+        posterior: whether the error by probabilities is measured too.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class AllPairs(FinalTest):
         shares_weights: bool,
         keeps_examples: bool = False,
         size: int = 1,
+        posterior: bool = False,
     ) -> None:
-        self._keeps_examples, self._size = keeps_examples, size
+        self._keeps_examples, self._size, self._posterior = keeps_examples, size, posterior
         self._images, self._scales, self._network, self._shares = images, scales, network, shares_weights
         seeds = tuple(one.seed("head's test pairs") for one in rounds)
         self._pairs = _draw(seeds, len(images.digits), images.digits.device)
@@ -65,7 +68,7 @@ class AllPairs(FinalTest):
         """Returns (K, R): confusion matrices, the head's error, and whether each image is read by itself.
 
         Where examples are kept, before these what is read in each image, and of how many pairs it is, and of wrong
-        ones.
+        ones. Where probabilities are asked, before all of it in how many pairs each image is decided wrongly.
         """
         of_networks, alone = self._read(predict)
         logits = self._averaged(of_networks)
@@ -73,11 +76,13 @@ class AllPairs(FinalTest):
         matrices = confusion(reads, self._images.digits).flatten(1)  # (R, T * 110)
         wrong = self._compare(predict, states, of_networks)  # (R, P)
         head = 100 * wrong.double().mean(1)
-        numbers = torch.cat([matrices.T.double(), head[None], alone[None].double()])
-        if not self._keeps_examples:
-            return numbers
-        counts = [self._of_images(torch.ones_like(wrong)), self._of_images(wrong)]
-        return torch.cat([reads.flatten(1).T.double(), *(count.T.double() for count in counts), numbers])
+        numbers = [matrices.T.double(), head[None], alone[None].double()]
+        if self._keeps_examples:
+            counts = [self._of_images(torch.ones_like(wrong)), self._of_images(wrong)]
+            numbers = [reads.flatten(1).T.double(), *(count.T.double() for count in counts), *numbers]
+        if self._posterior:
+            numbers = [wrong_by_probability(logits, self._images.digits).T, *numbers]
+        return torch.cat(numbers)
 
     def read(self, numbers: Tensor) -> tuple[Mapping[str, Sequence[float]], Mapping[str, Any]]:
         """Returns each metric's errors (R,), and the confusion matrices (R, T, 10, 11), T towers.
@@ -88,6 +93,7 @@ class AllPairs(FinalTest):
         if not numbers[-1].all():
             raise ValueError("test_pairs = 'all' is for networks that read each image by itself")
         rounds, towers, count = numbers.shape[1], 1 if self._shares else 2, len(self._images.digits)
+        of_probability, numbers = torch.split(numbers, [unread := count * self._posterior, len(numbers) - unread])
         of_images = numbers[: -towers * DIGITS * (DIGITS + 1) - 2]
         numbers = numbers[len(of_images) :]
         matrices = numbers[:-2].T.long().reshape(rounds, towers, DIGITS, DIGITS + 1)
@@ -99,7 +105,14 @@ class AllPairs(FinalTest):
                 "recognition": tested_by_recognition(matrices, reads.view(rounds, towers, count), self._images.digits),
                 "head": ExampleOutcomes(((100 * wrong - numbers[-2][:, None] * pairs) / HEAD_PAIRS).float().numpy()),
             }
-        return {"recognition": recognition, "head": numbers[-2].tolist()}, details
+        errors = {"recognition": recognition, "head": numbers[-2].tolist()}
+        if self._posterior:
+            wrong = 100 * of_probability.T / (2 * count)  # of the pairs that each image is in, (R, M)
+            errors["posterior"] = wrong.mean(1).tolist()
+            if self._keeps_examples:
+                moves = 2 * (wrong - wrong.mean(1, keepdim=True)) / count
+                details["examples"]["posterior"] = ExampleOutcomes(moves.float().numpy())
+        return errors, details
 
     def _read(self, predict: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
         """Returns the digits' logits of each network (…, T, M, 10), and whether a round's read each image by itself."""
@@ -191,6 +204,30 @@ def recognition_error(first: Tensor, second: Tensor) -> float:
     """
     wrong = int(first.flatten().long() @ _wrong() @ second.flatten().long())
     return 100 * wrong / (int(first.sum()) * int(second.sum()))
+
+
+def wrong_by_probability(logits: Tensor, digits: Tensor) -> Tensor:
+    """Returns in how many of all ordered pairs each image is decided wrongly, by probabilities: (R, M), floats.
+
+    An image counts in both places, beside itself too. A pair with one whose logits are not finite is wrong.
+
+    Args:
+        logits: of the digits in each image, as each of T towers reads them, (R, T, M, 10).
+        digits: (M,).
+    """
+    probabilities = torch.softmax(logits, -1)
+    counts = logits.new_zeros(len(logits), len(digits), dtype=torch.double)
+    for count, towers in zip(counts, probabilities, strict=True):
+        below, second = towers[0].cumsum(-1), towers[-1].T  # (M, 10), (10, M)
+        for start in range(0, len(digits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            is_at_most = digits[rows, None] <= digits
+            wrong = ~((below[rows] @ second >= 0.5) == is_at_most)
+            known = below[rows, -1:].isfinite() & second[0].isfinite()
+            wrong |= ~known
+            count[rows] += wrong.sum(1)
+            count += wrong.sum(0)
+    return counts
 
 
 def tested_by_recognition(matrices: Tensor, reads: Tensor, digits: Tensor) -> ExampleOutcomes:

@@ -169,6 +169,7 @@ class DigitPairs(Table):
 
         from hpo.tasks.digit_pairs.all_pairs import AllPairs
         from hpo.tasks.digit_pairs.pairs import test_images_on
+        from hpo.training.ensembles import size_of
         from hpo.training.network_task import named_in
 
         assert self._folder is not None
@@ -176,7 +177,13 @@ class DigitPairs(Table):
         scales = torch.tensor([self.normalisation(one) for one in rounds], dtype=dtype, device=device)
         images = test_images_on(self.dataset, self._folder, device, dtype)
         shares = bool(params["weight_sharing"])
-        return AllPairs(images, rounds, scales, network, shares_weights=shares, keeps_examples=keeps_examples)
+        return AllPairs(
+            *(images, rounds, scales, network),
+            shares_weights=shares,
+            keeps_examples=keeps_examples,
+            size=size_of(params),
+            posterior=bool(self.posterior),
+        )
 
     def network(
         self,
