@@ -16,7 +16,7 @@ from hpo.analysis.convergence import convergence_of, share_of
 from hpo.analysis.effects import FEWEST_TRIALS, read_effects, read_importances
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.hardware_drift import REPEATS, define_repetition, read_drift
-from hpo.analysis.results import have_the_same
+from hpo.analysis.results import flatten, have_the_same, read_rows
 from hpo.cli.measure.confirm import confirmation_json, confirmation_view
 from hpo.cli.measure.drift import drift_json, drift_view
 from hpo.cli.read.compare import comparison_json, comparison_view
@@ -24,6 +24,7 @@ from hpo.report.html import as_markdown
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, set_study_attribute
+from hpo.storage.studies import read_definition
 from tests.analysis.test_confirmation import add
 from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, create, defined
 
@@ -111,6 +112,27 @@ def test_the_report_and_the_best_say_how_often_it_diverged(sqlite_storage: RDBSt
     assert page.count(RATES) >= 2  # in the headline, and beside the comparison
     assert f"it {RATES}" in str(read_winner(opened, "x"))
     assert "rounds diverged" in page  # in the place of the interval
+
+
+def test_each_trial_has_its_share_of_diverged_rounds_and_its_error_else(sqlite_storage: RDBStorage) -> None:
+    opened = listed(sqlite_storage, GOOD, HALF)
+    good, half = read_rows(opened, "x")
+    assert good.convergence is None
+    assert half.convergence is not None
+    assert half.convergence["text"].startswith(RATES)
+    flat = flatten(half, read_definition(opened, "x"))
+    shares = [flat[f"diverged_percent{end}"] for end in ("", "_low", "_high")]
+    assert shares == pytest.approx([40, 12.155, 73.762], abs=0.001)
+    assert flat["converged_mean"] == pytest.approx(3.0833, abs=1e-4)
+    assert flat["converged_mean_low"] < flat["converged_mean"] < flat["converged_mean_high"]
+
+
+def test_a_trial_of_a_search_has_no_interval_of_its_error_else(created: RDBStorage) -> None:
+    put(created, "small", 0.1, [2.0, 100.0, 3.0, 2.5])
+    (row,) = read_rows(created, "small")
+    assert row.convergence is not None
+    assert (row.convergence["percent"], row.convergence["mean"]) == (25, 2.5)
+    assert row.convergence["mean_interval"] == {"low": None, "high": None}
 
 
 def test_the_best_of_a_search_says_so_without_an_interval_of_its_error(created: RDBStorage) -> None:
