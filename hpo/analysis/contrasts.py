@@ -189,11 +189,20 @@ def joint_p_values(pairs: Sequence[tuple[Rounds, Rounds]]) -> tuple[list[float],
         for (first, diverged_first), (second, diverged_second) in pairs
     ]
     rates = [
-        [float(r in diverged_second) - float(r in diverged_first) for r in range(len(first))]
-        for (first, diverged_first), (_, diverged_second) in pairs
+        rates_of(diverged_second, diverged_first, len(first)) for (first, diverged_first), (_, diverged_second) in pairs
     ]
     _, together = sign_flip_p_values([*errors, *(rates if any(map(any, rates)) else [])])
     return together[: len(pairs)], together[len(pairs) :] or [1.0] * len(pairs)
+
+
+def estimate_of(by: Interval) -> float | None:
+    """Returns a difference as JSON has it; None where there is none."""
+    return None if by == NO_DIFFERENCE else by.estimate
+
+
+def rates_of(diverged: Collection[int], others: Collection[int], rounds: int) -> list[float]:
+    """Returns round by round whether one diverged, less whether the other did."""
+    return [float(r in diverged) - float(r in others) for r in range(rounds)]
 
 
 def _on_new(first: Measured, second: Measured, metric: MetricCard) -> Interval | None:
