@@ -128,7 +128,7 @@ class Contrast:
         on_new: the difference with its interval on new test examples, where that is known.
         rounds: in which both converged.
         diverged: in how many rounds either did.
-        diverged_p_value: of one diverging more often than the other, corrected likewise.
+        diverged_p_value: of one diverging more often than the other, corrected likewise; None where nothing is tested.
     """
 
     first: int
@@ -138,12 +138,17 @@ class Contrast:
     on_new: Interval | None = None
     rounds: int = 0
     diverged: tuple[int, int] = (0, 0)
-    diverged_p_value: float = 1.0
+    diverged_p_value: float | None = 1.0
 
     @property
     def is_significant(self) -> bool:
         """Whether the rounds in which both converged tell their errors apart."""
         return self.p_value is not None and self.p_value < LEVEL
+
+    def untested(self, why: str) -> Contrast:
+        """Returns it without p values, and without intervals of the difference, which are tests too."""
+        by = self.difference if self.difference == NO_DIFFERENCE else self.difference.without_ends(why)
+        return replace(self, difference=by, p_value=None, on_new=None, diverged_p_value=None)
 
     @property
     def diverges(self) -> bool:

@@ -33,7 +33,8 @@ def compare(words: tuple[str, ...], study: str | None, storage: str, as_json: bo
     """Say which configuration of a study is better, by how much, how sure.
 
     A and B are labels of a list, or numbers of a search's trials. Unless given, a list is compared whole; of a search
-    what hpo confirm has measured on fresh rounds, or else its two best. Configurations are compared round by round.
+    what hpo confirm has measured on fresh rounds, or else its two best. Configurations are compared round by round;
+    of hpo confirm --until-sure, which has its own evidence, without a test.
     """
     from hpo.analysis.comparison import compare as compare_study
     from hpo.storage.backends import open_storage
@@ -93,6 +94,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         **{key: getattr(found, key) for key in ("study", "source", "rounds", "dataset")},
         "direction": found.metric.direction,
         **{"metric": found.metric.name, "unit": found.metric.unit, "is_biased": found.is_biased},
+        "is_series": found.is_series,
         "compared": [
             {"name": one.name, "trial": one.trial, "mean": one.mean.estimate, "low": one.mean.low}
             | {"high": one.mean.high, "std": one.std, "errors": one.errors, "params": one.params}
