@@ -25,7 +25,14 @@ from hpo.analysis import sign_flips
 from hpo.analysis.contrasts import Rounds, joint_p_values
 from hpo.analysis.convergence import share_of
 from hpo.analysis.effects import family_p_values
-from hpo.analysis.statistics import LEVEL, Interval, difference_of_means, interval_of_difference, mean_of
+from hpo.analysis.statistics import (
+    LEVEL,
+    Interval,
+    difference_of_means,
+    differences_of,
+    interval_of_difference,
+    mean_of,
+)
 from hpo.study.card import MetricCard
 
 STUDIES = 2000  # of every interval
@@ -159,8 +166,12 @@ def _others_worse(drawn: list[Rounds]) -> float:
 
 def _effects(drawn: list[Rounds]) -> float:
     """Three of five effects are measured, each of two matched pairs."""
-    sides = [np.add(drawn[i][0], drawn[i + 1][0]) / 2 for i in (0, 2, 4, 6)]
-    return min(family_p_values([(one - sides[0]).tolist() for one in sides[1:]], 5))
+    sides: list[list[float]] = [(np.add(drawn[i][0], drawn[i + 1][0]) / 2).tolist() for i in (0, 2, 4, 6)]
+    out = [{*drawn[i][1], *drawn[i + 1][1]} for i in (0, 2, 4, 6)]
+    often = [[(r in drawn[i][1]) + (r in drawn[i + 1][1]) for r in range(len(sides[0]))] for i in (0, 2, 4, 6)]
+    by = [differences_of(sides[i], sides[0], out[i] | out[0]) for i in (1, 2, 3)]
+    rates = [np.subtract(often[i], often[0]).tolist() for i in (1, 2, 3)]
+    return min(map(min, family_p_values(by, rates, 5)))
 
 
 def _t_test(drawn: list[Rounds]) -> float:

@@ -28,7 +28,8 @@ def load_results(study: str, storage: str | None = None) -> list[dict[str, Any]]
 
     Keys: number, state, value and std (in the metric's unit; None for what was not measured to the end), `round N` for
     the error of each round, the parameters by their names (None for one that a trial lacks), label, published_mean
-    and published_std of listed trials, seconds, device, and error for what failed.
+    and published_std of listed trials, seconds, device, error for what failed, and of a trial of which rounds diverged
+    diverged_percent and converged_mean, each also with _low and _high.
 
     Args:
         study: its name in the storage.

@@ -29,6 +29,8 @@ from hpo.study.references import study_words
 from hpo.text.commands import command_here
 from hpo.text.formatting import count, figure, join_words, p_value, points, rounds_on
 
+BY_LOOKING = "chosen by looking"  # of a number of rounds: why there is no interval
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -42,6 +44,8 @@ class Comparison:
         contrasts: of the best with each of the others.
         pairs: for how many the p values are corrected.
         missing: the labels of a list that is compared whole, which are not measured.
+        is_series: whether they are rounds of `hpo confirm --until-sure`, of which it took more until it was sure; what
+            is tested after that looks too sure, so nothing is.
     """
 
     study: str
@@ -56,6 +60,7 @@ class Comparison:
     winner: str | None = None
     words: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    is_series: bool = False
 
     def __str__(self) -> str:
         return answer(self)
@@ -90,12 +95,9 @@ def compare(storage: RDBStorage, study: str, names: Sequence[str] = ()) -> Compa
         return replace(compared, missing=tuple(label for label in labels if label not in there))
     numbers, best = list(map(_number, names)), read_best(storage, study).trial
     _check_differ(names, numbers)
-    for confirmation in read_confirmations(storage, study):
-        confirmed = {one.trial: one for one in confirmation.confirmed}
-        if (
-            not confirmation.is_series and len(confirmed) > 1 and set(numbers or [best]) <= confirmed.keys()
-        ):  # one of an earlier best says nothing
-            return _of_confirmation(storage, study, confirmation, numbers or list(confirmed))
+    for confirmation in read_confirmations(storage, study, numbers or [best]):  # one of an earlier best says nothing
+        if len(confirmation.confirmed) > 1:
+            return _of_confirmation(storage, study, confirmation, numbers)
     if numbers:
         trials = [read_trial(storage, study, number) for number in numbers]
     else:
@@ -120,15 +122,16 @@ def _of_two(found: Comparison, among: str) -> str:
     (best, other), (contrast,) = found.compared, found.contrasts
     difference, unit = contrast.difference, found.metric.unit
     by = points(figure(abs(difference.estimate), unit, difference.standard_error), unit)
-    apart = f"{_who_diverges(found)} (p {p_value(contrast.diverged_p_value)})" if contrast.diverges else ""
+    of_rates = "" if found.is_series else f" (p {p_value(contrast.diverged_p_value)})"
+    apart = f"{_who_diverges(found)}{of_rates}" if contrast.diverges else ""
     if not contrast.rounds:
         return f"{apart}, and there is no round in which both converged ({among})"
     where = f"{apart}; in the {count(contrast.rounds, 'round')} in which both converged, " if apart else ""
     first, second = (best.name, other.name) if found.metric.sign * difference.estimate >= 0 else (other.name, best.name)
     if difference.estimate == 0 and best.errors == other.errors:
         return f"{best.name} and {other.name} came to the very same errors ({among})"
-    if too_few := too_few_to_tell(contrast.rounds):
-        return f"{where}{first} is ahead of {second} by {by}, but {too_few} ({among})"
+    if untested := _why_untested(found, contrast.rounds):
+        return f"{where}{first} is ahead of {second} by {by}, but {untested} ({among})"
     if contrast.is_significant:
         said = f"{first} is better than {second}, by {by}"
     elif contrast.diverges:
@@ -145,8 +148,8 @@ def _of_several(found: Comparison) -> str:
     same = [one.name for one in others if one.mean.estimate == best.mean.estimate]
     ties = [f"{join_words([best.name, *same])} have the very same mean"] if same else []
     apart = [_who_diverges(found)] if any(contrast.diverges for contrast in found.contrasts) else []
-    if too_few := too_few_to_tell(found.rounds):
-        return "; ".join([f"{best.name} is first of {len(found.compared)}, but {too_few}", *ties, *apart])
+    if untested := _why_untested(found, found.rounds):
+        return "; ".join([f"{best.name} is first of {len(found.compared)}, but {untested}", *ties, *apart])
     both = list(zip(others, found.contrasts, strict=True))
     like = [one.name for one, contrast in both if not contrast.diverges and not contrast.is_significant]
     worse = sum(not contrast.diverges and contrast.is_significant for contrast in found.contrasts)
@@ -162,6 +165,13 @@ def _of_several(found: Comparison) -> str:
     return "; ".join([first, *rest, *ties, *apart])
 
 
+def _why_untested(found: Comparison, rounds: int) -> str:
+    """Returns why nothing can be told of so many rounds; nothing where it can."""
+    if found.is_series:
+        return "the number of rounds was chosen by looking at them, for which p values would be too small"
+    return too_few_to_tell(rounds)
+
+
 def _who_diverges(found: Comparison) -> str:
     """Returns how often those diverge that do, and of two how often the other does."""
     often = [
@@ -174,6 +184,11 @@ def _who_diverges(found: Comparison) -> str:
 
 def how_compared(found: Comparison) -> str:
     """Returns how a comparison was made."""
+    if found.is_series:
+        until_sure = command_here("confirm", *found.words, "--until-sure")
+        return (
+            f"compared round by round, without p values and intervals of differences; {until_sure} has those that hold"
+        )
     if found.contrasts[0].p_value is None and not found.contrasts[0].diverges:
         return "compared round by round; a test needs three rounds"
     if found.pairs == 1:
@@ -193,8 +208,10 @@ def _sure(contrast: Contrast, found: Comparison) -> str:
 
 
 def _of_confirmation(storage: RDBStorage, study: str, confirmation: Confirmation, numbers: Sequence[int]) -> Comparison:
-    chosen = [one for one in confirmation.confirmed if one.trial in numbers]
+    chosen = [one for one in confirmation.confirmed if not numbers or one.trial in numbers]
     found = _comparison(storage, study, confirmation.name, chosen, is_biased=False)
+    if confirmation.is_series:
+        return replace(found, contrasts=[one.untested(BY_LOOKING) for one in found.contrasts], is_series=True)
     return replace(found, winner=confirmation.confirmed[0].name)
 
 

@@ -9,7 +9,7 @@ A confirmation is a study of listed trials like any other: any worker can help, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -58,7 +58,7 @@ class Confirmation:
         name: the confirmation's own study.
         metric: the objective, as the confirmation's card has it.
         contrasts: of neighbours in that order.
-        is_series: whether it is of several confirmations, the rounds of all taken together.
+        is_series: whether it is of `hpo confirm --until-sure`, the rounds of all its confirmations taken together.
     """
 
     study: str
@@ -85,8 +85,13 @@ class Confirmation:
         printer.text(str(self))
 
 
-def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation]:
-    """Yields the finished confirmations of a study, the latest first; a series as one, of those that it has left."""
+def read_confirmations(storage: RDBStorage, study: str, among: Collection[int] = ()) -> Iterator[Confirmation]:
+    """Yields the finished confirmations of a study, the latest first; a series as one, of those that it has left.
+
+    Args:
+        among: trials that all have to be measured; of a series only the confirmations that measured all of them count,
+            as these are the rounds that they have in common.
+    """
     ours = own_studies(storage)
     if study not in ours:
         return
@@ -96,7 +101,8 @@ def read_confirmations(storage: RDBStorage, study: str) -> Iterator[Confirmation
         stages.setdefault((confirms and confirms.series) or name, []).append(name)
     for names in reversed(stages.values()):
         with suppress(RequestError):  # a later version's, whose definition says more than is known here
-            parts = [found for name in names if (found := read_confirmation(storage, name))]
+            finished = [found for name in names if (found := read_confirmation(storage, name))]
+            parts = [part for part in finished if set(among) <= {one.trial for one in part.confirmed}]
             if parts:
                 yield _together(parts)
 
@@ -107,7 +113,7 @@ def _together(parts: Sequence[Confirmation]) -> Confirmation:
     Without contrasts: how many rounds there are was decided by looking at them, for which until_sure.py has the tests.
     """
     last = parts[-1]
-    if len(parts) == 1:
+    if not last.is_series:
         return last
     confirmed = []
     for one in last.confirmed:
@@ -116,7 +122,7 @@ def _together(parts: Sequence[Confirmation]) -> Confirmation:
         optimism = _optimism(fresh, one.searched, one.before, last.metric)
         confirmed.append(replace(one, **vars(fresh), optimism=optimism))
     rounds = len(confirmed[0].errors)
-    return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[], is_series=True)
+    return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[])
 
 
 def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
@@ -149,6 +155,7 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
         metric=metric,
         confirmed=confirmed,
         contrasts=contrasts_of(list(pairwise(confirmed)), metric),
+        is_series=confirms.series is not None,
     )
 
 

@@ -128,7 +128,7 @@ class Contrast:
         on_new: the difference with its interval on new test examples, where that is known.
         rounds: in which both converged.
         diverged: in how many rounds either did.
-        diverged_p_value: of one diverging more often than the other, corrected likewise.
+        diverged_p_value: of one diverging more often than the other, corrected likewise; None where nothing is tested.
     """
 
     first: int
@@ -138,12 +138,17 @@ class Contrast:
     on_new: Interval | None = None
     rounds: int = 0
     diverged: tuple[int, int] = (0, 0)
-    diverged_p_value: float = 1.0
+    diverged_p_value: float | None = 1.0
 
     @property
     def is_significant(self) -> bool:
         """Whether the rounds in which both converged tell their errors apart."""
         return self.p_value is not None and self.p_value < LEVEL
+
+    def untested(self, why: str) -> Contrast:
+        """Returns it without p values, and without intervals of the difference, which are tests too."""
+        by = self.difference if self.difference == NO_DIFFERENCE else self.difference.without_ends(why)
+        return replace(self, difference=by, p_value=None, on_new=None, diverged_p_value=None)
 
     @property
     def diverges(self) -> bool:
@@ -189,11 +194,20 @@ def joint_p_values(pairs: Sequence[tuple[Rounds, Rounds]]) -> tuple[list[float],
         for (first, diverged_first), (second, diverged_second) in pairs
     ]
     rates = [
-        [float(r in diverged_second) - float(r in diverged_first) for r in range(len(first))]
-        for (first, diverged_first), (_, diverged_second) in pairs
+        rates_of(diverged_second, diverged_first, len(first)) for (first, diverged_first), (_, diverged_second) in pairs
     ]
     _, together = sign_flip_p_values([*errors, *(rates if any(map(any, rates)) else [])])
     return together[: len(pairs)], together[len(pairs) :] or [1.0] * len(pairs)
+
+
+def estimate_of(by: Interval) -> float | None:
+    """Returns a difference as JSON has it; None where there is none."""
+    return None if by == NO_DIFFERENCE else by.estimate
+
+
+def rates_of(diverged: Collection[int], others: Collection[int], rounds: int) -> list[float]:
+    """Returns round by round whether one diverged, less whether the other did."""
+    return [float(r in diverged) - float(r in others) for r in range(rounds)]
 
 
 def _on_new(first: Measured, second: Measured, metric: MetricCard) -> Interval | None:

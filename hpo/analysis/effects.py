@@ -21,6 +21,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from hpo.analysis.contrasts import NO_DIFFERENCE, rates_of
 from hpo.analysis.fresh_rounds import CONFIRMS
 from hpo.analysis.hardware_drift import REPEATS
 from hpo.analysis.results import read_entries
@@ -50,10 +51,11 @@ class Effect:
         before, after: the parameter's values.
         metric: the errors' metric.
         pairs: of matched trials, over so many `rounds` in which all of them converged.
-        difference: after less before, over the rounds that they share.
+        difference: after less before, over these rounds; `NO_DIFFERENCE` where there are none.
         p_value: corrected for all effects that the lists hold, measured or not; None where there are too few rounds
             for one.
-        diverged_before, diverged_after: how many rounds did on either side, of all pairs; they are left out.
+        measured: rounds of either side, of all pairs; `diverged_before` and `diverged_after` of them diverged.
+        diverged_p_value: of one side diverging more often than the other, corrected likewise.
     """
 
     parameter: str
@@ -64,8 +66,15 @@ class Effect:
     difference: Interval
     p_value: float | None
     rounds: int
+    measured: int
     diverged_before: int = 0
     diverged_after: int = 0
+    diverged_p_value: float = 1.0
+
+    @property
+    def diverges(self) -> bool:
+        """Whether some round did: then the sides' errors are not all that there is to tell them apart by."""
+        return bool(self.diverged_before or self.diverged_after)
 
 
 @dataclass(frozen=True)
@@ -123,26 +132,40 @@ def read_effects(storage: RDBStorage, studies: Sequence[str]) -> list[Effect]:
         if (measured := [pair for pair in pairs if all(entry.errors for entry in pair)])
     ]
     sides = [_sides(measured, metric) for _, metric, measured in found]
-    p_values = family_p_values([differences_of(*of) for of in sides], family)
+    rates = [_rates(measured, len(after)) for (*_, measured), (after, *_) in zip(found, sides, strict=True)]
+    p_values = family_p_values([differences_of(*of) for of in sides], rates, family)
     effects = []
-    for (change, metric, measured), (after, before, out), p_value in zip(found, sides, p_values, strict=True):
-        diverged = (sum(len(pair[side].diverged) for pair in measured) for side in (0, 1))
-        if not (rounds := len(after) - len(out)):
-            continue
-        difference = interval_of_difference(after, before, metric, out)
+    for (change, metric, measured), (after, before, out), p_value, rate in zip(found, sides, *p_values, strict=True):
+        often = [sum(len(pair[side].diverged) for pair in measured) for side in (0, 1)]
+        rounds = len(after) - len(out)
+        by = interval_of_difference(after, before, metric, out) if rounds else NO_DIFFERENCE
         tested = p_value if rounds >= FEWEST_ROUNDS else None
-        effects.append(Effect(*change, metric, len(measured), difference, tested, rounds, *diverged))
+        effects.append(
+            Effect(
+                *(*change, metric, len(measured), by, tested, rounds),
+                measured=len(measured) * len(after),
+                diverged_before=often[0],
+                diverged_after=often[1],
+                diverged_p_value=rate,
+            )
+        )
     return effects
 
 
-def family_p_values(differences: Sequence[Sequence[float]], family: int) -> list[float]:
-    """Returns the p values of differences that are measured, of a family of so many.
+def family_p_values(
+    differences: Sequence[Sequence[float]], rates: Sequence[Sequence[float]], family: int
+) -> tuple[list[float], list[float]]:
+    """Returns the p values of differences that are measured, of a family of so many, and of how often they diverge.
 
-    What is not measured yet belongs to the family all the same. Until it is, p is multiplied by their number, which is
-    never less than what they come to together: so no verdict is taken back when the others are measured.
+    What is not measured yet belongs to the family all the same, with its difference and its rate. Until it is, p is
+    multiplied by the number of all, which is never less than what they come to together: so no verdict is taken back
+    when the others are measured. A rate of rounds of which none diverged can raise no false alarm, and does not count.
     """
-    alone, together = sign_flip_p_values(differences)
-    return together if len(differences) == family else [min(1.0, family * p_value) for p_value in alone]
+    alone, together = sign_flip_p_values([*differences, *rates])
+    if missing := family - len(differences):
+        number = len(differences) + sum(map(any, rates)) + 2 * missing
+        together = [min(1.0, number * p_value) for p_value in alone]
+    return together[: len(differences)], together[len(differences) :]
 
 
 def _trained(pairs: Sequence[_Pair], metrics: Sequence[MetricCard]) -> tuple[MetricCard, list[_Pair]]:
@@ -163,6 +186,12 @@ def _sides(pairs: Sequence[_Pair], metric: MetricCard) -> tuple[list[float], lis
         for side in zip(*pairs, strict=True)
     )
     return after, before, {r for pair in pairs for entry in pair for r in entry.diverged}
+
+
+def _rates(pairs: Sequence[_Pair], rounds: int) -> list[float]:
+    """Returns round by round how many of the configurations after diverged, less how many before; a mean over pairs."""
+    of_pairs = [rates_of(after.diverged, before.diverged, rounds) for before, after in pairs]
+    return [fmean(round_) for round_ in zip(*of_pairs, strict=True)]
 
 
 @dataclass(frozen=True)

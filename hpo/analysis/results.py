@@ -10,9 +10,11 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from hpo.analysis.convergence import convergence_json, convergence_of
 from hpo.errors import StorageError
 from hpo.storage.queries import StoredTrial, read_trials
 from hpo.storage.studies import read_card, read_definition
+from hpo.study.card import MetricCard
 from hpo.study.definition import Entry, StudyDefinition
 from hpo.text.commands import command_here
 from hpo.text.formatting import join_words, over_rounds, spread
@@ -28,6 +30,8 @@ class TrialRow:
         label, published: of the listed entry that it measured, else None.
         error: why it failed, where it failed by an error.
         diverged_rounds: those that ended with logits that are not finite, the study's first round being 0.
+        convergence: how often it diverged, and what it errs else, as JSON has it; None where it never did. Of a search
+            without an interval of the error, as the best may be any of them.
 
     A trial that another program has added is `FOREIGN`: nothing of it is believed but its number.
     """
@@ -46,6 +50,7 @@ class TrialRow:
     worker: dict[str, Any] | None = None
     error: str | None = None
     diverged_rounds: list[int] | None = None
+    convergence: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,14 @@ def have_the_same(trials: Sequence[int]) -> str:
 
 def read_rows(storage: RDBStorage, study: str) -> list[TrialRow]:
     """Returns all trials of a study."""
-    listed = read_definition(storage, study).trial
-    return [_row(trial, listed) for trial in read_trials(storage, study, foreign=True)]
+    listed, metric = read_definition(storage, study).trial, read_card(storage, study).metric
+    return [_row(trial, listed, metric) for trial in read_trials(storage, study, foreign=True)]
 
 
 def flatten(row: TrialRow, definition: StudyDefinition) -> dict[str, Any]:
     """Returns a trial as one flat dictionary, its rounds and all parameters of its study among the keys."""
-    published = row.published or {}
+    published, convergence = row.published or {}, row.convergence or {}
+    share, mean = convergence.get("percent_interval") or {}, convergence.get("mean_interval") or {}
     return {
         **{key: getattr(row, key) for key in ("number", "state", "value", "std")},
         **{f"round {r}": error for r, error in enumerate(row.errors or [], definition.protocol.first_round)},
@@ -121,6 +127,10 @@ def flatten(row: TrialRow, definition: StudyDefinition) -> dict[str, Any]:
         "published_mean": published.get("mean"),
         "published_std": published.get("std"),
         **{key: getattr(row, key) for key in ("seconds", "device", "precision", "error")},
+        "diverged_percent": convergence.get("percent"),
+        **{f"diverged_percent_{end}": share.get(end) for end in ("low", "high")},
+        "converged_mean": convergence.get("mean"),
+        **{f"converged_mean_{end}": mean.get(end) for end in ("low", "high")},
     }
 
 
@@ -204,18 +214,20 @@ def measured_entries(trials: Iterable[StoredTrial], definition: StudyDefinition)
     return [(entry, found[slot]) for slot, entry in enumerate(definition.trial) if slot in found]
 
 
-def _row(trial: StoredTrial, listed: tuple[Entry, ...]) -> TrialRow:
+def _row(trial: StoredTrial, listed: tuple[Entry, ...], metric: MetricCard) -> TrialRow:
     if not trial.is_ours:
         return TrialRow(trial.number, "FOREIGN")
     attributes = trial.attributes
     entry = entry_of(trial, listed)
+    errors, diverged = attributes.get("errors"), attributes.get("diverged_rounds")
+    found = convergence_of(errors, diverged, metric) if errors and diverged else None
     is_refused = trial.state is TrialState.FAIL and "refused" in attributes
     return TrialRow(
         number=trial.number,
         state="REFUSED" if is_refused else trial.state.name,
         value=trial.value,
         std=attributes.get("std"),
-        errors=attributes.get("errors"),
+        errors=errors,
         params=trial.params,
         label=entry.label if entry else None,
         published=entry.published.model_dump() if entry and entry.published else None,
@@ -224,5 +236,6 @@ def _row(trial: StoredTrial, listed: tuple[Entry, ...]) -> TrialRow:
         precision=attributes.get("precision"),
         worker=attributes.get("worker"),
         error=attributes.get("error", attributes.get("refused")),
-        diverged_rounds=attributes.get("diverged_rounds"),
+        diverged_rounds=diverged,
+        convergence=convergence_json(found if listed else found.as_searched(), metric) if found else None,
     )

@@ -58,7 +58,11 @@ class Interval:
 
     def as_searched(self) -> Interval:
         """Returns the estimate without an interval, which would hold the truth less often: it was chosen by it."""
-        return replace(self, low=None, high=None, why=AS_SEARCHED)
+        return self.without_ends(AS_SEARCHED)
+
+    def without_ends(self, why: str) -> Interval:
+        """Returns the estimate alone, and why there is no more."""
+        return replace(self, low=None, high=None, why=why)
 
     def turned(self) -> Interval:
         """Returns the difference the other way round."""

@@ -48,6 +48,7 @@ def run_trials(
                 meanwhile=lambda: _note(opened, plan.name),
                 supervisor=supervisor,
             )
+        _note(opened, plan.name)  # again: what is best, and whether it diverged, is known now
     except KeyboardInterrupt:  # the database may be away, so nothing is asked of it
         say(
             f"interrupted; {progress.finished} of {count(plan.target, 'trial')} finished, and this goes on with them:",
@@ -123,7 +124,7 @@ def serve_studies(
 
 
 def _note(opened: Any, study: str) -> None:
-    """Gives a study its note, for which the workers that start leave a second."""
+    """Gives a study its note; at first while the workers start, which leaves a second for it."""
     from hpo.dashboard.note import note_study
 
     note_study(opened, study)

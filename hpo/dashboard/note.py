@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
+from hpo.analysis.contrasts import measured
 from hpo.analysis.ledger import Ledger, read_ledger
+from hpo.analysis.results import read_entries
+from hpo.storage.queries import read_trials
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
@@ -31,7 +36,8 @@ def note_study(storage: RDBStorage, name: str) -> None:
     before = [key for key in kept if key.startswith(_PART)]
     if _VERSION in kept and (kept[_VERSION] != 1 or _READING not in "".join(str(kept[key]) for key in before)):
         return
-    note = study_note(name, read_definition(storage, name), read_card(storage, name), read_ledger(storage, name))
+    definition, card = read_definition(storage, name), read_card(storage, name)
+    note = study_note(name, definition, card, read_ledger(storage, name), _diverged(storage, name, definition, card))
     parts = [note[start : start + _PART_LENGTH] for start in range(0, len(note), _PART_LENGTH)]
     for key, part in zip_longest([f"{_PART}{number}" for number in range(max(len(parts), len(before)))], parts):
         if kept.get(key) != (part or ""):
@@ -40,8 +46,12 @@ def note_study(storage: RDBStorage, name: str) -> None:
         storage.set_study_system_attr(study_id, _VERSION, 1)
 
 
-def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledger) -> str:
-    """Returns a study's note in Markdown."""
+def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledger, diverged: Sequence[str] = ()) -> str:
+    """Returns a study's note in Markdown.
+
+    Args:
+        diverged: how often the best of a search did, or each of a list that did.
+    """
     protocol = definition.protocol
     rows = [["parameter", "values"]]
     rows += [[key.replace("_", " "), _values(parameter)] for key, parameter in definition.search_space.items()]
@@ -71,11 +81,23 @@ def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledge
             f"{': ' if card.metric.description else ''}{escape_markdown(card.metric.description)}. Intermediate values "
             "are that mean after so many steps. A pruned trial has none. User attributes hold the rounds' own errors "
             "and their deviation.",
+            *([f"**Rounds that diverged.** {'; '.join(map(escape_markdown, diverged))}."] if diverged else []),
             f"**Looks at the test.** {_looks(definition, ledger)}",
             f"{_READING} Values differ by chance: compare them with their deviations. {bias}"
             f"Next: {code_span(command(*words))}.",
         ]
     )
+
+
+def _diverged(storage: RDBStorage, name: str, definition: StudyDefinition, card: Card) -> list[str]:
+    """Returns how often the best of a search diverged, or each of a list, and what it errs else; of those that did."""
+    if definition.space:
+        best = read_trials(storage, name, states=(TrialState.COMPLETE,), best=1)
+        found = [measured(f"trial {one.number}, the best,", one.number, one, card.metric).as_searched() for one in best]
+    else:
+        entries = read_entries(storage, name)
+        found = [measured(entry.label, trial.number, trial, card.metric) for entry, trial in entries]
+    return [f"{one.name} {one.convergence.text(card.metric)}" for one in found if one.convergence]
 
 
 def _looks(definition: StudyDefinition, ledger: Ledger) -> str:

@@ -51,12 +51,11 @@ def _comparison(storage: RDBStorage, study: str, metric: MetricCard, clean: Call
     rows = [["configuration", "difference (95 %)", *on_new_heading, "p", "verdict"]]
     for one, contrast in zip(named[1:], found.contrasts, strict=True):
         worse = "worse" if metric.sign * contrast.difference.estimate > 0 else "better"
-        told = worse if contrast.is_significant else "not significant"
-        if too_few_to_tell(contrast.rounds):
-            told = "too few rounds"
-        if contrast.diverges:
-            often = f"diverged in {contrast.diverged[1]} of {count(found.rounds, 'round')}, the first in "
-            told = f"{often}{contrast.diverged[0]} (p {p_value(contrast.diverged_p_value)}); else {told}"
+        often = (
+            f"diverged in {contrast.diverged[1] or 'none'} of {count(found.rounds, 'round')}, the first in "
+            f"{contrast.diverged[0] or 'none'} (p {p_value(contrast.diverged_p_value)})"
+        )
+        told = _verdict(worse if contrast.is_significant else "", contrast.rounds, often if contrast.diverges else "")
         on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
         rows.append([one.name, change_of(contrast.difference, metric), *on_new, p_value(contrast.p_value), told])
     diverged = [f"{one.name} {one.convergence.text(metric)}." for one in named if one.convergence]
@@ -70,21 +69,39 @@ def _effects(effects: Sequence[Effect], lists: Sequence[str], metric: MetricCard
     rows = [["change", "pairs", f"{points('', metric.unit).strip() or 'difference'} (95 %)", "p", "verdict"]]
     for effect in effects:
         by = effect.difference
-        if effect.p_value is None or too_few_to_tell(effect.rounds):
-            told = "too few rounds"
-        else:
-            told = ("lowers" if by.estimate < 0 else "raises") if effect.p_value < LEVEL else "not significant"
-        if effect.diverged_before or effect.diverged_after:
-            told += f"; diverged: {count(effect.diverged_before, 'round')} before, {effect.diverged_after} after"
+        is_significant = effect.p_value is not None and effect.p_value < LEVEL
+        changes = ("lowers" if by.estimate < 0 else "raises") if is_significant else ""
+        often = (
+            f"diverged in {effect.diverged_after or 'none'} of {count(effect.measured, 'round')}, before in "
+            f"{effect.diverged_before or 'none'} (p {p_value(effect.diverged_p_value)})"
+        )
+        told = _verdict(changes, effect.rounds, often if effect.diverges else "")
         changed = change_of(by, effect.metric)
         rows.append([effect_name(effect, metric), str(effect.pairs), changed, p_value(effect.p_value), told])
     where = f"Of {', '.join(lists)}, which share their rounds. " if len(lists) > 1 else ""
     text = [
         f"{where}Trials that differ in this alone, compared round by round; p by flipping the signs of the "
         "differences, of all changes that are listed together, intervals of each alone. Trials whose error no loss "
-        "trains are left out, and so are rounds that diverged."
+        "trains are left out, and so are rounds in which one diverged; how often that is, is tested beside."
     ]
-    yield Section("effects", "What each choice changes", text, rows, effects_figure(effects, metric))
+    shown = [effect for effect in effects if effect.rounds]
+    figure = effects_figure(shown, metric) if shown else None
+    yield Section("effects", "What each choice changes", text, rows, figure)
+
+
+def _verdict(significant: str, rounds: int, often: str) -> str:
+    """Returns what is told of a difference: of one that diverges how often, and it is never called none.
+
+    Args:
+        significant: what the errors tell; empty where they tell nothing.
+        rounds: in which both converged.
+        often: how often either diverged; empty where neither did.
+    """
+    if too_few_to_tell(rounds):
+        told = "too few rounds" if rounds else ""
+    else:
+        told = significant or ("" if often else "not significant")
+    return "; else ".join(part for part in (often, told) if part)
 
 
 def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard) -> Iterator[Section]:

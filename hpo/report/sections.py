@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from hpo.analysis.caveats import NEW_SELECTION, few_rounds
 from hpo.analysis.confirmation import Confirmation
+from hpo.analysis.contrasts import NO_DIFFERENCE
 from hpo.analysis.effects import BEST_SHARE, FEWEST_TRIALS, Importances, read_importances
 from hpo.analysis.ledger import Ledger
 from hpo.analysis.results import entry_of
@@ -257,7 +258,9 @@ def heading_of(metric: MetricCard) -> str:
 
 
 def change_of(by: Interval, metric: MetricCard) -> str:
-    """Returns a difference with its interval."""
+    """Returns a difference with its interval; a dash where there is none."""
+    if by == NO_DIFFERENCE:
+        return f"– ({by.why})"
     return f"{change(by.estimate, metric.unit, by.standard_error)} ({by.text(metric.unit, '+')})"
 
 

@@ -47,6 +47,8 @@ MOST_DECIDING = 100  # values of a whole number that decides which parameters th
 COLUMNS = (
     *("number", "state", "value", "std", "label", "published_mean", "published_std"),
     *("seconds", "device", "precision", "error"),
+    *("diverged_percent", "diverged_percent_low", "diverged_percent_high"),
+    *("converged_mean", "converged_mean_low", "converged_mean_high"),
 )
 """What stands beside the parameters in a row of a trial, besides its rounds."""
 

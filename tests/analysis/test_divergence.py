@@ -11,12 +11,12 @@ from scipy import stats
 
 from hpo.analysis.comparison import compare
 from hpo.analysis.confirmation import read_confirmation, read_winner
-from hpo.analysis.contrasts import joint_p_values
+from hpo.analysis.contrasts import Rounds, joint_p_values
 from hpo.analysis.convergence import convergence_of, share_of
-from hpo.analysis.effects import FEWEST_TRIALS, read_effects, read_importances
+from hpo.analysis.effects import FEWEST_TRIALS, family_p_values, read_effects, read_importances
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.hardware_drift import REPEATS, define_repetition, read_drift
-from hpo.analysis.results import have_the_same
+from hpo.analysis.results import flatten, have_the_same, read_rows
 from hpo.cli.measure.confirm import confirmation_json, confirmation_view
 from hpo.cli.measure.drift import drift_json, drift_view
 from hpo.cli.read.compare import comparison_json, comparison_view
@@ -24,6 +24,7 @@ from hpo.report.html import as_markdown
 from hpo.report.report import read_report
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import read_trials, set_study_attribute
+from hpo.storage.studies import read_definition
 from tests.analysis.test_confirmation import add
 from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, create, defined
 
@@ -113,6 +114,27 @@ def test_the_report_and_the_best_say_how_often_it_diverged(sqlite_storage: RDBSt
     assert "rounds diverged" in page  # in the place of the interval
 
 
+def test_each_trial_has_its_share_of_diverged_rounds_and_its_error_else(sqlite_storage: RDBStorage) -> None:
+    opened = listed(sqlite_storage, GOOD, HALF)
+    good, half = read_rows(opened, "x")
+    assert good.convergence is None
+    assert half.convergence is not None
+    assert half.convergence["text"].startswith(RATES)
+    flat = flatten(half, read_definition(opened, "x"))
+    shares = [flat[f"diverged_percent{end}"] for end in ("", "_low", "_high")]
+    assert shares == pytest.approx([40, 12.155, 73.762], abs=0.001)
+    assert flat["converged_mean"] == pytest.approx(3.0833, abs=1e-4)
+    assert flat["converged_mean_low"] < flat["converged_mean"] < flat["converged_mean_high"]
+
+
+def test_a_trial_of_a_search_has_no_interval_of_its_error_else(created: RDBStorage) -> None:
+    put(created, "small", 0.1, [2.0, 100.0, 3.0, 2.5])
+    (row,) = read_rows(created, "small")
+    assert row.convergence is not None
+    assert (row.convergence["percent"], row.convergence["mean"]) == (25, 2.5)
+    assert row.convergence["mean_interval"] == {"low": None, "high": None}
+
+
 def test_the_best_of_a_search_says_so_without_an_interval_of_its_error(created: RDBStorage) -> None:
     put(created, "small", 0.1, [2.0, 100.0, 3.0, 2.5])
     said = str(read_winner(created, "small"))
@@ -124,6 +146,50 @@ def test_an_effect_leaves_diverged_rounds_out(sqlite_storage: RDBStorage) -> Non
     (effect,) = read_effects(listed(sqlite_storage, GOOD, HALF), ["x"])
     assert (effect.rounds, effect.diverged_before, effect.diverged_after) == (6, 0, 4)
     assert effect.difference.estimate == pytest.approx(0.5)
+
+
+def effects_rows(opened: RDBStorage) -> list[list[str]]:
+    (found,) = (section for section in read_report(opened, "x").sections if section.name == "effects")
+    return found.table[1:]
+
+
+def test_an_effect_on_how_often_it_diverges_is_tested_and_never_called_none(sqlite_storage: RDBStorage) -> None:
+    most = [100.0] * 7 + GOOD[7:]
+    opened = listed(sqlite_storage, GOOD, HALF, most)
+    half, never = read_effects(opened, ["x"])
+    pairs: list[tuple[Rounds, Rounds]] = [((GOOD, []), (HALF, [0, 1, 2, 3])), ((GOOD, []), (most, list(range(7))))]
+    errors, rates = joint_p_values(pairs)  # the very family of these contrasts
+    assert (half.p_value, half.diverged_p_value) == (errors[0], rates[0])
+    assert never.diverged_p_value == rates[1] < 0.05
+    first, second = (row[-1] for row in effects_rows(opened))
+    assert first.startswith("diverged in 4 of 10 rounds, before in none (p 0.")
+    assert second.startswith("diverged in 7 of 10 rounds, before in none (p 0.0")
+    assert second.endswith("; else too few rounds")
+    assert "not significant" not in first + second
+
+
+def test_rates_count_in_a_correction_and_what_is_missing_counts_with_its_own() -> None:
+    errors, rate, none = [1.0] * 8, [1.0] * 8, [0.0] * 8
+    alone = 2 / 2**8
+    assert family_p_values([errors], [none], 1) == ([alone], [1.0])
+    assert family_p_values([errors], [none], 3) == ([5 * alone], [1.0])
+    assert family_p_values([errors], [rate], 3) == ([6 * alone], [6 * alone])
+
+
+def test_where_no_round_converged_on_both_sides_there_is_no_difference(sqlite_storage: RDBStorage) -> None:
+    first, second = [100.0] * 5 + [2.0] * 5, [2.0] * 5 + [100.0] * 5
+    opened = listed(sqlite_storage, first, second)
+    ((_, _, changed, p, verdict),) = effects_rows(opened)
+    assert (changed, p) == ("– (never converged together)", "")
+    assert verdict == "diverged in 5 of 10 rounds, before in 5 (p 1)"
+    sections = {section.name: section for section in read_report(opened, "x").sections}
+    assert sections["effects"].figure is None
+    ((_, beside, p, told),) = sections["comparison"].table[1:]
+    assert (beside, p) == ("– (never converged together)", "")
+    assert told == "diverged in 5 of 10 rounds, the first in 5 (p 1)"
+    found = compare(opened, "x")
+    assert "there is no round in which both converged" in str(found)
+    assert comparison_json(found)["contrasts"][0]["difference"] is None
 
 
 def test_a_confirmation_counts_what_diverged_and_its_optimism_has_no_interval(created: RDBStorage) -> None:
@@ -176,7 +242,9 @@ def test_machines_on_which_it_diverges_differ(sqlite_storage: RDBStorage) -> Non
     found = read_drift(repeated(of_rounds(sqlite_storage, GOOD), GOOD, GOOD, never), "small", None)
     assert [one.is_significant for one in found.repetitions] == [False, False, True]
     assert "1 of 2 machines differs significantly from the first" in drift_view(found)[0]
-    assert drift_json(found)["repetitions"][2]["diverged_p_value"] == 2 / 2**10
+    never_together = drift_json(found)["repetitions"][2]
+    assert never_together["diverged_p_value"] == 2 / 2**10
+    assert never_together["difference"]["estimate"] is None
 
 
 def test_where_all_rounds_diverge_there_is_no_error_of_those_that_converged() -> None:

@@ -139,7 +139,7 @@ def test_a_correction_is_for_all_that_is_listed_measured_or_not(sqlite_storage: 
         add(sqlite_storage, "x", 0.1, errors, slot=slot, errors_recognition=errors, errors_head=errors)
         p_values.append([effect.p_value for effect in read_effects(sqlite_storage, ["x"])])
     assert p_values[0] == []
-    assert p_values[1] == [0.5]  # of the two that there will be
+    assert p_values[1] == [0.75]  # of the two that there will be, and of the missing one's rate
     assert p_values[2] == [0.25, 1.0]
 
 

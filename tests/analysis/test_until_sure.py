@@ -9,8 +9,11 @@ import pytest
 from numpy.random import default_rng
 from optuna.storages import RDBStorage
 
+from hpo.analysis.comparison import compare
+from hpo.analysis.confirmation import read_confirmations
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.until_sure import Series, next_batch, read_series
+from hpo.cli.read.compare import comparison_json, comparison_view
 from hpo.errors import RequestError
 from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import read_definition
@@ -119,3 +122,43 @@ def test_rounds_that_were_confirmed_by_are_not_taken_again(searched: RDBStorage)
 def test_one_configuration_has_nothing_to_be_told_from(searched: RDBStorage) -> None:
     with pytest.raises(RequestError, match="it takes two to compare"):
         next_batch(searched, "small", top=1, margin=None, most=50)
+
+
+def test_a_comparison_takes_the_common_rounds_of_a_series_and_tests_nothing_after_looking(
+    searched: RDBStorage,
+) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.3, 0.3: 4.0}))
+    left = series(searched)
+    found = compare(searched, "small")
+    assert (found.source, found.is_series, found.is_biased) == ("small-sure", True, False)
+    assert found.rounds == left.rounds > 10
+    assert {one.trial: one.errors for one in found.compared} == {
+        one.trial: one.errors for one in left.contenders if len(one.errors) == left.rounds
+    }
+    assert str(found).endswith(
+        "points, but the number of rounds was chosen by looking at them, for which p values would be too small (test "
+        f"error by recognition, {left.rounds} fresh rounds on digits)"
+    )
+    (contrast,) = comparison_json(found)["contrasts"]
+    assert [contrast[key] for key in ("p_value", "diverged_p_value", "low", "high", "on_new")] == [None] * 5
+    assert not contrast["is_significant"]
+    *_, (how, *_) = comparison_view(found)
+    assert how.endswith("hpo confirm small --until-sure has those that hold")
+    early = compare(searched, "small", ["0", "1", "2"])
+    assert (early.rounds, early.is_series) == (10, True)  # in which all three were measured
+    assert str(early).startswith("study small: trial 1 is first of 3, but the number of rounds was chosen by looking")
+
+
+def test_a_series_of_one_batch_was_ended_by_looking_too(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 9.0, 0.3: 9.0}))
+    (confirmation,) = read_confirmations(searched, "small")
+    assert (confirmation.rounds, confirmation.is_series, confirmation.contrasts) == (10, True, [])
+    assert "chosen by looking" in str(compare(searched, "small"))
+
+
+def test_a_later_confirmation_is_compared_with_p_values(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.3, 0.3: 4.0}))
+    confirm(searched)
+    found = compare(searched, "small")
+    assert (found.source, found.is_series) == ("small-confirm", False)
+    assert found.contrasts[0].p_value is not None

@@ -158,7 +158,17 @@ def published() -> list[Any]:
 
 TABLES: dict[Callable[[], list[Any]], list[str]] = {  # what each shows at any width
     statuses: ["quickstart", "report_a_table_1-digits", "1552/2000", "12.34 ± 10.52 %", "node-17.example.org", "1041"],
-    trials: ["8", "1041", "1042", "12.34 ± 10.52", "fully_connected+ws+al", "leaky_relu", "rmsprop", "0.005321"],
+    trials: [
+        "8",
+        "1/2 diverged",
+        "1041",
+        "1042",
+        "12.34 ± 10.52",
+        "fully_connected+ws+al",
+        "leaky_relu",
+        "rmsprop",
+        "0.005321",
+    ],
     best: ["quickstart", "12.34", "12.50", "fully_connected", "learning_rate", "0.005321"],
     listed: ["FNN", "FNN + WS", "12.34 ± 10.52"],
     confirmed: ["8", "1041", "17", "2.42 ± 0.38", "fully_connected+ws+al", "rmsprop", "1041 is worse than 8"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna_dashboard import get_note
 
 from tests.program import assert_one_line, hpo, hpo_in_one_process, python_m_hpo
 
@@ -177,3 +180,17 @@ def test_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     shown = run(tmp_path, "trials", "--study", "mine").stdout
     for part in ("nul0=", "nul1=", "some_costs=1", "soft_c=2"):
         assert part in shown
+
+
+def test_a_study_that_ends_says_in_its_note_and_its_trials_how_often_it_diverged(tmp_path: Path) -> None:
+    (tmp_path / "wild.py").write_text("def f(params, seed):\n    return float('nan')\n")
+    head = 'title = "Wild"\n[task]\nname = "wild.py:f"\nworst = 9.0\n[protocol]\nrounds = 3\n'
+    (tmp_path / "wild.toml").write_text(f"{head}[space]\nx = [1, 2]\n")
+    run(tmp_path, "optimize", "wild", "--trials", "1", "--workers", "1")
+    assert "(3/3 diverged)" in " ".join(run(tmp_path, "trials", "wild").stdout.split())
+    (trial,) = json.loads(run(tmp_path, "trials", "wild", "--json").stdout)
+    assert trial["convergence"]["percent_interval"] == {"low": pytest.approx(29.24, abs=0.01), "high": 100}
+    (row,) = csv.DictReader(run(tmp_path, "trials", "wild", "--csv").stdout.splitlines())
+    assert (row["diverged_percent"], row["diverged_percent_high"], row["converged_mean"]) == ("100.0", "100.0", "")
+    study = optuna.load_study(study_name="wild", storage=f"sqlite:///{tmp_path}/hpo.db")
+    assert "trial 0, the best, diverged in 3 of 3 rounds (100 %, 95 %: 29 to 100 %)" in get_note(study)

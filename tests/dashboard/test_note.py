@@ -11,6 +11,7 @@ from hpo.analysis.ledger import enter, read_ledger
 from hpo.dashboard import note
 from hpo.dashboard.note import note_study, study_note
 from hpo.storage.studies import read_card, read_definition
+from tests.analysis.test_divergence import GOOD, HALF, RATES, listed, put
 from tests.conftest import create
 
 
@@ -28,6 +29,27 @@ def test_the_dashboard_reads_the_note_and_one_that_is_there_stays(created: RDBSt
     optuna_dashboard.save_note(study, "mine")
     note_study(created, "small")
     assert optuna_dashboard.get_note(study) == "mine"
+
+
+def test_the_note_says_how_often_the_best_diverged(created: RDBStorage) -> None:
+    study = optuna.load_study(study_name="small", storage=created)
+    put(created, "small", 0.1, [40.0, 41.0, 42.0])
+    put(created, "small", 0.2, [90.0, 91.0, 100.0])
+    note_study(created, "small")
+    assert "diverged" not in optuna_dashboard.get_note(study)  # another than the best did
+    put(created, "small", 0.3, [1.0, 2.0, 100.0])
+    note_study(created, "small")
+    assert (
+        "**Rounds that diverged.** trial 2, the best, diverged in 1 of 3 rounds (33 %, 95 %: 1 to 91 %); where it "
+        "converged 1.50 ± 0.71 % (no interval: as searched)."
+    ) in optuna_dashboard.get_note(study)
+
+
+def test_the_note_of_a_list_says_which_diverged(fresh_storage: RDBStorage) -> None:
+    opened = listed(fresh_storage, GOOD, HALF)
+    note_study(opened, "x")
+    said = optuna_dashboard.get_note(optuna.load_study(study_name="x", storage=opened))
+    assert f"**Rounds that diverged.** adam {RATES}; where it converged 3.08 ± 0.58 % (95 %: " in said
 
 
 @pytest.mark.parametrize("length", [1, 2045, 2046, 5000])

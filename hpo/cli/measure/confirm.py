@@ -245,6 +245,7 @@ def _said_of(contrast: Contrast, before: str, after: str, found: Confirmation) -
 def confirmation_json(found: Confirmation) -> dict[str, Any]:
     """Returns a confirmation as `hpo confirm --json` has it."""
     from hpo.analysis.confirmation import describe
+    from hpo.analysis.contrasts import estimate_of
 
     return {
         **{key: getattr(found, key) for key in ("study", "name", "rounds", "dataset")},
@@ -256,7 +257,7 @@ def confirmation_json(found: Confirmation) -> dict[str, Any]:
             for one in found.confirmed
         ],
         "contrasts": [
-            {"first": one.first, "second": one.second, "difference": one.difference.estimate}
+            {"first": one.first, "second": one.second, "difference": estimate_of(one.difference)}
             | {"low": one.difference.low, "high": one.difference.high, "p_value": one.p_value}
             | {"on_new": one.on_new and {"low": one.on_new.low, "high": one.on_new.high}}
             | {"diverged": list(one.diverged), "diverged_p_value": one.diverged_p_value}

@@ -87,6 +87,8 @@ def drift_(
 
 def drift_view(found: Drift) -> list[Any]:
     """Returns what machines make of one trial: each repetition beside the first, and the study's own."""
+    from hpo.analysis.contrasts import estimate_of
+
     first = found.repetitions[0].measurement if found.repetitions else found.own
     others = len(found.repetitions) - 1
     table = FittedTable()
@@ -99,7 +101,9 @@ def drift_view(found: Drift) -> list[Any]:
         differ = sum(error != other for error, other in zip(one.errors, first.errors, strict=True))
         beside = "" if one is first else f"{differ} of {len(one.errors)}"
         unit, scale = found.unit, by.standard_error if by else None
-        reach = (change(by.estimate, unit, scale), by.text(unit, "+")) if by else ("", "")
+        estimate = estimate_of(by) if by else None
+        shown = "" if estimate is None else change(estimate, unit, scale)
+        reach = (shown, by.text(unit, "+") if by else "")
         spread = stdev(one.errors) if len(one.errors) > 1 else None
         diverged = f"; diverged in {len(one.diverged)} of {count(len(one.errors), 'round')}" if one.diverged else ""
         where = f"{what}{place(one)}{diverged}"
@@ -133,6 +137,7 @@ def place(one: OnMachine) -> str:
 
 def drift_json(found: Drift) -> dict[str, Any]:
     """Returns what machines make of one trial as `hpo drift --json` has it."""
+    from hpo.analysis.contrasts import estimate_of
 
     def described(one: OnMachine) -> dict[str, Any]:
         return {key: getattr(one, key) for key in ("host", "device", "precision", "torch", "mean", "errors")}
@@ -144,7 +149,8 @@ def drift_json(found: Drift) -> dict[str, Any]:
             {
                 **described(one.measurement),
                 "difference": one.difference
-                and {key: getattr(one.difference, key) for key in ("estimate", "low", "high", "p_value")},
+                and {"estimate": estimate_of(one.difference)}
+                | {key: getattr(one.difference, key) for key in ("low", "high", "p_value")},
                 "diverged_rounds": list(one.measurement.diverged),
                 "diverged_p_value": one.diverged_p_value,
             }

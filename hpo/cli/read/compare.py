@@ -33,7 +33,8 @@ def compare(words: tuple[str, ...], study: str | None, storage: str, as_json: bo
     """Say which configuration of a study is better, by how much, how sure.
 
     A and B are labels of a list, or numbers of a search's trials. Unless given, a list is compared whole; of a search
-    what hpo confirm has measured on fresh rounds, or else its two best. Configurations are compared round by round.
+    what hpo confirm has measured on fresh rounds, or else its two best. Configurations are compared round by round;
+    of hpo confirm --until-sure, which has its own evidence, without a test.
     """
     from hpo.analysis.comparison import compare as compare_study
     from hpo.storage.backends import open_storage
@@ -72,7 +73,7 @@ def comparison_view(found: Comparison) -> list[Any]:
         beside = ["", "", *([""] if has_new else []), ""]
         if (contrast := contrasts.get(one.trial)) is not None:
             by = contrast.difference
-            difference = "" if by is NO_DIFFERENCE else change(by.estimate, metric.unit, by.standard_error)
+            difference = "" if by == NO_DIFFERENCE else change(by.estimate, metric.unit, by.standard_error)
             on_new = [contrast.on_new.text(metric.unit, "+") if contrast.on_new else ""] if has_new else []
             beside = [difference, by.text(metric.unit, "+"), *on_new, p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)
@@ -84,6 +85,7 @@ def comparison_view(found: Comparison) -> list[Any]:
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
     """Returns a comparison as `hpo compare --json` has it."""
+    from hpo.analysis.contrasts import estimate_of
     from hpo.analysis.convergence import convergence_json
     from hpo.analysis.statistics import ends_of
 
@@ -92,6 +94,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         **{key: getattr(found, key) for key in ("study", "source", "rounds", "dataset")},
         "direction": found.metric.direction,
         **{"metric": found.metric.name, "unit": found.metric.unit, "is_biased": found.is_biased},
+        "is_series": found.is_series,
         "compared": [
             {"name": one.name, "trial": one.trial, "mean": one.mean.estimate, "low": one.mean.low}
             | {"high": one.mean.high, "std": one.std, "errors": one.errors, "params": one.params}
@@ -102,7 +105,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "contrasts": [
             {"first": names[one.first], "second": names[one.second], "is_significant": one.is_significant}
             | {key: value for key, value in asdict(one.difference).items() if key in ("low", "high")}
-            | {"difference": one.difference.estimate, "p_value": one.p_value}
+            | {"difference": estimate_of(one.difference), "p_value": one.p_value}
             | {"on_new": one.on_new and ends_of(one.on_new)}
             | {"diverged": list(one.diverged), "diverged_p_value": one.diverged_p_value}
             for one in found.contrasts

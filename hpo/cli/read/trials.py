@@ -76,4 +76,6 @@ def _described(row: TrialRow) -> str:
     if row.error is not None:
         return row.error
     described = row.label if row.label is not None else short_name(row.params)
-    return f"{described} ({len(row.diverged_rounds)} diverged)" if row.diverged_rounds else described
+    if not (row.diverged_rounds and row.errors):
+        return described
+    return f"{described} ({len(row.diverged_rounds)}/{len(row.errors)} diverged)"
