@@ -15,6 +15,7 @@ from hpo.analysis.fresh_rounds import Confirms, read_confirms
 from hpo.analysis.ledger import read_ledger
 from hpo.analysis.results import have_the_same, read_best
 from hpo.analysis.statistics import both_intervals
+from hpo.report.costs import cost_sections
 from hpo.report.of_list import list_sections
 from hpo.report.sections import (
     Section,
@@ -72,6 +73,7 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
     sections = [
         best_section(trials, definition, card, confirmation),
         *parts,
+        *cost_sections(trials, definition, card.metric),
         time_section(trials, clean),
         environment_section(trials, definition, card, attributes["definition_sha256"], read_ledger(storage, study)),
     ]

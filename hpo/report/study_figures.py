@@ -82,7 +82,7 @@ def _errors_figure(
         x=[place[trial.number] for trial in whole], y=[_shown(trial.value, metric) for trial in whole],
         name="mean", mode="markers", marker={"size": 7, "color": COLOURS[0]}, hovertext=list(map(_about, whole)),
     )  # fmt: skip
-    figure.update_yaxes(**_error_axis(metric))
+    figure.update_yaxes(**error_axis(metric))
     return figure
 
 
@@ -108,7 +108,7 @@ def rates_figure(trials: Sequence[StoredTrial], metric: MetricCard) -> go.Figure
             )  # fmt: skip
             named.add(name)
     figure.update_xaxes(title="learning rate", type="log", dtick=1, exponentformat="power")
-    figure.update_yaxes(**_error_axis(metric))
+    figure.update_yaxes(**error_axis(metric))
     return figure
 
 
@@ -251,7 +251,8 @@ def _is_logarithmic(metric: MetricCard) -> bool:
     return bool(metric.smallest)
 
 
-def _error_axis(metric: MetricCard) -> dict[str, Any]:
+def error_axis(metric: MetricCard) -> dict[str, Any]:
+    """Returns what an axis of errors is to be: its title, and its scale."""
     axis: dict[str, Any] = {"title": metric.axis_title}
     if _is_logarithmic(metric):
         axis["type"] = "log"

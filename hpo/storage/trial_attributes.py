@@ -27,6 +27,7 @@ KINDS: Mapping[str, Any] = {
     "diverged_rounds": list[int],
     "confusion_matrices": list[list[list[list[Annotated[int, Field(ge=0)]]]]],
     "std": Number | None,
+    "parameters": Annotated[int, Field(ge=0)],
     "seconds": Number,
     "device": str,
     "precision": str,

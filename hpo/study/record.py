@@ -33,6 +33,7 @@ class Record:
         self._details: dict[str, Any] = {}
         self._matrices: list[Any] = []
         self._examples: list[ExampleOutcomes] = []
+        self._parameters: int | None = None
 
     def add(self, measured: Measurement) -> None:
         """Takes what is known after another step."""
@@ -40,6 +41,7 @@ class Record:
             self._details.setdefault("losses_by_step", []).append(_shortened(measured.details["losses"]))
         for layer, norms in measured.details.get("gradient_norms", {}).items():
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
+        self._parameters = measured.details.get("parameters", self._parameters)
         if "confusion_matrices" in measured.details:
             self._matrices = measured.details["confusion_matrices"]
         if (examples := measured.details.get("examples", {}).get(self._objective)) is not None:
@@ -87,6 +89,7 @@ class Record:
             **kept,
             "errors": self.errors,
             **{f"errors_{name}": self._rounded(name) for name in self._last},
+            **({} if self._parameters is None else {"parameters": self._parameters}),
             "std": stdev(errors) if len(errors) > 1 else None,
             "diverged_rounds": self._diverged,
         }
@@ -97,6 +100,7 @@ class Record:
             return self
         joined = Record(list(self._metrics.values()), self._objective)
         joined._last = {name: [*earlier._last[name], *errors] for name, errors in self._last.items()}
+        joined._parameters = self._parameters
         joined._diverged = [*earlier._diverged, *(len(earlier._last[self._objective]) + r for r in self._diverged)]
         joined._by_step = {step: [*errors, *self._by_step.get(step, [])] for step, errors in earlier._by_step.items()}
         joined._matrices = [*earlier._matrices, *self._matrices]

@@ -72,7 +72,8 @@ class Measurement:
         errors: metric -> (R,); empty after a step at which nothing was evaluated.
         diverged: the rounds that came to something that is not finite, the first being 0.
         details: what else may be kept: `losses`, (R,), `gradient_norms`, layer -> (R,), and of the digit pairs
-            `confusion_matrices`, (R, T, 10, 11), see `AllPairs`; `examples`, metric -> `ExampleOutcomes`.
+            `confusion_matrices`, (R, T, 10, 11), see `AllPairs`; `examples`, metric -> `ExampleOutcomes`; `parameters`,
+            how many numbers of a round's networks are trained.
     """
 
     step: int

@@ -154,4 +154,6 @@ def _joined(details: Sequence[Any]) -> Any:
         return {key: _joined([one[key] for one in details]) for key in details[0]}
     if isinstance(details[0], ExampleOutcomes):
         return joined(details)
+    if isinstance(details[0], int):  # the same of all
+        return details[0]
     return [number for one in details for number in one]

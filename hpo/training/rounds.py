@@ -90,6 +90,11 @@ class Rounds(Protocol):
         """Context manager in which a device is told what to do."""
         return nullcontext()
 
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """How many numbers of a network are trained."""
+
     @abstractmethod
     def states(self) -> list[dict[str, Tensor]]:
         """Returns every round's parameters and buffers as they are now, by the names that a network has for them."""
@@ -160,6 +165,10 @@ class LoopedRounds(Rounds):
     @torch.inference_mode()
     def predict(self, inputs: Tensor) -> Any:  # noqa: D102
         return join([self._predict(r, inputs[r]) for r in range(len(inputs))], torch.stack)
+
+    @property
+    def parameter_count(self) -> int:  # noqa: D102
+        return sum(one.numel() for one in self.networks[0].parameters() if one.requires_grad)
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
         return [self._state(*both) for both in zip(self.networks, self._steps, strict=True)]
@@ -247,6 +256,10 @@ class StackedRounds(Rounds):
         self._in_training = False
         with self.steps.averaged():
             return self._forward(inputs)
+
+    @property
+    def parameter_count(self) -> int:  # noqa: D102
+        return sum(one[0].numel() for one in self.parameters.values() if one.requires_grad)
 
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
         stacked = {name: tensor.detach() for name, tensor in (self.parameters | self.buffers).items()}

@@ -171,9 +171,10 @@ class Trainer:
     def _finally(
         self, networks: Rounds, params: Params, rounds: Sequence[Round], measured: Measurement
     ) -> Generator[Measurement, None, Measurement]:
-        """Returns what is known after the last epoch, with the errors of the task's final test, if it has one."""
-        test = self._final_test(params, rounds) if self._select_on == "test" else None
-        if test is None:
+        """Returns what is known after the last epoch, with the errors of the task's final test, if any."""
+        count = {"parameters": size_of(params) * networks.parameter_count}
+        measured = replace(measured, details={**measured.details, **count})
+        if self._select_on != "test" or (test := self._final_test(params, rounds)) is None:
             return measured
         with networks.launching():
             fetched = Fetched(networks.test_finally(test))

@@ -75,7 +75,7 @@ WRONG = [
     ("space.learning_rate.low", 0.0, "space.learning_rate: low must be above 0 on a log scale, but is 0"),
     ("space.learning_rate.low", float("nan"), "space.learning_rate.low must be a finite number, but is nan"),
     ("space.learning_rat", [0.1], "space.learning_rat: no parameter has this name; did you mean 'learning_rate'?"),
-    ("space.optimizer", ["sdg"], "space.optimizer must be 'sgd', 'rmsprop' or 'adam', but is 'sdg'"),
+    ("space.optimizer", ["sdg"], "space.optimizer must be 'sgd', 'rmsprop', 'adam' or 'adamw', but is 'sdg'"),
     ("space.optimizer", None, "space lacks optimizer"),
     ("space.weight_sharing", ["yes"], "space.weight_sharing must be true or false, but is 'yes'"),
     ("space.optimizer", {"low": 0.0, "high": 1.0}, "space.optimizer"),

@@ -87,6 +87,10 @@ class MLPRounds(Rounds):
             )  # fmt: skip
         return comparison, digits
 
+    @property
+    def parameter_count(self) -> int:  # noqa: D102
+        return sum(one[0].numel() for one in self._parameters)
+
     def states(self) -> list[dict[str, Tensor]]:  # noqa: D102
         with self._steps.averaged():
             kept = [one.detach().clone() if self._steps.averages else one.detach() for one in self._parameters]
