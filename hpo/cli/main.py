@@ -33,6 +33,7 @@ COMMANDS = {  # name -> the file and the function
     "schema": ("manage/schema.py", "schema"),
     "check": ("measure/check.py", "check"),
     "confirm": ("measure/confirm.py", "confirm"),
+    "ablate": ("measure/ablate.py", "ablate"),
     "drift": ("measure/drift.py", "drift_"),
     "worker": ("measure/worker.py", "worker"),
     "lr-find": ("measure/lr_find.py", "lr_find"),

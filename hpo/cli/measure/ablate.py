@@ -1,0 +1,185 @@
+"""`hpo ablate`: what each ingredient of a configuration gives."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpo import limits
+from hpo.cli.arguments import StudyName, WholeNumber
+from hpo.cli.columns import FittedTable
+from hpo.cli.options import (
+    Given,
+    device_option,
+    json_option,
+    print_json,
+    print_parts,
+    sources_options,
+    storage_option,
+    study_option,
+    workers_option,
+)
+from hpo.cli.run import begin_work, run_trials
+from hpo.text.formatting import capitalized, change, mean_and_deviation, p_value, rounds_on, with_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.analysis.ablation import Ablation, Step
+    from hpo.analysis.contrasts import Measured
+
+ROUNDS = 10
+
+
+@click.command()
+@study_option("The study whose best configuration is taken apart, or a file that lists it alone.")
+@click.option(
+    "--from",
+    "base",
+    required=True,
+    type=StudyName(),
+    metavar="STUDY",
+    help="The study whose best it is held against, or a file that lists that alone.",
+)
+@click.option(
+    "--together",
+    multiple=True,
+    metavar="A,B",
+    help="Parameters that are one ingredient, as in optimizer,learning_rate. Can be repeated.",
+)
+@click.option(
+    "--rounds",
+    default=ROUNDS,
+    show_default=True,
+    type=WholeNumber(limits.FEWEST_FRESH_ROUNDS, limits.ROUNDS),
+    metavar="N",
+    help="Fresh rounds for each configuration, the same for all.",
+)
+@workers_option
+@storage_option
+@device_option
+@sources_options
+@json_option
+def ablate(
+    study: str,
+    base: str,
+    together: tuple[str, ...],
+    rounds: int,
+    workers: str,
+    storage: str,
+    device: str,
+    given: Given,
+    as_json: bool,
+) -> None:
+    """Measure what each ingredient of a study's best configuration gives.
+
+    In which parameters it differs from another configuration, its base, is found out. Each is taken out of it alone,
+    and put into the base alone; then the way from the base to it is gone, one at a time, the one first that alone gave
+    most. Stopped, it goes on where it was; when all is measured, it only reads.
+    """
+    from hpo.analysis.ablation import define_ablation, define_path, find_configuration, find_ingredients, read_ablation
+    from hpo.errors import NoStorage
+    from hpo.storage.backends import open_storage
+    from hpo.study.loading import load_task
+    from hpo.workers.devices import assign_devices, trials_at_once
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import Plan
+
+    begin_work()
+    devices, sources = assign_devices(workers, device), given.sources(study)
+    try:
+        there = open_storage(storage)
+    except NoStorage:
+        there = None  # which the first measurement creates
+
+    def measure(name: str, definition: Any) -> None:
+        plan = Plan(name, definition, len(definition.trial))
+        opened = begin(storage, plan, sources)
+        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
+
+    whole, start = find_configuration(there, study), find_configuration(there, base)
+    conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
+    ingredients = find_ingredients(start, whole, conditions, together)
+    name, definition = define_ablation(there, start, whole, ingredients, rounds)
+    measure(name, definition)
+    read = open_storage(storage)
+    found = read_ablation(read, name, ingredients, None)
+    by_gain = sorted(found.alone, key=lambda one: found.metric.sign * one.contrast.difference.estimate)
+    order = [one.ingredient for one in by_gain]
+    between = define_path(read, start, whole, order, rounds)
+    if between:
+        measure(*between)
+    found = read_ablation(read, name, ingredients, (between[0] if between else "", order))
+    if as_json:
+        print_json(ablation_json(found))
+    else:
+        print_parts(*ablation_view(found))
+
+
+def ablation_view(found: Ablation) -> list[Any]:
+    """Returns the headline, and the three tables: taken out, put in, and the way."""
+    unit = found.metric.unit
+    base, whole = (
+        with_unit(mean_and_deviation(one.mean.estimate, one.std, unit), unit) for one in (found.base, found.whole)
+    )
+    headline = (
+        f"{capitalized(found.metric.title)}: {base} for the base, {whole} for the whole "
+        f"({rounds_on(found.rounds, found.dataset, 'fresh round')})"
+    )
+    return [
+        headline,
+        *_part("taken out of the whole, each alone:", found.without, found),
+        *_part("put into the base, each alone:", found.alone, found),
+        *_part("from the base to the whole, one after another:", found.path, found),
+        "compared round by round; p values are corrected in each table for all of its rows, intervals are of each",
+    ]
+
+
+def _part(title: str, steps: Sequence[Step], found: Ablation) -> list[Any]:
+    if not steps:
+        return []
+    unit = found.metric.unit
+    table = FittedTable()
+    table.add_column("ingredient", wraps=True)
+    table.add_column("from the base to the whole", rank=4, wraps=True)
+    table.add_column(with_unit(found.metric.noun, unit), justify="right")
+    table.add_column("change", justify="right")
+    table.add_column("95 %", rank=2)
+    table.add_column("p", justify="right", rank=1)
+    for one in steps:
+        by, errs = one.contrast.difference, one.measured
+        table.add_row(
+            *(one.ingredient.name, one.ingredient.change, mean_and_deviation(errs.mean.estimate, errs.std, unit)),
+            *(change(by.estimate, unit, by.standard_error), by.text(unit, "+")),
+            p_value(one.contrast.p_value),
+        )
+    return [title, table]
+
+
+def ablation_json(found: Ablation) -> dict[str, Any]:
+    """Returns an ablation as `hpo ablate --json` has it."""
+    return {
+        **{"study": found.name, "rounds": found.rounds, "dataset": found.dataset},
+        **{"metric": found.metric.name, "unit": found.metric.unit},
+        **{name: _measured_json(getattr(found, name)) for name in ("base", "whole")},
+        **{name: [_step_json(one) for one in getattr(found, name)] for name in ("without", "alone", "path")},
+    }
+
+
+def _measured_json(one: Measured) -> dict[str, Any]:
+    return {
+        **{"mean": one.mean.estimate, "low": one.mean.low, "high": one.mean.high, "std": one.std},
+        **{"errors": one.errors, "params": one.params},
+    }
+
+
+def _step_json(one: Step) -> dict[str, Any]:
+    by = one.contrast.difference
+    return {
+        "ingredient": {**asdict(one.ingredient), "names": list(one.ingredient.names)},
+        **_measured_json(one.measured),
+        **{"difference": by.estimate, "difference_low": by.low, "difference_high": by.high},
+        "p_value": one.contrast.p_value,
+    }
