@@ -60,7 +60,7 @@ class Ingredient:
     @property
     def change(self) -> str:
         """What it changes, from the base to the whole."""
-        before, after = (short_name(dict(side)) if side else "none" for side in (self.base, self.whole))
+        before, after = ((short_name(dict(side)) or "off") if side else "none" for side in (self.base, self.whole))
         return f"{before} → {after}"
 
 

@@ -28,6 +28,7 @@ MAY_BE_TRAINED_BY: Mapping[str, Any] = {
     "ema_decay": BelowOne,
     "epochs": Count,
     "batch_size": BatchSize,
+    "ensemble": Count,
 }
 """Those that a trial may have besides: name -> rule. hpo/training/updates/config.py says what each does."""
 

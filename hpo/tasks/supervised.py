@@ -86,11 +86,11 @@ class Supervised:
             del settings["validation_examples"]
         return cls(chosen, build, sources), settings, [reference] if reference else []
 
-    @staticmethod
-    def rebuild(settings: Mapping[str, Any], given: Mapping[str, Any], sources: Sources) -> NetworkOf:
+    @classmethod
+    def rebuild(cls, settings: Mapping[str, Any], given: Mapping[str, Any], sources: Sources) -> NetworkOf:
         """Returns what builds networks of these settings, without the data."""
         build, _ = _load_network(SupervisedSettings.model_validate(dict(settings)), sources)
-        return NetworkOf(build, given)
+        return NetworkOf(build, given, getattr(cls, "average", None))
 
     @property
     def outputs(self) -> int:
@@ -200,10 +200,18 @@ class NetworkOf:
 
     Args:
         known: `input_shape` of an example, and how many `outputs` there are to be.
+        average: see `NetworkTask`.
     """
 
-    def __init__(self, build: Callable[..., nn.Module], known: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        build: Callable[..., nn.Module],
+        known: Mapping[str, Any],
+        average: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._build = build
+        if average is not None:
+            self.average = average
         try:
             signature = inspect.signature(build, eval_str=True)
         except NameError:  # of an annotation

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from hpo.study.task import Params, Round
-from hpo.training.batch import map_output
+from hpo.training.batch import join, map_output
 from hpo.training.network_task import NetworkTask
 
 ENSEMBLE = "ensemble"  # the parameter: how many networks there are
@@ -64,12 +64,29 @@ def combine(task: NetworkTask, output: Any, size: int) -> Any:
     """Returns the predictions of ensembles, by the task's `average` or as means: outputs (R M, ...) -> (R, ...)."""
     if size == 1:
         return output
-    average: Callable[[Any], Any] = getattr(task, "average", partial(map_output, function=_mean))
-    return vmap(average)(map_output(output, lambda tensor: by_round(tensor, size)))
+    return vmap(average_of(task))(map_output(output, lambda tensor: by_round(tensor, size)))
+
+
+def average_of(task: object) -> Callable[[Any], Any]:
+    """Returns what makes one prediction of those of M networks, (M, N, ...) each: the task's, or their mean."""
+    own: Callable[[Any], Any] = getattr(task, "average", partial(map_output, function=_mean))
+    return own
 
 
 def _mean(tensor: Tensor) -> Tensor:
     return tensor.mean(0)
+
+
+class Averaged(nn.Module):
+    """Networks whose predictions are averaged."""
+
+    def __init__(self, networks: Sequence[nn.Module], average: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.networks, self._average = nn.ModuleList(networks), average
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Maps inputs to the mean prediction."""
+        return self._average(join([network(inputs) for network in self.networks], torch.stack))
 
 
 def average_logits(logits: Tensor, dim: int = 0) -> Tensor:

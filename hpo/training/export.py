@@ -31,6 +31,7 @@ from hpo.study.space import Given, short_name
 from hpo.study.task import Measurement, Params, Round
 from hpo.study.training import Training
 from hpo.text.files import write_together
+from hpo.training.ensembles import Averaged, Member, average_of, members_of, size_of
 from hpo.training.network_task import named_in
 from hpo.training.trainer import open_trainer
 
@@ -82,15 +83,21 @@ def train_again(
         "error": {"mean": fmean(errors), "std": stdev(errors) if rounds > 1 else None},
         "versions": versions(),
     }
-    return described, _weights(numbered, networks.states())
+    return described, _weights(members_of(numbered, size_of(params)), networks.states())
 
 
 def _weights(rounds: Iterable[Round], states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
-        f"round.{one.number}.{name}": tensor.contiguous().cpu()
+        f"{_prefix(one)}{name}": tensor.contiguous().cpu()
         for one, state in zip(rounds, states, strict=True)
         for name, tensor in state.items()
     }
+
+
+def _prefix(round_: Round) -> str:
+    """Returns by what the names of a network's weights begin: its round, and its place where that has several."""
+    member = f"member.{round_.member}." if isinstance(round_, Member) else ""
+    return f"round.{round_.number}.{member}"
 
 
 def _normalisation(task: Any, round_: Round) -> dict[str, Any]:
@@ -160,25 +167,29 @@ def load_network(
                 how = f"code=FOLDER, allow=['{reference}']" if reference.is_file else f"allow=['{reference}']"
                 raise RequestError(f"it needs {reference}, which load_network(…, {how}) lets be imported")
         build: Any = load_builder(definition, described.given, sources)
+        task: Any = build
         if build is None:
             loaded = load_task(definition, study="export", sources=sources)
-            build, params = loaded.task.network, resolve_by(loaded, definition, study="export").trial[0].params
-        network = build(**named_in(build, params))
-        if not isinstance(network, nn.Module):
-            raise RequestError(f"it builds no network, but {shown(network)}")
+            task, params = loaded.task, resolve_by(loaded, definition, study="export").trial[0].params
+            build = task.network
+        networks = [build(**named_in(build, params)) for _ in range(size_of(params))]
+        if not isinstance(networks[0], nn.Module):
+            raise RequestError(f"it builds no network, but {shown(networks[0])}")
     except (RequestError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(f"{file} is no export that can be loaded: {error}") from error
     rounds = {one.round: one for one in described.rounds}
     chosen = next(iter(rounds)) if number is None else number
     if chosen not in rounds:
         raise RequestError(f"{file} has rounds {min(rounds)} to {max(rounds)}, but not {chosen}")
-    prefix = f"round.{chosen}."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RequestError(f"{file}: the weights of round {chosen} are not those of {short_name(params)}") from error
-    return Normalised(network, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
+    for member, network in zip(members_of([Round(chosen, 0)], size_of(params)), networks, strict=True):
+        prefix = _prefix(member)
+        weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RequestError(f"{file}: the weights of {prefix[:-1]} are not those of {short_name(params)}") from error
+    whole = networks[0] if len(networks) == 1 else Averaged(networks, average_of(task))
+    return Normalised(whole, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
 
 
 def _read(file: Path) -> tuple[str, dict[str, Tensor]]:

@@ -43,7 +43,7 @@ class TrainingConfig:
 
 def config_of(training: Training, params: Params, examples: int) -> TrainingConfig:
     """Returns how a trial's networks are trained, each on so many examples."""
-    own = {name: params[name] for name in MAY_BE_TRAINED_BY if name in params}
+    own = {name: params[name] for name in MAY_BE_TRAINED_BY if name in params and name != "ensemble"}
     how = {"epochs": training.epochs, "batch_size": training.batch_size, **own}
     return TrainingConfig(
         optimizer=str(params["optimizer"]),
