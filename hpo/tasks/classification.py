@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from hpo.errors import DatasetError
 from hpo.study.task import Metric
+from hpo.study.training import BelowOne
 from hpo.tasks.arrays import Examples
 from hpo.tasks.supervised import Supervised
 
@@ -54,18 +55,24 @@ class Classification(Supervised):
 
         return (torch.from_numpy(train),), (torch.from_numpy(test),)
 
-    def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Returns the mean cross-entropy of logits (B, K)."""
-        from hpo.kernels.cross_entropy import cross_entropy
+    rules: ClassVar[Mapping[str, Any]] = {"label_smoothing": BelowOne}
+
+    def loss(self, output: Tensor, batch: tuple[Tensor, Tensor], label_smoothing: float | None = None) -> Tensor:
+        """Returns the mean cross-entropy of logits (B, K).
+
+        Args:
+            label_smoothing: the share of each target that is spread over all classes.
+        """
+        from hpo.kernels.cross_entropy import smoothed
         from hpo.kernels.gpu.fuse import takes_losses
 
         self._check_shape(output, len(batch[1]), self.outputs)
-        if takes_losses(output):
+        if takes_losses(output) and not label_smoothing:
             from hpo.kernels.gpu.losses import cross_entropy as mean_cross_entropy
             from hpo.kernels.gpu.stacked import of_all_rounds
 
             return of_all_rounds(mean_cross_entropy, output, batch[1])
-        return cross_entropy(output, batch[1]).mean()
+        return smoothed(output, batch[1], label_smoothing or 0.0).mean()
 
     def errors(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Returns each example's error, 0 or 100; NaN where a logit is not finite."""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hpo.kernels.cross_entropy import cross_entropy
+from hpo.kernels.cross_entropy import smoothed
 from hpo.kernels.gpu.fuse import takes_losses
 from hpo.tasks.digit_pairs.pairs import Pairs
 
@@ -35,19 +35,6 @@ def pair_loss(output: Output, batch: Pairs, weights: tuple[float, float | None],
         return main
     of_digits = smoothed(digits.flatten(0, 1), batch.classes.flatten(), smoothing).view(batch.classes.shape)
     return main_weight * main + auxiliary_weight * of_digits.sum(-1).mean(-1)
-
-
-def smoothed(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Returns each example's cross-entropy (N,) with smoothed labels (C. Szegedy et al., 2016), as PyTorch has it.
-
-    Args:
-        logits: (N, K).
-        labels: (N,).
-    """
-    losses = cross_entropy(logits, labels)
-    if not smoothing:
-        return losses
-    return losses + smoothing * (logits.gather(-1, labels[:, None])[:, 0] - logits.mean(-1))
 
 
 def pair_errors(output: Output, batch: Pairs, *, posterior: bool = False) -> Mapping[str, Tensor]:
