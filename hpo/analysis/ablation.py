@@ -168,7 +168,7 @@ def _with_training(base: Configuration, whole: Configuration) -> tuple[dict[str,
         said = {} if own is None or others is None else own.model_dump(include={*MAY_BE_TRAINED_BY})
         known = {} if others is None else others.model_dump()
         differs = {name: value for name, value in said.items() if known.get(name) != value or name in other.params}
-        params.append({**differs, **one.params})
+        params.append({**one.params, **{name: value for name, value in differs.items() if name not in one.params}})
     return params[0], params[1]
 
 

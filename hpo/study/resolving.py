@@ -203,7 +203,7 @@ class _Parameters:
         if missing := [name for name in self._needed if name not in space]:
             example = f"a fixed value will do, as in {missing[0]} = …"
             _refuse(self._study, f"space lacks {', '.join(missing)}; {example}")
-        return {name: self._check(name, parameter).model_dump(mode="json") for name, parameter in space.items()}
+        return {name: self._check(name, parameter, space).model_dump(mode="json") for name, parameter in space.items()}
 
     def check_trial(self, entry: Entry) -> Entry:
         """Returns a listed trial, its values as its parameters take them."""
@@ -233,12 +233,24 @@ class _Parameters:
     def _is_range_test(self, name: str, value: Value) -> bool:
         return self._is_closed and (name, value) == (LEARNING_RATE, RANGE_TEST)
 
-    def _check(self, name: str, parameter: Parameter) -> Parameter:
+    def _conditions_in(self, name: str, space: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Returns the conditions of a parameter in a space: of several values those that there can be."""
+        found = dict(self._conditions.get(name, {}))
+        for key, wanted in found.items():
+            if isinstance(wanted, tuple) and (other := space.get(key)):
+                possible = tuple(value for value in wanted if other.holds(value))
+                if not possible:
+                    _refuse(self._study, f"space.{name} has an effect only where {key} is {one_of(wanted)}")
+                found[key] = possible
+        return found
+
+    def _check(self, name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> Parameter:
         values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
         if parameter.when and name in self._needed:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
-        when = {**self._conditions.get(name, {}), **parameter.when}
-        for key, wanted in self._conditions.get(name, {}).items():
+        conditions = self._conditions_in(name, space)
+        when = {**conditions, **parameter.when}
+        for key, wanted in conditions.items():
             if not all(meets(wanted, one) for one in (when[key] if isinstance(when[key], tuple) else (when[key],))):
                 _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {one_of(wanted)}")
         if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):

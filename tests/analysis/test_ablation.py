@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+
+from hpo.analysis.ablation import (
+    BASE,
+    WHOLE,
+    Configuration,
+    Ingredient,
+    define_ablation,
+    define_path,
+    find_configuration,
+    find_ingredients,
+    read_ablation,
+)
+from hpo.errors import RequestError
+from hpo.study.definition import StudyDefinition
+from tests.analysis.test_confirmation import add
+from tests.conftest import SMALL_STUDY, create, defined
+from tests.program import assert_one_line, hpo
+
+COMMON = {"weight_sharing": True, "auxiliary_loss": True}
+PLAIN: dict[str, Any] = {
+    **COMMON,
+    **{"architecture": "cnn_bn", "activation": "elu", "elu_alpha": 0.7, "optimizer": "sgd", "learning_rate": 0.1},
+}
+RICH: dict[str, Any] = {
+    **COMMON,
+    **{"architecture": "deep_cnn", "depth": 4, "dropout": 0.3, "activation": "silu"},
+    **{"optimizer": "adamw", "learning_rate": 0.01, "rotation": 10.0},
+}
+CONDITIONS = {
+    "elu_alpha": {"activation": "elu"},
+    "depth": {"architecture": ("deep_cnn", "fnn")},
+    "dropout": {"architecture": ("cnn_bn", "deep_cnn")},
+}
+
+
+def listing(params: dict[str, Any], *, epochs: int = 2) -> StudyDefinition:
+    table = {name: SMALL_STUDY[name] for name in ("task", "protocol")}
+    training = {"epochs": epochs, "batch_size": 50}
+    return defined({**table, "title": "one", "training": training, "trial": [{"label": "it", "params": params}]}, "one")
+
+
+def configurations(*, epochs: int = 2) -> tuple[Configuration, Configuration]:
+    return (
+        Configuration("plain", listing(PLAIN, epochs=2), PLAIN),
+        Configuration("rich", listing(RICH, epochs=epochs), RICH),
+    )
+
+
+def ingredients(*together: str, epochs: int = 2) -> list[Ingredient]:
+    return find_ingredients(*configurations(epochs=epochs), CONDITIONS, together)
+
+
+def test_what_differs_is_an_ingredient_and_what_hangs_on_it_goes_along() -> None:
+    assert [one.names for one in ingredients()] == [
+        ("architecture", "depth"),
+        ("dropout",),  # both architectures take it
+        ("activation", "elu_alpha"),
+        ("optimizer",),
+        ("learning_rate",),
+        ("rotation",),
+    ]
+    assert ingredients()[0].change == "cnn_bn → deep_cnn d=4"
+    assert ingredients()[1].change == "none → d=0.3"
+
+
+def test_parameters_can_be_put_together() -> None:
+    found = ingredients("learning_rate, optimizer", "rotation,dropout")
+    assert [one.names for one in found][1:] == [
+        ("dropout", "rotation"),
+        ("activation", "elu_alpha"),
+        ("optimizer", "learning_rate"),
+    ]
+    with pytest.raises(
+        RequestError, match="--together names 'weight_sharing', but what differs is architecture, depth"
+    ):
+        ingredients("weight_sharing,rotation")
+
+
+def test_a_flag_that_is_off_is_said_to_be() -> None:
+    assert Ingredient(("weight_sharing",), {"weight_sharing": False}, {"weight_sharing": True}).change == "off → +ws"
+
+
+def test_two_of_the_same_have_no_ingredients() -> None:
+    one, _ = configurations()
+    with pytest.raises(RequestError, match="studies 'plain' and 'plain' have the same configuration"):
+        find_ingredients(one, one, CONDITIONS)
+
+
+def test_what_the_studies_say_of_training_is_an_ingredient_where_it_differs() -> None:
+    assert ingredients(epochs=9)[-1] == Ingredient(("epochs",), {"epochs": 2}, {"epochs": 9})
+
+
+def test_each_ingredient_is_taken_out_and_put_in_alone() -> None:
+    base, whole = configurations(epochs=9)
+    name, definition = define_ablation(None, base, whole, ingredients(epochs=9), 8)
+    trials = {entry.label: entry.params for entry in definition.trial}
+    assert name == "rich-ablation"
+    assert (definition.protocol.first_round, definition.protocol.rounds) == (3, 8)
+    assert trials[WHOLE] == {**RICH, "epochs": 9}
+    assert trials[BASE] == {**PLAIN, "epochs": 2}
+    without = {name: value for name, value in RICH.items() if name not in ("depth", "architecture")}
+    assert trials["without architecture, depth"] == {**without, "architecture": "cnn_bn", "epochs": 9}
+    assert trials["with dropout"] == {**PLAIN, "dropout": 0.3, "epochs": 2}
+    assert len(trials) == 2 + 2 * 7
+
+
+def test_the_way_goes_one_ingredient_at_a_time() -> None:
+    base, whole = configurations()
+    order = ingredients()
+    path = define_path(None, base, whole, order, 8)
+    assert path is not None
+    assert [entry.label for entry in path[1].trial] == [
+        "step 2: dropout",
+        "step 3: activation, elu alpha",
+        "step 4: optimizer",
+        "step 5: learning rate",
+    ]  # the first step and the last are measured by the ablation
+    assert {**path[1].trial[-1].params, "rotation": 10.0} == RICH
+    assert define_path(None, base, whole, order[:2], 8) is None
+
+
+def test_a_configuration_is_a_stored_best_or_the_only_one_of_a_file(created: RDBStorage, tmp_path: Path) -> None:
+    add(created, "small", 0.2, [3.0, 3.0, 3.0])
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    assert find_configuration(created, "small").params["learning_rate"] == 0.1
+    assert find_configuration(created, "report_a_best").params["architecture"] == "cnn_bn"
+    with pytest.raises(RequestError, match="'quickstart' is not in the storage, and does not list a single"):
+        find_configuration(created, "quickstart")
+
+
+def test_every_table_is_tested_for_itself(fresh_storage: RDBStorage) -> None:
+    rates = {"learning_rate": 0.1}, {"learning_rate": 0.2}
+    fnn = {**COMMON, "architecture": "fnn", "activation": "relu", "optimizer": "sgd"}
+    base, whole = (Configuration(f"at {of}", listing({**fnn, **of}), {**fnn, **of}) for of in rates)
+    (one,) = find_ingredients(base, whole, CONDITIONS)
+    name, definition = define_ablation(fresh_storage, base, whole, [one], 6)
+    assert [entry.label for entry in definition.trial] == [WHOLE, BASE, "without learning rate"]
+    create(fresh_storage, name, definition, 3)
+    errors = [2.0, 2.1, 2.2, 1.9, 2.3, 2.0]
+    add(fresh_storage, name, 0.2, errors, slot=0)
+    with pytest.raises(RequestError, match="measured only in part, 1 of 3"):
+        read_ablation(fresh_storage, name, [one], None)
+    for slot in (1, 2):
+        add(fresh_storage, name, 0.1, [error + 1 + 0.1 * (slot % 2) for error in errors], slot=slot)
+    found = read_ablation(fresh_storage, name, [one], ("", [one]))
+    assert found.without[0].contrast.difference.estimate == pytest.approx(1.0)
+    assert found.alone[0].contrast.difference.estimate == pytest.approx(-1.1)  # with all of it, the whole
+    assert found.path == found.alone
+    assert found.without[0].contrast.p_value == pytest.approx(2 / 64)
+    assert define_ablation(fresh_storage, base, whole, [one], 6)[0] == name
+    assert define_ablation(fresh_storage, base, whole, [one], 7)[0] == f"{name}-2"
+
+
+FILE = """
+title = "one"
+task = { name = "digit_pairs", dataset = "digits", train_pairs = 60, test_pairs = 60 }
+training = { epochs = EPOCHS, batch_size = 30 }
+protocol = { rounds = 2 }
+[[trial]]
+label = "it"
+[trial.params]
+architecture = "fnn"
+weight_sharing = true
+auxiliary_loss = true
+activation = "relu"
+learning_rate = 0.05
+"""
+
+
+def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
+    (tmp_path / "plain.toml").write_text(FILE.replace("EPOCHS", "1") + 'optimizer = "sgd"\n')
+    (tmp_path / "rich.toml").write_text(
+        FILE.replace("EPOCHS", "4") + 'optimizer = "sgd"\nmomentum = 0.9\nrotation = 5\n'
+    )
+    command = ("ablate", "rich.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1")
+    done = hpo(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rich-ablation-path: 1/1" in done.stderr
+    assert "taken out of the whole, each alone:" in done.stdout
+    again = hpo(*command, "--json", folder=tmp_path)
+    found = json.loads(again.stdout)
+    assert [one["ingredient"]["names"] for one in found["without"]] == [["momentum"], ["rotation"], ["epochs"]]
+    gains = [one["difference"] for one in found["alone"]]
+    first = [one["ingredient"]["names"] for one in found["alone"]][gains.index(min(gains))]
+    assert found["path"][0]["ingredient"]["names"] == first
+    assert found["path"][-1]["errors"] == found["whole"]["errors"]
+    assert len(found["path"]) == 3
+    refused = hpo("ablate", "rich.toml", "--from", "rich.toml", folder=tmp_path)
+    assert_one_line(refused, 2, "studies 'rich' and 'rich' have the same configuration")
