@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.report.costs import cost_sections, pareto_front
+from hpo.storage.queries import StoredTrial
+from hpo.study.task import Round
+from hpo.study.training import Training
+from hpo.tasks.digit_pairs.task import DigitPairs
+from hpo.training.trainer import Trainer
+from tests.conftest import RECOGNITION, SMALL_STUDY, defined
+
+SMALL = defined(SMALL_STUDY, "small")
+PARAMS: dict[str, Any] = {"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"}
+
+
+def trial(number: int, error: float, parameters: int | None, seconds: float = 60.0) -> StoredTrial:
+    attributes: dict[str, Any] = {"seconds": seconds, "std": None}
+    attributes |= {} if parameters is None else {"parameters": parameters}
+    params = {**PARAMS, "optimizer": "sgd", "learning_rate": 0.1}
+    return StoredTrial(number, TrialState.COMPLETE, error, None, None, params, attributes)
+
+
+TRIALS = [trial(0, 5.0, 100), trial(1, 3.0, 200), trial(2, 4.0, 300), trial(3, 2.0, 900), trial(4, 3.0, 900)]
+
+
+def test_the_front_is_what_is_better_than_all_that_cost_no_more() -> None:
+    assert [one.number for one in pareto_front(TRIALS, "parameters", RECOGNITION)] == [0, 1, 3]
+    accuracy = RECOGNITION.model_copy(update={"maximize": True})
+    assert [one.number for one in pareto_front(TRIALS, "parameters", accuracy)] == [0]
+
+
+def test_a_report_draws_errors_against_what_differs_in_cost() -> None:
+    (section,) = cost_sections(TRIALS, SMALL, RECOGNITION)  # all took as long
+    assert (section.name, section.title) == ("parameters", "Error against parameters")
+    assert section.table[0] == ["trial", "parameters", "error", "configuration"]
+    assert [row[:2] for row in section.table[1:]] == [["0", "100"], ["1", "200"], ["3", "900"]]
+    assert section.figure is not None
+    every, front = section.figure.data
+    assert sorted(every.x) == [100, 200, 300, 900, 900]
+    assert (list(front.x), list(front.y)) == ([100, 200, 900], [5.0, 3.0, 2.0])
+
+
+def test_trials_of_before_have_no_parameters() -> None:
+    old = [trial(one.number, one.value or 0.0, None, seconds=10.0 * (one.number + 1)) for one in TRIALS]
+    (section,) = cost_sections(old, SMALL, RECOGNITION)
+    assert section.name == "seconds"
+    assert [row[1] for row in section.table[1:]] == ["10 s", "20 s", "40 s"]
+
+
+@pytest.mark.parametrize(("architecture", "ensemble", "expected"), [("fnn", 1, 25_722), ("cnn_bn", 2, 145_568)])
+def test_a_trial_keeps_how_many_numbers_its_networks_train(architecture: str, ensemble: int, expected: int) -> None:
+    task = DigitPairs(dataset="digits", train_pairs=100, test_pairs=50)
+    task.prepare(Path())
+    how = {"optimizer": "sgd", "learning_rate": 0.1, "architecture": architecture, "ensemble": ensemble}
+    first, last = Trainer(task, Training(epochs=2)).measure({**PARAMS, **how}, [Round(0, 0), Round(1, 0)])
+    assert "parameters" not in first.details
+    assert last.details["parameters"] == expected
