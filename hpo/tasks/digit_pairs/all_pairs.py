@@ -21,6 +21,7 @@ from hpo.study.examples import ExampleOutcomes
 from hpo.study.task import Round
 from hpo.tasks.datasets import HEAD_PAIRS
 from hpo.tasks.digit_pairs.architectures import load_pair_class
+from hpo.tasks.digit_pairs.mlp_rounds import compare, is_mlp
 from hpo.tasks.digit_pairs.pairs import Images
 from hpo.training.ensembles import average_logits, by_round
 from hpo.training.network_task import FinalTest, States
@@ -157,14 +158,16 @@ class AllPairs(FinalTest):
     def _by_head(self, states: States, logits: Tensor) -> Tensor:
         """Returns each network's comparisons (…, P, 2) of the drawn pairs, by its head alone."""
         head, weights = self._network.get_submodule("head"), states()
+        if logits.is_cpu and is_mlp(head):
+            return compare(head, weights, logits, self._pairs.repeat_interleave(self._size, 0))
         stacked = {name: torch.stack([one[f"head.{name}"] for one in weights]) for name, _ in head.named_parameters()}
-        compare = vmap(lambda of, features: functional_call(head, of, (features,)))
+        heads = vmap(lambda of, features: functional_call(head, of, (features,)))
         rounds = torch.arange(len(logits), device=logits.device)[:, None]
         parts = []
         with torch.no_grad():
             for some in torch.split(self._pairs.repeat_interleave(self._size, 0), HEADS_AT_ONCE, 1):
                 both = (logits[:, 0][rounds, some[..., 0]], logits[:, -1][rounds, some[..., 1]])  # (R, p, 10) each
-                parts.append(compare(stacked, torch.cat(both, -1)))
+                parts.append(heads(stacked, torch.cat(both, -1)))
         return torch.cat(parts, 1)
 
     def _of_images(self, flags: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ class AllPairs(FinalTest):
     def _inputs(self, pairs: Tensor) -> Tensor:
         """Returns each network's images (…, N, 2, 14, 14) of pairs (N, 2), the same for all rounds, or (R, N, 2)."""
         mean, deviation = (scale.view(-1, 1, 1, 1, 1) for scale in self._scales.unbind(1))
-        images = (self._images.images[pairs] - mean) / deviation
+        images = (self._images.images[pairs] - mean).div_(deviation)
         return images.repeat_interleave(self._size, 0) if self._size > 1 else images
 
     def _averaged(self, logits: Tensor) -> Tensor:

@@ -88,6 +88,29 @@ def predict(images: Array, size: int, towers: MLP, head: MLP, comparison: Array,
 
 
 @compiled
+def compare(logits: Array, pairs: Array, size: int, head: MLP, comparison: Array) -> None:
+    """Writes what heads make of pairs of images whose digits' logits are known, in batches of a size.
+
+    Args:
+        logits: (R, T, M, 10), of M images by each of T towers.
+        pairs: (R, P, 2), which images.
+        head: of (R, Q).
+        comparison: written: (R, P, 2).
+    """
+    for r in range(len(pairs)):
+        our_head = MLP(head.flat[r : r + 1], head.widths, head.activations)
+        for start in range(0, pairs.shape[1], size):
+            chosen = pairs[r, start : start + size]
+            both = np.empty((1, len(chosen), 20), logits.dtype)
+            for b in range(len(chosen)):
+                for k in range(10):
+                    both[0, b, k] = logits[r, 0, chosen[b, 0], k]
+                    both[0, b, 10 + k] = logits[r, -1, chosen[b, 1], k]
+            found = forward(both, our_head)
+            _copy(_last(found, len(chosen), 2)[0], comparison[r, start : start + size])
+
+
+@compiled
 def _forward_pair(images: Array, chosen: Array, towers: MLP, head: MLP) -> tuple[Array, Array, Array, Array]:
     """Shows chosen pairs (B,) of the images (N, 2, K) to a round's network: to towers of (T, P) and a head of (1, Q).
 

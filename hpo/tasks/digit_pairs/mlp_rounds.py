@@ -9,7 +9,7 @@ the next round's begins, so all of it stays in the cache. The optimizer is PyTor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -28,6 +28,7 @@ from hpo.training.updates.config import TrainingConfig
 from hpo.training.updates.steps import Steps
 
 Activation = tuple[float, float, float]  # an activation, as of `MLP.activations`
+PAIRS = 500  # that heads compare at once
 NO_ACTIVATION: Activation = (1.0, 1.0, 0.0)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as in torch.nn.SELU
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Activation]] = {
@@ -159,6 +160,22 @@ def is_mlp(layers: nn.Module) -> TypeGuard[nn.Sequential]:
         and len(list(layers.parameters())) == 2 * kinds.count(nn.Linear)  # a bias each, and no layer twice
         and all(min(ACTIVATIONS[type(layer)](layer)) >= 0 for layer in layers if type(layer) in ACTIVATIONS)
     )
+
+
+def compare(head: nn.Sequential, states: Sequence[Mapping[str, Tensor]], logits: Tensor, pairs: Tensor) -> Tensor:
+    """Returns what the heads of R networks make of pairs of images, (R, P, 2), on a CPU.
+
+    Args:
+        head: one of them, an mlp; the weights of each are among its network's `states`, as `head.0.weight`.
+        logits: of the digits in each image, as each of T towers reads them, (R, T, M, 10).
+        pairs: (R, P, 2), which images.
+    """
+    names = [f"head.{name}" for name, _ in head.named_parameters()]
+    flat = torch.stack([torch.cat([state[name].flatten() for name in names]) for state in states])
+    comparison = logits.new_empty(*pairs.shape[:2], 2)
+    heads = MLP(_array(flat), *structure(head))
+    mlp_kernels.compare(_array(logits.contiguous()), _array(pairs.contiguous()), PAIRS, heads, _array(comparison))
+    return comparison
 
 
 def flatten(mlps: Sequence[nn.Sequential]) -> Tensor:
