@@ -25,10 +25,12 @@ from hpo.cli.run import begin_work, run_trials
 from hpo.text.formatting import capitalized, change, mean_and_deviation, p_value, rounds_on, with_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hpo.analysis.ablation import Ablation, Step
     from hpo.analysis.contrasts import Measured
+    from hpo.study.definition import StudyDefinition
+    from hpo.study.references import Sources
 
 ROUNDS = 10
 
@@ -79,43 +81,58 @@ def ablate(
     and put into the base alone; then the way from the base to it is gone, one at a time, the one first that alone gave
     most. Stopped, it goes on where it was; when all is measured, it only reads.
     """
-    from hpo.analysis.ablation import define_ablation, define_path, find_configuration, find_ingredients, read_ablation
-    from hpo.errors import NoStorage
-    from hpo.storage.backends import open_storage
-    from hpo.study.loading import load_task
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
     from hpo.workers.plan import Plan
 
     begin_work()
     devices, sources = assign_devices(workers, device), given.sources(study)
-    try:
-        there = open_storage(storage)
-    except NoStorage:
-        there = None  # which the first measurement creates
 
-    def measure(name: str, definition: Any) -> None:
+    def measure(name: str, definition: StudyDefinition) -> None:
         plan = Plan(name, definition, len(definition.trial))
         opened = begin(storage, plan, sources)
         run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
+    found = _ablation(storage, study, base, sources, measure, together=together, rounds=rounds)
+    if as_json:
+        print_json(ablation_json(found))
+    else:
+        print_parts(*ablation_view(found))
+
+
+def _ablation(
+    url: str,
+    study: str,
+    base: str,
+    sources: Sources,
+    measure: Callable[[str, StudyDefinition], None],
+    *,
+    together: Sequence[str],
+    rounds: int,
+) -> Ablation:
+    """Measures what is not yet measured of an ablation, and returns it."""
+    from hpo.analysis.ablation import define_ablation, define_path, find_configuration, find_ingredients, read_ablation
+    from hpo.errors import NoStorage
+    from hpo.storage.backends import open_storage
+    from hpo.study.loading import load_task
+
+    try:
+        there = open_storage(url)
+    except NoStorage:
+        there = None  # which the first measurement creates
     whole, start = find_configuration(there, study), find_configuration(there, base)
     conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
     ingredients = find_ingredients(start, whole, conditions, together)
     name, definition = define_ablation(there, start, whole, ingredients, rounds)
     measure(name, definition)
-    read = open_storage(storage)
+    read = open_storage(url)
     found = read_ablation(read, name, ingredients, None)
     by_gain = sorted(found.alone, key=lambda one: found.metric.sign * one.contrast.difference.estimate)
     order = [one.ingredient for one in by_gain]
     between = define_path(read, start, whole, order, rounds)
     if between:
         measure(*between)
-    found = read_ablation(read, name, ingredients, (between[0] if between else "", order))
-    if as_json:
-        print_json(ablation_json(found))
-    else:
-        print_parts(*ablation_view(found))
+    return read_ablation(read, name, ingredients, (between[0] if between else "", order))
 
 
 def ablation_view(found: Ablation) -> list[Any]:
