@@ -75,7 +75,7 @@ WRONG = [
     ("space.learning_rate.low", 0.0, "space.learning_rate: low must be above 0 on a log scale, but is 0"),
     ("space.learning_rate.low", float("nan"), "space.learning_rate.low must be a finite number, but is nan"),
     ("space.learning_rat", [0.1], "space.learning_rat: no parameter has this name; did you mean 'learning_rate'?"),
-    ("space.optimizer", ["sdg"], "space.optimizer must be 'sgd', 'rmsprop' or 'adam', but is 'sdg'"),
+    ("space.optimizer", ["sdg"], "space.optimizer must be 'sgd', 'rmsprop', 'adam' or 'adamw', but is 'sdg'"),
     ("space.optimizer", None, "space lacks optimizer"),
     ("space.weight_sharing", ["yes"], "space.weight_sharing must be true or false, but is 'yes'"),
     ("space.optimizer", {"low": 0.0, "high": 1.0}, "space.optimizer"),
@@ -243,7 +243,7 @@ def test_a_condition_of_the_task_needs_not_be_said(small_study: StudyDefinition)
             "range",
             "trial 'FNN': learning_rate must be a number, but is 'range'; 'range_test' finds one",
         ),
-        ("trial.0.params.width", 3, "trial 'FNN': width: no parameter has this name; "),
+        ("trial.0.params.widht", 3, "trial 'FNN': widht: no parameter has this name; did you mean 'width'?"),
     ],
 )
 def test_a_listed_trial_that_cannot_be_measured_is_one_line(path: str, value: Any, complaint: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from hpo.study.task import Params
 from hpo.study.training import MAY_BE_TRAINED_BY, Training
@@ -43,7 +43,8 @@ class TrainingConfig:
 
 def config_of(training: Training, params: Params, examples: int) -> TrainingConfig:
     """Returns how a trial's networks are trained, each on so many examples."""
-    own = {name: params[name] for name in MAY_BE_TRAINED_BY if name in params}
+    known = {field.name for field in fields(TrainingConfig)}
+    own = {name: params[name] for name in MAY_BE_TRAINED_BY if name in params and name in known}
     how = {"epochs": training.epochs, "batch_size": training.batch_size, **own}
     return TrainingConfig(
         optimizer=str(params["optimizer"]),
