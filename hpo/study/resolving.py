@@ -96,11 +96,12 @@ def _check_batches(definition: StudyDefinition, loaded: LoadedTask, study: str) 
     """Makes sure that the task can train in batches of any size that is proposed."""
     if definition.training is None:
         return
-    parameter = definition.search_space.get("batch_size")
+    parameter = definition.space.get("batch_size")
+    values: Iterable[Any] = [entry.params["batch_size"] for entry in definition.trial if "batch_size" in entry.params]
     if isinstance(parameter, IntRange):
-        values: Iterable[Any] = range(parameter.low, parameter.high + 1, parameter.step)
-    else:
-        values = parameter.values if parameter else ()
+        values = range(parameter.low, parameter.high + 1, parameter.step)
+    elif parameter:
+        values = parameter.values
     for size in values:
         try:
             loaded.check(definition.training.model_copy(update={"batch_size": size}))
@@ -203,7 +204,7 @@ class _Parameters:
         if missing := [name for name in self._needed if name not in space]:
             example = f"a fixed value will do, as in {missing[0]} = …"
             _refuse(self._study, f"space lacks {', '.join(missing)}; {example}")
-        return {name: self._check(name, parameter).model_dump(mode="json") for name, parameter in space.items()}
+        return {name: self._check(name, parameter, space).model_dump(mode="json") for name, parameter in space.items()}
 
     def check_trial(self, entry: Entry) -> Entry:
         """Returns a listed trial, its values as its parameters take them."""
@@ -233,11 +234,12 @@ class _Parameters:
     def _is_range_test(self, name: str, value: Value) -> bool:
         return self._is_closed and (name, value) == (LEARNING_RATE, RANGE_TEST)
 
-    def _check(self, name: str, parameter: Parameter) -> Parameter:
+    def _check(self, name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> Parameter:
         values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
         if parameter.when and name in self._needed:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
-        when = {**self._conditions.get(name, {}), **parameter.when}
+        own = {key: _possible(wanted, space.get(key)) for key, wanted in self._conditions.get(name, {}).items()}
+        when = {**own, **parameter.when}
         for key, wanted in self._conditions.get(name, {}).items():
             if not all(meets(wanted, one) for one in (when[key] if isinstance(when[key], tuple) else (when[key],))):
                 _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {one_of(wanted)}")
@@ -258,6 +260,17 @@ class _Parameters:
         except ValidationError as error:
             hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
             raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
+
+
+def _possible(wanted: Any, parameter: Parameter | None) -> Any:
+    """Returns those of the values that a task's condition wants which a study's parameter can have, if it can have any.
+
+    So a study may name some of the architectures that have a width, say, and need not name all.
+    """
+    if parameter is None or not isinstance(wanted, tuple):
+        return wanted
+    known = tuple(value for value in wanted if parameter.holds(value))
+    return known[0] if len(known) == 1 else known or wanted
 
 
 def _rule(annotation: Any) -> Any:
