@@ -71,3 +71,9 @@ class Classification(Supervised):
         """Returns each example's error, 0 or 100; NaN where a logit is not finite."""
         wrong = 100.0 * (output.argmax(-1) != batch[1]).double()
         return {"error": wrong.where(output.isfinite().all(-1), float("nan"))}
+
+    def average(self, output: Tensor) -> Tensor:
+        """Returns the mean prediction of M networks, (M, N, K) -> (N, K): of their probabilities."""
+        from hpo.training.ensembles import average_logits
+
+        return average_logits(output)
