@@ -129,7 +129,7 @@ def test_over_all_pairs_it_is_what_all_pairs_one_by_one_come_to(
     few = Images(whole.images[:15].double(), whole.digits[:15])
     pairs = torch.tensor(list(product(range(15), repeat=2)))
     monkeypatch.setattr("hpo.tasks.digit_pairs.pairs.test_images_on", lambda *_: few)
-    monkeypatch.setattr(all_pairs, "_draw", lambda seeds, *_: pairs.repeat(len(seeds), 1, 1))
+    monkeypatch.setattr(all_pairs, "_draw", lambda seeds, *_: torch.stack([pairs, pairs.flip(0)])[: len(seeds)])
     made = trainer(digit_pairs(test_pairs="all"))
     chosen = params(architecture, weight_sharing=weight_sharing)
     last = measure(made, {**chosen, "ensemble": SIZE})[-1]
@@ -155,7 +155,8 @@ def test_of_other_tasks_it_is_the_mean_prediction_too(kind: type[Any], tmp_path:
     )
     np.savez(tmp_path / "some.npz", x=x, y=y)
     of = kind(SupervisedSettings(network="n.py:Net", data="some.npz"), Net, Sources(tmp_path, tmp_path))
-    made, chosen = trainer(of), {"optimizer": "adam", "learning_rate": 0.3, "hidden": 16}
+    chosen: Params = {"optimizer": "adam", "learning_rate": 0.3, "hidden": 16}
+    made = trainer(of)
     together, by_logits = measure(made, {**chosen, "ensemble": SIZE})[-1], []
     for r, one in enumerate(ROUNDS):
         test = of_round(made.data([one]).test, 0)
