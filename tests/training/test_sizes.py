@@ -92,6 +92,7 @@ COUNTS: list[tuple[str, dict[str, int], int]] = [
     ("residual", {"width": 5}, of_residual(5, 6)),
     ("residual", {"depth": 1}, of_residual(14, 1)),
     ("fnn", {"width": 64}, hidden(196, 64, 32, 10)),
+    ("fnn", {"width": 40, "depth": 3}, hidden(196, 40, 20, 10, 10)),
     ("fnn", {"depth": 1}, hidden(196, 100, 10)),
     ("fnn", {"width": 3, "depth": 4}, hidden(196, 3, 1, 1, 1, 10)),
     ("cnn", {"width": 6}, 10 * 6 + 9 * 6 * 12 + 12 + hidden(8 * 6, 200, 10)),
