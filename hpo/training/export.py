@@ -31,6 +31,7 @@ from hpo.study.space import Given, short_name
 from hpo.study.task import Measurement, Params, Round
 from hpo.study.training import Training
 from hpo.text.files import write_together
+from hpo.training.ensembles import size_of
 from hpo.training.network_task import named_in
 from hpo.training.trainer import open_trainer
 
@@ -63,11 +64,15 @@ def train_again(
     loaded = load_task(definition, study=definition.title, sources=sources)
     if not loaded.trains:
         raise RequestError(f"task {definition.task.name!r} trains no networks, so there is none to export")
+    if size_of(params) > 1:
+        raise RequestError(
+            f"a round of this trial has {size_of(params)} networks, and an export is of one for each round"
+        )
     loaded.prepare(sources.data)
     numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
     trainer = open_trainer(loaded.task, training, device, numbered)
     networks = trainer.prepare(params, numbered)
-    *_, last = watch(trainer.train(networks, params, numbered), training.epochs)
+    *_, last = watch(trainer.train(networks, params, numbered), networks.config.epochs)
     errors = last.errors[str(protocol.metric)]
     described = {
         "params": dict(params),

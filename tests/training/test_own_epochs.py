@@ -9,6 +9,8 @@ import pytest
 from hpo.errors import StudyError
 from hpo.study.task import Measurement
 from hpo.study.training import Training
+from hpo.training.data import KeptOrders
+from hpo.training.device import CPU
 from hpo.training.trainer import Trainer
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, defined
 from tests.study.test_definition import changed
@@ -62,6 +64,18 @@ def test_a_trial_with_a_batch_size_of_its_own_is_one_of_a_study_with_it() -> Non
     same = measure(Training(epochs=2, batch_size=70), schedule="one_cycle", learning_rate=0.5)
     assert own == same
     assert own != measure(Training(epochs=2, batch_size=20), schedule="one_cycle", learning_rate=0.5)
+
+
+def test_the_orders_of_a_trial_of_many_epochs_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where those of a short one are, to which they would be added."""
+    monkeypatch.setattr("hpo.training.data.MOST_ORDERS", 100)
+    kept = KeptOrders(CPU)
+    short = kept.of(ROUNDS, 10, epochs=3)
+    long = kept.of(ROUNDS, 10, epochs=4)  # of three rounds
+    assert long is not short
+    assert all((long.of(epoch) == short.of(epoch)).all() for epoch in (1, 2, 3))
+    assert kept.of(ROUNDS, 10, epochs=1) is short
+    assert kept.of(ROUNDS, 11, epochs=1) is not short
 
 
 @pytest.mark.parametrize("given", [[50, 199], 199, {"low": 190, "high": 200}, {"low": 100, "high": 199, "step": 99}])

@@ -18,7 +18,7 @@ from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.training.batch import each, of_round
 from hpo.training.recording.recorded import RecordedRounds
-from hpo.training.rounds import LoopedRounds, Rounds, StackedRounds
+from hpo.training.rounds import GradientNorms, LoopedRounds, Rounds, StackedRounds
 from hpo.training.updates.config import TrainingConfig
 from hpo.training.updates.schedules import rate_factors
 from hpo.training.updates.steps import Steps
@@ -212,6 +212,12 @@ def test_a_network_is_clipped_by_its_own_norm_whatever_shape_its_parameters_have
     Steps(how, parameters, is_stacked=True).take()
     assert (-parameters[0]).flatten().tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
     assert (-parameters[1]).tolist() == pytest.approx([0.8, 0.4], abs=1e-6)
+
+
+def test_the_norm_of_a_layer_is_shown_whatever_shape_its_parameters_have() -> None:
+    norms = GradientNorms()
+    norms.add({"own.weight": torch.tensor([[[3.0]], [[0.3]]]), "own.scale": torch.tensor([4.0, 0.4])})
+    assert norms.mean()["own"].tolist() == pytest.approx([5.0, 0.5])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
