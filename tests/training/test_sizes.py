@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ from torch import nn
 from hpo.errors import StudyError
 from hpo.study.references import Sources
 from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture, takers_of
+from hpo.tasks.digit_pairs.pairs import Pairs
+from hpo.training.batch import each, of_round
 from hpo.training.network_summary import count_parameters
-from hpo.training.rounds import LoopedRounds
+from hpo.training.preparation import build_networks
+from hpo.training.rounds import LoopedRounds, StackedRounds
+from hpo.training.updates.config import TrainingConfig
+from hpo.training.ways import fused
 from hpo.workers.checking import check_study
 from hpo.workers.messages import Check
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, defined
 from tests.study.test_definition import changed
+from tests.training.test_rounds import SEEDS, exactly, loss_of, plain_loop
 from tests.training.test_trainer import ROUNDS, measure, params, task, trainer
 
 HEAD = 20 * 20 + 20 + 20 * 2 + 2
@@ -191,3 +198,26 @@ def test_a_size_of_a_network_that_has_none_is_refused_in_a_line(name: str, value
 def test_a_size_that_is_none_is_refused_in_a_line(name: str, value: Any) -> None:
     with pytest.raises(StudyError, match=rf"study 'some': space\.{name} must be .*, but is {value}$"):
         defined(changed(SMALL_STUDY, f"space.{name}", [value]), "some")
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+@pytest.mark.parametrize("architecture", ["deep_cnn", "fully_convolutional", "residual", "cnn_bn"])
+def test_networks_of_any_size_are_trained_as_a_plain_loop_trains_each(
+    architecture: str, activation: str, digit_pairs: tuple[Pairs, Pairs]
+) -> None:
+    """Stacked, and looped with layers fused, in float64."""
+    sizes = {"width": 3, **({} if architecture == "cnn_bn" else {"depth": 4})}
+    train = each(exactly(digit_pairs)[0], lambda tensor: tensor[:2, :60].contiguous())
+    how = TrainingConfig(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.05)
+
+    def fresh() -> list[nn.Module]:
+        make = partial(load_architecture(architecture), load_activations()(activation), weight_sharing=True, **sizes)
+        return [network.double() for network in build_networks(make, SEEDS[:2])]
+
+    plain = [plain_loop(network, of_round(train, r), True, how, SEEDS[r]) for r, network in enumerate(fresh())]
+    for rounds in (StackedRounds(fresh(), how, loss_of()), LoopedRounds(fresh(), how, loss_of(), fused)):
+        orders = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
+        for epoch in range(2):
+            order = torch.stack([torch.randperm(60, generator=one) for one in orders])
+            losses = rounds.train_epoch(train, order, None)
+            assert losses.tolist() == pytest.approx([one[epoch] for one in plain], abs=1e-8)
