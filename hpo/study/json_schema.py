@@ -73,7 +73,7 @@ def _by_task(name: str) -> dict[str, Any]:
     then: dict[str, Any] = {"space": space}
     if hasattr(task, "rules"):  # else its networks bring parameters of their own
         space["additionalProperties"] = False
-        metrics = [metric.name for metric in task.model_construct().metrics]
+        metrics = [metric.name for metric in task.model_construct(posterior=True).metrics]  # all that it can measure
         then["protocol"] = {"properties": {"metric": {"enum": metrics}}}
     named = {"properties": {"task": {"properties": {"name": {"const": name}}, "required": ["name"]}}}
     return {"if": named, "then": {"properties": then}}

@@ -30,7 +30,8 @@ MAY_BE_TRAINED_BY: Mapping[str, Any] = {
     "batch_size": BatchSize,
     "ensemble": Count,
 }
-"""Those that a trial may have besides: name -> rule. hpo/training/updates/config.py says what each does."""
+"""Those that a trial may have besides: name -> rule. hpo/training/updates/config.py says what each does, but for
+`ensemble`, which hpo/training/ensembles.py does."""
 
 CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "momentum": {"optimizer": ("sgd", "rmsprop")},

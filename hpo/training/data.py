@@ -101,13 +101,13 @@ class KeptOrders:
 
     def of(self, rounds: Sequence[Round], count: int, epochs: int) -> Orders:
         """Returns the orders of R rounds of so many examples each, for so many epochs."""
-        key = (tuple(rounds), count)
-        if self._kept is None or self._kept[0] != key:
-            orders = Orders([one.training_seed("shuffle") for one in rounds], count, self._device)
-            if epochs * len(rounds) * count > MOST_ORDERS:
-                return orders
+        key, is_kept = (tuple(rounds), count), epochs * len(rounds) * count <= MOST_ORDERS
+        if is_kept and self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        orders = Orders([one.training_seed("shuffle") for one in rounds], count, self._device)
+        if is_kept:
             self._kept = key, orders
-        return self._kept[1]
+        return orders
 
 
 def _bytes_of(split: Split) -> int:

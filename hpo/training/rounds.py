@@ -44,7 +44,9 @@ class GradientNorms:
         squares: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             layer = name.rpartition(".")[0]  # a layer is its weight and its bias
-            squares[layer] = squares.get(layer, torch.zeros(())) + gradient.flatten(1).square().sum(1).cpu()  # (R,)
+            squares[layer] = (
+                squares.get(layer, torch.zeros(())) + gradient.reshape(len(gradient), -1).square().sum(1).cpu()
+            )
         for layer, square in squares.items():
             self._sums[layer].append(square.sqrt())
 

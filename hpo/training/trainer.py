@@ -111,7 +111,8 @@ class Trainer:
             if not isinstance(first, RecordedRounds):
                 return 1
             several.append(first)
-            return asked or most_together(several, lambda: self.prepare(known, rounds), self.data(rounds).train)
+            train = self.data(members_of(rounds, size_of(params))).train
+            return asked or most_together(several, lambda: self.prepare(known, rounds), train)
         except Exception as error:  # whatever it is, a trial shows it, as its own
             print(f"{self._device}: one trial at once, for {in_a_line(error)}", file=sys.stderr)
             return 1

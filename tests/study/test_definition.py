@@ -243,7 +243,7 @@ def test_a_condition_of_the_task_needs_not_be_said(small_study: StudyDefinition)
             "range",
             "trial 'FNN': learning_rate must be a number, but is 'range'; 'range_test' finds one",
         ),
-        ("trial.0.params.width", 3, "trial 'FNN': width: no parameter has this name; "),
+        ("trial.0.params.widht", 3, "trial 'FNN': widht: no parameter has this name; did you mean 'width'?"),
     ],
 )
 def test_a_listed_trial_that_cannot_be_measured_is_one_line(path: str, value: Any, complaint: str) -> None:

@@ -42,6 +42,11 @@ def test_shipped_studies_name_the_schema_that_lies_beside_them() -> None:
         assert (file.parent / first.removeprefix("#:schema ")).resolve() == Path("studies", FILE).resolve(), file
 
 
+def test_a_metric_that_is_measured_where_it_is_asked_for_is_accepted() -> None:
+    asked = changed(changed(SMALL_STUDY, "task.posterior", True), "protocol.metric", "posterior")
+    assert SCHEMA.is_valid(asked)
+
+
 @pytest.mark.parametrize(("path", "value", "complaint"), WRONG)
 def test_what_a_single_key_breaks_is_rejected(path: str, value: Any, complaint: str) -> None:
     table = changed({**copy.deepcopy(SMALL_STUDY), "run": {}}, path, value)

@@ -62,6 +62,44 @@ def test_rounds_are_different_networks_and_the_first_is_loaded_unless_told(expor
     assert not results[0].requires_grad
 
 
+def test_what_is_measured_in_the_place_of_weights_is_exported_and_sizes_are_found_again(tmp_path: Path) -> None:
+    params: dict[str, Any] = {
+        **{"architecture": "cnn_bn", "weight_sharing": True, "auxiliary_loss": True, "activation": "silu"},
+        **{"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "ema_decay": 0.9, "epochs": 3},
+        **{"width": 4, "dropout": 0.2, "label_smoothing": 0.1, "shift": 1.0},
+    }
+    told: dict[str, Any] = {"rounds": 1, "device": "cpu", "sources": Sources(Path())}
+    described, weights = train_again(defined(SMALL_STUDY, name="small"), params, **told)
+    file = tmp_path / "winner.safetensors"
+    write(file, {"study": "small", **described}, weights)
+    _, test_pairs = draw_pairs(range(1), train_pairs=200, test_pairs=200)
+    (one,) = described["rounds"]
+    pixels = test_pairs.images[0] * one["input_deviation"] + one["input_mean"]
+    first, second = hpo.load_network(file)(pixels)[1].argmax(-1).unbind(-1)
+    wrong = ((first <= second).long() != test_pairs.targets[0]).double().mean().item()
+    assert 100 * wrong == pytest.approx(one["error"], abs=0.51)
+
+
+def test_an_ensemble_is_exported_as_one_network(tmp_path: Path) -> None:
+    params: dict[str, Any] = {
+        **{"architecture": "fnn", "weight_sharing": True, "auxiliary_loss": True, "activation": "relu"},
+        **{"optimizer": "sgd", "learning_rate": 0.1, "ensemble": 2},
+    }
+    described, weights = train_again(
+        defined(SMALL_STUDY, "small"), params, rounds=2, device="cpu", sources=Sources(Path())
+    )
+    assert {name.rpartition("towers")[0] for name in weights if "towers" in name} == {
+        f"round.{number}.member.{member}." for number in (0, 1) for member in (0, 1)
+    }
+    write(tmp_path / "two.safetensors", described, weights)
+    _, test_pairs = draw_pairs(range(2), train_pairs=200, test_pairs=200)
+    for number, one in enumerate(described["rounds"]):
+        pixels = test_pairs.images[number] * one["input_deviation"] + one["input_mean"]
+        first, second = hpo.load_network(tmp_path / "two.safetensors", number)(pixels)[1].argmax(-1).unbind(-1)
+        wrong = ((first <= second).long() != test_pairs.targets[number]).double().mean().item()
+        assert 100 * wrong == pytest.approx(one["error"], abs=0.51)
+
+
 def test_readmes_snippet_runs_as_it_stands(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", Path("docs/walk.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(exported.parent)

@@ -10,7 +10,7 @@ from torch import nn
 from hpo.tasks.digit_pairs.architectures import architectures, load_activations, load_architecture
 from hpo.training.network_summary import count_parameters, list_layers
 
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU}
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU, "silu": nn.SiLU}
 
 
 def build(architecture: str, activation: str = "relu", *, weight_sharing: bool = True) -> nn.Module:

@@ -50,9 +50,8 @@ def loss_of(auxiliary_loss: bool = True) -> Loss:
 
 def plain_loop(network: nn.Module, pairs: Pairs, auxiliary_loss: bool, how: TrainingConfig, seed: int) -> list[float]:
     """One round as a textbook has it: `torch.optim`, one network, the reports' losses written out."""
-    optimizer = getattr(torch.optim, {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam"}[how.optimizer])(
-        network.parameters(), lr=how.learning_rate
-    )
+    kinds = {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "adamw": "AdamW"}
+    optimizer = getattr(torch.optim, kinds[how.optimizer])(network.parameters(), lr=how.learning_rate)
     generator, losses = torch.Generator().manual_seed(seed), []
     network.train()
     for _ in range(how.epochs):

@@ -128,7 +128,9 @@ def test_training_leaves_the_global_random_state_alone() -> None:
 class SecondIsBroken(DigitPairs):
     """Builds a second network whose first weights are infinite."""
 
-    def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
+    def network(  # type: ignore[override]
+        self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0
+    ) -> nn.Module:
         made = super().network(architecture, activation, weight_sharing, elu_alpha)
         with torch.no_grad():
             if torch.initial_seed() == ROUNDS[1].seed("weights"):
@@ -203,7 +205,9 @@ def test_stacked_and_looped_agree_in_float32_within_what_rounding_makes() -> Non
 class Narrow(DigitPairs):
     """Pairs for networks of eight channels."""
 
-    def network(self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0) -> nn.Module:
+    def network(  # type: ignore[override]
+        self, architecture: str, activation: str, weight_sharing: bool, elu_alpha: float = 1.0
+    ) -> nn.Module:
         return narrowed(super().network(architecture, activation, weight_sharing, elu_alpha), channels=8)
 
 

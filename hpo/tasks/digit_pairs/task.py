@@ -117,8 +117,9 @@ class DigitPairs(Table):
 
     def untrained(self, params: Params) -> Sequence[str]:
         """Returns the metrics that are read off outputs which no loss trains: their errors are at chance level."""
-        weights = zip(("head", "recognition"), self._weights_of(params), strict=True)
-        return [name for name, weight in weights if weight == 0]
+        by_digits = ["recognition", "posterior"] if self.posterior else ["recognition"]
+        weights = zip((["head"], by_digits), self._weights_of(params), strict=True)
+        return [name for names, weight in weights if weight == 0 for name in names]
 
     def prepare(self, folder: Path) -> None:
         """Makes sure that the dataset can be read, downloading it where it is missing, and takes note of its folder.

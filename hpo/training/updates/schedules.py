@@ -20,15 +20,26 @@ def rate_factors(schedule: str, steps: int, warmup: float | None = None) -> list
         steps: how many there are.
         warmup: the share of them in which the rate rises; None takes 0.3 for `one_cycle`, and none for the others.
     """
-    share = (ONE_CYCLE_WARMUP if schedule == "one_cycle" else 0.0) if warmup is None else warmup
-    rising = round(share * steps)
+    if schedule == "one_cycle":
+        return _one_cycle(steps, ONE_CYCLE_WARMUP if warmup is None else warmup)
+    rising = round((warmup or 0.0) * steps)
     if schedule == "constant" and not rising:
         return None
-    rise: Callable[[float], float] = ONE_CYCLE_RISE if schedule == "one_cycle" else float
-    fall = FALLS[schedule]
-    up = [rise((step + (schedule != "one_cycle")) / rising) for step in range(rising)]
-    last = max(1, steps - rising - 1) if schedule == "one_cycle" else steps - rising
-    return up + [fall(step / last) for step in range(steps - rising)]
+    falling = steps - rising
+    return [(step + 1) / rising for step in range(rising)] + [
+        FALLS[schedule](step / falling) for step in range(falling)
+    ]
+
+
+def _one_cycle(steps: int, share: float) -> list[float]:
+    """Returns the factors of PyTorch's OneCycleLR; only where it would begin behind its highest is it begun there."""
+    peak, last = max(0.0, share * steps - 1), steps - 1  # a peak may lie between two steps
+    if last == peak:
+        return [1.0] * steps
+    return [
+        ONE_CYCLE_RISE(step / peak) if step < peak else ONE_CYCLE_FALL((step - peak) / (last - peak))
+        for step in range(steps)
+    ]
 
 
 def _between(start: float, end: float) -> Callable[[float], float]:
@@ -36,9 +47,5 @@ def _between(start: float, end: float) -> Callable[[float], float]:
     return lambda share: end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-ONE_CYCLE_RISE = _between(ONE_CYCLE_START, 1.0)
-FALLS: Mapping[str, Callable[[float], float]] = {
-    "constant": lambda share: 1.0,
-    "cosine": _between(1.0, 0.0),
-    "one_cycle": _between(1.0, ONE_CYCLE_END),
-}
+ONE_CYCLE_RISE, ONE_CYCLE_FALL = _between(ONE_CYCLE_START, 1.0), _between(1.0, ONE_CYCLE_END)
+FALLS: Mapping[str, Callable[[float], float]] = {"constant": lambda share: 1.0, "cosine": _between(1.0, 0.0)}

@@ -125,7 +125,7 @@ class Steps:
     @torch.no_grad()
     def _clip(self, longest: float) -> None:
         gradients = [one.grad for one in self._parameters if one.grad is not None]
-        parts = [one.flatten(1) if self._is_stacked else one.reshape(1, -1) for one in gradients]
+        parts = [one.reshape(len(one) if self._is_stacked else 1, -1) for one in gradients]
         norms = torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()  # (R,), or (1,)
         factors = (longest / (norms + SMALL)).clamp(max=1.0)
         for gradient in gradients:
