@@ -94,7 +94,7 @@ def test_a_definition_that_somebody_has_spoiled_is_one_line_and_ends_no_other_st
         {"space": {}, "trial": [entry], "pruner": {"name": "none"}},
         {"space": None},
         {"space": [1]},
-        {"space": {**definition["space"], "width": {"low": 1, "high": 2}}},
+        {"space": {**definition["space"], "widht": {"low": 1, "high": 2}}},
         {"task": {"name": "subprocess:Popen"}},
     ):
         set_study_attribute(measured, "small", "definition", {**definition, **changed})

@@ -28,7 +28,7 @@ from tests.training.test_rounds import SEEDS, Tape, exactly, loss_of, make_netwo
 PAIRS, BATCH, STEPS = 70, 20, 12  # in each of three epochs three batches, and a half of one
 ROUNDS = 2
 RATE = 0.05
-LONGEST = 0.35  # of a gradient: some are longer, and some are not
+LONGEST = 0.4  # of a gradient: some are longer, and some are not
 
 
 def warmed_up(optimizer: Optimizer) -> LRScheduler:
@@ -180,13 +180,14 @@ def test_every_way_of_training_does_what_pytorch_does_to_each_network(
     """In float64; all but the textbook are measured after each epoch, which changes nothing of their training."""
     case, pairs = CASES[name], small(digit_pairs)
     books = [Textbook(network, case) for network in fresh(architecture)]
-    orders = [torch.stack([torch.randperm(PAIRS) for _ in range(ROUNDS)]) for _ in range(3)]
+    draw = torch.Generator().manual_seed(0)
+    orders = [torch.stack([torch.randperm(PAIRS, generator=draw) for _ in range(ROUNDS)]) for _ in range(3)]
     losses = torch.tensor(
         [[book.epoch(of_round(pairs[0], r), order[r]) for r, book in enumerate(books)] for order in orders],
         dtype=torch.float64,
     )
     norms = [norm for book in books for norm in book.norms]
-    assert not norms or min(norms) < 0.9 * LONGEST < 1.1 * LONGEST < max(norms)  # or clipping would show nothing
+    assert not norms or min(norms) < 0.99 * LONGEST < 1.01 * LONGEST < max(norms)  # or clipping would show nothing
     with torch.no_grad():
         outputs = [book.average.eval()(pairs[1].images[r]) for r, book in enumerate(books)]
     expected = read([torch.stack(parts) for parts in zip(*outputs, strict=True)], None)
