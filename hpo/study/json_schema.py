@@ -91,7 +91,8 @@ def _parameter(rule: Any) -> dict[str, Any]:
     """Returns what a parameter is whose values keep a rule: a value, several, or a range if they are numbers."""
     value = TypeAdapter(rule, config=ConfigDict(strict=True)).json_schema()
     table = {"choices": {"items": value}, "low": value, "high": value}
-    ranges = [] if value.get("type") in ("integer", "number") else ["low", "high"]
+    kinds = {one.get("type") for one in (value, *value.get("anyOf", []))}
+    ranges = [] if kinds & {"integer", "number"} else ["low", "high"]
     forms: list[dict[str, Any]] = [value, {"type": "array", "items": value}]
     return {"anyOf": [*forms, {"type": "object", "properties": table | dict.fromkeys(ranges, False)}]}
 

@@ -96,11 +96,12 @@ def _check_batches(definition: StudyDefinition, loaded: LoadedTask, study: str) 
     """Makes sure that the task can train in batches of any size that is proposed."""
     if definition.training is None:
         return
-    parameter = definition.search_space.get("batch_size")
+    parameter = definition.space.get("batch_size")
+    values: Iterable[Any] = [entry.params["batch_size"] for entry in definition.trial if "batch_size" in entry.params]
     if isinstance(parameter, IntRange):
-        values: Iterable[Any] = range(parameter.low, parameter.high + 1, parameter.step)
-    else:
-        values = parameter.values if parameter else ()
+        values = range(parameter.low, parameter.high + 1, parameter.step)
+    elif parameter:
+        values = parameter.values
     for size in values:
         try:
             loaded.check(definition.training.model_copy(update={"batch_size": size}))
@@ -233,24 +234,13 @@ class _Parameters:
     def _is_range_test(self, name: str, value: Value) -> bool:
         return self._is_closed and (name, value) == (LEARNING_RATE, RANGE_TEST)
 
-    def _conditions_in(self, name: str, space: Mapping[str, Parameter]) -> dict[str, Any]:
-        """Returns the conditions of a parameter in a space: of several values those that there can be."""
-        found = dict(self._conditions.get(name, {}))
-        for key, wanted in found.items():
-            if isinstance(wanted, tuple) and (other := space.get(key)):
-                possible = tuple(value for value in wanted if other.holds(value))
-                if not possible:
-                    _refuse(self._study, f"space.{name} has an effect only where {key} is {one_of(wanted)}")
-                found[key] = possible
-        return found
-
     def _check(self, name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> Parameter:
         values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
         if parameter.when and name in self._needed:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
-        conditions = self._conditions_in(name, space)
-        when = {**conditions, **parameter.when}
-        for key, wanted in conditions.items():
+        own = {key: _possible(wanted, space.get(key)) for key, wanted in self._conditions.get(name, {}).items()}
+        when = {**own, **parameter.when}
+        for key, wanted in self._conditions.get(name, {}).items():
             if not all(meets(wanted, one) for one in (when[key] if isinstance(when[key], tuple) else (when[key],))):
                 _refuse(self._study, f"space.{name}.when: it has an effect only where {key} is {one_of(wanted)}")
         if isinstance(parameter, IntRange) and not all(isinstance(value, int) for value in values):
@@ -270,6 +260,17 @@ class _Parameters:
         except ValidationError as error:
             hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
             raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
+
+
+def _possible(wanted: Any, parameter: Parameter | None) -> Any:
+    """Returns those of the values that a task's condition wants which a study's parameter can have, if it can have any.
+
+    So a study may name some of the architectures that have a width, say, and need not name all.
+    """
+    if parameter is None or not isinstance(wanted, tuple):
+        return wanted
+    known = tuple(value for value in wanted if parameter.holds(value))
+    return known[0] if len(known) == 1 else known or wanted
 
 
 def _rule(annotation: Any) -> Any:

@@ -187,7 +187,9 @@ def load_network(
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise RequestError(f"{file}: the weights of {prefix[:-1]} are not those of {short_name(params)}") from error
+            raise RequestError(
+                f"{file}: the weights of round {chosen} are not those of {short_name(params)}"
+            ) from error
     whole = networks[0] if len(networks) == 1 else Averaged(networks, average_of(task))
     return Normalised(whole, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
 
