@@ -6,7 +6,7 @@ what a bet against "they are equal" has made of 1; if it is true, the chance tha
 sign-flip test does: the product of exp(b d) / cosh(b d) over the rounds' differences d cannot gain then, whatever b,
 nor can the mean of several (A. Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", 2023).
 Errors with the same mean and shapes that differ much, as where one configuration fails in one round of twenty, are not
-equal in this sense. A round that diverged is a difference like any other, of which a bet gains no more than twofold; how
+equal in this sense. A round that diverged is a difference like any other, of which a bet gains at most twofold; how
 often that happens is said besides.
 """
 
