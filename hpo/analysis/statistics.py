@@ -162,7 +162,12 @@ def _t_interval_of(values: Sequence[float], size: float, resolution: float | Non
         return Interval(mean, None, None, error)
     if is_constant and not resolution:
         return Interval(mean, None, None, error, why=ALIKE)
-    return _t_interval(mean, error, number - 1, _least_reach(number, resolution, _off(values, resolution)))
+    return _t_interval(mean, error, number - 1, least_reach(values, resolution))
+
+
+def least_reach(values: Sequence[float], resolution: float | None) -> float:
+    """Returns how far an interval of the mean of rounds reaches at least, see `_least_reach`."""
+    return _least_reach(len(values), resolution, _off(values, resolution))
 
 
 def _off(values: Sequence[float], resolution: float | None) -> int:
