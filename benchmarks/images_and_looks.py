@@ -62,9 +62,10 @@ def of_images(
     by = paired_difference(errors[1].tolist(), errors[0].tolist(), METRIC)
     yield "difference, these images", by, here[1] - here[0]
     yield "mean, these images, taken for new ones", mean_of(errors[0].tolist(), METRIC), 100 * ERROR
-    if found := on_new_examples(errors[0].tolist(), influences[0]):
+    if found := on_new_examples(errors[0].tolist(), influences[0], METRIC):
         yield "mean, new images", found, 100 * ERROR
-    if found := on_new_examples((errors[1] - errors[0]).tolist(), difference_of(influences[1], influences[0])):
+    apart = difference_of(influences[1], influences[0])
+    if found := on_new_examples((errors[1] - errors[0]).tolist(), apart, METRIC):
         yield "difference, new images", found, 0.0
 
 

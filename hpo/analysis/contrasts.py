@@ -97,7 +97,7 @@ def _measured(
     influences: Influences | None,
     metric: MetricCard,
 ) -> Measured:
-    on_new = None if influences is None else on_new_examples(errors, influences)
+    on_new = None if influences is None else on_new_examples(errors, influences, metric)
     return Measured(
         *(trial, name, params, errors, mean_of(errors, metric, diverged), tuple(diverged)),
         on_new=on_new and on_new.within(metric.low, metric.high),
@@ -214,5 +214,5 @@ def _on_new(first: Measured, second: Measured, metric: MetricCard) -> Interval |
     if first.influences is None or second.influences is None:
         return None
     by = np.subtract(second.errors, first.errors).tolist()
-    found = on_new_examples(by, difference_of(second.influences, first.influences))
+    found = on_new_examples(by, difference_of(second.influences, first.influences), metric)
     return found and found.within(*metric.differences)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpo.analysis.statistics import CONFIDENCE, Interval, both_intervals, ends_of, mean_of
 from hpo.study.card import MetricCard
-from hpo.text.formatting import count, mean_and_deviation
+from hpo.text.formatting import count, spread
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Convergence:
         if self.error is None:
             return said
         std = stdev(self.errors) if len(self.errors) > 1 else None
-        given = f"{mean_and_deviation(self.error.estimate, std, metric.unit)}{' ' if metric.unit else ''}{metric.unit}"
+        given = spread(self.error.estimate, std, metric.unit)
         return f"{said}; where it converged {given} ({both_intervals(self.error, None, metric.unit)})"
 
     def as_searched(self) -> Convergence:

@@ -213,7 +213,7 @@ def read_importances(storage: RDBStorage, study: str) -> Importances:
     """Returns each parameter's importance for being among the best tenth, of trials measured to the end.
 
     By PED-ANOVA (S. Watanabe, A. Bansal and F. Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
-    Arbitrary Subspaces", 2023), its settings pinned. None where fewer than `FEWEST_TRIALS` were, or all err alike.
+    Arbitrary Subspaces", 2023), its settings pinned. No shares where fewer than `FEWEST_TRIALS` were, or all err alike.
     """
     ours = {trial.number for trial in read_trials(storage, study, states=(TrialState.COMPLETE,))}
     opened = optuna.load_study(study_name=study, storage=storage)

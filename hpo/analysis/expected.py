@@ -140,7 +140,6 @@ class _Scale:
         values = [trial.value for trial in trials if trial.value is not None]
         self._metric, self._smallest = metric, metric.smallest or 0.0
         self._is_logarithmic = not metric.maximize and metric.low == 0 and min(values) + self._smallest > 0
-        self._worst = max(values)
 
     def point(self, trial: StoredTrial, definition: StudyDefinition) -> tuple[StoredTrial, float, float] | None:
         """Returns a trial with where its error lies and the standard error of that; None where it says nothing."""
@@ -201,7 +200,6 @@ class Surrogate:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of a length at its bound: the parameter does nothing
             self._model.fit(self._known, (values - self._center) / self._unit)
-        self._misfit = float(self._model.kernel_.k2.noise_level)
 
     def predict(self, configurations: Sequence[Params]) -> tuple[Array, Array]:
         """Returns the expectation of configurations and its deviation, (N,) each."""

@@ -122,8 +122,11 @@ def read_ledger(storage: RDBStorage, study: str) -> Ledger:
 
 
 def _validation(definition: StudyDefinition, metric: MetricCard) -> str:
-    """Returns what a study selects on: as many as its settings say, or as its errors are multiples of one's share."""
+    """Returns what a study selects on: as many as its settings say, or as its errors are multiples of one's share.
+
+    Without a number where neither tells.
+    """
     settings = definition.task.settings
     noun = "pairs" if "train_pairs" in settings else "examples"
-    number = settings.get(f"validation_{noun}") or round(100 / (metric.resolution or 0.1))
-    return f"{number:,} validation {noun}".replace(",", " ")
+    number = settings.get(f"validation_{noun}") or (metric.resolution and round(100 / metric.resolution))
+    return f"{number:,} validation {noun}".replace(",", " ") if number else f"validation {noun}"

@@ -6,7 +6,8 @@ what a bet against "they are equal" has made of 1; if it is true, the chance tha
 sign-flip test does: the product of exp(b d) / cosh(b d) over the rounds' differences d cannot gain then, whatever b,
 nor can the mean of several (A. Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", 2023).
 Errors with the same mean and shapes that differ much, as where one configuration fails in one round of twenty, are not
-equal in this sense; rounds that diverge are therefore counted apart.
+equal in this sense. A round that diverged is a difference like any other, of which a bet gains at most twofold; how
+often that happens is said besides.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hpo.analysis.statistics import CONFIDENCE, Interval
 
 FIRST_LOOK = 10  # rounds: of fewer, one that is an outlier can decide
 BETS = np.geomspace(0.1, 3.0, 8)  # on a difference of one unit: small ones for small differences
-FURTHEST = 1e6  # units from the mean: beyond, an end of an interval is not looked for
+FURTHEST = 1e15  # units from the mean: beyond, an end of an interval is not looked for
 HALVINGS = 60
 
 
@@ -54,7 +55,7 @@ def anytime_interval(differences: Sequence[float], unit: float, level: float = 1
     now, then = (_ends(differences[:rounds], unit, -math.log(level)) for rounds in (len(differences), strongest))
     lows, highs = ([end for end in ends if end is not None] for ends in zip(now, then, strict=True))
     low, high = max(lows, default=None), min(highs, default=None)  # of two that both hold what both have in common
-    return Interval(float(np.mean(differences)), low, high, p_value=min(1.0, math.exp(-float(found.max()))))
+    return Interval(float(np.mean(differences)), low, high, p_value=math.exp(-max(0.0, float(found.max()))))
 
 
 def _ends(differences: Sequence[float], unit: float, bound: float) -> tuple[float | None, float | None]:

@@ -6,8 +6,9 @@ further. n rounds allow no p below 2 / 2^n: with fewer than six nothing can be s
 
 Several differences over the same rounds are flipped together, and each is held against the largest of them all: the
 chance of any false alarm among them is at most the level, and how they hang together costs nothing (P. Westfall and
-S. Young, "Resampling-Based Multiple Testing", 1993). Holm's correction, which knows p values alone, would let ten
-rounds say nothing of more than 25 pairs.
+S. Young, "Resampling-Based Multiple Testing", 1993). That is exact where all differences of a round could as well have
+had the other sign together, as for two configurations, or for normal errors; else it is measured (docs/statistics.md).
+Holm's correction, which knows p values alone, would let ten rounds say nothing of more than 25 pairs.
 """
 
 from __future__ import annotations

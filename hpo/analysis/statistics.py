@@ -93,7 +93,7 @@ def mean_of(errors: Sequence[float], metric: MetricCard, diverged: Collection[in
     """Returns the mean with its t interval, where there is one; never narrower than the metric's resolution allows.
 
     Args:
-        diverged: rounds that came to nothing, the first being 0. Where some did there is no interval (convergence.py).
+        diverged: rounds that came to nothing, the first being 0. Where any did there is no interval (convergence.py).
 
     Raises:
         ValueError: where there is no error.
@@ -101,7 +101,7 @@ def mean_of(errors: Sequence[float], metric: MetricCard, diverged: Collection[in
     if not errors:
         raise ValueError("a mean needs a round")
     error = stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else None
-    if 0 < len(diverged) < len(errors):
+    if diverged:
         return Interval(fmean(errors), None, None, error, why=DIVERGED)
     return _t_interval_of(errors, _size_of(errors), metric.resolution).within(metric.low, metric.high)
 
@@ -162,7 +162,12 @@ def _t_interval_of(values: Sequence[float], size: float, resolution: float | Non
         return Interval(mean, None, None, error)
     if is_constant and not resolution:
         return Interval(mean, None, None, error, why=ALIKE)
-    return _t_interval(mean, error, number - 1, _least_reach(number, resolution, _off(values, resolution)))
+    return _t_interval(mean, error, number - 1, least_reach(values, resolution))
+
+
+def least_reach(values: Sequence[float], resolution: float | None) -> float:
+    """Returns how far an interval of the mean of rounds reaches at least, see `_least_reach`."""
+    return _least_reach(len(values), resolution, _off(values, resolution))
 
 
 def _off(values: Sequence[float], resolution: float | None) -> int:

@@ -38,7 +38,7 @@ class Contender:
         against: its error less the best's, over the rounds of both, with an interval that holds at any time; None for
             the best itself.
         better: the probability that the best is better, and `within` that the difference is within the margin: of a
-            normal error, whose mean and deviation nothing was known of before.
+            normal error, whose mean and deviation nothing was known of before; None where a round of either diverged.
         is_out: whether another is better.
         diverged: how many of its rounds diverged.
     """
@@ -103,7 +103,12 @@ class Series:
 
     def __str__(self) -> str:
         best, *others = self.left
-        over = rounds_on(self.rounds, self.dataset, "fresh round")
+        often = [
+            f"{one.name} diverged in {one.diverged} of {count(len(one.errors), 'round')}"
+            for one in self.left
+            if one.diverged
+        ]
+        over = "; ".join([*often, rounds_on(self.rounds, self.dataset, "fresh round")])
         where, every = f"study {self.study}: ", len(self.contenders)
         if not others:
             return f"{where}{best.name} is the {'better of both' if every == 2 else f'best of all {every}'} ({over})"
@@ -214,12 +219,15 @@ def _judged(
         """Returns the first's errors less the other's, in the rounds of both, and what they say."""
         by = [ours - theirs for ours, theirs in zip(contenders[one].errors, contenders[other].errors, strict=False)]
         before = [ours - theirs for ours, theirs in zip(searched[one], searched[other], strict=True)]
-        unit = max(stdev(before) if len(before) > 1 else 0.0, metric.resolution or 0.0, LEAST_UNIT)
+        known = stdev(before) if len(before) > 1 else abs(before[0])  # of one round: as far as they lay apart
+        unit = max(known, metric.resolution or 0.0, LEAST_UNIT)
         return by, anytime_interval(by, unit, level).within(*metric.differences)
 
     def has_lost(one: int, other: int) -> bool:
+        """Says whether the first is worse: by the evidence, the strongest that there was, and by the mean now."""
         _, found = against(one, other)
-        return metric.sign * found.estimate > 0 and found.p_value is not None and found.p_value <= level
+        worse_by = found if metric.sign > 0 else found.turned()
+        return worse_by.estimate > 0 and worse_by.low is not None and worse_by.low > 0
 
     places = range(len(contenders))
     out = {one for one in places for other in places if one != other and has_lost(one, other)}
@@ -227,7 +235,8 @@ def _judged(
     judged = [contenders[ranked[0]]]
     for place in ranked[1:]:
         by, found = against(place, ranked[0])
-        better, within = _probabilities([metric.sign * one for one in by], margin)
+        is_normal = not (contenders[place].diverged or contenders[ranked[0]].diverged)
+        better, within = _probabilities([metric.sign * one for one in by], margin) if is_normal else (None, None)
         judged.append(replace(contenders[place], against=found, better=better, within=within, is_out=place in out))
     return judged
 

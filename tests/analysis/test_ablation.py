@@ -18,6 +18,7 @@ from hpo.analysis.ablation import (
     find_ingredients,
     read_ablation,
 )
+from hpo.cli.measure.ablate import ablation_json, ablation_view
 from hpo.errors import RequestError
 from hpo.study.definition import StudyDefinition
 from tests.analysis.test_confirmation import add
@@ -157,6 +158,30 @@ def test_every_table_is_tested_for_itself(fresh_storage: RDBStorage) -> None:
     assert found.without[0].contrast.p_value == pytest.approx(2 / 64)
     assert define_ablation(fresh_storage, base, whole, [one], 6)[0] == name
     assert define_ablation(fresh_storage, base, whole, [one], 7)[0] == f"{name}-2"
+
+
+@pytest.mark.parametrize("diverging", [4, 6])
+def test_what_diverges_is_said_beside_what_it_changes(fresh_storage: RDBStorage, diverging: int) -> None:
+    fnn = {**COMMON, "architecture": "fnn", "activation": "relu", "optimizer": "sgd"}
+    base, whole = (
+        Configuration(f"at {rate}", listing({**fnn, **of}), {**fnn, **of})
+        for rate, of in ((rate, {"learning_rate": rate}) for rate in (0.1, 0.2))
+    )
+    (one,) = find_ingredients(base, whole, CONDITIONS)
+    name, definition = define_ablation(fresh_storage, base, whole, [one], 6)
+    create(fresh_storage, name, definition, 3)
+    errors = [2.0, 2.1, 2.2, 1.9, 2.3, 2.0]
+    out = list(range(diverging))
+    add(fresh_storage, name, 0.2, [100.0] * diverging + errors[diverging:], slot=0, diverged_rounds=out)
+    for slot in (1, 2):
+        add(fresh_storage, name, 0.1, errors, slot=slot)
+    found = read_ablation(fresh_storage, name, [one], None)
+    said = " ".join(str(line) for part in ablation_view(found) for line in (part if isinstance(part, list) else [part]))
+    assert f"learning rate: diverged in none of 6 rounds, before in {diverging} (p " in said
+    assert f"the whole diverged in {diverging} of 6 rounds (" in said
+    (step,) = ablation_json(found)["without"]
+    assert (step["difference"], step["diverged"]) == (0.0 if diverging < 6 else None, [diverging, 0])
+    assert ablation_json(found)["whole"]["diverged_rounds"] == out
 
 
 FILE = """

@@ -247,6 +247,12 @@ def test_machines_on_which_it_diverges_differ(sqlite_storage: RDBStorage) -> Non
     assert never_together["difference"]["estimate"] is None
 
 
+def test_machines_of_which_one_diverges_are_not_called_alike(sqlite_storage: RDBStorage) -> None:
+    four = [100.0] * 4 + GOOD[4:]
+    headline = drift_view(read_drift(repeated(of_rounds(sqlite_storage, GOOD), GOOD, four), "small", None))[0]
+    assert headline.endswith(": rounds diverged; neither that nor the errors of the others differ significantly")
+
+
 def test_where_all_rounds_diverge_there_is_no_error_of_those_that_converged() -> None:
     found = convergence_of([100.0] * 3, [0, 1, 2], RECOGNITION)
     assert found is not None

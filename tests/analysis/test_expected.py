@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.expected import Surrogate, as_trial, read_expected
 from hpo.analysis.fresh_rounds import EXPECTED, define_confirmation, name_of
+from hpo.cli.read.best import expected_view
 from hpo.errors import RequestError, StorageError
 from hpo.study.space import Choices, FloatRange, Space
 from tests.analysis.test_confirmation import add
@@ -64,6 +65,7 @@ def test_a_lucky_trial_among_worse_ones_is_not_what_is_expected(fresh_storage: R
     assert high is not None
     assert low < found.error.estimate < high < 4
     assert found == read_expected(fresh_storage, "small")
+    assert "one of 90 %" in " ".join(expected_view(found)[-1])
 
 
 def test_it_is_confirmed_beside_the_best(fresh_storage: RDBStorage) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from benchmarks.images_and_looks import FLIPS, coverage, false_alarms
+from benchmarks.images_and_looks import FLIPS, METRIC, coverage, false_alarms
 from hpo.analysis import sign_flips
+from hpo.analysis.new_examples import on_new_examples
+from hpo.analysis.statistics import mean_of
+from hpo.study.examples import ExampleOutcomes
 
 AGREE = "agree on images"
 
@@ -23,3 +27,29 @@ def test_ten_looks_deceive_a_p_value_and_no_e_value(monkeypatch: pytest.MonkeyPa
     at_looks, always, by_p = false_alarms("normal", 300)
     assert at_looks <= always <= 0.05 * 300
     assert by_p > 0.1 * 300
+
+
+def test_where_no_image_was_ever_wrong_some_of_the_next_may_be() -> None:
+    errors, influences = [0.0] * 10, np.zeros((10, 1000))
+    found = on_new_examples(errors, influences, METRIC)
+    assert found is not None
+    assert found.high is not None
+    assert 0.36 < found.high < 0.38  # that none of 1000 was has a chance of 2.5 % where 0.37 % are
+    unbounded = METRIC.model_copy(update={"low": None, "high": None, "resolution": None})
+    assert on_new_examples(errors, influences, unbounded) is None
+    assert on_new_examples([0.0] * 10, np.zeros((10, 1)), METRIC) is None
+
+
+@pytest.mark.parametrize("off", [1, 3])
+def test_no_interval_on_new_images_is_narrower_than_that_on_these(off: int) -> None:
+    wrong = np.zeros((20, 1000))
+    wrong[range(off), range(off)] = 100.0  # another image in each of some rounds
+    errors = wrong.mean(axis=1).tolist()
+    found, here = (
+        on_new_examples(errors, ExampleOutcomes.of_errors(wrong).influences(), METRIC),
+        mean_of(errors, METRIC),
+    )
+    assert found is not None
+    assert found.high is not None
+    assert here.high is not None
+    assert found.high >= here.high - 1e-12

@@ -8,10 +8,10 @@ import pytest
 from optuna.storages import RDBStorage
 
 from hpo.analysis.fresh_rounds import define_confirmation
-from hpo.analysis.ledger import ENTRY, enter, read_ledger
+from hpo.analysis.ledger import ENTRY, _validation, enter, read_ledger
 from hpo.storage.queries import set_study_attribute
 from tests.analysis.test_confirmation import add
-from tests.conftest import LISTED_STUDY, SMALL_STUDY, create, defined
+from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, create, defined
 
 
 @pytest.mark.parametrize(("select_on", "looks"), [("test", 3), ("validation", 1)])
@@ -44,6 +44,12 @@ def test_a_list_looks_once_and_its_confirmation_again(fresh_storage: RDBStorage)
         str(read_ledger(fresh_storage, "listed"))
         == "looks at the test: 1 (1 by which the list's configurations are compared)"
     )
+
+
+def test_where_nothing_tells_how_many_are_selected_on_no_number_is_made_up() -> None:
+    apart = defined({**SMALL_STUDY, "protocol": {"rounds": 3, "select_on": "validation"}}, name="small")
+    assert _validation(apart, RECOGNITION.model_copy(update={"resolution": 0.05})) == "2 000 validation pairs"
+    assert _validation(apart, RECOGNITION.model_copy(update={"resolution": None})) == "validation pairs"
 
 
 def test_what_others_have_written_is_no_entry(created: RDBStorage) -> None:

@@ -78,6 +78,15 @@ def test_what_is_the_same_in_all_rounds_is_no_evidence_and_few_rounds_have_no_in
     assert always.p_value == pytest.approx(2 / 2**12)
 
 
+def test_evidence_of_a_unit_that_was_far_too_small_is_lost_and_the_interval_is_there() -> None:
+    differences = (0.5 + default_rng(4).normal(size=60)).tolist()
+    found = anytime_interval(differences, 1e-9)
+    assert found.p_value == 1.0
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0.5 < found.high
+
+
 def test_an_interval_does_not_depend_on_the_unit_of_the_errors() -> None:
     differences = default_rng(3).normal(0.5, size=30)
     plain, scaled = anytime_interval(differences.tolist(), 1.0), anytime_interval((100 * differences).tolist(), 100.0)

@@ -12,13 +12,13 @@ from optuna.storages import RDBStorage
 from hpo.analysis.comparison import compare
 from hpo.analysis.confirmation import read_confirmations
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
-from hpo.analysis.until_sure import Series, next_batch, read_series
+from hpo.analysis.until_sure import Contender, Series, _judged, next_batch, read_series
 from hpo.cli.read.compare import comparison_json, comparison_view
 from hpo.errors import RequestError
 from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import read_definition
 from tests.analysis.test_confirmation import add, confirm
-from tests.conftest import create
+from tests.conftest import RECOGNITION, create
 
 Errors = Callable[[float, int], float]
 """The error of a learning rate in a round."""
@@ -45,7 +45,9 @@ def measure(
         set_study_attribute(opened, name, CONFIRMS, confirms)
         for slot, entry in enumerate(definition.trial):
             rate = float(entry.params["learning_rate"])
-            add(opened, name, rate, [errors(rate, number) for number in definition.protocol.round_numbers], slot=slot)
+            measured = [errors(rate, number) for number in definition.protocol.round_numbers]
+            out = [r for r, error in enumerate(measured) if error == 100.0]
+            add(opened, name, rate, measured, slot=slot, diverged_rounds=out)
     return batches
 
 
@@ -88,6 +90,36 @@ def test_equals_end_with_the_most_rounds_or_within_a_margin(searched: RDBStorage
     assert other.within is not None
     assert other.within > 0.99
     assert not series(searched, margin=0.001).will_do
+
+
+def better_but_diverging(mean: float, rounds: range) -> Errors:
+    """The error at 0.1 is such a mean, and below that at 0.2, but for the rounds in which it diverged."""
+    plain = noisy({0.1: mean, 0.2: 2.0, 0.3: 9.0})
+    return lambda rate, number: 100.0 if rate == 0.1 and number in rounds else plain(rate, number)
+
+
+def test_evidence_for_one_that_diverges_later_is_none_against_it(searched: RDBStorage) -> None:
+    measure(searched, better_but_diverging(1.3, range(20, 22)), batches=2)
+    found = series(searched)
+    assert (found.rounds, found.contenders[1].mean > found.contenders[0].mean + 5) == (20, True)
+    assert [one.name for one in found.left] == ["trial 2", "trial 1"]  # which was better in 18 rounds of 20
+
+
+def test_who_diverges_is_said_in_the_answer_and_has_no_normal_probability(searched: RDBStorage) -> None:
+    measure(searched, better_but_diverging(2.0, range(4, 7)), batches=1)
+    found = series(searched)
+    assert [(one.name, one.diverged, one.better) for one in found.left] == [("trial 2", 0, None), ("trial 1", 3, None)]
+    assert str(found).endswith("(trial 1 diverged in 3 of 10 rounds; 10 fresh rounds on digits)")
+
+
+def test_what_a_study_of_one_round_leaves_open_is_found_out_all_the_same() -> None:
+    """There is no deviation before the first fresh round; and no resolution, so nothing else to bet by."""
+    metric, errors = RECOGNITION.model_copy(update={"resolution": None}), noisy({0.1: 2.0, 0.2: 2.6})
+    contenders = [
+        Contender(trial, str(rate), {}, [errors(rate, number) for number in range(40)], 0)
+        for trial, rate in enumerate((0.1, 0.2))
+    ]
+    assert [one.is_out for one in _judged(contenders, [[2.0], [2.6]], metric, None)] == [False, True]
 
 
 def test_a_series_goes_on_with_more_rounds_and_never_with_the_same_ones(searched: RDBStorage) -> None:

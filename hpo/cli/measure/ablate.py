@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo import limits
+from hpo.analysis.caveats import too_few_to_tell
 from hpo.cli.arguments import StudyName, WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import (
@@ -22,7 +23,7 @@ from hpo.cli.options import (
     workers_option,
 )
 from hpo.cli.run import begin_work, run_trials
-from hpo.text.formatting import capitalized, change, mean_and_deviation, p_value, rounds_on, with_unit
+from hpo.text.formatting import capitalized, change, count, mean_and_deviation, p_value, rounds_on, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,11 +151,24 @@ def ablation_view(found: Ablation) -> list[Any]:
         *_part("taken out of the whole, each alone:", found.without, found),
         *_part("put into the base, each alone:", found.alone, found),
         *_part("from the base to the whole, one after another:", found.path, found),
-        "compared round by round; p values are corrected in each table for all of its rows, intervals are of each",
+        [
+            f"{one.name} {one.convergence.text(found.metric)}"
+            for one in {one.name: one for one in _all_measured(found)}.values()
+            if one.convergence
+        ],
+        "compared round by round; p values are corrected in each table for all of its rows, intervals are of each"
+        + (f"; {too_few}" if (too_few := too_few_to_tell(found.rounds)) else ""),
     ]
 
 
+def _all_measured(found: Ablation) -> list[Measured]:
+    steps = [*found.without, *found.alone, *found.path]
+    return [found.base, found.whole, *(one.measured for one in steps)]
+
+
 def _part(title: str, steps: Sequence[Step], found: Ablation) -> list[Any]:
+    from hpo.analysis.contrasts import estimate_of
+
     if not steps:
         return []
     unit = found.metric.unit
@@ -167,12 +181,22 @@ def _part(title: str, steps: Sequence[Step], found: Ablation) -> list[Any]:
     table.add_column("p", justify="right", rank=1)
     for one in steps:
         by, errs = one.contrast.difference, one.measured
+        changed = "" if estimate_of(by) is None else change(by.estimate, unit, by.standard_error)
         table.add_row(
             *(one.ingredient.name, one.ingredient.change, mean_and_deviation(errs.mean.estimate, errs.std, unit)),
-            *(change(by.estimate, unit, by.standard_error), by.text(unit, "+")),
-            p_value(one.contrast.p_value),
+            *(changed, by.text(unit, "+"), p_value(one.contrast.p_value)),
         )
-    return [title, table]
+    often = [_how_often(one, found.rounds) for one in steps if one.contrast.diverges]
+    return [title, table, *([often] if often else [])]
+
+
+def _how_often(step: Step, rounds: int) -> str:
+    """Returns how often a configuration diverged, and the one before: their errors are of the other rounds."""
+    before, after = step.contrast.diverged
+    return (
+        f"{step.ingredient.name}: diverged in {after or 'none'} of {count(rounds, 'round')}, before in "
+        f"{before or 'none'} (p {p_value(step.contrast.diverged_p_value)}); the change is of the others"
+    )
 
 
 def ablation_json(found: Ablation) -> dict[str, Any]:
@@ -188,15 +212,18 @@ def ablation_json(found: Ablation) -> dict[str, Any]:
 def _measured_json(one: Measured) -> dict[str, Any]:
     return {
         **{"mean": one.mean.estimate, "low": one.mean.low, "high": one.mean.high, "std": one.std},
-        **{"errors": one.errors, "params": one.params},
+        **{"errors": one.errors, "params": one.params, "diverged_rounds": list(one.diverged)},
     }
 
 
 def _step_json(one: Step) -> dict[str, Any]:
-    by = one.contrast.difference
+    from hpo.analysis.contrasts import estimate_of
+
+    by, contrast = one.contrast.difference, one.contrast
     return {
         "ingredient": {**asdict(one.ingredient), "names": list(one.ingredient.names)},
         **_measured_json(one.measured),
-        **{"difference": by.estimate, "difference_low": by.low, "difference_high": by.high},
-        "p_value": one.contrast.p_value,
+        **{"difference": estimate_of(by), "difference_low": by.low, "difference_high": by.high},
+        **{"p_value": contrast.p_value, "diverged": list(contrast.diverged)},
+        "diverged_p_value": contrast.diverged_p_value,
     }

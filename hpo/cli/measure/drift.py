@@ -120,6 +120,8 @@ def drift_view(found: Drift) -> list[Any]:
     elif apart:
         differ = "differs" if apart == 1 else "differ"
         said = f"{apart} of {count(others, 'machine')} {differ} significantly from the first"
+    elif any(one.measurement.diverged for one in found.repetitions):
+        said = "rounds diverged; neither that nor the errors of the others differ significantly"
     else:
         said = f"no significant difference between {others + 1} repetitions"
     how = (

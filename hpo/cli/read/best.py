@@ -82,12 +82,13 @@ def expected_view(found: Expected) -> list[Any]:
         f"{found.best}, the best, it expects {spread(found.of_best.estimate, None, unit)} "
         f"(95 %: {found.of_best.text(unit)})"
     )
+    chosen = "what is expected most of was chosen by its interval, which of 95 % is one of 90 % therefore"
     cost = lasted(FRESH_ROUNDS * found.seconds_a_round)
     confirm = command_here("confirm", "--expected", "--study", found.study)
     return [
         str(found),
         _params_table(found.params),
-        [learnt, f"{confirm} measures it on fresh rounds: {cost} a configuration"],
+        [learnt, chosen, f"{confirm} measures it on fresh rounds: {cost} a configuration"],
     ]
 
 
