@@ -13,11 +13,12 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
+from hpo.analysis.fresh_rounds import confirming
 from hpo.analysis.results import read_best, read_entries
 from hpo.errors import RequestError
 from hpo.storage.artifacts import files_of_trials
 from hpo.storage.queries import study_names
-from hpo.storage.studies import read_card, read_definition
+from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study import catalog
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition, derived_table
@@ -216,7 +217,7 @@ def _define(
     definition, study = whole.definition, whole.study
     protocol = {
         **definition.protocol.model_dump(mode="json"),
-        **{"rounds": rounds, "first_round": definition.protocol.round_numbers.stop, "select_on": "test"},
+        **{"rounds": rounds, "first_round": _first_fresh(storage, whole), "select_on": "test"},
     }
     table = {
         **derived_table(definition, f"Ablation of {study}"),
@@ -230,6 +231,14 @@ def _define(
         return storage is not None and not defined.differences(read_definition(storage, name))
 
     return free_name(study, suffix, study_names(storage) if storage else (), is_same), defined
+
+
+def _first_fresh(storage: RDBStorage | None, whole: Configuration) -> int:
+    """Returns the first round that neither a study nor, where it is in the storage, a confirmation of it has had."""
+    ours = own_studies(storage) if storage is not None else {}
+    confirmations = confirming(ours, whole.study) if storage is not None and whole.study in ours else ()
+    definitions = [read_definition(storage, name) for name, _ in confirmations] if storage is not None else []
+    return max(one.protocol.round_numbers.stop for one in (whole.definition, *definitions))
 
 
 def read_ablation(

@@ -129,7 +129,7 @@ def _of_two(found: Comparison, among: str) -> str:
     where = f"{apart}; in the {count(contrast.rounds, 'round')} in which both converged, " if apart else ""
     first, second = (best.name, other.name) if found.metric.sign * difference.estimate >= 0 else (other.name, best.name)
     if difference.estimate == 0 and best.errors == other.errors:
-        return f"{best.name} and {other.name} came to the very same errors ({among})"
+        return f"{where}{best.name} and {other.name} came to the very same errors ({among})"
     if untested := _why_untested(found, contrast.rounds):
         return f"{where}{first} is ahead of {second} by {by}, but {untested} ({among})"
     if contrast.is_significant:

@@ -23,7 +23,7 @@ from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured, p
 from hpo.analysis.convergence import convergence_json
 from hpo.analysis.fresh_rounds import Confirms, confirming, read_confirms
 from hpo.analysis.results import Best, read_best, read_entries
-from hpo.analysis.statistics import DIVERGED, TOO_FEW, Interval, both_intervals, difference_of_means, ends_of
+from hpo.analysis.statistics import DIVERGED, LOOKED, TOO_FEW, Interval, both_intervals, difference_of_means, ends_of
 from hpo.errors import RequestError, UnknownName
 from hpo.storage.artifacts import files_of_trials
 from hpo.storage.queries import read_trials, study_attributes
@@ -118,8 +118,8 @@ def _together(parts: Sequence[Confirmation]) -> Confirmation:
     confirmed = []
     for one in last.confirmed:
         same = [of for part in parts for of in part.confirmed if of.trial == one.trial]
-        fresh = pooled(same, last.metric)
-        optimism = _optimism(fresh, one.searched, one.before, last.metric)
+        fresh = pooled(same, last.metric).without_intervals(LOOKED)
+        optimism = _optimism(fresh, one.searched, one.before, last.metric).without_ends(LOOKED)
         confirmed.append(replace(one, **vars(fresh), optimism=optimism))
     rounds = len(confirmed[0].errors)
     return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[])
@@ -199,13 +199,13 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
         ties=[trial.number for trial in alike if trial.value == best.value and trial.number != best.trial],
     )
     (own,) = [trial for trial in alike if trial.number == best.trial]
-    if best.label is None:
-        found = measured(f"trial {best.trial}", best.trial, own, metric).as_searched()
-    else:
-        found = measured(best.label, best.trial, own, metric, files_of_trials(storage, study, EXAMPLES_FILE))
+    is_alone = len(read_definition(storage, study).trial) == 1  # else it was chosen by these errors
+    examples = files_of_trials(storage, study, EXAMPLES_FILE) if is_alone else {}
+    found = measured(best.label or f"trial {best.trial}", best.trial, own, metric, examples)
+    found = found if is_alone else found.as_searched()
     return replace(
         best,
-        interval=ends_of(found.mean) if best.label is not None else None,
+        interval=ends_of(found.mean) if is_alone else None,
         on_new=ends_of(found.on_new) if found.on_new else None,
         convergence=convergence_json(found.convergence, metric) if found.convergence else None,
     )

@@ -16,7 +16,7 @@ import numpy as np
 from hpo.analysis.convergence import Convergence, convergence_of
 from hpo.analysis.new_examples import Influences, difference_of, on_new_examples
 from hpo.analysis.sign_flips import sign_flip_p_values
-from hpo.analysis.statistics import LEVEL, Interval, differences_of, interval_of_difference, mean_of
+from hpo.analysis.statistics import AS_SEARCHED, LEVEL, Interval, differences_of, interval_of_difference, mean_of
 from hpo.limits import FEWEST_ROUNDS
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import MetricCard
@@ -55,8 +55,12 @@ class Measured:
 
     def as_searched(self) -> Measured:
         """Returns it without intervals of its error, by which it was chosen."""
-        kept = self.convergence and self.convergence.as_searched()
-        return replace(self, mean=self.mean.as_searched(), on_new=None, convergence=kept)
+        return self.without_intervals(AS_SEARCHED)
+
+    def without_intervals(self, why: str) -> Measured:
+        """Returns it without intervals of its error, which would not hold, and why."""
+        kept = self.convergence and self.convergence.without_interval(why)
+        return replace(self, mean=self.mean.without_ends(why), on_new=None, convergence=kept)
 
     @property
     def is_labelled(self) -> bool:

@@ -48,9 +48,9 @@ class Convergence:
         given = spread(self.error.estimate, std, metric.unit)
         return f"{said}; where it converged {given} ({both_intervals(self.error, None, metric.unit)})"
 
-    def as_searched(self) -> Convergence:
-        """Returns it without an interval of the error, by which it was chosen."""
-        return replace(self, error=self.error and self.error.as_searched())
+    def without_interval(self, why: str) -> Convergence:
+        """Returns it without an interval of the error, which would not hold, and why."""
+        return replace(self, error=self.error and self.error.without_ends(why))
 
 
 def convergence_of(errors: Sequence[float], diverged: Collection[int], metric: MetricCard) -> Convergence | None:

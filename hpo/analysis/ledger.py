@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from optuna.storages import RDBStorage
 from pydantic import ValidationError
@@ -33,12 +33,14 @@ class Look(Table):
     Attributes:
         configurations: that were looked at, in so many `rounds`, the first with this number.
         at: when it was entered, in UTC.
+        kind: what looked.
     """
 
     configurations: int
     rounds: int
     first_round: int
     at: str
+    kind: Literal["confirmation", "ablation"] = "confirmation"
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Ledger:
     def __str__(self) -> str:
         parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []
         parts += ["1 by which the list's configurations are compared"] if self.listed else []
-        if number := len(self.confirmations):
-            parts.append(f"{count(number, 'confirmation')}")
+        kinds = [one.kind for one in self.confirmations.values()]
+        parts += [count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
         said = f" ({', '.join(parts)})" if parts else ""
         selected = f"; selection: {self.selection}" if self.validation else ""
         return f"looks at the test: {self.looks}{said}{selected}"
@@ -90,6 +92,17 @@ class Ledger:
 def enter(storage: RDBStorage, study: str, name: str, definition: StudyDefinition, confirms: Mapping[str, Any]) -> None:
     """Enters a confirmation that is begun, or gone on with, into the study, and says in itself what it confirms."""
     set_study_attribute(storage, name, CONFIRMS, dict(confirms))
+    enter_look(storage, study, name, definition)
+
+
+def enter_look(
+    storage: RDBStorage,
+    study: str,
+    name: str,
+    definition: StudyDefinition,
+    kind: Literal["confirmation", "ablation"] = "confirmation",
+) -> None:
+    """Enters that a study which is begun, or gone on with, measures configurations of another on the test."""
     key, protocol = f"{ENTRY}{name}", definition.protocol
     if key not in study_attributes(storage, study):
         look = Look(
@@ -97,6 +110,7 @@ def enter(storage: RDBStorage, study: str, name: str, definition: StudyDefinitio
             rounds=protocol.rounds,
             first_round=protocol.first_round,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
+            kind=kind,
         )
         set_study_attribute(storage, study, key, look.model_dump())
 

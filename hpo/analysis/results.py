@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.analysis.convergence import convergence_json, convergence_of
+from hpo.analysis.statistics import AS_SEARCHED
 from hpo.errors import StorageError
 from hpo.storage.queries import StoredTrial, read_trials
 from hpo.storage.studies import read_card, read_definition
@@ -61,8 +62,8 @@ class Best:
         metric: the objective's name; `title` is what it is called in a sentence.
         direction: `minimize` or `maximize`.
         label: of the listed entry that it measured; None in a search.
-        interval, on_new: 95 % of a listed one's mean, on these test examples and on new ones; the best of a search has
-            none, for it was chosen by these errors.
+        interval, on_new: 95 % of the mean, on these test examples and on new ones, of a list's only configuration; the
+            best of several has none, for it was chosen by these errors.
         convergence: how often it diverged, and what it errs else, as JSON has it; None where it never did.
         ties: trials that came to the very same value.
     """
@@ -221,6 +222,7 @@ def _row(trial: StoredTrial, listed: tuple[Entry, ...], metric: MetricCard) -> T
     entry = entry_of(trial, listed)
     errors, diverged = attributes.get("errors"), attributes.get("diverged_rounds")
     found = convergence_of(errors, diverged, metric) if errors and diverged else None
+    shown = found if listed or found is None else found.without_interval(AS_SEARCHED)
     is_refused = trial.state is TrialState.FAIL and "refused" in attributes
     return TrialRow(
         number=trial.number,
@@ -237,5 +239,5 @@ def _row(trial: StoredTrial, listed: tuple[Entry, ...], metric: MetricCard) -> T
         worker=attributes.get("worker"),
         error=attributes.get("error", attributes.get("refused")),
         diverged_rounds=diverged,
-        convergence=convergence_json(found if listed else found.as_searched(), metric) if found else None,
+        convergence=convergence_json(shown, metric) if shown else None,
     )

@@ -25,6 +25,7 @@ LEVEL = 0.05  # of a p value, below which a difference is significant
 RESIDUE = 1e-10  # of the errors, of which twelve digits are kept: what they differ by, where that is rounding alone
 TOO_FEW, ALIKE, DIVERGED = "too few rounds", "all rounds alike", "rounds diverged"  # why there is no interval
 AS_SEARCHED = "as searched"  # nor of what was chosen for these very errors
+LOOKED = "rounds added by looking"  # nor of so many rounds as their errors asked for
 
 # SciPy is imported where it is used: it takes time, and not every command needs it.
 
@@ -55,10 +56,6 @@ class Interval:
         low = self.low if lowest is None else max(lowest, self.low)
         high = self.high if highest is None else min(highest, self.high)
         return replace(self, low=low, high=high)
-
-    def as_searched(self) -> Interval:
-        """Returns the estimate without an interval, which would hold the truth less often: it was chosen by it."""
-        return self.without_ends(AS_SEARCHED)
 
     def without_ends(self, why: str) -> Interval:
         """Returns the estimate alone, and why there is no more."""

@@ -236,20 +236,23 @@ def _judged(
     for place in ranked[1:]:
         by, found = against(place, ranked[0])
         is_normal = not (contenders[place].diverged or contenders[ranked[0]].diverged)
-        better, within = _probabilities([metric.sign * one for one in by], margin) if is_normal else (None, None)
+        least = max(metric.resolution or 0.0, LEAST_UNIT)
+        worse_by = [metric.sign * one for one in by]
+        better, within = _probabilities(worse_by, margin, least) if is_normal else (None, None)
         judged.append(replace(contenders[place], against=found, better=better, within=within, is_out=place in out))
     return judged
 
 
-def _probabilities(worse_by: Sequence[float], margin: float | None) -> tuple[float, float | None]:
+def _probabilities(worse_by: Sequence[float], margin: float | None, least: float) -> tuple[float, float | None]:
     """Returns the probabilities that a mean difference is above 0, and that it is within the margin of it.
 
     By Student's t, which is what is known of a normal mean after n rounds where nothing was known before.
+
+    Args:
+        least: the smallest deviation that is believed: no difference shows less than the errors' resolution.
     """
     from scipy import stats
 
-    mean, error = fmean(worse_by), stdev(worse_by) / len(worse_by) ** 0.5
-    if error == 0:
-        return (0.5 if mean == 0 else float(mean > 0)), None if margin is None else float(abs(mean) <= margin)
+    mean, error = fmean(worse_by), max(stdev(worse_by), least) / len(worse_by) ** 0.5
     known = stats.t(len(worse_by) - 1, mean, error)
     return float(known.sf(0)), None if margin is None else float(known.cdf(margin) - known.cdf(-margin))

@@ -106,7 +106,7 @@ def _headline(
         f"{rounds_on(definition.protocol.rounds, card.dataset)}, trial {best.number}: {name_of(best, definition)}."
     )
     own = measured("", best.number, best, metric)
-    own = own.as_searched() if definition.space else own
+    own = own if len(definition.trial) == 1 else own.as_searched()
     extreme += f" It {own.convergence.text(metric)}." if own.convergence else ""
     ties = [trial.number for trial in ranked(trials, metric)[1 : MOST_TIES + 1] if trial.value == best.value]
     extreme += f" {capitalized(have_the_same(ties))}." if ties else ""

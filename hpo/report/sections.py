@@ -94,6 +94,8 @@ def best_section(
         text = [text[0].replace("low", "high")] if card.metric.maximize else text
     else:
         text = ["Mean and deviation over rounds; the interval is the mean's, on these test examples."]
+        if len(definition.trial) > 1:
+            text.append("The first is first by these very figures, so its own interval is too hopeful.")
         text += [f"{capitalized(few)}."] if (few := few_rounds(definition.protocol.rounds, *means)) else []
     if flags and definition.space:
         text.append("; ".join(f"+{initials(name)}: {name.replace('_', ' ')}" for name in flags) + ".")

@@ -234,7 +234,7 @@ def _joint_p_values(errors: Floats, published: Sequence[Estimate]) -> tuple[floa
     )
     eye = np.eye(cells)
     p_cells, p_effects = (
-        float((_statistic(change, *drawn) >= _statistic(change, *found)).mean())
+        float((1 + (_statistic(change, *drawn) >= _statistic(change, *found)).sum()) / (1 + DRAWS))
         for change in (eye, np.diff(eye, axis=0))
     )
     return p_cells, p_effects

@@ -18,8 +18,11 @@ from hpo.analysis.ablation import (
     find_ingredients,
     read_ablation,
 )
+from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.ledger import enter_look, read_ledger
 from hpo.cli.measure.ablate import ablation_json, ablation_view
 from hpo.errors import RequestError
+from hpo.storage.queries import set_study_attribute
 from hpo.study.definition import StudyDefinition
 from tests.analysis.test_confirmation import add
 from tests.conftest import SMALL_STUDY, create, defined
@@ -220,3 +223,21 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert len(found["path"]) == 3
     refused = hpo("ablate", "rich.toml", "--from", "rich.toml", folder=tmp_path)
     assert_one_line(refused, 2, "studies 'rich' and 'rich' have the same configuration")
+
+
+def test_an_ablation_of_a_stored_study_is_entered_there_as_a_look(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    enter_look(created, "small", "small-ablation", listing(PLAIN), "ablation")
+    enter_look(created, "small", "small-ablation", listing(PLAIN), "ablation")  # gone on with
+    assert str(read_ledger(created, "small")) == "looks at the test: 2 (1 trial while searching, 1 ablation)"
+
+
+def test_it_is_on_rounds_that_no_confirmation_has_had(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    whole, base = find_configuration(created, "small"), configurations()[0]
+    found = find_ingredients(base, whole, CONDITIONS)
+    assert define_ablation(created, base, whole, found, 6)[1].protocol.first_round == 3
+    name, definition, confirms = define_confirmation(created, "small", top=1, rounds=30)
+    create(created, name, definition, 1)
+    set_study_attribute(created, name, CONFIRMS, confirms)
+    assert define_ablation(created, base, whole, found, 6)[1].protocol.first_round == 33

@@ -19,6 +19,7 @@ from hpo.cli.options import (
     print_parts,
     sources_options,
     storage_option,
+    stored_name,
     study_option,
     workers_option,
 )
@@ -82,6 +83,8 @@ def ablate(
     and put into the base alone; then the way from the base to it is gone, one at a time, the one first that alone gave
     most. Stopped, it goes on where it was; when all is measured, it only reads.
     """
+    from hpo.analysis.ledger import enter_look
+    from hpo.storage.queries import study_names
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
     from hpo.workers.plan import Plan
@@ -92,6 +95,8 @@ def ablate(
     def measure(name: str, definition: StudyDefinition) -> None:
         plan = Plan(name, definition, len(definition.trial))
         opened = begin(storage, plan, sources)
+        if (whole := stored_name(study)) in study_names(opened):
+            enter_look(opened, whole, name, definition, "ablation")
         run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
 
     found = _ablation(storage, study, base, sources, measure, together=together, rounds=rounds)
@@ -156,7 +161,8 @@ def ablation_view(found: Ablation) -> list[Any]:
             for one in {one.name: one for one in _all_measured(found)}.values()
             if one.convergence
         ],
-        "compared round by round; p values are corrected in each table for all of its rows, intervals are of each"
+        "compared round by round; p values are corrected in each table for all of its rows, intervals are of each "
+        "alone; the order of the last table was chosen by the one before it, on the same rounds"
         + (f"; {too_few}" if (too_few := too_few_to_tell(found.rounds)) else ""),
     ]
 
