@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from hpo.limits import FEWEST_TO_TELL
 from hpo.text.formatting import count, figure, interval, points, with_unit
 
 if TYPE_CHECKING:
+    from hpo.analysis.contrasts import Measured
     from hpo.analysis.statistics import Interval
+    from hpo.study.card import MetricCard
 
 MANY_ROUNDS = 30  # see docs/statistics.md; benchmarks/coverage.py measures it
+ENOUGH_ROUNDS = 100  # for a mean of very skewed errors, too
+VERY_SKEWED = 1.5  # the skewness of rounds' errors, from which on they may be: an exponential distribution's is 2
+FEWEST_WRONG = 10  # examples; benchmarks/images_and_looks.py
 ROUNDING = 1e-9  # of a figure: no difference
 SELECTION_BIAS = "the best of many noisy results looks better than it is (selection bias)"
 NEW_SELECTION = "picking a different one now is a new selection and biases its figure"
@@ -28,12 +35,40 @@ def too_few_to_tell(rounds: int) -> str:
     )
 
 
-def few_rounds(rounds: int, *means: Interval) -> str:
-    """Returns what is to be known of means' intervals over few rounds; nothing where they are enough, or have none."""
-    if rounds >= MANY_ROUNDS or all(mean.low is None for mean in means):
+def few_rounds(rounds: int, *means: Interval, errors: Sequence[Sequence[float]] = ()) -> str:
+    """Returns what is to be known of means' intervals over few rounds; nothing where they are enough, or have none.
+
+    Args:
+        errors: each mean's, in all rounds, where they are at hand.
+    """
+    if all(mean.low is None for mean in means) or rounds >= ENOUGH_ROUNDS:
         return ""
+    if rounds >= MANY_ROUNDS:
+        skewed = any(abs(_skewness(of)) >= VERY_SKEWED for of in errors)
+        return f"skewed errors: a mean's 95 % interval over {rounds} rounds is one of 92 to 94 %" if skewed else ""
     very_skewed = f"where errors are very skewed, a mean's 95 % interval over fewer than {MANY_ROUNDS}"
     return f"few rounds: {very_skewed} is one of 88 to 92 %"
+
+
+def _skewness(errors: Sequence[float]) -> float:
+    """Returns the sample's skewness; 0 of errors that are all alike."""
+    deviation = pstdev(errors)
+    return fmean((error - fmean(errors)) ** 3 for error in errors) / deviation**3 if deviation else 0.0
+
+
+def of_intervals(rounds: int, found: Sequence[Measured], metric: MetricCard) -> list[str]:
+    """Returns what is to be known of the intervals of some configurations' errors, on these examples and on new ones.
+
+    Args:
+        rounds: over which they are.
+    """
+    few = few_rounds(rounds, *(one.mean for one in found), errors=[one.errors for one in found])
+    wrong = [one.mean.estimate / (metric.resolution or 1) for one in found if one.on_new]  # examples in a round
+    few_wrong = f"fewer than {FEWEST_WRONG} examples are wrong in a round: a 95 % interval on new ones is one of 89 %"
+    return [
+        *([few] if few else []),
+        *([few_wrong] if metric.resolution and wrong and min(wrong) < FEWEST_WRONG else []),
+    ]
 
 
 def beside_search(searched: float, optimism: Interval, unit: str, scale: float | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, few_rounds, too_few_to_tell
+from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, too_few_to_tell
 from hpo.analysis.confirmation import MOST_TIES, Confirmation, read_confirmations
 from hpo.analysis.contrasts import measured
 from hpo.analysis.fresh_rounds import Confirms, read_confirms
@@ -139,7 +139,7 @@ def _headline(
         said.append(f"{capitalized(too_few)} configurations apart.")
     elif alike:
         said.append(f"On fresh rounds {', '.join(alike)} do not differ significantly.")
-    said += [f"{capitalized(few)}."] if (few := few_rounds(confirmation.rounds, confirmed.mean)) else []
+    said += [f"{capitalized(few)}." for few in of_intervals(confirmation.rounds, [confirmed], metric)]
     return [extreme, sure, *said]
 
 

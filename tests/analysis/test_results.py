@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from optuna.storages import RDBStorage
 
+from hpo.analysis.confirmation import read_winner
 from hpo.analysis.results import TrialRow, flatten, read_best
 from hpo.errors import StorageError, UnknownName
 from hpo.study import catalog
 from hpo.study.space import COLUMNS
 from hpo.workers.status import read_status, trials_per_hour
+from tests.analysis.test_confirmation import add
+from tests.conftest import LISTED_STUDY, create, defined
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -54,3 +57,16 @@ def test_a_listed_study_has_its_length_for_a_target(fresh_storage: RDBStorage, t
 def test_no_parameter_may_have_the_name_of_a_column() -> None:
     definition = catalog.load_study("quickstart")[1]
     assert flatten(TrialRow(0, "RUNNING"), definition).keys() == {*COLUMNS, *definition.parameters}
+
+
+@pytest.mark.parametrize(("count", "has_interval"), [(1, True), (2, False)])
+def test_the_best_of_several_was_chosen_by_its_errors_and_has_no_interval(
+    fresh_storage: RDBStorage, count: int, has_interval: bool
+) -> None:
+    listed = {**LISTED_STUDY, "trial": LISTED_STUDY["trial"][:count]}
+    create(fresh_storage, "list", defined(listed, name="list"), count)
+    for slot in range(count):
+        add(fresh_storage, "list", 0.1, [3.0 + slot, 3.2, 3.4], slot=slot)
+    best = read_winner(fresh_storage, "list")
+    assert best.label == "FNN"
+    assert (best.interval is not None and best.interval["low"] is not None) == has_interval

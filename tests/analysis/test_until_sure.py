@@ -12,6 +12,7 @@ from optuna.storages import RDBStorage
 from hpo.analysis.comparison import compare
 from hpo.analysis.confirmation import read_confirmations
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.statistics import LOOKED
 from hpo.analysis.until_sure import Contender, Series, _judged, next_batch, read_series
 from hpo.cli.read.compare import comparison_json, comparison_view
 from hpo.errors import RequestError
@@ -194,3 +195,21 @@ def test_a_later_confirmation_is_compared_with_p_values(searched: RDBStorage) ->
     found = compare(searched, "small")
     assert (found.source, found.is_series) == ("small-confirm", False)
     assert found.contrasts[0].p_value is not None
+
+
+def test_rounds_whose_number_was_chosen_by_looking_give_no_interval(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.1, 0.3: 9.0}), batches=2)
+    (found,) = read_confirmations(searched, "small")
+    assert {(one.mean.low, one.mean.why, one.on_new) for one in found.confirmed} == {(None, LOOKED, None)}
+    assert {(one.optimism.low, one.optimism.why) for one in found.confirmed} == {(None, LOOKED)}
+
+
+def test_no_probability_is_one_where_all_differences_are_alike() -> None:
+    """At a resolution of 0.5, ten rounds that all differ by that may be ten of which the next does not."""
+    contenders = [Contender(trial, str(trial), {}, [2.0 + 0.5 * trial] * 10, 0) for trial in range(2)]
+    metric = RECOGNITION.model_copy(update={"resolution": 0.5})
+    _, other = _judged(contenders, [[2.0, 2.5], [2.5, 2.0]], metric, 0.4)
+    assert other.better is not None
+    assert other.within is not None
+    assert 0.9 < other.better < 0.999
+    assert 0.0 < other.within < 0.5

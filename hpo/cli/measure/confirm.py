@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpo import limits
-from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, few_rounds, too_few_to_tell
+from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, of_intervals, too_few_to_tell
 from hpo.cli.arguments import Number, WholeNumber
 from hpo.cli.columns import FittedTable
 from hpo.cli.measure.until_sure import series_json, series_view
@@ -204,8 +204,7 @@ def confirmation_view(found: Confirmation) -> list[Any]:
         lines.append(_said_of(contrast, names[contrast.first], names[contrast.second], found))
     diverged = [f"{names[one.trial]} {one.convergence.text(metric)}" for one in found.confirmed if one.convergence]
     equal = not any(one.std for one in found.confirmed)
-    few = few_rounds(found.rounds, *(one.mean for one in found.confirmed))
-    notes = [SEED_UNUSED] if equal else [few] if few else []
+    notes = [SEED_UNUSED] if equal else of_intervals(found.rounds, found.confirmed, metric)
     if len(found.confirmed) == 1:
         return [str(found), table, *notes]
     how = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, SELECTION_BIAS, few_rounds
+from hpo.analysis.caveats import NEW_SELECTION, SEED_UNUSED, SELECTION_BIAS, of_intervals
 from hpo.cli.arguments import StudyName, complete_first
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name
@@ -78,8 +78,7 @@ def comparison_view(found: Comparison) -> list[Any]:
             beside = [difference, by.text(metric.unit, "+"), *on_new, p_value(contrast.p_value)]
         table.add_row(one.name, mean, reach, *beside)
     diverged = [f"{one.name} {one.convergence.text(metric)}" for one in found.compared if one.convergence]
-    few = few_rounds(found.rounds, *(one.mean for one in found.compared))
-    notes = [how_compared(found), *([few] if few else []), *_caveats(found)]
+    notes = [how_compared(found), *of_intervals(found.rounds, found.compared, metric), *_caveats(found)]
     return [answer(found), table, *([diverged] if diverged else []), notes]
 
 
