@@ -65,10 +65,8 @@ def of_intervals(rounds: int, found: Sequence[Measured], metric: MetricCard) -> 
     few = few_rounds(rounds, *(one.mean for one in found), errors=[one.errors for one in found])
     wrong = [one.mean.estimate / (metric.resolution or 1) for one in found if one.on_new]  # examples in a round
     few_wrong = f"fewer than {FEWEST_WRONG} examples are wrong in a round: a 95 % interval on new ones is one of 89 %"
-    return [
-        *([few] if few else []),
-        *([few_wrong] if metric.resolution and wrong and min(wrong) < FEWEST_WRONG else []),
-    ]
+    are_few = metric.resolution and min(wrong, default=FEWEST_WRONG) < FEWEST_WRONG
+    return [*([few] if few else []), *([few_wrong] if are_few else [])]
 
 
 def beside_search(searched: float, optimism: Interval, unit: str, scale: float | None) -> str:

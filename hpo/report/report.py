@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, too_few_to_tell
+from hpo.analysis.caveats import NEW_SELECTION, SELECTION_BIAS, beside_search, of_intervals, too_few_to_tell
 from hpo.analysis.confirmation import MOST_TIES, Confirmation, read_confirmations
 from hpo.analysis.contrasts import measured
 from hpo.analysis.fresh_rounds import Confirms, read_confirms

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from benchmarks import coverage
 from hpo.analysis import sign_flips
-from hpo.analysis.caveats import few_rounds
+from hpo.analysis.caveats import few_rounds, of_intervals
+from hpo.analysis.contrasts import Measured
 from hpo.analysis.results import Best
 from hpo.analysis.statistics import Interval
 from hpo.cli.read.best import best_table
@@ -30,6 +34,22 @@ def test_very_skewed_errors_are_the_exception_and_it_is_said() -> None:
     assert 0.82 < held / of < 0.92
     assert "88 to 92 %" in few_rounds(5, SOME)
     assert few_rounds(30, SOME) == few_rounds(5, NONE) == few_rounds(5) == ""
+    errors = np.random.default_rng(0).gamma(1.0, size=30).tolist()
+    assert "is one of 92 to 94 %" in few_rounds(30, SOME, errors=[errors])
+    assert few_rounds(100, SOME, errors=[errors]) == few_rounds(30, NONE, errors=[errors]) == ""
+    assert few_rounds(30, SOME, errors=[np.random.default_rng(0).normal(size=30).tolist()]) == ""
+
+
+def test_few_wrong_examples_are_said_where_an_interval_on_new_ones_is_printed() -> None:
+    """At a thousand pairs a round, each is a tenth of a percent."""
+    metric = RECOGNITION.model_copy(update={"resolution": 0.1})
+    errors = [0.5 + 0.1 * (number % 3) for number in range(40)]
+    one = Measured(0, "a", {}, errors, Interval(0.6, 0.5, 0.7), on_new=Interval(0.6, 0.3, 0.9))
+    assert of_intervals(40, [one], metric) == [
+        "fewer than 10 examples are wrong in a round: a 95 % interval on new ones is one of 89 %"
+    ]
+    many = replace(one, mean=Interval(1.1, 1.0, 1.2))
+    assert of_intervals(40, [many], metric) == of_intervals(40, [replace(one, on_new=None)], metric) == []
 
 
 @pytest.mark.parametrize("family", [family for family in coverage.FAMILIES if "not made" not in family])
