@@ -178,11 +178,12 @@ def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[floa
 
 def _optimism(fresh: Measured, searched: float, before: tuple[float, int] | None, metric: MetricCard) -> Interval:
     """Returns by how much a study's figure was too good: two means of different rounds, so by Welch's t."""
-    off = metric.sign * (fresh.mean.estimate - searched)
+    mean, rounds = fresh.mean.estimate, len(fresh.errors)
     if before is None or fresh.diverged:
+        off = metric.sign * (mean - searched)
         return Interval(off, None, None, why=DIVERGED if fresh.diverged else TOO_FEW)
-    found = difference_of_means(off, fresh.std or 0.0, len(fresh.errors), 0.0, *before, metric.resolution)
-    return found.within(*metric.differences)
+    found = difference_of_means(mean, fresh.std or 0.0, rounds, searched, *before, metric.resolution)
+    return (found if metric.sign > 0 else found.turned()).within(*metric.differences)
 
 
 def read_winner(storage: RDBStorage, study: str) -> Best:

@@ -41,17 +41,20 @@ def best_errors(study: optuna.Study, rounds: int) -> list[float]:
     return min(finished)[2] if finished else []
 
 
-def is_behind(errors: Sequence[float], best: Sequence[float], *, level: float, maximize: bool = False) -> bool:
+def is_behind(
+    errors: Sequence[float], best: Sequence[float], *, level: float, maximize: bool = False, least: float = 0.0
+) -> bool:
     """Says whether rounds are worse than the best trial's, by a one-sided paired t test; never of one round alone.
 
     Args:
         errors, best: (R,), of the same rounds.
         level: of the test.
+        least: the smallest deviation that is believed, the errors' resolution: two rounds may differ alike by chance.
     """
     differences = [(theirs - ours if maximize else ours - theirs) for ours, theirs in zip(errors, best, strict=True)]
     if len(differences) < 2 or (mean := fmean(differences)) <= 0:
         return False
-    error = stdev(differences) / len(differences) ** 0.5
+    error = max(stdev(differences), least) / len(differences) ** 0.5
     if error == 0:
         return True
     from scipy import stats

@@ -58,6 +58,8 @@ class Objective:
     def __init__(self, definition: StudyDefinition, task: Task, device: str, *, is_quiet: bool = False) -> None:
         self._definition, self._task, self.device, self._is_quiet = definition, task, device, is_quiet
         self._metric = definition.protocol.metric or task.metrics[0].name
+        (objective,) = (metric for metric in task.metrics if metric.name == self._metric)
+        self._resolution = objective.resolution or 0.0
         self._groups = groups_of(definition.rounds, definition.race if device == "cpu" else None)
 
     @cached_property
@@ -160,7 +162,8 @@ class Objective:
             return is_hopeless(record.curve, best[first : first + race.group], trial.study.pruner)
         errors = whole.errors
         maximize = trial.study.direction is StudyDirection.MAXIMIZE
-        return bool(best) and is_behind(errors, best[: len(errors)], level=race.level, maximize=maximize)
+        best, least = best[: len(errors)], self._resolution
+        return bool(best) and is_behind(errors, best, level=race.level, maximize=maximize, least=least)
 
     def _keep(self, trial: optuna.Trial, kept: dict[str, Any]) -> None:
         trained = {"precision": self._definition.training.precision} if self._definition.training else {}

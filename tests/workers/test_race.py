@@ -165,6 +165,12 @@ def test_one_round_says_nothing() -> None:
     assert not is_behind([90.0], [2.0], level=0.05)
 
 
+def test_two_rounds_that_differ_alike_by_the_resolution_may_do_so_by_chance() -> None:
+    assert is_behind([2.1, 2.3], [2.0, 2.2], level=0.05)
+    assert not is_behind([2.1, 2.3], [2.0, 2.2], level=0.05, least=0.1)
+    assert is_behind([9.0, 9.2], [2.0, 2.2], level=0.05, least=0.1)
+
+
 def test_groups_have_all_rounds_once_and_the_last_what_is_left() -> None:
     rounds = [Round(number, 0) for number in range(7)]
     assert [len(group) for group in groups_of(rounds, Race(group=3))] == [3, 3, 1]
