@@ -48,6 +48,7 @@ class Dataset:
         ).hexdigest()
 
 
+VALIDATION_PAIRS = 1000  # that a round draws, unless told
 HEAD_PAIRS = 100_000  # of all ordered pairs, that a head is measured on
 DIGITS_TRAIN_IMAGES = 1198  # two thirds of the 1 797
 DIGITS_TEST_IMAGES = 599

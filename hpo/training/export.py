@@ -105,12 +105,16 @@ def _normalisation(task: Any, round_: Round) -> dict[str, Any]:
     return {"input_mean": mean, "input_deviation": deviation}
 
 
-def write(file: Path, described: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Writes weights and description to a `.safetensors` file, and the description to a `.json` beside it."""
+def write(file: Path, described: dict[str, Any], weights: dict[str, Tensor], page: str | None = None) -> None:
+    """Writes weights and description to a `.safetensors` file, the description to a `.json`, a page to a `.html`.
+
+    All are written, or none.
+    """
     write_together(
         {
             file: save(weights, metadata={DESCRIPTION: json.dumps(described)}),
             file.with_suffix(".json"): json.dumps(described, indent=2) + "\n",
+            **({} if page is None else {file.with_suffix(".html"): page}),
         }
     )
 
@@ -181,17 +185,28 @@ def load_network(
     chosen = next(iter(rounds)) if number is None else number
     if chosen not in rounds:
         raise RequestError(f"{file} has rounds {min(rounds)} to {max(rounds)}, but not {chosen}")
-    for member, network in zip(members_of([Round(chosen, 0)], size_of(params)), networks, strict=True):
+    try:
+        whole = join_networks(networks, task, chosen, stored)
+    except RequestError as error:
+        raise RequestError(f"{file}: {error} {short_name(params)}") from error
+    return Normalised(whole, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
+
+
+def join_networks(networks: Sequence[nn.Module], task: object, number: int, stored: Mapping[str, Tensor]) -> nn.Module:
+    """Returns the network of a round, or what averages the members of its ensemble, with the weights that are stored.
+
+    Raises:
+        RequestError: where these are others.
+    """
+    for member, network in zip(members_of([Round(number, 0)], len(networks)), networks, strict=True):
         prefix = _prefix(member)
         weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise RequestError(
-                f"{file}: the weights of round {chosen} are not those of {short_name(params)}"
-            ) from error
-    whole = networks[0] if len(networks) == 1 else Averaged(networks, average_of(task))
-    return Normalised(whole, rounds[chosen].input_mean, rounds[chosen].input_deviation).eval()
+            shown = f"round {number}" + (f", member {member.member}," if isinstance(member, Member) else "")
+            raise RequestError(f"the weights of {shown} are not those of") from error
+    return networks[0] if len(networks) == 1 else Averaged(networks, average_of(task))
 
 
 def _read(file: Path) -> tuple[str, dict[str, Tensor]]:

@@ -132,7 +132,7 @@ def exported() -> list[Any]:
         "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
         "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
     }  # fmt: skip
-    return export_view(described, Path("winner.safetensors"), RECOGNITION)
+    return export_view(described, [Path("winner.safetensors"), Path("winner.json")], RECOGNITION)
 
 
 def names() -> list[Any]:

@@ -14,7 +14,7 @@ import hpo
 from hpo.errors import RequestError
 from hpo.study.references import Sources
 from hpo.tasks.arrays import read_examples
-from tests.program import hpo_in_one_process
+from tests.program import assert_one_line, hpo_in_one_process
 
 STUDY = """
 title = "Tiny"
@@ -59,6 +59,12 @@ def test_what_is_exported_errs_as_the_trial_did(folder: Path) -> None:
     described: dict[str, Any] = json.loads((folder / "winner.json").read_text())
     assert [one["error"] for one in described["rounds"]][:2] == described["search"]["errors"]
     assert described["given"] == {"input_shape": [64], "outputs": 10}
+
+
+def test_a_network_of_ones_own_has_no_page(folder: Path) -> None:
+    done = hpo_in_one_process("export", "--study", "tiny.toml", "-o", "page", "--page", folder=folder)
+    assert_one_line(done, 2, "--page is for task 'digit_pairs', but this is task 'classification'")
+    assert not list(folder.glob("page*"))
 
 
 def test_what_is_exported_is_loaded_without_the_study_and_takes_data_as_they_are(folder: Path) -> None:

@@ -19,6 +19,10 @@ def test_a_wheel_carries_its_content_inside_the_package_and_works_from_anywhere(
         archive.extractall(tmp_path / "site")
     assert {path.name.partition("-")[0] for path in (tmp_path / "site").iterdir()} == {"hpo", "hpo_studies"}
     assert (tmp_path / "site" / "hpo" / "py.typed").exists()
+    pages = "hpo/tasks/digit_pairs/templates"
+    assert {file.name for file in (tmp_path / "site" / pages).iterdir()} == {
+        file.name for file in Path(pages).iterdir()
+    }
     (described,) = (tmp_path / "site").glob("*.dist-info")
     metadata = (described / "METADATA").read_text(encoding="utf-8")
     assert "License-Expression: MIT" in metadata

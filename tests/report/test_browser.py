@@ -5,9 +5,7 @@ They need a Chromium: Debian's `chromium` or `chromium-headless-shell`, or one t
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from hpo.analysis.ledger import read_ledger
 from hpo.dashboard.note import note_study, study_note
@@ -24,24 +22,22 @@ from hpo.report.report import Report, read_report
 from hpo.storage.artifacts import attach
 from hpo.storage.backends import open_storage
 from tests.analysis.test_confirmation import add, confirm
+from tests.browser import Watched, launched, needs_chromium
 from tests.conftest import LISTED_STUDY, SMALL_STUDY, card_of, create, defined
 from tests.program import free_port
 from tests.report.test_sections import prune
 from tests.started import Started
 
-CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-headless-shell")
 EVIL = '<b>x</b> <a href="https://example.org">y</a> `z` $a$ *e* [l](https://example.org) &amp;'
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, or another that BROWSER_PATH names")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +70,6 @@ def contrast(ink: str, opacity: float, paper: str) -> float:
         linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
         light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
     return max(light) / min(light)
-
-
-class Watched:
-    """A page, and what went wrong on it: errors, and requests to other places than `home`."""
-
-    def __init__(self, context: BrowserContext, home: str) -> None:
-        self.page: Page = context.new_page()
-        self.wrong: list[str] = []
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on(
-            "console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None
-        )
-        self.page.on("request", lambda asked: None if asked.url.startswith(home) else self.wrong.append(asked.url))
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,14 @@ from hpo.signals import checked
 from hpo.study.card import MetricCard
 from hpo.study.space import short_name
 from hpo.text.capture import stdout_to_stderr
-from hpo.text.formatting import count, figure, spread, with_unit
+from hpo.text.formatting import count, figure, join_words, spread, with_unit
 
 if TYPE_CHECKING:
     from hpo.storage.queries import StoredTrial
     from hpo.study.definition import StudyDefinition
     from hpo.study.references import Sources
 
-ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
+ENDINGS = (".safetensors", ".json", ".html")  # of the files that hpo export writes, the last by --page
 
 
 @click.command()
@@ -51,6 +51,7 @@ ENDINGS = (".safetensors", ".json")  # of the files that hpo export writes
     help="How many rounds to train; each makes one network.",
 )  # fmt: skip
 @click.option("--trial", type=TRIAL, metavar="N", help="Train this trial instead of the best.")
+@click.option("--page", is_flag=True, help="Also write FILE.html, to try the first round's network in a browser.")
 @storage_option
 @device_option
 @sources_options
@@ -61,6 +62,7 @@ def export(
     file: Path,
     rounds: int,
     trial: int | None,
+    page: bool,
     storage: str,
     device: str,
     given: Given,
@@ -81,11 +83,14 @@ def export(
 
     begin_work()
     from hpo.training.export import train_again, write  # torch needs a working folder that is there
+    from hpo.training.pages import check_page, make_page
 
-    files = _files(file)
+    files = _files(file, page)
     place, sources, study = find_devices(device)[0], given.sources(study), stored_name(study)
     definition, chosen = _find_trial(storage, study, trial, sources)
     opened = open_storage(storage, write=True)  # what cannot be written shall fail before the training
+    if page:
+        check_page(definition, chosen.params, sources)
     _check_writable(files)
     train = stdout_to_stderr()(train_again)  # what a network's code prints is no JSON
     how: dict[str, Any] = {"device": place, "sources": sources, "watch": _show_epochs}
@@ -95,15 +100,17 @@ def export(
     described = {
         **{"study": shown, "trial": chosen.number, **trained, "search": _searched(chosen)},
         **{"unit": metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
+        "page": files[2].name if page else None,
     }
+    shows = make_page(definition, described, weights, sources) if page else None
     with written_by_request():
-        write(files[0], described, weights)
+        write(files[0], described, weights, shows)
     for written in files:
         attach(opened, study, written)
     if as_json:
         print_json(described)
     else:
-        print_parts(*export_view(described, files[0], metric))
+        print_parts(*export_view(described, files, metric))
 
 
 def _find_trial(storage: str, study: str, number: int | None, sources: Sources) -> tuple[StudyDefinition, StoredTrial]:
@@ -123,14 +130,15 @@ def _searched(trial: StoredTrial) -> dict[str, Any]:
     return {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]}
 
 
-def _files(given: Path) -> tuple[Path, Path]:
-    """Returns the files that are to be written, of weights and of their description."""
+def _files(given: Path, page: bool) -> list[Path]:
+    """Returns the files that are to be written: of weights, of their description, and of a page if asked for."""
     from hpo.errors import RequestError
 
-    if given.name in ("", *ENDINGS) or (given.exists() and not given.is_file()):
+    endings = ENDINGS if page else ENDINGS[:2]
+    if given.name in ("", *endings) or (given.exists() and not given.is_file()):
         raise RequestError(f"-o must name a file, but is {str(given)!r}")
-    stem = given.with_suffix("") if given.suffix in ENDINGS else given
-    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+    stem = given.with_suffix("") if given.suffix in endings else given
+    return [stem.with_name(f"{stem.name}{ending}") for ending in endings]
 
 
 def _check_writable(files: Sequence[Path]) -> None:
@@ -154,7 +162,7 @@ def _show_epochs(epochs: Iterable[Any], total: int) -> Iterable[Any]:
     )
 
 
-def export_view(described: Mapping[str, Any], file: Path, metric: MetricCard) -> list[Any]:
+def export_view(described: Mapping[str, Any], files: Sequence[Path], metric: MetricCard) -> list[Any]:
     """Returns what was exported: the configuration, and each network's error beside the search's."""
     searched, rounds = described["search"], len(described["rounds"])
     table = FittedTable()
@@ -171,4 +179,5 @@ def export_view(described: Mapping[str, Any], file: Path, metric: MetricCard) ->
         f"{spread(described['error']['mean'], described['error']['std'], unit)} over {count(rounds, 'round')}; "
         f"{spread(searched['mean'], searched['std'], unit)} in the search"
     )
-    return [headline, table, f"written: {file} and {file.with_suffix('.json').name}; both are in the study too"]
+    written = join_words([str(files[0]), *(file.name for file in files[1:])])
+    return [headline, table, f"written: {written}; {'both' if len(files) == 2 else 'all'} are in the study too"]

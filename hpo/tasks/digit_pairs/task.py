@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hpo.study.schema import Count, Table, Weight
 from hpo.study.task import Metric, Params, Round
 from hpo.study.training import Training
-from hpo.tasks.datasets import DATASETS, HEAD_PAIRS, prepare
+from hpo.tasks.datasets import DATASETS, HEAD_PAIRS, VALIDATION_PAIRS, prepare
 from hpo.tasks.digit_pairs.architectures import load_activations, load_architecture
 from hpo.tasks.digit_pairs.metrics import pair_metrics
 from hpo.tasks.digit_pairs.parameters import CONDITIONS, EXAMPLE, RULES
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hpo.tasks.digit_pairs.all_pairs import AllPairs
+    from hpo.tasks.digit_pairs.page import NetworkPage
     from hpo.tasks.digit_pairs.pairs import Pairs
     from hpo.training.network_task import Split
     from hpo.training.randomness import EpochNumbers
     from hpo.training.rounds import Rounds
     from hpo.training.updates.config import TrainingConfig
-
-
-VALIDATION_PAIRS = 1000
 
 
 class DigitPairs(Table):
@@ -66,11 +64,8 @@ class DigitPairs(Table):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         dataset = DATASETS[self.dataset]
-        for kind, asked, most in (
-            ("train_pairs", self.train_pairs, dataset.train_pairs),
-            ("test_pairs", self.drawn_test_pairs, dataset.test_pairs),
-        ):
-            if asked > most:
+        for kind, asked in (("train_pairs", self.train_pairs), ("test_pairs", self.drawn_test_pairs)):
+            if asked > (most := getattr(dataset, kind)):
                 raise ValueError(
                     f"{kind} must be at most {most}, all that dataset {self.dataset!r} has, but is {asked}"
                 )
@@ -297,3 +292,9 @@ class DigitPairs(Table):
 
         assert self._folder is not None
         return draw_normalisation(self.dataset, self._folder, round_, train_pairs=self.train_pairs)
+
+    def page(self, network: nn.Module) -> NetworkPage:
+        """Returns what writes a page to try a network on; see `NetworkPage`."""
+        from hpo.tasks.digit_pairs.page import NetworkPage
+
+        return NetworkPage(self, network)
