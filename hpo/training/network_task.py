@@ -64,8 +64,8 @@ class NetworkTask(Protocol):
     One that varies its training data from epoch to epoch brings `vary`, which maps the data of R rounds, (R, N, ...)
     each, and the epoch's `EpochNumbers` to data of the same shapes; its further arguments are parameters by name, and
     it is called where a trial has one of them. One whose networks' predictions are not to be averaged as they are
-    brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...). One that has a page to try a
-    network on brings `page`, see `pages.make_page`.
+    brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...). One that has a page to
+    try a network on brings `page`, see `pages.make_page`.
     """
 
     @property
