@@ -41,8 +41,8 @@ NO_DIGITS = (
     "it, are at chance level. Its head decides."
 )
 WARNING = (
-    "Its error is of digits as {} has them. What you draw is made like those, but by another hand and pen, so it "
-    "may be read worse."
+    "Its error was measured on {}. What you draw is fitted and centred as those are, but it is by another hand and "
+    "pen, so it may be read worse."
 )
 NO_HEAD = "Nothing trained this network's head, so what it says is at chance level."
 
