@@ -74,8 +74,6 @@ def export(
     It is saved with its configuration and its error. The files are also added to the study, where hpo dashboard shows
     them. hpo.load_network(FILE) loads a network again.
     """
-    from hpo.analysis.confirmation import read_confirmed
-    from hpo.report.sharing import cleaner, known_hosts
     from hpo.storage.artifacts import attach
     from hpo.storage.backends import open_storage
     from hpo.storage.studies import read_card
@@ -93,14 +91,12 @@ def export(
         check_page(definition, chosen.params, sources)
     _check_writable(files)
     train = stdout_to_stderr()(train_again)  # what a network's code prints is no JSON
-    how: dict[str, Any] = {"device": place, "sources": sources, "watch": _show_epochs}
-    trained, weights = train(definition, chosen.params, rounds=rounds, **how)
+    how: dict[str, Any] = {"rounds": rounds, "device": place, "sources": sources, "watch": _show_epochs}
+    trained, weights = train(definition, chosen.params, **how)
     metric = read_card(opened, study).metric
-    shown = cleaner(known_hosts(opened, study))(study) if share else study  # nothing else in it names a machine
     described = {
-        **{"study": shown, "trial": chosen.number, **trained, "search": _searched(chosen)},
-        **{"unit": metric.unit, "confirmed": read_confirmed(opened, study, chosen.number)},
-        "page": files[2].name if page else None,
+        **_describe(opened, study, chosen, trained, share=share),
+        **{"unit": metric.unit, "page": files[2].name if page else None},
     }
     shows = make_page(definition, described, weights, sources) if page else None
     with written_by_request():
@@ -125,9 +121,20 @@ def _find_trial(storage: str, study: str, number: int | None, sources: Sources) 
     return definition, chosen
 
 
-def _searched(trial: StoredTrial) -> dict[str, Any]:
-    """Returns what the study measured of a trial."""
-    return {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]}
+def _describe(
+    storage: Any, study: str, trial: StoredTrial, trained: Mapping[str, Any], *, share: bool
+) -> dict[str, Any]:
+    """Returns what is known of a trial that was trained again, without hosts where it is to be shared."""
+    from hpo.analysis.confirmation import read_confirmed
+    from hpo.report.sharing import cleaner, known_hosts
+
+    return {
+        "study": cleaner(known_hosts(storage, study))(study) if share else study,  # nothing else in it names a machine
+        "trial": trial.number,
+        **trained,
+        "search": {"mean": trial.value, "std": trial.attributes.get("std"), "errors": trial.attributes["errors"]},
+        "confirmed": read_confirmed(storage, study, trial.number),
+    }
 
 
 def _files(given: Path, page: bool) -> list[Path]:

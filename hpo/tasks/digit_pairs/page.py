@@ -10,20 +10,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jinja2
 from torch import nn
 
 from hpo.provenance import time_text
 from hpo.study.space import short_name
+from hpo.study.task import Metric, Params
 from hpo.tasks.digit_pairs.translation import Translation
 from hpo.text.escaping import one_line
 from hpo.text.formatting import capitalized, count, figure, spread, with_unit
 from hpo.training.ensembles import size_of
-
-if TYPE_CHECKING:
-    from hpo.tasks.digit_pairs.task import DigitPairs
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("hpo.tasks.digit_pairs"),
@@ -43,10 +41,29 @@ NO_DIGITS = (
     "it, are at chance level. Its head decides."
 )
 WARNING = (
-    "Its error is of digits as {} has them. What you draw is made like those, but by another hand and pen, so it "
-    "may be read worse."
+    "Its error was measured on {}. What you draw is fitted and centred as those are, but it is by another hand and "
+    "pen, so it may be read worse."
 )
 NO_HEAD = "Nothing trained this network's head, so what it says is at chance level."
+
+
+class Task(Protocol):
+    """What a page tells of the task, `DigitPairs`."""
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset."""
+
+    @property
+    def train_pairs(self) -> int:
+        """How many pairs a round trains on."""
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The errors by each decision."""
+
+    def untrained(self, params: Params) -> Sequence[str]:
+        """Returns the metrics that are read off outputs which no loss trains."""
 
 
 class NetworkPage:
@@ -56,7 +73,7 @@ class NetworkPage:
         RequestError: where it has a layer that a page cannot compute.
     """
 
-    def __init__(self, task: DigitPairs, network: nn.Module) -> None:
+    def __init__(self, task: Task, network: nn.Module) -> None:
         self._task, self._translation = task, Translation(network)
 
     def html(self, described: Mapping[str, Any]) -> str:

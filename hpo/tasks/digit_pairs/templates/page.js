@@ -59,7 +59,7 @@ function showPicture({reading}, pixels) {
 
 function showReading({reading, made}) {
   const probable = made && softmax(average(made)), top = probable ? largest(probable) : -1;
-  reading.querySelector(".digit").textContent = probable ? top : "–";
+  reading.querySelector(".digit").textContent = top >= 0 ? top : "–";
   reading.querySelectorAll(".bars tr").forEach((row, k) => {
     row.className = k === top ? "top" : "";
     row.querySelector(".bar div").style.width = probable ? `${100 * probable[k]}%` : 0;
@@ -85,10 +85,11 @@ function showAnswer() {
   }
   const sure = decided?.[network.decides], isYes = sure >= 0.5;
   question.textContent = decided && network.decides === "posterior" ? `${decided.a} ≤ ${decided.b}?` : "first ≤ second?";
-  verdict.textContent = decided ? `${isYes ? "Yes" : "No"}, ${inWords(isYes ? sure : 1 - sure)} sure`
+  const isNumber = !decided || Number.isFinite(sure); // what diverged in training may compute none
+  verdict.textContent = !isNumber ? "No answer: it computes no numbers" : decided ? `${isYes ? "Yes" : "No"}, ${inWords(isYes ? sure : 1 - sure)} sure`
     : missing.length === 2 ? "Draw two digits" : `Draw the ${["first", "second"][missing[0].side]} one, too`;
-  verdict.className = decided ? (isYes ? "yes" : "no") : "";
-  needle.className = decided ? "known" : "";
+  verdict.className = decided && isNumber ? (isYes ? "yes" : "no") : "";
+  needle.className = decided && isNumber ? "known" : "";
   needle.style.left = `${100 * (sure ?? 0.5)}%`;
 }
 
