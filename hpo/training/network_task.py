@@ -54,23 +54,18 @@ class FinalTest(Protocol):
 class NetworkTask(Protocol):
     """Networks that are trained, and their errors.
 
-        One that has more to look at than its test data brings a method `final_test`, as `DigitPairs` does: its errors are
-        those of a trial. One that has validation examples brings `validation`, which returns those of a round as `data`
-        returns the test's, and `validation_metrics`. One whose rounds are tested on examples of one set brings
-        `test_members`, which returns which of it those of a round are, (N, K), K images each; unless it does, all rounds
-        are taken to be tested on different ones. One with an error that is no mean over examples brings `influences`, which
-        maps output and batch to metric -> by how much the error grows with each example, per unit of its weight, (N,).
+    One that has more to look at than its test data brings a method `final_test`, as `DigitPairs` does: its errors are
+    those of a trial. One that has validation examples brings `validation`, which returns those of a round as `data`
+    returns the test's, and `validation_metrics`. One whose rounds are tested on examples of one set brings
+    `test_members`, which returns which of it those of a round are, (N, K), K images each; unless it does, all rounds
+    are taken to be tested on different ones. One with an error that is no mean over examples brings `influences`, which
+    maps output and batch to metric -> by how much the error grows with each example, per unit of its weight, (N,).
 
-        One that varies its training data from epoch to epoch brings `vary`, which maps the data of R rounds, (R, N, ...)
-        each, and the epoch's `EpochNumbers` to data of the same shapes; its further arguments are parameters by name, and
-        it is called where a trial has one of them. One whose networks' predictions are not to be averaged as they are
-    <<<<<<< HEAD
-        brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...). One that has a page to try
-        a network on brings `page`, see `pages.make_page`.
-    =======
-        brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...). One that has a page to
-        try a network on brings `page`, see `pages.make_page`.
-    >>>>>>> f3250f90c9b430e8afbb1f9e5f958813b47ff6cc
+    One that varies its training data from epoch to epoch brings `vary`, which maps the data of R rounds, (R, N, ...)
+    each, and the epoch's `EpochNumbers` to data of the same shapes; its further arguments are parameters by name, and
+    it is called where a trial has one of them. One whose networks' predictions are not to be averaged as they are
+    brings `average`, which maps the outputs of M networks, (M, N, ...), to one of (N, ...). One that has a page to try
+    a network on brings `page`, see `pages.make_page`.
     """
 
     @property

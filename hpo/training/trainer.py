@@ -160,8 +160,6 @@ class Trainer:
     def _evaluate_by(self, params: Params) -> Callable[[Any, Batch], Tensor]:
         """Returns what makes numbers of a configuration's outputs: for an ensemble, of its mean predictions."""
         size = size_of(params)
-        if size == 1:
-            return self._means.numbers
         return lambda output, test: self._means.numbers(
             combine(self.task, output, size), each(test, lambda tensor: firsts(tensor, size))
         )
