@@ -101,7 +101,10 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         (("--set", "space.architecture=lenet"), "no architecture named 'lenet'"),
         (("--set", "activation"), "--set must be KEY=VALUE, as in --set protocol.seed=1, but is 'activation'"),
         (("--set", "activation=relu"), "--set needs a key with a point: --set space.activation=relu, as in"),
-        (("--set", "space.activation=gelu"), "activation must be 'relu', 'leaky_relu', 'elu' or 'selu', but is 'gelu'"),
+        (
+            ("--set", "space.activation=gelu"),
+            "activation must be 'relu', 'leaky_relu', 'elu', 'selu' or 'silu', but is 'gelu'",
+        ),
         (("--set", "space.learning_rate=0.1"), "is not for a range test"),
         (("--low", "nan"), "it must be a number from 1e-30 to 1000000000, but is 'nan'"),
         (("--low", "1e-300", "--high", "1e-200"), "it must be a number from 1e-30 to 1000000000, but is '1e-300'"),

@@ -180,8 +180,8 @@ def test_a_number_on_the_command_line_has_limits_and_is_refused_in_one_line(
     command: str, option: click.Parameter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    study = ["--study", "quickstart"] if command in ("optimize", "confirm", "drift", "export") else []
-    more = {"optimize": ["--trials", "1"], "export": ["-o", "x"]}.get(command, [])
+    study = ["--study", "quickstart"] if command in ("optimize", "confirm", "drift", "export", "ablate") else []
+    more = {"optimize": ["--trials", "1"], "export": ["-o", "x"], "ablate": ["--from", "cnn"]}.get(command, [])
     if option.name != "workers":
         assert isinstance(option.type, WholeNumber | Number)
         assert option.type.least <= option.type.most < math.inf

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,9 +29,8 @@ def build(architecture: str, activation: str, weight_sharing: bool = True, round
     """Returns networks of an architecture, but narrow, and residual ones of one block: kernels are interpreted."""
     torch.manual_seed(0)
     make_network, make_activation = load_architecture(architecture), load_activations()(activation, 0.7)
-    load_architecture("residual")  # so that its file is there
-    with patch("_hpo_models.residual.BLOCKS", 1):
-        return [narrowed(make_network(make_activation, weight_sharing=weight_sharing)) for _ in range(rounds)]
+    few = {"depth": 1} if architecture == "residual" else {}
+    return [narrowed(make_network(make_activation, weight_sharing=weight_sharing, **few)) for _ in range(rounds)]
 
 
 def kinds_of(network: nn.Module) -> set[type[nn.Module]]:
