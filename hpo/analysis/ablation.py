@@ -190,7 +190,7 @@ def define_ablation(
 
 
 def define_path(
-    storage: RDBStorage, base: Configuration, whole: Configuration, order: Sequence[Ingredient], rounds: int
+    storage: RDBStorage | None, base: Configuration, whole: Configuration, order: Sequence[Ingredient], rounds: int
 ) -> tuple[str, StudyDefinition] | None:
     """Returns the study that measures what lies on the way between; None where all of it is measured by the ablation.
 

@@ -28,7 +28,7 @@ from tests.analysis.test_confirmation import add
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import assert_one_line, hpo
 
-COMMON = {"weight_sharing": True, "auxiliary_loss": True}
+COMMON: dict[str, Any] = {"weight_sharing": True, "auxiliary_loss": True}
 PLAIN: dict[str, Any] = {
     **COMMON,
     **{"architecture": "cnn_bn", "activation": "elu", "elu_alpha": 0.7, "optimizer": "sgd", "learning_rate": 0.1},
@@ -38,7 +38,7 @@ RICH: dict[str, Any] = {
     **{"architecture": "deep_cnn", "depth": 4, "dropout": 0.3, "activation": "silu"},
     **{"optimizer": "adamw", "learning_rate": 0.01, "rotation": 10.0},
 }
-CONDITIONS = {
+CONDITIONS: dict[str, dict[str, Any]] = {
     "elu_alpha": {"activation": "elu"},
     "depth": {"architecture": ("deep_cnn", "fnn")},
     "dropout": {"architecture": ("cnn_bn", "deep_cnn")},

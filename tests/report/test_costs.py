@@ -56,7 +56,7 @@ def test_trials_of_before_have_no_parameters() -> None:
 def test_a_trial_keeps_how_many_numbers_its_networks_train(architecture: str, ensemble: int, expected: int) -> None:
     task = DigitPairs(dataset="digits", train_pairs=100, test_pairs=50)
     task.prepare(Path())
-    how = {"optimizer": "sgd", "learning_rate": 0.1, "architecture": architecture, "ensemble": ensemble}
+    how: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "architecture": architecture, "ensemble": ensemble}
     first, last = Trainer(task, Training(epochs=2)).measure({**PARAMS, **how}, [Round(0, 0), Round(1, 0)])
     assert "parameters" not in first.details
     assert last.details["parameters"] == expected

@@ -13,10 +13,11 @@ from torch.func import vmap
 from torch.nn import functional
 
 from hpo.errors import StudyError
+from hpo.kernels.cross_entropy import smoothed
 from hpo.study.training import Training
 from hpo.tasks.digit_pairs import all_pairs
 from hpo.tasks.digit_pairs.all_pairs import AllPairs, wrong_by_probability
-from hpo.tasks.digit_pairs.losses import pair_errors, pair_loss, probability, smoothed
+from hpo.tasks.digit_pairs.losses import pair_errors, pair_loss, probability
 from hpo.tasks.digit_pairs.pairs import Pairs
 from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.batch import join, of_round
