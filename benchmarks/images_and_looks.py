@@ -26,28 +26,31 @@ from hpo.study.card import MetricCard
 STUDIES = 500  # of every interval
 SERIES = 2000  # of looks
 ROUNDS = (3, 5, 6, 10, 30, 100)
-IMAGES, ERROR = 1000, 0.05
+IMAGES = 1000
+ALIKE = (2, 3, 5)  # configurations of a series
 MOST, EVERY = 100, 10  # rounds of a series, and between two looks
 FLIPS = 2**9  # fewer than the program draws, which is as right and takes less time
 BEFORE = 10  # rounds by which the unit of the evidence is known
 METRIC = MetricCard(
     name="error", title="test error", description="", unit="%", low=0.0, high=100.0, resolution=100 / IMAGES
 )
-AGREE = {  # deviations of images' hardness and of rounds' bad luck; that of chance is 1
-    "hardly agree on images": (0.5, 0.2),
-    "agree on images": (3.0, 0.3),
-    "differ, and agree on images": (1.0, 0.5),
+AGREE = {  # deviations of images' hardness and of rounds' bad luck, that of chance being 1; and the share that is wrong
+    "hardly agree on images": (0.5, 0.2, 0.05),
+    "agree on images": (3.0, 0.3, 0.05),
+    "differ, and agree on images": (1.0, 0.5, 0.05),
+    "agree on images, 2 % wrong": (3.0, 0.3, 0.02),
+    "agree on images, 0.6 % wrong": (3.0, 0.3, 0.006),
 }
 
 Array = npt.NDArray[Any]
 
 
 def of_images(
-    random: np.random.Generator, agree: tuple[float, float], number: int
+    random: np.random.Generator, agree: tuple[float, float, float], number: int
 ) -> Iterator[tuple[str, Interval, float]]:
     """Yields each interval of two configurations tested on the same images, by name, and the truth in percent."""
-    hard, bad = agree
-    threshold = NormalDist().inv_cdf(1 - ERROR) * math.sqrt(hard**2 + bad**2 + 1)
+    hard, bad, share = agree
+    threshold = NormalDist().inv_cdf(1 - share) * math.sqrt(hard**2 + bad**2 + 1)
     shared = random.normal(size=IMAGES)
     hardness = [hard * (0.8 * shared + 0.6 * random.normal(size=IMAGES)) for _ in range(2)]  # two, of correlation 0.64
     luck = bad * random.normal(size=(number, 1))  # of a round, which both share
@@ -61,9 +64,9 @@ def of_images(
     yield "mean, these images", mean_of(errors[0].tolist(), METRIC), here[0]
     by = paired_difference(errors[1].tolist(), errors[0].tolist(), METRIC)
     yield "difference, these images", by, here[1] - here[0]
-    yield "mean, these images, taken for new ones", mean_of(errors[0].tolist(), METRIC), 100 * ERROR
+    yield "mean, these images, taken for new ones", mean_of(errors[0].tolist(), METRIC), 100 * share
     if found := on_new_examples(errors[0].tolist(), influences[0], METRIC):
-        yield "mean, new images", found, 100 * ERROR
+        yield "mean, new images", found, 100 * share
     apart = difference_of(influences[1], influences[0])
     if found := on_new_examples((errors[1] - errors[0]).tolist(), apart, METRIC):
         yield "difference, new images", found, 0.0
@@ -85,6 +88,12 @@ def coverage(agree: str, number: int, studies: int) -> dict[str, tuple[int, int]
             held, of = found.get(name, (0, 0))
             found[name] = held + interval.holds(truth), of + 1
     return found
+
+
+ERRORS = {
+    "normal": lambda random, size: random.normal(size=size),
+    "very skewed (gamma, skewness 2)": lambda random, size: random.gamma(1.0, size=size),
+}
 
 
 def _normal(random: np.random.Generator, size: tuple[int, ...]) -> Array:
@@ -128,6 +137,21 @@ def false_alarms(kind: str, series: int) -> tuple[int, int, int]:
     return int(at_looks.any(axis=1).sum()), int(always.any(axis=1).sum()), int(by_p.any(axis=0).sum())
 
 
+def given_up(kind: str, alike: int, series: int) -> int:
+    """Returns in how many series one of several that are alike is ever given up, as `hpo confirm --until-sure` does."""
+    random = np.random.default_rng([8, alike, *kind.encode()])
+    lost, looks = 0, slice(EVERY - 1, None, EVERY)
+    for _ in range(series):
+        errors = ERRORS[kind](random, (alike, BEFORE + MOST))
+        by = errors[0] - errors[1:]  # (K - 1, rounds)
+        units = by[:, :BEFORE].std(axis=1, ddof=1)
+        means = by[:, BEFORE:].cumsum(axis=1)[:, looks]
+        evidence = np.array([log_e_values(one, unit) for one, unit in zip(by[:, BEFORE:], units, strict=True)])
+        strong = np.maximum.accumulate(evidence, axis=1)[:, looks] >= -math.log(LEVEL / (alike - 1))
+        lost += bool((strong & (means > 0)).any())
+    return lost
+
+
 def of_hundred(number: int, of: int) -> str:
     """Returns a share in percent with its standard error: how sure the simulation is."""
     share = number / of
@@ -154,6 +178,11 @@ def print_tables(studies: int = STUDIES, series: int = SERIES) -> None:
     row(["---"] * 4)
     for kind in DIFFERENCES:
         row([kind, *(of_hundred(number, series) for number in false_alarms(kind, series))])
+    print(f"\nHow many of 100 series of {MOST} rounds give up one of several that are alike, of {series} each\n")
+    row(["errors", *(f"{alike} alike" for alike in ALIKE)])
+    row(["---"] * (1 + len(ALIKE)))
+    for kind in ERRORS:
+        row([kind, *(of_hundred(given_up(kind, alike, series), series) for alike in ALIKE)])
 
 
 if __name__ == "__main__":

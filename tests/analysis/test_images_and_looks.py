@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.images_and_looks import FLIPS, METRIC, coverage, false_alarms
+from benchmarks.images_and_looks import FLIPS, METRIC, coverage, false_alarms, given_up
 from hpo.analysis import sign_flips
 from hpo.analysis.new_examples import on_new_examples
 from hpo.analysis.statistics import mean_of
@@ -53,3 +53,7 @@ def test_no_interval_on_new_images_is_narrower_than_that_on_these(off: int) -> N
     assert found.high is not None
     assert here.high is not None
     assert found.high >= here.high - 1e-12
+
+
+def test_one_of_three_that_are_alike_is_hardly_ever_given_up() -> None:
+    assert given_up("normal", 3, 300) <= 0.05 * 300
