@@ -64,7 +64,9 @@ def of_intervals(rounds: int, found: Sequence[Measured], metric: MetricCard) -> 
     """
     few = few_rounds(rounds, *(one.mean for one in found), errors=[one.errors for one in found])
     wrong = [one.mean.estimate / (metric.resolution or 1) for one in found if one.on_new]  # examples in a round
-    few_wrong = f"fewer than {FEWEST_WRONG} examples are wrong in a round: a 95 % interval on new ones is one of 89 %"
+    few_wrong = (
+        f"fewer than {FEWEST_WRONG} examples are wrong in a round: a 95 % interval on new ones is one of 89 to 92 %"
+    )
     are_few = metric.resolution and min(wrong, default=FEWEST_WRONG) < FEWEST_WRONG
     return [*([few] if few else []), *([few_wrong] if are_few else [])]
 

@@ -46,7 +46,7 @@ def test_few_wrong_examples_are_said_where_an_interval_on_new_ones_is_printed() 
     errors = [0.5 + 0.1 * (number % 3) for number in range(40)]
     one = Measured(0, "a", {}, errors, Interval(0.6, 0.5, 0.7), on_new=Interval(0.6, 0.3, 0.9))
     assert of_intervals(40, [one], metric) == [
-        "fewer than 10 examples are wrong in a round: a 95 % interval on new ones is one of 89 %"
+        "fewer than 10 examples are wrong in a round: a 95 % interval on new ones is one of 89 to 92 %"
     ]
     many = replace(one, mean=Interval(1.1, 1.0, 1.2))
     assert of_intervals(40, [many], metric) == of_intervals(40, [replace(one, on_new=None)], metric) == []
