@@ -24,7 +24,7 @@ from hpo.study.schema import Rounds, Table, Words, explain, plain
 from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler
 from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names, space_of
 from hpo.study.task import Round
-from hpo.study.training import MAY_BE_TRAINED_BY, Training
+from hpo.study.training import MAY_BE_TRAINED_BY, Training, check_nesterov
 from hpo.text.files import NotUtf8, read_text
 
 FORMAT: Literal[1] = 1
@@ -132,6 +132,9 @@ class StudyDefinition(Table):
         fixed = Training.model_fields.keys() - MAY_BE_TRAINED_BY
         if self.training and (both := sorted(fixed & {*self.parameters})):
             raise ValueError(f"{both[0]} is in [training], so it can be no parameter too")
+        if self.training:
+            listed = [space_of([entry.params]) for entry in self.trial if "nesterov" in entry.params]
+            check_nesterov([self.space, *listed])
         return self
 
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hpo import limits
 from hpo.study.schema import Count, Factor, Table, Weight, shown
-from hpo.study.space import LEARNING_RATE
+from hpo.study.space import LEARNING_RATE, Space
 
 Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
 BatchSize = Annotated[int, Field(ge=2, le=limits.COUNT)]
@@ -38,6 +38,18 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "nesterov": {"optimizer": "sgd"},
 }
 """Where they are there at all: parameter -> the values that others must have."""
+
+
+def check_nesterov(spaces: Iterable[Space]) -> None:
+    """Makes sure that there is a momentum wherever it is to be Nesterov's; else nothing would be.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    for space in spaces:
+        asked, momentum = space.get("nesterov"), space.get("momentum")
+        if asked and any(asked.values) and not (momentum and any(momentum.values)):
+            raise ValueError("parameter nesterov has an effect only beside a momentum above 0")
 
 
 class Training(Table):

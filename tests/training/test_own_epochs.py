@@ -136,3 +136,25 @@ def test_momentum_is_there_only_where_an_optimizer_takes_it() -> None:
     adam = changed(changed(LISTED_STUDY, "trial.0.params.optimizer", "adam"), "trial.0.params.momentum", 0.9)
     with pytest.raises(StudyError, match="trial 'FNN': momentum is there only where optimizer is 'sgd' or 'rmsprop'"):
         defined(adam, name="listed")
+
+
+def test_nesterov_without_a_momentum_is_refused_in_a_line() -> None:
+    """PyTorch refuses it too; passed over, a search would measure its two values as if they were two."""
+    said = "parameter nesterov has an effect only beside a momentum above 0"
+    searched = changed(SMALL_STUDY, "space.nesterov", [True, False])
+    listed = changed(LISTED_STUDY, "trial.1.params.nesterov", True)
+    for table in (
+        searched,
+        changed(searched, "space.momentum", 0.0),
+        listed,
+        changed(changed(listed, "trial.1.params.momentum", 0.0), "trial.0.params.momentum", 0.9),
+    ):
+        with pytest.raises(StudyError) as raised:
+            defined(table, "some")
+        assert str(raised.value) == f"study 'some': {said}"
+    for table in (
+        changed(searched, "space.momentum", {"low": 0.0, "high": 0.9}),
+        changed(listed, "trial.1.params.momentum", 0.9),
+        changed(listed, "trial.1.params.nesterov", False),
+    ):
+        defined(table, "some")
