@@ -45,6 +45,7 @@ def find_faults(
     if training is not None:
         short = training.model_copy(update={"epochs": min(EPOCHS, training.epochs), "evaluate_at": (1,)})
         definition = definition.model_copy(update={"training": short})
+        params, other = (_shortened(one, short.epochs) for one in (params, other))
     first = definition.protocol.first_round
     rounds = [Round(first + number, definition.protocol.seed) for number in range(ROUNDS)]
 
@@ -65,6 +66,11 @@ def find_faults(
             if is_first:
                 raise
     return [Promise(text, fault) for text, fault in promises.items()]
+
+
+def _shortened(params: Params, epochs: int) -> Params:
+    """Returns a configuration whose own epochs, where it has such, are at most so many."""
+    return {name: min(int(value), epochs) if name == "epochs" else value for name, value in params.items()}
 
 
 def _looks(

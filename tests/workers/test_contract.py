@@ -73,6 +73,16 @@ def test_the_example_on_mnist_can_be_measured(tmp_path: Path, mnist_folder: Path
     assert done.returncode == 0, done.stderr
 
 
+def test_epochs_of_a_trials_own_break_no_promise(tmp_path: Path) -> None:
+    """Of more epochs than the contract trains several would count as the same step."""
+    for file in EXAMPLES.glob("tiny.*"):
+        shutil.copy(file, tmp_path)
+    table = (tmp_path / "tiny.toml").read_text().replace("[space]\n", "[space]\nepochs = [50, 60]\n")
+    assert "epochs = [50, 60]" in table
+    (tmp_path / "tiny.toml").write_text(table)
+    assert broken("tiny", tmp_path) == {}
+
+
 def test_a_task_without_an_error_in_any_round_breaks_no_promise(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(params, seed):\n    return 0.0")
     (tmp_path / "mine.toml").write_text(
