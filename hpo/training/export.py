@@ -68,7 +68,7 @@ def train_again(
     numbered = [Round(number, protocol.seed) for number in protocol.round_numbers]
     trainer = open_trainer(loaded.task, training, device, numbered)
     networks = trainer.prepare(params, numbered)
-    *_, last = watch(trainer.train(networks, params, numbered), training.epochs)
+    *_, last = watch(trainer.train(networks, params, numbered), networks.config.epochs)
     errors = last.errors[str(protocol.metric)]
     described = {
         "params": dict(params),

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import hpo
 from hpo.errors import RequestError
 from hpo.study.references import Sources
+from hpo.study.task import Measurement
 from hpo.training.export import train_again, write
 from tests import program
 from tests.conftest import SMALL_STUDY, defined, draw_pairs
@@ -68,8 +69,16 @@ def test_what_is_measured_in_the_place_of_weights_is_exported_and_sizes_are_foun
         **{"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "ema_decay": 0.9, "epochs": 3},
         **{"width": 4, "dropout": 0.2, "label_smoothing": 0.1, "shift": 1.0},
     }
-    told: dict[str, Any] = {"rounds": 1, "device": "cpu", "sources": Sources(Path())}
+    shown: list[tuple[int, int]] = []
+
+    def watch(epochs: Iterable[Measurement], total: int) -> Iterator[Measurement]:
+        for number, epoch in enumerate(epochs, 1):
+            shown.append((number, total))
+            yield epoch
+
+    told: dict[str, Any] = {"rounds": 1, "device": "cpu", "sources": Sources(Path()), "watch": watch}
     described, weights = train_again(defined(SMALL_STUDY, name="small"), params, **told)
+    assert shown == [(1, 3), (2, 3), (3, 3)]  # its own epochs, as a progress bar shows them
     file = tmp_path / "winner.safetensors"
     write(file, {"study": "small", **described}, weights)
     _, test_pairs = draw_pairs(range(1), train_pairs=200, test_pairs=200)
