@@ -190,6 +190,24 @@ def test_a_finger_draws_and_the_keyboard_does(opened: Callable[..., Page]) -> No
 
 
 @needs_chromium
+def test_what_is_cleared_or_drawn_under_a_pen_stays_so(opened: Callable[..., Page]) -> None:
+    """A pen that is down when a key is pressed goes on with nothing: there may be no stroke any more."""
+    page = opened(page_of(network_of("fnn")))
+    box = page.locator(".paper").nth(0).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for key, points in (("Delete", 0), ("1", 3)):
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 20, y, steps=3)
+        page.keyboard.press(key)
+        page.mouse.move(x, y + 40, steps=3)
+        page.mouse.up()
+        assert page.evaluate("drawings[0].strokes.flat().length") == points
+    expect(page.locator("#verdict")).to_have_text("Draw the second one, too")
+
+
+@needs_chromium
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])
 def test_a_drawing_is_made_as_the_dataset_is(dataset: Any, opened: Callable[..., Page]) -> None:
     page = opened(page_of(network_of("fnn"), DigitPairs(dataset=dataset)))

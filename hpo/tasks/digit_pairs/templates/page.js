@@ -31,6 +31,12 @@ function change(drawing, strokes) {
   waiting ??= setTimeout(answer, took > SLOW ? PAUSE : 0);
 }
 
+// Others in the place of what is drawn: a pen that is still down goes on with neither.
+function replace(drawing, strokes) {
+  drawing.pen = null;
+  change(drawing, strokes);
+}
+
 function answer() {
   waiting = null;
   const begun = performance.now();
@@ -95,7 +101,7 @@ function showAnswer() {
 
 function drawFor(drawing, digit) {
   drawing.digit = digit;
-  change(drawing, glyph(digit));
+  replace(drawing, glyph(digit));
 }
 
 for (const drawing of drawings) {
@@ -124,11 +130,11 @@ for (const drawing of drawings) {
   paper.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^[0-9]$/.test(event.key)) drawFor(drawing, Number(event.key));
-    else if (["Delete", "Backspace", "Escape"].includes(event.key)) change(drawing, []);
+    else if (["Delete", "Backspace", "Escape"].includes(event.key)) replace(drawing, []);
     else return;
     event.preventDefault();
   });
-  clear.addEventListener("click", () => change(drawing, []));
+  clear.addEventListener("click", () => replace(drawing, []));
   example.addEventListener("click", () => {
     const others = [...GLYPHS.keys()].filter((digit) => digit !== drawing.digit);
     drawFor(drawing, others[Math.floor(Math.random() * others.length)]);
