@@ -126,13 +126,20 @@ def drift() -> list[Any]:
     return drift_view(Drift("quickstart", 8, "error", "%", PARAMS, own, repetitions))
 
 
-def exported() -> list[Any]:
+def exported(select_on: str = "test") -> list[Any]:
     described = {
-        "study": "quickstart", "trial": 8, "params": PARAMS, "protocol": {"first_round": 0}, "unit": "%",
+        "study": "quickstart", "trial": 8, "params": PARAMS, "unit": "%",
+        "protocol": {"first_round": 0, "select_on": select_on},
         "rounds": [{"round": r, "error": 12.5} for r in range(3)], "error": {"mean": 12.34, "std": 10.52},
         "search": {"mean": 12.34, "std": 10.52, "errors": [12.0, 12.5]},
     }  # fmt: skip
     return export_view(described, [Path("winner.safetensors"), Path("winner.json")], RECOGNITION)
+
+
+def test_an_export_says_by_what_the_search_chose_where_that_is_not_the_test() -> None:
+    """Then both errors of a round are of the same network, but not of the same examples."""
+    assert exported()[0].endswith("12.34 ± 10.52 % in the search")
+    assert exported("validation")[0].endswith("12.34 ± 10.52 % in the search, on validation examples")
 
 
 def names() -> list[Any]:

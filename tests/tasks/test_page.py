@@ -60,7 +60,7 @@ def described(task: DigitPairs = TASK, **changed: Any) -> dict[str, Any]:
     return {
         **{"study": "small", "trial": 8, "params": PARAMS, "task": task.model_dump(mode="json"), "unit": "%"},
         "training": {"epochs": 3, "batch_size": 50},
-        "protocol": {"rounds": 3, "metric": "recognition"},
+        "protocol": {"rounds": 3, "metric": "recognition", "select_on": "test"},
         "rounds": [{"round": 2, "error": 2.5, "input_mean": MEAN, "input_deviation": DEVIATION}],
         "error": {"mean": 2.5, "std": None},
         "search": {"mean": 2.25, "std": 0.31, "errors": [2.5, 2.0, 2.3]},
@@ -281,6 +281,9 @@ def test_the_card_says_what_the_network_is() -> None:
     whole = page_of(Averaged([network_of("fnn")] * 2, TASK.average), params={**PARAMS, "ensemble": 2, "epochs": 7})
     assert "2 networks, each with one tower" in whole
     assert "7 epochs" in whole
+    chosen = page_of(network_of("fnn"), protocol={"metric": "recognition", "select_on": "validation"})
+    assert "<dt>In the search, on validation pairs</dt><dd>2.25 ± 0.31 %" in chosen
+    assert "validation" not in text
 
 
 def test_a_page_says_what_nothing_trained() -> None:

@@ -142,7 +142,8 @@ class NetworkPage:
             all_of_them = f"{spread(**described['error'], unit=unit)} over {count(len(described['rounds']), 'round')}"
             found[0] = (title, f"{found[0][1]} (exported: {all_of_them})")
         rounds = count(len(searched["errors"]), "round")
-        found.append(("In the search", f"{spread(searched['mean'], searched['std'], unit)} over {rounds}"))
+        on = ", on validation pairs" if described["protocol"]["select_on"] == "validation" else ""
+        found.append((f"In the search{on}", f"{spread(searched['mean'], searched['std'], unit)} over {rounds}"))
         if confirmed := described.get("confirmed"):
             mean, low, high = (confirmed[key] for key in ("mean", "low", "high"))
             interval = (
