@@ -1,7 +1,7 @@
 """An ablation: what each ingredient gives in which two configurations differ.
 
 It is taken out of the one alone, put into the other alone, and the way from this to that is gone one ingredient at a
-time, the one first that alone gave most. All are measured on the same rounds, which the study has not used.
+time, the one first that alone gave most. All are measured on the same rounds, which neither study has used.
 """
 
 from __future__ import annotations
@@ -14,55 +14,20 @@ from optuna.storages import RDBStorage
 
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
 from hpo.analysis.fresh_rounds import confirming
-from hpo.analysis.results import read_best, read_entries
+from hpo.analysis.ingredients import Configuration, Ingredient, resolved, with_training
+from hpo.analysis.results import read_entries
 from hpo.errors import RequestError
 from hpo.storage.artifacts import files_of_trials
 from hpo.storage.queries import study_names
 from hpo.storage.studies import own_studies, read_card, read_definition
-from hpo.study import catalog
 from hpo.study.card import MetricCard
-from hpo.study.definition import StudyDefinition, derived_table
+from hpo.study.definition import StudyDefinition, define_study, derived_table
 from hpo.study.examples import EXAMPLES_FILE
-from hpo.study.resolving import resolve_derived
-from hpo.study.space import meets, short_name
+from hpo.study.references import NOWHERE, Sources
 from hpo.study.task import Params
-from hpo.study.training import MAY_BE_TRAINED_BY
 from hpo.text.names import free_name
 
 WHOLE, BASE = "the whole", "the base"  # labels of both configurations
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A configuration of a study: its best, or the only one that it lists."""
-
-    study: str
-    definition: StudyDefinition
-    params: Params
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """Parameters in which two configurations differ, and that change together.
-
-    Attributes:
-        base, whole: their values in both; a parameter that one does not have is not in it.
-    """
-
-    names: tuple[str, ...]
-    base: Params
-    whole: Params
-
-    @property
-    def name(self) -> str:
-        """What it is called: its parameters."""
-        return ", ".join(name.replace("_", " ") for name in self.names)
-
-    @property
-    def change(self) -> str:
-        """What it changes, from the base to the whole."""
-        before, after = ((short_name(dict(side)) or "off") if side else "none" for side in (self.base, self.whole))
-        return f"{before} → {after}"
 
 
 @dataclass(frozen=True)
@@ -99,146 +64,96 @@ class Ablation:
     path: list[Step]
 
 
-def find_configuration(storage: RDBStorage | None, study: str) -> Configuration:
-    """Returns the best configuration of a study in the storage; or the only one that a study's file lists.
-
-    Args:
-        storage: None where there is none yet.
-
-    Raises:
-        RequestError: where there is neither.
-    """
-    name = catalog.name_of(study)
-    if storage is not None and name in study_names(storage):
-        return Configuration(name, read_definition(storage, name), read_best(storage, name).params)
-    _, definition, _ = catalog.find_study(study)
-    if len(definition.trial) != 1:
-        raise RequestError(f"study {name!r} is not in the storage, and does not list a single configuration")
-    return Configuration(name, definition, definition.trial[0].params)
-
-
-def find_ingredients(
-    base: Configuration, whole: Configuration, conditions: Mapping[str, Mapping[str, Any]], together: Sequence[str] = ()
-) -> list[Ingredient]:
-    """Returns in what two configurations differ, in the order of their parameters.
-
-    A parameter that one of them cannot have, as the other's architecture is not its own, goes with what it hangs on.
-
-    Args:
-        conditions: parameter -> the values that others must have for it to be there.
-        together: names with commas between, of parameters that are to be one ingredient.
-
-    Raises:
-        RequestError: where nothing differs, or a name is of nothing that does.
-    """
-    before, after = _with_training(base, whole)
-    names = [name for name in {**after, **before} if before.get(name) != after.get(name)]
-    group = {name: name for name in names}  # name -> the first of its ingredient
-
-    def join(one: str, other: str) -> None:
-        first, second = sorted((group[one], group[other]), key=names.index)
-        group.update({name: first for name, of in group.items() if of == second})
-
-    for words in together:
-        listed = [word.strip() for word in words.split(",")]
-        if unknown := [word for word in listed if word not in group]:
-            raise RequestError(f"--together names {unknown[0]!r}, but what differs is {', '.join(names)}")
-        for word in listed[1:]:
-            join(listed[0], word)
-    for name in names:
-        for key, wanted in conditions.get(name, {}).items():
-            if key in group and not all(meets(wanted, side.get(key, "")) for side in (before, after)):
-                join(name, key)
-    members: dict[str, list[str]] = {}
-    for name in names:
-        members.setdefault(group[name], []).append(name)
-    if not members:
-        raise RequestError(f"studies {base.study!r} and {whole.study!r} have the same configuration")
-    sides = (before, after)
-    return [
-        Ingredient(tuple(of), *({name: side[name] for name in of if name in side} for side in sides))
-        for of in members.values()
-    ]
-
-
-def _with_training(base: Configuration, whole: Configuration) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns both configurations, with what their studies say of training where they differ in that."""
-    params: list[dict[str, Any]] = []
-    for one, other in ((base, whole), (whole, base)):
-        own, others = one.definition.training, other.definition.training
-        said = {} if own is None or others is None else own.model_dump(include={*MAY_BE_TRAINED_BY})
-        known = {} if others is None else others.model_dump()
-        differs = {name: value for name, value in said.items() if known.get(name) != value or name in other.params}
-        params.append({**one.params, **{name: value for name, value in differs.items() if name not in one.params}})
-    return params[0], params[1]
-
-
 def define_ablation(
     storage: RDBStorage | None,
     base: Configuration,
     whole: Configuration,
     ingredients: Sequence[Ingredient],
     rounds: int,
+    sources: Sources = NOWHERE,
 ) -> tuple[str, StudyDefinition]:
-    """Returns the study that measures both configurations, and each ingredient taken out and put in."""
-    before, after = _with_training(base, whole)
+    """Returns the study that measures both configurations, and each ingredient taken out and put in.
+
+    One that was begun for the same is found again, though there are confirmations since, which have later rounds.
+    """
+    before, after = with_training(base, whole)
     trials = {WHOLE: after, BASE: before}
     trials |= {f"without {one.name}": _changed(after, one.names, one.base) for one in ingredients}
     if len(ingredients) > 1:
         trials |= {f"with {one.name}": _changed(before, one.names, one.whole) for one in ingredients}
-    return _define(storage, whole, trials, rounds, "-ablation")
+    ours = own_studies(storage) if storage is not None else {}
+    is_alike = base.definition.protocol.seed == whole.definition.protocol.seed  # else its rounds are others
+    both = (base, whole) if is_alike else (whole,)
+
+    def defined(first: int) -> StudyDefinition:
+        return _define(whole, trials, range(first, first + rounds), sources)
+
+    def is_same(name: str) -> bool:
+        if storage is None or name not in ours:
+            return False
+        begun = read_definition(storage, name)
+        return not defined(begun.protocol.first_round).differences(begun)
+
+    name = free_name(whole.study, "-ablation", study_names(storage) if storage is not None else (), is_same)
+    if storage is not None and name in ours:
+        return name, defined(read_definition(storage, name).protocol.first_round)
+    return name, defined(max(_first_fresh(storage, ours, one) for one in both))
 
 
 def define_path(
-    storage: RDBStorage | None, base: Configuration, whole: Configuration, order: Sequence[Ingredient], rounds: int
+    storage: RDBStorage | None,
+    base: Configuration,
+    whole: Configuration,
+    order: Sequence[Ingredient],
+    rounds: range,
+    sources: Sources = NOWHERE,
 ) -> tuple[str, StudyDefinition] | None:
     """Returns the study that measures what lies on the way between; None where all of it is measured by the ablation.
 
     Args:
         order: the ingredients, the first that is put in first.
+        rounds: those of the ablation.
     """
-    params, _ = _with_training(base, whole)
+    params, _ = with_training(base, whole)
     trials = {}
     for number, one in enumerate(order[:-1], 1):
         params = _changed(params, one.names, one.whole)
         if number > 1:
             trials[f"step {number}: {one.name}"] = params
-    return _define(storage, whole, trials, rounds, "-ablation-path") if trials else None
+    if not trials:
+        return None
+    defined, ours = _define(whole, trials, rounds, sources), own_studies(storage) if storage is not None else {}
+
+    def is_same(name: str) -> bool:
+        return storage is not None and name in ours and not defined.differences(read_definition(storage, name))
+
+    known = study_names(storage) if storage is not None else ()
+    return free_name(whole.study, "-ablation-path", known, is_same), defined
 
 
 def _changed(params: Params, names: Sequence[str], values: Params) -> dict[str, Any]:
     return {**{name: value for name, value in params.items() if name not in names}, **values}
 
 
-def _define(
-    storage: RDBStorage | None, whole: Configuration, trials: Mapping[str, Params], rounds: int, suffix: str
-) -> tuple[str, StudyDefinition]:
-    """Returns a study of listed configurations, by the name of one that is the same, or by one that is free."""
+def _define(whole: Configuration, trials: Mapping[str, Params], rounds: range, sources: Sources) -> StudyDefinition:
+    """Returns a study of listed configurations in some rounds, on the test."""
     definition, study = whole.definition, whole.study
-    protocol = {
-        **definition.protocol.model_dump(mode="json"),
-        **{"rounds": rounds, "first_round": _first_fresh(storage, whole), "select_on": "test"},
-    }
+    measured_in = {"rounds": len(rounds), "first_round": rounds.start, "select_on": "test"}
     table = {
         **derived_table(definition, f"Ablation of {study}"),
         "trial": [{"label": label, "params": dict(params)} for label, params in trials.items()],
         "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": None},
-        "protocol": protocol,
+        "protocol": {**definition.protocol.model_dump(mode="json"), **measured_in},
     }
-    defined = resolve_derived(table, study=study)
-
-    def is_same(name: str) -> bool:
-        return storage is not None and not defined.differences(read_definition(storage, name))
-
-    return free_name(study, suffix, study_names(storage) if storage else (), is_same), defined
+    return resolved(define_study(table, name=study), study, sources)
 
 
-def _first_fresh(storage: RDBStorage | None, whole: Configuration) -> int:
+def _first_fresh(storage: RDBStorage | None, ours: Mapping[str, Any], one: Configuration) -> int:
     """Returns the first round that neither a study nor, where it is in the storage, a confirmation of it has had."""
-    ours = own_studies(storage) if storage is not None else {}
-    confirmations = confirming(ours, whole.study) if storage is not None and whole.study in ours else ()
-    definitions = [read_definition(storage, name) for name, _ in confirmations] if storage is not None else []
-    return max(one.protocol.round_numbers.stop for one in (whole.definition, *definitions))
+    found = [one.definition]
+    if storage is not None and one.study in ours:
+        found += [read_definition(storage, name) for name, _ in confirming(ours, one.study)]
+    return max(of.protocol.round_numbers.stop for of in found)
 
 
 def read_ablation(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,17 @@ from optuna.storages import RDBStorage
 from hpo.analysis.ablation import (
     BASE,
     WHOLE,
-    Configuration,
-    Ingredient,
     define_ablation,
     define_path,
-    find_configuration,
-    find_ingredients,
     read_ablation,
 )
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.ingredients import Configuration, Ingredient, find_configuration, find_ingredients
 from hpo.analysis.ledger import enter_look, read_ledger
 from hpo.cli.measure.ablate import ablation_json, ablation_view
 from hpo.errors import RequestError
 from hpo.storage.queries import set_study_attribute
-from hpo.study.definition import StudyDefinition
+from hpo.study.definition import StudyDefinition, define_study
 from tests.analysis.test_confirmation import add
 from tests.conftest import SMALL_STUDY, create, defined
 from tests.program import assert_one_line, hpo
@@ -75,6 +73,27 @@ def test_what_differs_is_an_ingredient_and_what_hangs_on_it_goes_along() -> None
     assert ingredients()[1].change == "none → d=0.3"
 
 
+def test_what_a_study_says_hangs_on_another_goes_along_too() -> None:
+    """Of code the study alone knows."""
+    space = {"layers": [1, 2], "second": {"low": 1, "high": 9, "when": {"layers": 2}}, "rate": {"low": 0.1, "high": 1}}
+    searched = define_study({"title": "code", "task": {"name": "f.py:f"}, "space": space}, name="code")
+    sides = ({"layers": 1, "rate": 0.2}, {"layers": 2, "second": 4, "rate": 0.3})
+    base, whole = (Configuration(f"of {side['layers']}", searched, side) for side in sides)
+    assert [one.names for one in find_ingredients(base, whole, {})] == [("layers", "second"), ("rate",)]
+
+
+def test_studies_of_different_tasks_have_no_ingredients(created: RDBStorage, tmp_path: Path) -> None:
+    (tmp_path / "code.toml").write_text(
+        'title = "code"\ntask = { name = "f.py:f" }\n[[trial]]\nlabel = "it"\nparams = { x = 1 }\n'
+    )
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    small = find_configuration(created, "small")
+    with pytest.raises(RequestError) as raised:  # before any of it is imported
+        find_configuration(created, str(tmp_path / "code.toml"), like=small)
+    said = "study 'code' measures f.py:f, but study 'small' digit_pairs, so they have no ingredients"
+    assert str(raised.value) == said
+
+
 def test_parameters_can_be_put_together() -> None:
     found = ingredients("learning_rate, optimizer", "rotation,dropout")
     assert [one.names for one in found][1:] == [
@@ -119,7 +138,7 @@ def test_each_ingredient_is_taken_out_and_put_in_alone() -> None:
 def test_the_way_goes_one_ingredient_at_a_time() -> None:
     base, whole = configurations()
     order = ingredients()
-    path = define_path(None, base, whole, order, 8)
+    path = define_path(None, base, whole, order, range(3, 11))
     assert path is not None
     assert [entry.label for entry in path[1].trial] == [
         "step 2: dropout",
@@ -128,7 +147,7 @@ def test_the_way_goes_one_ingredient_at_a_time() -> None:
         "step 5: learning rate",
     ]  # the first step and the last are measured by the ablation
     assert {**path[1].trial[-1].params, "rotation": 10.0} == RICH
-    assert define_path(None, base, whole, order[:2], 8) is None
+    assert define_path(None, base, whole, order[:2], range(3, 11)) is None
 
 
 def test_a_configuration_is_a_stored_best_or_the_only_one_of_a_file(created: RDBStorage, tmp_path: Path) -> None:
@@ -241,3 +260,108 @@ def test_it_is_on_rounds_that_no_confirmation_has_had(created: RDBStorage) -> No
     create(created, name, definition, 1)
     set_study_attribute(created, name, CONFIRMS, confirms)
     assert define_ablation(created, base, whole, found, 6)[1].protocol.first_round == 33
+
+
+def test_it_is_found_again_though_there_is_a_confirmation_since(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    whole, base = find_configuration(created, "small"), configurations()[0]
+    ingredients = find_ingredients(base, whole, CONDITIONS)
+    begun = define_ablation(created, base, whole, ingredients, 6)
+    create(created, *begun, len(begun[1].trial))
+    name, definition, confirms = define_confirmation(created, "small", top=1, rounds=30)
+    create(created, name, definition, 1)
+    set_study_attribute(created, name, CONFIRMS, confirms)
+    assert define_ablation(created, base, whole, ingredients, 6) == begun
+    other, fresh = define_ablation(created, base, whole, ingredients, 7)
+    assert (other, fresh.protocol.first_round) == (f"{begun[0]}-2", 33)
+
+
+def test_it_is_on_rounds_that_chose_neither_configuration() -> None:
+    """A base that was chosen on ten rounds is too good on all of them; those of another seed are other rounds."""
+    base, whole = configurations()
+    for seed, first in ((0, 10), (1, 3)):
+        protocol = base.definition.protocol.model_copy(update={"rounds": 10, "seed": seed})
+        longer = replace(base, definition=base.definition.model_copy(update={"protocol": protocol}))
+        found = find_ingredients(longer, whole, CONDITIONS)
+        assert define_ablation(None, longer, whole, found, 6)[1].protocol.first_round == first
+
+
+FUNCTION = """
+def loss(params, seed):
+    print("called")
+    more = params["second"] if params["layers"] == 2 else 5
+    return 10 * params["rate"] + more + seed % 7 / 10
+"""
+SEARCH = """
+title = "code"
+task = { name = "f.py:loss", metric = "loss", unit = "" }
+protocol = { rounds = 3 }
+sampler = { name = "grid" }
+[space]
+layers = [1, 2]
+rate = [0.1, 0.5]
+extra = ["a", "b"]
+[space.second]
+choices = [3, 4]
+when = { layers = 2 }
+"""
+PLAINER = """
+title = "plainer"
+task = { name = "f.py:loss", metric = "loss", unit = "" }
+protocol = { rounds = 3 }
+[[trial]]
+label = "it"
+params = { layers = 1, rate = 0.7, extra = "a" }
+"""
+
+
+def test_a_function_of_ones_own_is_taken_apart(tmp_path: Path) -> None:
+    """Stored, or of a file; with a value that the one study does not have, but the other; and found again."""
+    (tmp_path / "f.py").write_text(FUNCTION)
+    (tmp_path / "code.toml").write_text(SEARCH)
+    (tmp_path / "plainer.toml").write_text(PLAINER)
+    (tmp_path / "better.toml").write_text(PLAINER.replace("0.7", "0.2").replace("plainer", "better"))
+    done = hpo("optimize", "code.toml", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = ("ablate", "code.toml", "--from", "plainer.toml", "--rounds", "6", "--workers", "1", "--json")
+    done = hpo(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["ingredient"]["names"] for one in found["without"]] == [["layers", "second"], ["rate"]]
+    assert [one["difference"] for one in found["without"]] == pytest.approx([2.0, 6.0])
+    assert [one["difference"] for one in found["path"]] == pytest.approx([-6.0, -2.0])
+    assert hpo("confirm", "code.toml", "--rounds", "6", "--workers", "1", folder=tmp_path).returncode == 0
+    again = hpo(*command, folder=tmp_path)
+    assert json.loads(again.stdout) == found
+    listed = ("ablate", "better.toml", "--from", "code.toml", "--rounds", "6", "--workers", "1", "--json")
+    of_files = hpo(*listed, folder=tmp_path)
+    assert json.loads(of_files.stdout)["study"] == "better-ablation", of_files.stderr
+    assert json.loads(hpo(*listed, folder=tmp_path).stdout) == json.loads(of_files.stdout)
+    (tmp_path / "f.py").write_text(FUNCTION.replace("10 *", "11 *"))
+    refused = hpo(*command, folder=tmp_path)
+    said = "study 'code': f.py in {} differs from the one that the study was created with"
+    assert_one_line(refused, 2, said.format(tmp_path.resolve()))
+
+
+def test_networks_on_examples_are_taken_apart(tmp_path: Path) -> None:
+    """A file's configuration has the defaults of its network, as a stored one does."""
+    table = """
+title = "mlp"
+task = { name = "classification", network = "mlp", data = "sklearn:load_iris" }
+training = { epochs = 2, batch_size = 20 }
+protocol = { rounds = 3 }
+[[trial]]
+label = "it"
+[trial.params]
+optimizer = "sgd"
+learning_rate = 0.1
+"""
+    (tmp_path / "plain.toml").write_text(table)
+    (tmp_path / "wide.toml").write_text(f"{table}hidden = 16\nmomentum = 0.9\n")
+    done = hpo("ablate", "wide.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "h=64 → h=16" in done.stdout
+    (tmp_path / "other.toml").write_text(table.replace('"mlp", d', '"convnet", d'))
+    done = hpo("ablate", "wide.toml", "--from", "other.toml", folder=tmp_path)
+    said = "study 'other' measures classification convnet, but study 'wide' classification mlp"
+    assert_one_line(done, 2, f"{said}, so they have no ingredients")

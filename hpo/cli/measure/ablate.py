@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ from hpo.cli.options import (
     workers_option,
 )
 from hpo.cli.run import begin_work, run_trials
+from hpo.text.capture import capture
 from hpo.text.formatting import capitalized, change, count, mean_and_deviation, p_value, rounds_on, with_unit
 
 if TYPE_CHECKING:
@@ -81,29 +83,52 @@ def ablate(
 
     In which parameters it differs from another configuration, its base, is found out. Each is taken out of it alone,
     and put into the base alone; then the way from the base to it is gone, one at a time, the one first that alone gave
-    most. Stopped, it goes on where it was; when all is measured, it only reads.
+    most. All are measured as the study says, which is of the same task. Stopped, it goes on where it was; when all is
+    measured, it only reads.
     """
-    from hpo.analysis.ledger import enter_look
-    from hpo.storage.queries import study_names
     from hpo.workers.devices import assign_devices, trials_at_once
-    from hpo.workers.launch import begin
-    from hpo.workers.plan import Plan
 
     begin_work()
     devices, sources = assign_devices(workers, device), given.sources(study)
 
     def measure(name: str, definition: StudyDefinition) -> None:
-        plan = Plan(name, definition, len(definition.trial))
-        opened = begin(storage, plan, sources)
-        if (whole := stored_name(study)) in study_names(opened):
-            enter_look(opened, whole, name, definition, "ablation")
-        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
+        _measure(storage, stored_name(study), name, definition, devices, sources, trials_at_once(workers))
 
     found = _ablation(storage, study, base, sources, measure, together=together, rounds=rounds)
     if as_json:
         print_json(ablation_json(found))
     else:
         print_parts(*ablation_view(found))
+
+
+def _measure(
+    url: str,
+    study: str,
+    name: str,
+    definition: StudyDefinition,
+    devices: list[str],
+    sources: Sources,
+    at_once: int | None,
+) -> None:
+    """Measures a part of an ablation of a study, and enters it into the study's ledger."""
+    from hpo.analysis.ledger import enter_look
+    from hpo.storage.queries import study_names
+    from hpo.study.card import make_card
+    from hpo.study.loading import load_task
+    from hpo.workers.launch import begin
+    from hpo.workers.plan import Plan
+
+    with capture() if definition.references else nullcontext():
+        loaded = load_task(definition, study=name, sources=sources)
+        loaded.prepare(sources.data)
+        card = make_card(definition, loaded, sources)
+    # Values come from two studies, so code that a file allows is given those that stand here, and no others.
+    ours = replace(sources, files={name: definition} if sources.files else {})
+    plan = Plan(name, definition, len(definition.trial), card=card)
+    opened = begin(url, plan, ours)
+    if study in study_names(opened):
+        enter_look(opened, study, name, definition, "ablation")
+    run_trials(opened, plan, devices, ours, at_once=at_once)
 
 
 def _ablation(
@@ -117,25 +142,32 @@ def _ablation(
     rounds: int,
 ) -> Ablation:
     """Measures what is not yet measured of an ablation, and returns it."""
-    from hpo.analysis.ablation import define_ablation, define_path, find_configuration, find_ingredients, read_ablation
+    from hpo.analysis.ablation import define_ablation, define_path, read_ablation
+    from hpo.analysis.ingredients import find_configuration, find_ingredients
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
+    from hpo.storage.queries import study_names
     from hpo.study.loading import load_task
+    from hpo.workers.checking import open_stored
 
     try:
         there = open_storage(url)
     except NoStorage:
         there = None  # which the first measurement creates
-    whole, start = find_configuration(there, study), find_configuration(there, base)
-    conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
+    if there is not None and stored_name(study) in study_names(there):
+        open_stored(there, stored_name(study), sources)  # its code and data are those by which its best was found
+    whole = find_configuration(there, study, sources)
+    start = find_configuration(there, base, sources, like=whole)
+    with capture() if whole.definition.references else nullcontext():
+        conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
     ingredients = find_ingredients(start, whole, conditions, together)
-    name, definition = define_ablation(there, start, whole, ingredients, rounds)
+    name, definition = define_ablation(there, start, whole, ingredients, rounds, sources)
     measure(name, definition)
     read = open_storage(url)
     found = read_ablation(read, name, ingredients, None)
     by_gain = sorted(found.alone, key=lambda one: found.metric.sign * one.contrast.difference.estimate)
     order = [one.ingredient for one in by_gain]
-    between = define_path(read, start, whole, order, rounds)
+    between = define_path(read, start, whole, order, definition.protocol.round_numbers, sources)
     if between:
         measure(*between)
     return read_ablation(read, name, ingredients, (between[0] if between else "", order))
