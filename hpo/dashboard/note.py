@@ -65,10 +65,7 @@ def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledge
     bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
     training = definition.training
     trained = (
-        f"It trains networks for {count(training.epochs, 'epoch')}, in batches of {training.batch_size}, "
-        f"{training.precision}. "
-        if training
-        else ""
+        f"It trains networks for {training.text(definition.parameters)}, {training.precision}. " if training else ""
     )
     return "\n\n".join(
         [

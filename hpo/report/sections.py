@@ -207,8 +207,7 @@ def environment_section(
         ["task", ", ".join([definition.task.name, *(f"{name} = {text_of(settings[name])}" for name in settings)])],
     ]
     if training:
-        trained = f"{count(training.epochs, 'epoch')}, batches of {training.batch_size}, {training.precision}"
-        rows.append(["training", trained])
+        rows.append(["training", f"{training.text(definition.parameters)}, {training.precision}"])
     rows += [
         ["protocol", f"{count(protocol.rounds, 'round')}, {card.metric.title}"],
         ["selection", f"{ledger.selection}; {str(ledger).partition(';')[0]}"],

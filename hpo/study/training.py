@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from hpo import limits
 from hpo.study.schema import Count, Factor, Table, Weight, shown
 from hpo.study.space import LEARNING_RATE, Space
+from hpo.text.formatting import count
 
 Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
 BatchSize = Annotated[int, Field(ge=2, le=limits.COUNT)]
@@ -73,6 +74,11 @@ class Training(Table):
         if any(epoch > self.epochs for epoch in self.evaluate_at):
             raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
         return self
+
+    def text(self, parameters: Collection[str]) -> str:
+        """Returns `25 epochs, in batches of 100`, but for what is among a study's parameters."""
+        epochs = "its own number of epochs" if "epochs" in parameters else count(self.epochs, "epoch")
+        return f"{epochs}, in batches of {'its own size' if 'batch_size' in parameters else self.batch_size}"
 
     def steps_of(self, epochs: int) -> dict[int, int]:
         """Returns after which of a trial's own epochs it is evaluated, and as which of the study's each counts.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optuna
 import optuna_dashboard
 import pytest
@@ -10,9 +12,10 @@ from optuna.storages import RDBStorage
 from hpo.analysis.ledger import enter, read_ledger
 from hpo.dashboard import note
 from hpo.dashboard.note import note_study, study_note
+from hpo.report.sections import environment_section
 from hpo.storage.studies import read_card, read_definition
 from tests.analysis.test_divergence import GOOD, HALF, RATES, listed, put
-from tests.conftest import create
+from tests.conftest import SMALL_STUDY, create, defined
 
 
 def test_the_dashboard_reads_the_note_and_one_that_is_there_stays(created: RDBStorage) -> None:
@@ -29,6 +32,27 @@ def test_the_dashboard_reads_the_note_and_one_that_is_there_stays(created: RDBSt
     optuna_dashboard.save_note(study, "mine")
     note_study(created, "small")
     assert optuna_dashboard.get_note(study) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, "2 epochs, in batches of 50"),
+        ({"epochs": [1, 3]}, "its own number of epochs, in batches of 50"),
+        ({"batch_size": [20]}, "2 epochs, in batches of its own size"),
+    ],
+)
+def test_what_trials_have_of_their_own_the_note_and_the_report_do_not_say_of_all(
+    own: dict[str, Any], said: str, fresh_storage: RDBStorage
+) -> None:
+    training = {**SMALL_STUDY["training"], "epochs": 2, "batch_size": 50, "evaluate_at": [1]}
+    study = defined({**SMALL_STUDY, "training": training, "space": {**SMALL_STUDY["space"], **own}}, "small")
+    opened = create(fresh_storage, "small", study, 1)
+    note_study(opened, "small")
+    shown = optuna_dashboard.get_note(optuna.load_study(study_name="small", storage=opened))
+    assert f"It trains networks for {said}, float32. " in shown
+    conditions = environment_section([], study, read_card(opened, "small"), study.sha256, read_ledger(opened, "small"))
+    assert ["training", f"{said}, float32"] in conditions.table
 
 
 def test_the_note_says_how_often_the_best_diverged(created: RDBStorage) -> None:
