@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -64,15 +65,16 @@ def make_rounds(
 def stacking_fault(networks: Sequence[nn.Module], config: TrainingConfig, loss: Loss, example: Batch) -> str | None:
     """Returns why networks cannot be trained stacked, in a line; None where they can.
 
-    A step must be possible, and losses and gradients must be those of each network alone.
+    A step must be possible, and losses and gradients must be those of each network alone, to float32's rounding.
     """
+    exact = replace(config, precision="float32")
     two = each(example, lambda tensor: tensor[[0, -1]])
     try:
         chosen = [copy.deepcopy(networks[r]) for r in (0, -1)]
         alone = [_losses_and_gradients(network.eval(), loss, of_round(two, r)) for r, network in enumerate(chosen)]
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop.*")  # an operation that vmap runs in a loop
-            together = _of_each_round(StackedRounds(copy.deepcopy(chosen), config, loss), two)
+            together = _of_each_round(StackedRounds(copy.deepcopy(chosen), exact, loss), two)
             StackedRounds(copy.deepcopy(chosen), config, loss).step(two)
     except Exception as error:  # whatever vmap makes of what somebody wrote
         return str(error).partition("\n")[0] or type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,6 +269,12 @@ class NoBatch(Linear):
 @pytest.mark.parametrize("kind", [Linear, NoBatch])
 def test_linear_layers_are_stacked(kind: type[Linear]) -> None:
     assert isinstance(trained(kind, data(7)), StackedRounds)
+
+
+def test_linear_layers_are_stacked_in_a_lower_precision_too() -> None:
+    batch = (8 * data(7)[0].float(), data(7)[1])
+    rounds = make_rounds(build_networks(Linear, SEEDS), replace(HOW, precision="bfloat16"), loss, batch, SEEDS)
+    assert isinstance(rounds, StackedRounds)
 
 
 @pytest.mark.parametrize("kind", [AsksForANumber, Branches, WritesInPlace])
