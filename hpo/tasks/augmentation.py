@@ -1,7 +1,8 @@
 """Augmentation of images, anew in every epoch: each image is turned, scaled, sheared, shifted and bent by chance.
 
-All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on. The numbers
-come from the round's own streams, so a round's images do not depend on how it is trained, nor on the device.
+All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on. It is sampled
+bicubically, for bilinear sampling would blur a small image: networks would train on images that none is tested on. The
+numbers come from the round's own streams, so a round's images do not depend on how it is trained, nor on the device.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def augment(
     sampled = functional.grid_sample(
         images.flatten(0, 1),
         grid.view(-1, height, width, 2),
-        mode="bilinear",
+        mode="bicubic",
         padding_mode="border",
         align_corners=False,
     )
