@@ -18,7 +18,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import beside_search
+from hpo.analysis.caveats import beside_search, of_intervals
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured, pooled
 from hpo.analysis.convergence import convergence_json
 from hpo.analysis.fresh_rounds import Confirms, confirming, read_confirms
@@ -214,11 +214,11 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
 
 def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any] | None:
     """Returns what the latest confirmation of a study says of a trial, as JSON has it; None where none does."""
-    for confirmation in read_confirmations(storage, study):
-        for found in confirmation.confirmed:
-            if found.trial == trial:
-                return describe(found, confirmation.rounds, confirmation.metric)
-    return None
+    confirmation = next(read_confirmations(storage, study, [trial]), None)  # of a series also where it is out by now
+    if confirmation is None:
+        return None
+    (found,) = [one for one in confirmation.confirmed if one.trial == trial]
+    return describe(found, confirmation.rounds, confirmation.metric)
 
 
 def describe(found: Confirmed, rounds: int, metric: MetricCard) -> dict[str, Any]:
@@ -226,6 +226,8 @@ def describe(found: Confirmed, rounds: int, metric: MetricCard) -> dict[str, Any
     return {
         "mean": found.mean.estimate,
         **ends_of(found.mean),
+        "why": found.mean.why if found.mean.low is None else None,
+        "caveats": of_intervals(rounds, [found], metric),
         "std": found.std,
         "rounds": rounds,
         "optimism": found.optimism.estimate,

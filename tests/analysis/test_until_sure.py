@@ -10,12 +10,14 @@ from numpy.random import default_rng
 from optuna.storages import RDBStorage
 
 from hpo.analysis.comparison import compare
-from hpo.analysis.confirmation import read_confirmations
+from hpo.analysis.confirmation import read_confirmations, read_winner
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.statistics import LOOKED
 from hpo.analysis.until_sure import Contender, Series, _judged, next_batch, read_series
+from hpo.cli.read.best import best_table
 from hpo.cli.read.compare import comparison_json, comparison_view
 from hpo.errors import RequestError
+from hpo.report.report import read_report
 from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import read_definition
 from tests.analysis.test_confirmation import add, confirm
@@ -202,6 +204,22 @@ def test_rounds_whose_number_was_chosen_by_looking_give_no_interval(searched: RD
     (found,) = read_confirmations(searched, "small")
     assert {(one.mean.low, one.mean.why, one.on_new) for one in found.confirmed} == {(None, LOOKED, None)}
     assert {(one.optimism.low, one.optimism.why) for one in found.confirmed} == {(None, LOOKED)}
+
+
+def test_the_best_says_why_the_rounds_of_a_series_give_no_interval(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.1, 0.3: 9.0}), batches=2)
+    assert f"(no interval: {LOOKED})" in best_table(read_winner(searched, "small"))[-1][-1]
+
+
+def test_a_winner_that_a_series_has_given_up_is_confirmed_all_the_same(searched: RDBStorage) -> None:
+    """By the rounds that it had: nothing tells more of how far the search was off."""
+    measure(searched, noisy({0.1: 9.0, 0.2: 2.0, 0.3: 2.1}))
+    assert series(searched).contenders[-1].trial == 1
+    winner = read_winner(searched, "small")
+    assert winner.confirmed is not None
+    assert (winner.trial, winner.confirmed["rounds"]) == (1, 10)
+    assert winner.confirmed["optimism"] == pytest.approx(7.0, abs=0.5)
+    assert "Confirmed on 10 fresh rounds" in " ".join(read_report(searched, "small").headline)
 
 
 def test_no_probability_is_one_where_all_differences_are_alike() -> None:
