@@ -107,7 +107,7 @@ def _champion_rows(champion: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
     for one in champion:
         errors, rounds = one["errors"], len(one["errors"]["recognition"])
-        both = ["" if ends is None else interval(*ends, "%") for ends in (one["mean"], one["new"])]
+        both = ["" if ends is None else interval(ends[0], ends[1], "%") for ends in (one["mean"], one["new"])]
         decided = [mean_and_deviation(mean(errors[name]), stdev(errors[name]), "%") for name in DECISIONS]
         rows.append(
             [one["label"], *decided, *both, f"{one['parameters']:,}".replace(",", " "), lasted(one["seconds"] / rounds)]
