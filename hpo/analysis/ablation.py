@@ -13,21 +13,21 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
-from hpo.analysis.fresh_rounds import confirming
 from hpo.analysis.results import read_best, read_entries
 from hpo.errors import RequestError
 from hpo.storage.artifacts import files_of_trials
 from hpo.storage.queries import study_names
-from hpo.storage.studies import own_studies, read_card, read_definition
+from hpo.storage.studies import read_card, read_definition
 from hpo.study import catalog
 from hpo.study.card import MetricCard
-from hpo.study.definition import StudyDefinition, derived_table
+from hpo.study.definition import StudyDefinition
 from hpo.study.examples import EXAMPLES_FILE
-from hpo.study.resolving import resolve_derived
+from hpo.study.loading import is_light, load_task
+from hpo.study.references import NOWHERE, Sources
+from hpo.study.resolving import resolve_by
 from hpo.study.space import meets, short_name
 from hpo.study.task import Params
 from hpo.study.training import MAY_BE_TRAINED_BY
-from hpo.text.names import free_name
 
 WHOLE, BASE = "the whole", "the base"  # labels of both configurations
 
@@ -99,11 +99,12 @@ class Ablation:
     path: list[Step]
 
 
-def find_configuration(storage: RDBStorage | None, study: str) -> Configuration:
+def find_configuration(storage: RDBStorage | None, study: str, sources: Sources = NOWHERE) -> Configuration:
     """Returns the best configuration of a study in the storage; or the only one that a study's file lists.
 
     Args:
         storage: None where there is none yet.
+        sources: where code is that a file names.
 
     Raises:
         RequestError: where there is neither.
@@ -114,6 +115,8 @@ def find_configuration(storage: RDBStorage | None, study: str) -> Configuration:
     _, definition, _ = catalog.find_study(study)
     if len(definition.trial) != 1:
         raise RequestError(f"study {name!r} is not in the storage, and does not list a single configuration")
+    if not is_light(definition, study=name):
+        definition = resolve_by(load_task(definition, study=name, sources=sources), definition, study=name)
     return Configuration(name, definition, definition.trial[0].params)
 
 
@@ -131,7 +134,7 @@ def find_ingredients(
     Raises:
         RequestError: where nothing differs, or a name is of nothing that does.
     """
-    before, after = _with_training(base, whole)
+    before, after = with_training(base, whole)
     names = [name for name in {**after, **before} if before.get(name) != after.get(name)]
     group = {name: name for name in names}  # name -> the first of its ingredient
 
@@ -161,7 +164,7 @@ def find_ingredients(
     ]
 
 
-def _with_training(base: Configuration, whole: Configuration) -> tuple[dict[str, Any], dict[str, Any]]:
+def with_training(base: Configuration, whole: Configuration) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns both configurations, with what their studies say of training where they differ in that."""
     params: list[dict[str, Any]] = []
     for one, other in ((base, whole), (whole, base)):
@@ -171,74 +174,6 @@ def _with_training(base: Configuration, whole: Configuration) -> tuple[dict[str,
         differs = {name: value for name, value in said.items() if known.get(name) != value or name in other.params}
         params.append({**one.params, **{name: value for name, value in differs.items() if name not in one.params}})
     return params[0], params[1]
-
-
-def define_ablation(
-    storage: RDBStorage | None,
-    base: Configuration,
-    whole: Configuration,
-    ingredients: Sequence[Ingredient],
-    rounds: int,
-) -> tuple[str, StudyDefinition]:
-    """Returns the study that measures both configurations, and each ingredient taken out and put in."""
-    before, after = _with_training(base, whole)
-    trials = {WHOLE: after, BASE: before}
-    trials |= {f"without {one.name}": _changed(after, one.names, one.base) for one in ingredients}
-    if len(ingredients) > 1:
-        trials |= {f"with {one.name}": _changed(before, one.names, one.whole) for one in ingredients}
-    return _define(storage, whole, trials, rounds, "-ablation")
-
-
-def define_path(
-    storage: RDBStorage | None, base: Configuration, whole: Configuration, order: Sequence[Ingredient], rounds: int
-) -> tuple[str, StudyDefinition] | None:
-    """Returns the study that measures what lies on the way between; None where all of it is measured by the ablation.
-
-    Args:
-        order: the ingredients, the first that is put in first.
-    """
-    params, _ = _with_training(base, whole)
-    trials = {}
-    for number, one in enumerate(order[:-1], 1):
-        params = _changed(params, one.names, one.whole)
-        if number > 1:
-            trials[f"step {number}: {one.name}"] = params
-    return _define(storage, whole, trials, rounds, "-ablation-path") if trials else None
-
-
-def _changed(params: Params, names: Sequence[str], values: Params) -> dict[str, Any]:
-    return {**{name: value for name, value in params.items() if name not in names}, **values}
-
-
-def _define(
-    storage: RDBStorage | None, whole: Configuration, trials: Mapping[str, Params], rounds: int, suffix: str
-) -> tuple[str, StudyDefinition]:
-    """Returns a study of listed configurations, by the name of one that is the same, or by one that is free."""
-    definition, study = whole.definition, whole.study
-    protocol = {
-        **definition.protocol.model_dump(mode="json"),
-        **{"rounds": rounds, "first_round": _first_fresh(storage, whole), "select_on": "test"},
-    }
-    table = {
-        **derived_table(definition, f"Ablation of {study}"),
-        "trial": [{"label": label, "params": dict(params)} for label, params in trials.items()],
-        "run": {**definition.run.model_dump(mode="json"), "keep": [], "trial_timeout_seconds": None},
-        "protocol": protocol,
-    }
-    defined = resolve_derived(table, study=study)
-
-    def is_same(name: str) -> bool:
-        return storage is not None and not defined.differences(read_definition(storage, name))
-
-    return free_name(study, suffix, study_names(storage) if storage else (), is_same), defined
-
-
-def _first_fresh(storage: RDBStorage | None, whole: Configuration) -> int:
-    """Returns the first round that neither a study nor, where it is in the storage, a confirmation of it has had."""
-    ours = own_studies(storage) if storage is not None else {}
-    confirmations = confirming(ours, whole.study) if storage is not None and whole.study in ours else ()
-    definitions = [read_definition(storage, name) for name, _ in confirmations] if storage is not None else []
-    return max(one.protocol.round_numbers.stop for one in (whole.definition, *definitions))
 
 
 def read_ablation(

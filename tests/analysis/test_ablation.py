@@ -12,12 +12,11 @@ from hpo.analysis.ablation import (
     WHOLE,
     Configuration,
     Ingredient,
-    define_ablation,
-    define_path,
     find_configuration,
     find_ingredients,
     read_ablation,
 )
+from hpo.analysis.ablation_studies import define_ablation, define_path
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.ledger import enter_look, read_ledger
 from hpo.cli.measure.ablate import ablation_json, ablation_view
@@ -119,8 +118,10 @@ def test_each_ingredient_is_taken_out_and_put_in_alone() -> None:
 def test_the_way_goes_one_ingredient_at_a_time() -> None:
     base, whole = configurations()
     order = ingredients()
-    path = define_path(None, base, whole, order, 8)
+    _, ablation = define_ablation(None, base, whole, order, 8)
+    path = define_path(None, base, whole, order, ablation)
     assert path is not None
+    assert path[1].protocol.round_numbers == ablation.protocol.round_numbers
     assert [entry.label for entry in path[1].trial] == [
         "step 2: dropout",
         "step 3: activation, elu alpha",
@@ -128,7 +129,7 @@ def test_the_way_goes_one_ingredient_at_a_time() -> None:
         "step 5: learning rate",
     ]  # the first step and the last are measured by the ablation
     assert {**path[1].trial[-1].params, "rotation": 10.0} == RICH
-    assert define_path(None, base, whole, order[:2], 8) is None
+    assert define_path(None, base, whole, order[:2], ablation) is None
 
 
 def test_a_configuration_is_a_stored_best_or_the_only_one_of_a_file(created: RDBStorage, tmp_path: Path) -> None:
@@ -241,3 +242,53 @@ def test_it_is_on_rounds_that_no_confirmation_has_had(created: RDBStorage) -> No
     create(created, name, definition, 1)
     set_study_attribute(created, name, CONFIRMS, confirms)
     assert define_ablation(created, base, whole, found, 6)[1].protocol.first_round == 33
+
+
+def test_it_is_on_rounds_by_which_its_base_was_not_chosen_either(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    create(created, "other", defined({**SMALL_STUDY, "protocol": {"rounds": 20}}, name="other"), 10)
+    add(created, "other", 0.2, [1.0] * 20)
+    whole, base = find_configuration(created, "small"), find_configuration(created, "other")
+    found = find_ingredients(base, whole, CONDITIONS)
+    assert define_ablation(created, base, whole, found, 6)[1].protocol.first_round == 20
+
+
+def test_one_that_is_measured_is_found_again_though_its_study_was_confirmed_since(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    whole, base = find_configuration(created, "small"), configurations()[0]
+    found = find_ingredients(base, whole, CONDITIONS)
+    name, definition = define_ablation(created, base, whole, found, 6)
+    create(created, name, definition, len(definition.trial))
+    enter_look(created, "small", name, definition, "ablation")
+    _, confirmation, _ = define_confirmation(created, "small", top=1, rounds=30)
+    assert confirmation.protocol.first_round == 9  # after the ablation's
+    assert define_ablation(created, base, whole, found, 6) == (name, definition)
+    again, more = define_ablation(created, base, whole, found, 8)
+    assert (again, more.protocol.first_round) == ("small-ablation-2", 9)
+
+
+OWN = """
+[task]
+name = "own.py:objective"
+[protocol]
+rounds = 3
+[[trial]]
+label = "it"
+"""
+
+
+def test_a_function_of_ones_own_is_taken_apart_too(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def objective(params, seed):\n    return params['a'] + params['b'] + seed % 7 / 10\n"
+    )
+    for name, params in (("plain", "{ a = 2, b = 2 }"), ("rich", "{ a = 1, b = 0 }")):
+        (tmp_path / f"{name}.toml").write_text(f'title = "{name}"{OWN}params = {params}\n')
+    command = ("ablate", "rich.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1", "--json")
+    done = hpo(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(one["ingredient"]["names"], one["difference"]) for one in found["path"]] == [
+        (["b"], pytest.approx(-2.0)),
+        (["a"], pytest.approx(-1.0)),
+    ]
+    assert hpo(*command, folder=tmp_path).stdout == done.stdout  # it only reads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hpo.analysis.ablation import Ablation, Step
     from hpo.analysis.contrasts import Measured
+    from hpo.study.card import Card
     from hpo.study.definition import StudyDefinition
     from hpo.study.references import Sources
 
@@ -92,14 +93,16 @@ def ablate(
     begin_work()
     devices, sources = assign_devices(workers, device), given.sources(study)
 
-    def measure(name: str, definition: StudyDefinition) -> None:
-        plan = Plan(name, definition, len(definition.trial))
+    def measure(name: str, definition: StudyDefinition, card: Card | None) -> None:
+        plan = Plan(name, definition, len(definition.trial), card=card)
         opened = begin(storage, plan, sources)
         if (whole := stored_name(study)) in study_names(opened):
             enter_look(opened, whole, name, definition, "ablation")
-        run_trials(opened, plan, devices, sources, at_once=trials_at_once(workers))
+        # Held against no file: it is of both studies' configurations, which _ablation has made sure of.
+        run_trials(opened, plan, devices, replace(sources, files={}), at_once=trials_at_once(workers))
 
-    found = _ablation(storage, study, base, sources, measure, together=together, rounds=rounds)
+    both = sources, given.sources(base)
+    found = _ablation(storage, study, base, both, measure, together=together, rounds=rounds)
     if as_json:
         print_json(ablation_json(found))
     else:
@@ -110,34 +113,40 @@ def _ablation(
     url: str,
     study: str,
     base: str,
-    sources: Sources,
-    measure: Callable[[str, StudyDefinition], None],
+    sources: tuple[Sources, Sources],
+    measure: Callable[[str, StudyDefinition, Card | None], None],
     *,
     together: Sequence[str],
     rounds: int,
 ) -> Ablation:
-    """Measures what is not yet measured of an ablation, and returns it."""
-    from hpo.analysis.ablation import define_ablation, define_path, find_configuration, find_ingredients, read_ablation
+    """Measures what is not yet measured of an ablation, and returns it; `sources` are of the study and of the base."""
+    from hpo.analysis.ablation import find_configuration, find_ingredients, read_ablation
+    from hpo.analysis.ablation_studies import card_of_ablation, define_ablation, define_path
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
     from hpo.study.loading import load_task
+    from hpo.workers.checking import check_allowed_configuration
 
     try:
         there = open_storage(url)
     except NoStorage:
         there = None  # which the first measurement creates
-    whole, start = find_configuration(there, study), find_configuration(there, base)
-    conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
-    ingredients = find_ingredients(start, whole, conditions, together)
+    whole, start = (find_configuration(there, *one) for one in zip((study, base), sources, strict=True))
+    for one, of in zip((whole, start), sources, strict=True):
+        if one.definition.references:
+            check_allowed_configuration(one.definition, one.params, of, study=one.study)
+    loaded = load_task(whole.definition, study=whole.study, sources=sources[0])
+    ingredients = find_ingredients(start, whole, loaded.conditions, together)
     name, definition = define_ablation(there, start, whole, ingredients, rounds)
-    measure(name, definition)
+    card = card_of_ablation(there, whole, definition, loaded, sources[0])
+    measure(name, definition, card)
     read = open_storage(url)
     found = read_ablation(read, name, ingredients, None)
     by_gain = sorted(found.alone, key=lambda one: found.metric.sign * one.contrast.difference.estimate)
     order = [one.ingredient for one in by_gain]
-    between = define_path(read, start, whole, order, rounds)
+    between = define_path(read, start, whole, order, definition)
     if between:
-        measure(*between)
+        measure(*between, card)
     return read_ablation(read, name, ingredients, (between[0] if between else "", order))
 
 
