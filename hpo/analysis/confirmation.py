@@ -59,6 +59,7 @@ class Confirmation:
         metric: the objective, as the confirmation's card has it.
         contrasts: of neighbours in that order.
         is_series: whether it is of `hpo confirm --until-sure`, the rounds of all its confirmations taken together.
+        begun: with how many configurations it began; a series has fewer in the end.
     """
 
     study: str
@@ -69,6 +70,7 @@ class Confirmation:
     confirmed: list[Confirmed]
     contrasts: list[Contrast]
     is_series: bool = False
+    begun: int = 0
 
     def __str__(self) -> str:
         first, unit = self.confirmed[0], self.metric.unit
@@ -122,7 +124,9 @@ def _together(parts: Sequence[Confirmation]) -> Confirmation:
         optimism = _optimism(fresh, one.searched, one.before, last.metric).without_ends(LOOKED)
         confirmed.append(replace(one, **vars(fresh), optimism=optimism))
     rounds = len(confirmed[0].errors)
-    return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[])
+    return replace(
+        last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[], begun=len(parts[0].confirmed)
+    )
 
 
 def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
