@@ -49,11 +49,16 @@ class Ledger:
         """How often anything was chosen by looking at the test."""
         return self.searching + self.listed + len(self.confirmations)
 
+    @property
+    def afterwards(self) -> str:
+        """What looked after it, as `2 confirmations, 1 ablation`."""
+        kinds: list[str] = [one.kind for one in self.confirmations.values()]
+        return ", ".join(count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds or ["confirmation"]))
+
     def __str__(self) -> str:
         parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []
         parts += ["1 by which the list's configurations are compared"] if self.listed else []
-        kinds = [one.kind for one in self.confirmations.values()]
-        parts += [count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+        parts += [self.afterwards] if self.confirmations else []
         said = f" ({', '.join(parts)})" if parts else ""
         selected = f"; selection: {self.selection}" if self.validation else ""
         return f"looks at the test: {self.looks}{said}{selected}"

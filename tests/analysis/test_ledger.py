@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.fresh_rounds import define_confirmation
-from hpo.analysis.ledger import ENTRY, _validation, enter, read_ledger
+from hpo.analysis.fresh_rounds import ENTRY, define_confirmation
+from hpo.analysis.ledger import _validation, enter, read_ledger
 from hpo.storage.queries import set_study_attribute
 from tests.analysis.test_confirmation import add
 from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, create, defined

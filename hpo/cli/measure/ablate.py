@@ -85,6 +85,7 @@ def ablate(
     most. Stopped, it goes on where it was; when all is measured, it only reads.
     """
     from hpo.analysis.ledger import enter_look
+    from hpo.dashboard.note import note_study
     from hpo.storage.queries import study_names
     from hpo.workers.devices import assign_devices, trials_at_once
     from hpo.workers.launch import begin
@@ -98,6 +99,7 @@ def ablate(
         opened = begin(storage, plan, sources)
         if (whole := stored_name(study)) in study_names(opened):
             enter_look(opened, whole, name, definition, "ablation")
+            note_study(opened, whole)
         # Held against no file: it is of both studies' configurations, which _ablation has made sure of.
         run_trials(opened, plan, devices, replace(sources, files={}), at_once=trials_at_once(workers))
 
