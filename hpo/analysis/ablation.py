@@ -13,7 +13,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured
-from hpo.analysis.fresh_rounds import confirming
+from hpo.analysis.fresh_rounds import first_fresh, read_looks
 from hpo.analysis.ingredients import Configuration, Ingredient, resolved, with_training
 from hpo.analysis.results import read_entries
 from hpo.errors import RequestError
@@ -94,10 +94,11 @@ def define_ablation(
         begun = read_definition(storage, name)
         return not defined(begun.protocol.first_round).differences(begun)
 
-    name = free_name(whole.study, "-ablation", study_names(storage) if storage is not None else (), is_same)
+    name = free_name(whole.study, "-ablation", _taken(storage, whole.study), is_same)
     if storage is not None and name in ours:
         return name, defined(read_definition(storage, name).protocol.first_round)
-    return name, defined(max(_first_fresh(storage, ours, one) for one in both))
+    stored = [first_fresh(storage, one.study) for one in both if one.study in ours] if storage is not None else []
+    return name, defined(max(*(one.definition.protocol.round_numbers.stop for one in both), *stored, 0))
 
 
 def define_path(
@@ -127,8 +128,13 @@ def define_path(
     def is_same(name: str) -> bool:
         return storage is not None and name in ours and not defined.differences(read_definition(storage, name))
 
-    known = study_names(storage) if storage is not None else ()
-    return free_name(whole.study, "-ablation-path", known, is_same), defined
+    return free_name(whole.study, "-ablation-path", _taken(storage, whole.study), is_same), defined
+
+
+def _taken(storage: RDBStorage | None, study: str) -> set[str]:
+    """Returns the names that a study's ablation cannot have: those of studies, and of what looked and is deleted."""
+    known = study_names(storage) if storage is not None else []
+    return {*known, *(read_looks(storage, study) if storage is not None and study in known else ())}
 
 
 def _changed(params: Params, names: Sequence[str], values: Params) -> dict[str, Any]:
@@ -146,14 +152,6 @@ def _define(whole: Configuration, trials: Mapping[str, Params], rounds: range, s
         "protocol": {**definition.protocol.model_dump(mode="json"), **measured_in},
     }
     return resolved(define_study(table, name=study), study, sources)
-
-
-def _first_fresh(storage: RDBStorage | None, ours: Mapping[str, Any], one: Configuration) -> int:
-    """Returns the first round that neither a study nor, where it is in the storage, a confirmation of it has had."""
-    found = [one.definition]
-    if storage is not None and one.study in ours:
-        found += [read_definition(storage, name) for name, _ in confirming(ours, one.study)]
-    return max(of.protocol.round_numbers.stop for of in found)
 
 
 def read_ablation(

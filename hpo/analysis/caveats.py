@@ -52,8 +52,8 @@ def few_rounds(rounds: int, *means: Interval, errors: Sequence[Sequence[float]] 
 
 def _skewness(errors: Sequence[float]) -> float:
     """Returns the sample's skewness; 0 of errors that are all alike."""
-    deviation = pstdev(errors)
-    return fmean((error - fmean(errors)) ** 3 for error in errors) / deviation**3 if deviation else 0.0
+    mean, deviation = fmean(errors), pstdev(errors)
+    return fmean(((error - mean) / deviation) ** 3 for error in errors) if deviation else 0.0
 
 
 def of_intervals(rounds: int, found: Sequence[Measured], metric: MetricCard) -> list[str]:

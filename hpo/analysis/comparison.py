@@ -40,7 +40,7 @@ class Comparison:
         source: the study whose rounds they are: the study itself, or a confirmation of it.
         is_biased: whether some were chosen for being good by the very rounds that they are compared on.
         winner: whom the study had first before these rounds were measured; None where they are its own.
-        words: by which a command measures the study.
+        words: by which a command measures the study; of a series, by which it shows what it has.
         contrasts: of the best with each of the others.
         pairs: for how many the p values are corrected.
         missing: the labels of a list that is compared whole, which are not measured.
@@ -147,7 +147,7 @@ def _of_several(found: Comparison) -> str:
     best, *others = found.compared
     same = [one.name for one in others if one.mean.estimate == best.mean.estimate]
     ties = [f"{join_words([best.name, *same])} have the very same mean"] if same else []
-    apart = [_who_diverges(found)] if any(contrast.diverges for contrast in found.contrasts) else []
+    apart = [_who_of_several_diverges(found)] if any(contrast.diverges for contrast in found.contrasts) else []
     if untested := _why_untested(found, found.rounds):
         return "; ".join([f"{best.name} is first of {len(found.compared)}, but {untested}", *ties, *apart])
     both = list(zip(others, found.contrasts, strict=True))
@@ -173,19 +173,29 @@ def _why_untested(found: Comparison, rounds: int) -> str:
 
 
 def _who_diverges(found: Comparison) -> str:
-    """Returns how often those diverge that do, and of two how often the other does."""
+    """Returns how often either of two diverges."""
     often = [
         f"{one.name} diverged in {len(one.diverged) or 'none'} of {count(found.rounds, 'round')}"
         for one in found.compared
-        if one.diverged or len(found.compared) == 2
     ]
+    return join_words(often)
+
+
+def _who_of_several_diverges(found: Comparison) -> str:
+    """Returns how often those diverge that do, each beside the best with a p value."""
+    p_values = {one.second: one.diverged_p_value for one in found.contrasts}
+    often = []
+    for one in found.compared:
+        beside = "" if p_values.get(one.trial) is None else f" (p {p_value(p_values[one.trial])})"
+        if one.diverged:
+            often.append(f"{one.name} diverged in {len(one.diverged)} of {count(found.rounds, 'round')}{beside}")
     return join_words(often)
 
 
 def how_compared(found: Comparison) -> str:
     """Returns how a comparison was made."""
     if found.is_series:
-        until_sure = command_here("confirm", *found.words, "--until-sure")
+        until_sure = command_here("confirm", *found.words)
         return (
             f"compared round by round, without p values and intervals of differences; {until_sure} has those that hold"
         )
@@ -211,7 +221,9 @@ def _of_confirmation(storage: RDBStorage, study: str, confirmation: Confirmation
     chosen = [one for one in confirmation.confirmed if not numbers or one.trial in numbers]
     found = _comparison(storage, study, confirmation.name, chosen, is_biased=False)
     if confirmation.is_series:
-        return replace(found, contrasts=[one.untested(BY_LOOKING) for one in found.contrasts], is_series=True)
+        only_reads = ("--until-sure", "--top", str(confirmation.begun), "--rounds", str(found.rounds))
+        untested = [one.untested(BY_LOOKING) for one in found.contrasts]
+        return replace(found, contrasts=untested, is_series=True, words=(*found.words, *only_reads))
     return replace(found, winner=confirmation.confirmed[0].name)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.analysis.caveats import beside_search
+from hpo.analysis.caveats import beside_search, of_intervals
 from hpo.analysis.contrasts import Contrast, Measured, contrasts_of, measured, pooled
 from hpo.analysis.convergence import convergence_json
 from hpo.analysis.fresh_rounds import Confirms, confirming, read_confirms
@@ -59,6 +59,7 @@ class Confirmation:
         metric: the objective, as the confirmation's card has it.
         contrasts: of neighbours in that order.
         is_series: whether it is of `hpo confirm --until-sure`, the rounds of all its confirmations taken together.
+        begun: with how many configurations it began; a series has fewer in the end.
     """
 
     study: str
@@ -69,6 +70,7 @@ class Confirmation:
     confirmed: list[Confirmed]
     contrasts: list[Contrast]
     is_series: bool = False
+    begun: int = 0
 
     def __str__(self) -> str:
         first, unit = self.confirmed[0], self.metric.unit
@@ -122,7 +124,9 @@ def _together(parts: Sequence[Confirmation]) -> Confirmation:
         optimism = _optimism(fresh, one.searched, one.before, last.metric).without_ends(LOOKED)
         confirmed.append(replace(one, **vars(fresh), optimism=optimism))
     rounds = len(confirmed[0].errors)
-    return replace(last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[])
+    return replace(
+        last, name=parts[0].name, rounds=rounds, confirmed=confirmed, contrasts=[], begun=len(parts[0].confirmed)
+    )
 
 
 def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
@@ -214,11 +218,11 @@ def read_winner(storage: RDBStorage, study: str) -> Best:
 
 def read_confirmed(storage: RDBStorage, study: str, trial: int) -> dict[str, Any] | None:
     """Returns what the latest confirmation of a study says of a trial, as JSON has it; None where none does."""
-    for confirmation in read_confirmations(storage, study):
-        for found in confirmation.confirmed:
-            if found.trial == trial:
-                return describe(found, confirmation.rounds, confirmation.metric)
-    return None
+    confirmation = next(read_confirmations(storage, study, [trial]), None)  # of a series also where it is out by now
+    if confirmation is None:
+        return None
+    (found,) = [one for one in confirmation.confirmed if one.trial == trial]
+    return describe(found, confirmation.rounds, confirmation.metric)
 
 
 def describe(found: Confirmed, rounds: int, metric: MetricCard) -> dict[str, Any]:
@@ -226,6 +230,8 @@ def describe(found: Confirmed, rounds: int, metric: MetricCard) -> dict[str, Any
     return {
         "mean": found.mean.estimate,
         **ends_of(found.mean),
+        "why": found.mean.why if found.mean.low is None else None,
+        "caveats": of_intervals(rounds, [found], metric),
         "std": found.std,
         "rounds": rounds,
         "optimism": found.optimism.estimate,

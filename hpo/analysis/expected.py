@@ -38,6 +38,7 @@ from hpo.text.formatting import count, spread
 
 Array = npt.NDArray[np.float64]
 
+FEWEST_ROUNDS = 2  # of a trial: of one there is no deviation, and a model would believe it exactly
 FEWEST_TRIALS = 10  # measured to the end: of fewer a model learns next to nothing
 MOST_TRIALS = 600  # a Gaussian process takes the cube of their number: those to the end, and then the last pruned
 BEST = 10  # trials whose numbers are varied: further from what was measured a model is sure of what it cannot know
@@ -85,12 +86,17 @@ def read_expected(storage: RDBStorage, study: str) -> Expected:
     """Returns the configuration of a search of which most can be expected.
 
     Raises:
-        RequestError: where the study lists its trials: there is no space to learn of.
+        RequestError: where the study lists its trials: there is no space to learn of; or has one round a trial.
         StorageError: where too few trials were measured to the end.
     """
     definition, metric = read_definition(storage, study), read_card(storage, study).metric
     if definition.trial:
         raise RequestError(f"study {study!r} lists its trials; an expectation is of a search over a space")
+    if definition.protocol.rounds < FEWEST_ROUNDS:
+        raise RequestError(
+            f"study {study!r} has one round a trial, which does not say how far its error may be off; it takes "
+            f"{FEWEST_ROUNDS} to expect anything of others"
+        )
     trials = _learnt_from(read_trials(storage, study, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     whole = [trial for trial in trials if trial.value is not None]
     if len(whole) < FEWEST_TRIALS:

@@ -8,7 +8,8 @@ and it resumes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -17,7 +18,7 @@ from pydantic import Field, ValidationError
 from hpo import limits
 from hpo.analysis.results import entry_of, read_best, read_entries
 from hpo.errors import RequestError
-from hpo.storage.queries import StoredTrial, read_trials, study_names
+from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
 from hpo.storage.studies import own_studies, read_definition
 from hpo.study.definition import Entry, StudyDefinition, derived_table
 from hpo.study.repetition import identity_of
@@ -29,6 +30,8 @@ Batch = tuple[str, StudyDefinition, dict[str, Any]]
 """A confirmation's name and definition, and what it is to remember."""
 EXPECTED = -1  # the number of a configuration that no trial has, but that a model expects most of
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
+
+ENTRY = "look at the test: "  # with the name of what looked, the attribute of a study that it is entered by (ledger.py)
 
 
 class Confirms(Table):
@@ -45,6 +48,32 @@ class Confirms(Table):
     series: str | None = None
     trials: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
     searched: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
+
+class Look(Table):
+    """An entry of what measured a study's configurations after it.
+
+    Attributes:
+        configurations: that were looked at, in so many `rounds`, the first with this number.
+        at: when it was entered, in UTC.
+        kind: what looked.
+    """
+
+    configurations: int
+    rounds: int
+    first_round: int
+    at: str
+    kind: Literal["confirmation", "ablation"] = "confirmation"
+
+
+def read_looks(storage: RDBStorage, study: str) -> dict[str, Look]:
+    """Returns what is entered in a study, by the name of what looked, in order of their being begun."""
+    entered = {}
+    for key, value in study_attributes(storage, study).items():
+        if key.startswith(ENTRY):
+            with suppress(ValidationError):  # none of ours
+                entered[key.removeprefix(ENTRY)] = Look.model_validate(value)
+    return dict(sorted(entered.items(), key=lambda item: item[1].at))
 
 
 def read_confirms(attributes: Mapping[str, Any]) -> Confirms | None:
@@ -111,15 +140,24 @@ def define_fresh(
         fresh = {"rounds": rounds, "first_round": first, "select_on": "test"}
         return resolve_derived({**table, "protocol": {**protocol.model_dump(mode="json"), **fresh}}, study=study)
 
-    first = protocol.round_numbers.stop
     for name, attributes in confirming(ours, study):
         begun = read_definition(storage, name)
-        first = max(first, begun.protocol.round_numbers.stop)
         is_same = attributes[CONFIRMS] == confirms and not defined(begun.protocol.first_round).differences(begun)
         if is_same and (series is None or len(read_entries(storage, name)) < len(trials)):
             return name, begun, confirms
     suffix = "-confirm" if series is None else "-sure"
-    return free_name(study, suffix, study_names(storage), lambda name: False), defined(first), confirms
+    taken = {*study_names(storage), *read_looks(storage, study)}
+    return free_name(study, suffix, taken, lambda name: False), defined(first_fresh(storage, study)), confirms
+
+
+def first_fresh(storage: RDBStorage, study: str) -> int:
+    """Returns the first round that neither a study has had, nor what measured its configurations after it.
+
+    What is deleted by now counts: somebody has looked at it.
+    """
+    confirmations = [name for name, _ in confirming(own_studies(storage), study)]
+    used = [read_definition(storage, name).protocol.round_numbers.stop for name in (study, *confirmations)]
+    return max(*used, *(look.first_round + look.rounds for look in read_looks(storage, study).values()), 0)
 
 
 def confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -14,33 +14,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from optuna.storages import RDBStorage
-from pydantic import ValidationError
 
-from hpo.analysis.fresh_rounds import CONFIRMS
+from hpo.analysis.fresh_rounds import CONFIRMS, ENTRY, Look, read_looks
 from hpo.storage.queries import finished_slots, set_study_attribute, study_attributes
 from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition
-from hpo.study.schema import Table
 from hpo.text.formatting import count
-
-ENTRY = "look at the test: "  # with a confirmation's name, the attribute of a study that it is entered by
-
-
-class Look(Table):
-    """An entry.
-
-    Attributes:
-        configurations: that were looked at, in so many `rounds`, the first with this number.
-        at: when it was entered, in UTC.
-        kind: what looked.
-    """
-
-    configurations: int
-    rounds: int
-    first_round: int
-    at: str
-    kind: Literal["confirmation", "ablation"] = "confirmation"
 
 
 @dataclass(frozen=True)
@@ -69,11 +49,16 @@ class Ledger:
         """How often anything was chosen by looking at the test."""
         return self.searching + self.listed + len(self.confirmations)
 
+    @property
+    def afterwards(self) -> str:
+        """What looked after it, as `2 confirmations, 1 ablation`."""
+        kinds: list[str] = [one.kind for one in self.confirmations.values()]
+        return ", ".join(count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds or ["confirmation"]))
+
     def __str__(self) -> str:
         parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []
         parts += ["1 by which the list's configurations are compared"] if self.listed else []
-        kinds = [one.kind for one in self.confirmations.values()]
-        parts += [count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+        parts += [self.afterwards] if self.confirmations else []
         said = f" ({', '.join(parts)})" if parts else ""
         selected = f"; selection: {self.selection}" if self.validation else ""
         return f"looks at the test: {self.looks}{said}{selected}"
@@ -118,19 +103,12 @@ def enter_look(
 def read_ledger(storage: RDBStorage, study: str) -> Ledger:
     """Returns the looks at the test that a study has cost so far."""
     definition, metric = read_definition(storage, study), read_card(storage, study).metric
-    entered = {}
-    for key, value in study_attributes(storage, study).items():
-        if key.startswith(ENTRY):
-            try:
-                entered[key.removeprefix(ENTRY)] = Look.model_validate(value)
-            except ValidationError:  # none of ours
-                continue
     on_test = definition.protocol.select_on == "test"
     finished = finished_slots(storage).get(study, 0)
     return Ledger(
         searching=finished if on_test and definition.space else 0,
         listed=bool(on_test and definition.trial and finished),
-        confirmations=dict(sorted(entered.items(), key=lambda item: item[1].at)),
+        confirmations=read_looks(storage, study),
         validation="" if on_test else _validation(definition, metric),
     )
 

@@ -38,6 +38,8 @@ def sign_flip_p_values(differences: Sequence[Sequence[float]]) -> tuple[list[flo
     if not differences:
         return [], []
     known = np.nan_to_num(np.asarray(differences, dtype=np.float64))
+    largest = np.abs(known).max(axis=1, keepdims=True, initial=0.0)
+    known = known / np.where(largest > 0, largest, 1.0)  # the square of a large one is more than a float holds
     # |sum| / sqrt(sum of squares) grows with t, and needs no deviation, which may be zero. Flips leave its deviation
     # at 1 however many rounds count, or the largest of all would be that of the difference with the fewest.
     scale = np.sqrt(np.square(known).sum(axis=1))

@@ -231,8 +231,9 @@ def difference_of_means(
     """
     if min(n, other_n) < FEWEST_ROUNDS:
         return Interval(mean - other_mean, None, None)
-    variance, other_variance = std**2 / n, other_std**2 / other_n
-    error = (variance + other_variance) ** 0.5
+    size = max(std, other_std) or 1.0  # the square of a large one is more than a float holds
+    variance, other_variance = (std / size) ** 2 / n, (other_std / size) ** 2 / other_n
+    error = size * (variance + other_variance) ** 0.5
     difference = mean - other_mean
     least = math.hypot(_least_reach(n, resolution), _least_reach(other_n, resolution))
     if error <= RESIDUE * _size_of((mean, other_mean)):

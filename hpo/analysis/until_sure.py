@@ -18,14 +18,14 @@ from optuna.storages import RDBStorage
 from hpo.analysis.fresh_rounds import Batch, Confirms, best_different, define_fresh, name_of, read_confirms
 from hpo.analysis.results import read_entries
 from hpo.analysis.sequential import anytime_interval
-from hpo.analysis.statistics import CONFIDENCE, Interval
+from hpo.analysis.statistics import ALIKE, CONFIDENCE, Interval
 from hpo.errors import RequestError
 from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.text.formatting import count, figure, points, rounds_on
 
 BATCH = 10  # rounds of a confirmation: fewer could not tell even the clearest
-LEAST_UNIT = 1e-9  # of an error: differences that were all the same say nothing of what another round's may be
+LEAST_UNIT = 1e-9  # of the errors: differences that were all the same say nothing of what another round's may be
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Series:
         """Whether all that are left differ from the best by no more than the margin."""
         if self.margin is None:
             return False
-        intervals = [one.against for one in self.left if one.against]
+        of_all = [one.against for one in self.left if one.against]
+        ends = [(by.estimate, by.estimate) if by.why == ALIKE else (by.low, by.high) for by in of_all]
         return all(
-            one.low is not None and one.high is not None and -self.margin <= one.low and one.high <= self.margin
-            for one in intervals
+            low is not None and high is not None and -self.margin <= low and high <= self.margin for low, high in ends
         )
 
     @property
@@ -140,7 +140,7 @@ def next_batch(storage: RDBStorage, study: str, *, top: int, margin: float | Non
         )
     found = read_series(storage, study, top=top, margin=margin, most=most)
     if found is None:
-        return define_fresh(storage, study, begun, BATCH, series="")
+        return define_fresh(storage, study, begun, min(BATCH, most), series="")
     if found.is_over:
         return None
     numbers = {one.trial for one in found.left}
@@ -220,8 +220,13 @@ def _judged(
         by = [ours - theirs for ours, theirs in zip(contenders[one].errors, contenders[other].errors, strict=False)]
         before = [ours - theirs for ours, theirs in zip(searched[one], searched[other], strict=True)]
         known = stdev(before) if len(before) > 1 else abs(before[0])  # of one round: as far as they lay apart
-        unit = max(known, metric.resolution or 0.0, LEAST_UNIT)
+        unit = max(known, least(one, other))
         return by, anytime_interval(by, unit, level).within(*metric.differences)
+
+    def least(one: int, other: int) -> float:
+        """Returns the smallest deviation that is believed: no difference shows less than the errors' resolution."""
+        size = max(map(abs, [*contenders[one].errors, *contenders[other].errors]))
+        return metric.resolution or LEAST_UNIT * (size or 1.0)
 
     def has_lost(one: int, other: int) -> bool:
         """Says whether the first is worse: by the evidence, the strongest that there was, and by the mean now."""
@@ -236,9 +241,10 @@ def _judged(
     for place in ranked[1:]:
         by, found = against(place, ranked[0])
         is_normal = not (contenders[place].diverged or contenders[ranked[0]].diverged)
-        least = max(metric.resolution or 0.0, LEAST_UNIT)
-        worse_by = [metric.sign * one for one in by]
-        better, within = _probabilities(worse_by, margin, least) if is_normal else (None, None)
+        worse_by, believed = [metric.sign * one for one in by], least(place, ranked[0])
+        better, within = _probabilities(worse_by, margin, believed) if is_normal else (None, None)
+        if not metric.resolution and max(by) - min(by) <= believed:
+            found = found.without_ends(ALIKE)
         judged.append(replace(contenders[place], against=found, better=better, within=within, is_out=place in out))
     return judged
 
@@ -249,7 +255,7 @@ def _probabilities(worse_by: Sequence[float], margin: float | None, least: float
     By Student's t, which is what is known of a normal mean after n rounds where nothing was known before.
 
     Args:
-        least: the smallest deviation that is believed: no difference shows less than the errors' resolution.
+        least: the smallest deviation that is believed.
     """
     from scipy import stats
 

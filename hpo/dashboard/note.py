@@ -105,7 +105,7 @@ def _looks(definition: StudyDefinition, ledger: Ledger) -> str:
         said = "One with every trial, for they are measured on the test."
     else:
         said = "One, for its configurations are compared by it."
-    return f"{said} Besides: {count(len(ledger.confirmations), 'confirmation')}."
+    return f"{said} Besides: {ledger.afterwards}."
 
 
 def _values(parameter: Parameter) -> str:

@@ -63,9 +63,10 @@ def read_report(storage: RDBStorage, study: str, clean: Callable[[str], str] = s
     """
     definition, card = _cleaned(read_definition(storage, study), clean), read_card(storage, study)
     attributes, name = study_attributes(storage, study), clean(study)
-    read_best(storage, study)  # says so where there is none
+    best = read_best(storage, study).trial  # says so where there is none
     trials = read_trials(storage, study)
-    confirmation = next(read_confirmations(storage, study), None)
+    of_best, of_any = read_confirmations(storage, study, [best]), read_confirmations(storage, study)
+    confirmation = next(of_best, None) or next(of_any, None)
     if definition.space:
         parts = search_sections(storage, study, trials, definition, card)
     else:

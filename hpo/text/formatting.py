@@ -43,14 +43,20 @@ def figure(value: float, unit: str, scale: float | None = None, sign: str = "") 
         sign: `+` gives positive numbers a sign too.
     """
     if unit == "%":
-        return f"{round(value, 2) + 0.0 if math.isfinite(value) else value:{sign}.2f}"  # no -0.00
+        return f"{_rounded(value, 2):{sign}.2f}"
     if not scale or not math.isfinite(scale) or not math.isfinite(value) or scale < DUST * abs(value):
         return f"{value:{sign}.4g}"
     decimals = 1 - math.floor(math.log10(abs(scale)))
     digits = decimals + (math.floor(math.log10(abs(value))) + 1 if value else 0)
     if value and (max(decimals, digits) > LONGEST or decimals < 1 - LONGEST):
         return f"{value:{sign}.{max(1, min(digits, LONGEST)) - 1}e}"
-    return f"{value:{sign}.{min(max(0, decimals), LONGEST)}f}"
+    decimals = min(max(0, decimals), LONGEST)
+    return f"{_rounded(value, decimals):{sign}.{decimals}f}"
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """Returns a number with so many decimals, and 0 without a sign."""
+    return round(value, decimals) + 0.0 if math.isfinite(value) else value
 
 
 def mean_and_deviation(mean: float, std: float | None, unit: str) -> str:

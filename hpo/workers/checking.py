@@ -149,6 +149,19 @@ def _hold_against(
                 raise StudyError(f"{where}: its {name} cannot be {value!r}")
 
 
+def check_allowed_configuration(definition: StudyDefinition, params: Params, sources: Sources, *, study: str) -> None:
+    """Makes sure that a study's code may be given a configuration of it, as a file says or an operator allows.
+
+    Raises:
+        RequestError: where it may not.
+    """
+    for file, given in sources.files.items():
+        if set(definition.references) & set(given.references):
+            _hold_against(definition, given, sources, study=study, file=file)
+    load_task(definition, study=study, sources=sources)
+    check_params(definition, params, trial=f"study {study!r}")
+
+
 def check_params(definition: StudyDefinition, params: Params, *, trial: str) -> None:
     """Makes sure that a stored trial has a configuration of its study's space: anybody can have changed it.
 

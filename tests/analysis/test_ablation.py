@@ -365,3 +365,44 @@ learning_rate = 0.1
     done = hpo("ablate", "wide.toml", "--from", "other.toml", folder=tmp_path)
     said = "study 'other' measures classification convnet, but study 'wide' classification mlp"
     assert_one_line(done, 2, f"{said}, so they have no ingredients")
+
+
+def test_one_that_is_measured_is_found_again_though_its_study_was_confirmed_since(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 1.0, 1.0])
+    whole, base = find_configuration(created, "small"), configurations()[0]
+    found = find_ingredients(base, whole, CONDITIONS)
+    name, definition = define_ablation(created, base, whole, found, 6)
+    create(created, name, definition, len(definition.trial))
+    enter_look(created, "small", name, definition, "ablation")
+    _, confirmation, _ = define_confirmation(created, "small", top=1, rounds=30)
+    assert confirmation.protocol.first_round == 9  # after the ablation's
+    assert define_ablation(created, base, whole, found, 6) == (name, definition)
+    again, more = define_ablation(created, base, whole, found, 8)
+    assert (again, more.protocol.first_round) == ("small-ablation-2", 9)
+
+
+OWN = """
+[task]
+name = "own.py:objective"
+[protocol]
+rounds = 3
+[[trial]]
+label = "it"
+"""
+
+
+def test_a_function_of_ones_own_is_taken_apart_too(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def objective(params, seed):\n    return params['a'] + params['b'] + seed % 7 / 10\n"
+    )
+    for name, params in (("plain", "{ a = 2, b = 2 }"), ("rich", "{ a = 1, b = 0 }")):
+        (tmp_path / f"{name}.toml").write_text(f'title = "{name}"{OWN}params = {params}\n')
+    command = ("ablate", "rich.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1", "--json")
+    done = hpo(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(one["ingredient"]["names"], one["difference"]) for one in found["path"]] == [
+        (["b"], pytest.approx(-2.0)),
+        (["a"], pytest.approx(-1.0)),
+    ]
+    assert hpo(*command, folder=tmp_path).stdout == done.stdout  # it only reads

@@ -149,7 +149,7 @@ def test_the_winner_is_confirmed_by_its_own_fresh_figure_alone(searched: RDBStor
     assert winner.confirmed is not None
     assert set(winner.confirmed) == {
         *("mean", "low", "high", "std", "rounds", "optimism", "optimism_interval"),
-        *("on_new", "diverged_rounds", "convergence"),
+        *("on_new", "diverged_rounds", "convergence", "why", "caveats"),
     }
     assert winner.confirmed["mean"] == pytest.approx(3.2)
     add(searched, "small", 0.05, [1.0, 1.1, 1.2])  # the search went on, and has a new winner

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import coverage
 from hpo.analysis import sign_flips
 from hpo.analysis.caveats import few_rounds, of_intervals
+from hpo.analysis.confirmation import Confirmed, describe
 from hpo.analysis.contrasts import Measured
 from hpo.analysis.results import Best
 from hpo.analysis.statistics import Interval
@@ -69,10 +70,8 @@ def test_the_best_says_what_few_rounds_are_not_sure_of_beside_every_interval(
     ends: tuple[float | None, float | None], is_said: bool
 ) -> None:
     interval = dict(zip(("low", "high"), ends, strict=True))
-    confirmed = {
-        **{"mean": 2.0, **interval, "std": 0.5, "rounds": 5, "optimism": 0.0, "optimism_interval": interval},
-        **{"on_new": None, "convergence": None},
-    }
+    found = Interval(2.0, *ends)
+    confirmed = describe(Confirmed(1, "trial 1", {}, [2.0] * 5, found, searched=2.0, optimism=found), 5, RECOGNITION)
     what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
     fresh = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, confirmed)
     listed = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, None, label="A", interval=interval)

@@ -87,3 +87,11 @@ def test_too_few_trials_say_so_and_a_list_has_nothing_to_expect(fresh_storage: R
     create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
     with pytest.raises(RequestError, match="lists its trials"):
         read_expected(fresh_storage, "listed")
+
+
+def test_one_round_a_trial_does_not_say_how_far_a_trial_may_be_off(fresh_storage: RDBStorage) -> None:
+    create(fresh_storage, "small", defined({**SMALL_STUDY, "protocol": {"rounds": 1}}, name="small"), 20)
+    for place in range(12):
+        add(fresh_storage, "small", 0.05 * (place + 1), [2.0])
+    with pytest.raises(RequestError, match="has one round a trial"):
+        read_expected(fresh_storage, "small")

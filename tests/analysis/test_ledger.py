@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.fresh_rounds import define_confirmation
-from hpo.analysis.ledger import ENTRY, _validation, enter, read_ledger
+from hpo.analysis.fresh_rounds import ENTRY, define_confirmation
+from hpo.analysis.ledger import _validation, enter, read_ledger
 from hpo.storage.queries import set_study_attribute
 from tests.analysis.test_confirmation import add
 from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, create, defined
@@ -56,3 +56,17 @@ def test_what_others_have_written_is_no_entry(created: RDBStorage) -> None:
     for value in ({"rounds": "many"}, 3, None):
         set_study_attribute(created, "small", f"{ENTRY}mine", value)
         assert read_ledger(created, "small").looks == 0
+
+
+def test_what_is_deleted_was_looked_at_and_its_rounds_are_not_fresh(created: RDBStorage) -> None:
+    for rate in (0.1, 0.2):
+        add(created, "small", rate, [2.0, 2.5, 3.0])
+    name, definition, confirms = define_confirmation(created, "small", top=1, rounds=6)
+    create(created, name, definition, 1)
+    enter(created, "small", name, definition, confirms)
+    created.delete_study(created.get_study_id_from_name(name))
+    again, fresh, confirms = define_confirmation(created, "small", top=1, rounds=8)
+    assert (again, fresh.protocol.first_round) == ("small-confirm-2", 9)
+    create(created, again, fresh, 1)
+    enter(created, "small", again, fresh, confirms)
+    assert read_ledger(created, "small").looks == 2 + 2

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 from itertools import product
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from hpo.analysis.caveats import few_rounds
 from hpo.analysis.sign_flips import PATTERNS, sign_flip_p_values
-from hpo.analysis.statistics import difference_of_means, holm, mean_of, paired_difference, ratio_of_deviations
+from hpo.analysis.statistics import (
+    Interval,
+    difference_of_means,
+    holm,
+    mean_of,
+    paired_difference,
+    ratio_of_deviations,
+)
 from hpo.study.card import MetricCard
 from tests.conftest import RECOGNITION
 
@@ -172,3 +181,19 @@ def test_holms_correction_is_as_in_the_literature() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_errors_whose_squares_no_float_holds_are_compared_as_any_others(scale: float) -> None:
+    """As those of a round that diverges may be, and are yet finite."""
+    errors, others = [1.0, 1.2, 0.9, 1.4, 1.1, 1.3, 1.2], [1.5, 1.4, 1.6, 1.5, 1.3, 1.7, 1.6]
+    of, by = ([scale * error for error in side] for side in (errors, others))
+    plain, scaled = (
+        difference_of_means(fmean(ours), stdev(ours), 7, fmean(theirs), stdev(theirs), 7)
+        for ours, theirs in ((errors, others), (of, by))
+    )
+    assert plain.low is not None
+    assert scaled.low == pytest.approx(scale * plain.low, rel=1e-9)
+    differences = [theirs - ours for ours, theirs in zip(of, by, strict=True)]
+    assert sign_flip_p_values([differences]) == sign_flip_p_values([[one / scale for one in differences]])
+    assert "skewed errors" in few_rounds(30, Interval(1.0, 0.0, 2.0), errors=[[scale] * 29 + [9 * scale]])

@@ -10,12 +10,14 @@ from numpy.random import default_rng
 from optuna.storages import RDBStorage
 
 from hpo.analysis.comparison import compare
-from hpo.analysis.confirmation import read_confirmations
+from hpo.analysis.confirmation import read_confirmations, read_winner
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
-from hpo.analysis.statistics import LOOKED
+from hpo.analysis.statistics import ALIKE, LOOKED
 from hpo.analysis.until_sure import Contender, Series, _judged, next_batch, read_series
+from hpo.cli.read.best import best_table
 from hpo.cli.read.compare import comparison_json, comparison_view
 from hpo.errors import RequestError
+from hpo.report.report import read_report
 from hpo.storage.queries import set_study_attribute
 from hpo.storage.studies import read_definition
 from tests.analysis.test_confirmation import add, confirm
@@ -176,7 +178,7 @@ def test_a_comparison_takes_the_common_rounds_of_a_series_and_tests_nothing_afte
     assert [contrast[key] for key in ("p_value", "diverged_p_value", "low", "high", "on_new")] == [None] * 5
     assert not contrast["is_significant"]
     *_, (how, *_) = comparison_view(found)
-    assert how.endswith("hpo confirm small --until-sure has those that hold")
+    assert how.endswith(f"hpo confirm small --until-sure --top 3 --rounds {left.rounds} has those that hold")
     early = compare(searched, "small", ["0", "1", "2"])
     assert (early.rounds, early.is_series) == (10, True)  # in which all three were measured
     assert str(early).startswith("study small: trial 1 is first of 3, but the number of rounds was chosen by looking")
@@ -202,6 +204,49 @@ def test_rounds_whose_number_was_chosen_by_looking_give_no_interval(searched: RD
     (found,) = read_confirmations(searched, "small")
     assert {(one.mean.low, one.mean.why, one.on_new) for one in found.confirmed} == {(None, LOOKED, None)}
     assert {(one.optimism.low, one.optimism.why) for one in found.confirmed} == {(None, LOOKED)}
+
+
+def test_the_best_says_why_the_rounds_of_a_series_give_no_interval(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.1, 0.3: 9.0}), batches=2)
+    assert f"(no interval: {LOOKED})" in best_table(read_winner(searched, "small"))[-1][-1]
+
+
+def test_a_winner_that_a_series_has_given_up_is_confirmed_all_the_same(searched: RDBStorage) -> None:
+    """By the rounds that it had: nothing tells more of how far the search was off."""
+    measure(searched, noisy({0.1: 9.0, 0.2: 2.0, 0.3: 2.1}))
+    assert series(searched).contenders[-1].trial == 1
+    winner = read_winner(searched, "small")
+    assert winner.confirmed is not None
+    assert (winner.trial, winner.confirmed["rounds"]) == (1, 10)
+    assert winner.confirmed["optimism"] == pytest.approx(7.0, abs=0.5)
+    assert "Confirmed on 10 fresh rounds" in " ".join(read_report(searched, "small").headline)
+
+
+def test_a_series_has_no_more_rounds_than_it_may(searched: RDBStorage) -> None:
+    measure(searched, noisy({0.1: 2.0, 0.2: 2.0, 0.3: 2.0}), most=5)
+    assert series(searched, most=5).rounds == 5
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_of_errors_of_any_size_it_tells_the_same(scale: float) -> None:
+    draw = default_rng(0)
+    of = [[scale * (mean + 0.1 * float(draw.normal())) for _ in range(20)] for mean in (2.0, 2.5, 2.02)]
+    contenders = [Contender(trial, str(trial), {}, errors, 0) for trial, errors in enumerate(of)]
+    metric = RECOGNITION.model_copy(update={"resolution": None, "low": None, "high": None})
+    found = _judged(contenders, [errors[:3] for errors in of], metric, 0.1 * scale)
+    assert [(one.trial, one.is_out) for one in found] == [(0, False), (2, False), (1, True)]
+    assert [round(one.better or 0.0, 3) for one in found] == [0.0, 0.99, 1.0]
+    assert found[1].against is not None
+    assert 0.05 < (found[1].against.high or 0.0) / scale < 0.5
+
+
+def test_differences_that_are_all_alike_have_no_interval_where_nothing_tells_the_resolution() -> None:
+    contenders = [Contender(trial, str(trial), {}, [2.0 + 0.5 * trial] * 10, 0) for trial in range(2)]
+    metric = RECOGNITION.model_copy(update={"resolution": None})
+    _, other = _judged(contenders, [[2.0, 2.5], [2.5, 3.0]], metric, 0.4)
+    assert other.is_out
+    assert other.against is not None
+    assert (other.against.low, other.against.why) == (None, ALIKE)
 
 
 def test_no_probability_is_one_where_all_differences_are_alike() -> None:

@@ -93,7 +93,7 @@ def best() -> list[Any]:
     confirmed: dict[str, Any] = {
         **{"mean": 12.5, "low": 11.9, "high": 13.1, "std": 2.0, "rounds": 30, "optimism": 0.16},
         **{"optimism_interval": {"low": -0.2, "high": 0.5}, "on_new": {"low": 11.0, "high": 14.0}},
-        **{"diverged_rounds": [], "convergence": None},
+        **{"diverged_rounds": [], "convergence": None, "why": None, "caveats": []},
     }
     what = RECOGNITION.name, RECOGNITION.title, RECOGNITION.unit, RECOGNITION.direction
     return best_table(Best("quickstart", 8, 12.34, 10.52, [12.0, 12.5], PARAMS, 5, "digits", *what, confirmed))

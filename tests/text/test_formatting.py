@@ -139,3 +139,8 @@ def test_any_number_is_a_figure_and_a_finite_one_not_far_from_itself(
     shown = figure(value, unit, scale)
     if abs(value) < 1e300 and unit != "%" and scale and math.isfinite(scale):
         assert abs(float(shown) - value) <= max(abs(scale), abs(value) * 1e-3)
+
+
+def test_no_zero_has_a_sign_of_its_own() -> None:
+    assert [figure(-0.001, unit, 0.72) for unit in ("", "%")] == ["0.00", "0.00"]
+    assert figure(-0.001, "", 0.72, "+") == "+0.00"

@@ -94,7 +94,8 @@ def ablate(
     def measure(name: str, definition: StudyDefinition) -> None:
         _measure(storage, stored_name(study), name, definition, devices, sources, trials_at_once(workers))
 
-    found = _ablation(storage, study, base, sources, measure, together=together, rounds=rounds)
+    both = sources, given.sources(base)
+    found = _ablation(storage, study, base, both, measure, together=together, rounds=rounds)
     if as_json:
         print_json(ablation_json(found))
     else:
@@ -112,6 +113,7 @@ def _measure(
 ) -> None:
     """Measures a part of an ablation of a study, and enters it into the study's ledger."""
     from hpo.analysis.ledger import enter_look
+    from hpo.dashboard.note import note_study
     from hpo.storage.queries import study_names
     from hpo.study.card import make_card
     from hpo.study.loading import load_task
@@ -128,6 +130,7 @@ def _measure(
     opened = begin(url, plan, ours)
     if study in study_names(opened):
         enter_look(opened, study, name, definition, "ablation")
+        note_study(opened, study)
     run_trials(opened, plan, devices, ours, at_once=at_once)
 
 
@@ -135,21 +138,26 @@ def _ablation(
     url: str,
     study: str,
     base: str,
-    sources: Sources,
+    both: tuple[Sources, Sources],
     measure: Callable[[str, StudyDefinition], None],
     *,
     together: Sequence[str],
     rounds: int,
 ) -> Ablation:
-    """Measures what is not yet measured of an ablation, and returns it."""
+    """Measures what is not yet measured of an ablation, and returns it.
+
+    Args:
+        both: the sources of the study, and of its base.
+    """
     from hpo.analysis.ablation import define_ablation, define_path, read_ablation
     from hpo.analysis.ingredients import find_configuration, find_ingredients
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import study_names
     from hpo.study.loading import load_task
-    from hpo.workers.checking import open_stored
+    from hpo.workers.checking import check_allowed_configuration, open_stored
 
+    sources, of_base = both
     try:
         there = open_storage(url)
     except NoStorage:
@@ -157,7 +165,11 @@ def _ablation(
     if there is not None and stored_name(study) in study_names(there):
         open_stored(there, stored_name(study), sources)  # its code and data are those by which its best was found
     whole = find_configuration(there, study, sources)
-    start = find_configuration(there, base, sources, like=whole)
+    start = find_configuration(there, base, of_base, like=whole)
+    for one, given in ((whole, sources), (start, of_base)):
+        if one.definition.references:
+            with capture():
+                check_allowed_configuration(one.definition, one.params, given, study=one.study)
     with capture() if whole.definition.references else nullcontext():
         conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
     ingredients = find_ingredients(start, whole, conditions, together)

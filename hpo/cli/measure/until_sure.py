@@ -54,7 +54,8 @@ def _margin(found: Series) -> str:
 def _from_best(one: Contender, unit: str) -> str:
     if one.against is None:
         return ""
-    by = change(one.against.estimate, unit)
+    low, high = one.against.low, one.against.high
+    by = change(one.against.estimate, unit, None if low is None or high is None else high - low)
     return f"{by} ({one.against.text(unit, '+')})"
 
 

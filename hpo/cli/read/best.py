@@ -107,20 +107,18 @@ def expected_json(found: Expected) -> dict[str, Any]:
 
 def _verdict(best: Best) -> str:
     """Returns how far a winner's figure can be believed."""
-    from hpo.analysis.statistics import ALIKE, DIVERGED, Interval, both_intervals
+    from hpo.analysis.statistics import Interval, both_intervals
 
     if best.confirmed is not None:
         confirmed = best.confirmed
-        why = DIVERGED if confirmed["convergence"] else ALIKE
-        mean = Interval(confirmed["mean"], confirmed["low"], confirmed["high"], why=why)
+        mean = Interval(confirmed["mean"], confirmed["low"], confirmed["high"], why=confirmed["why"] or "")
         on_new = Interval(confirmed["mean"], **confirmed["on_new"]) if confirmed["on_new"] else None
         optimism = Interval(confirmed["optimism"], **confirmed["optimism_interval"])
         diverged = f"it {confirmed['convergence']['text']}; " if confirmed["convergence"] else ""
-        few = few_rounds(confirmed["rounds"], mean)
         return (
             f"confirmed on {count(confirmed['rounds'], 'fresh round')}: {spread(confirmed['mean'], None, best.unit)} "
             f"({both_intervals(mean, on_new, best.unit)}); {diverged}"
-            f"{beside_search(best.value, optimism, best.unit, confirmed['std'])}{f'; {few}' if few else ''}"
+            + "; ".join([beside_search(best.value, optimism, best.unit, confirmed["std"]), *confirmed["caveats"]])
         )
     if best.label is not None:
         compare = command_here("compare", "--study", best.study)
