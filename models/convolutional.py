@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ._pair import Activation, DigitPair, dropped
@@ -32,6 +34,17 @@ def deep_cnn(
     The first two of `depth` are max-pooled to 7x7, the others, twice as wide, to 3x3.
     """
     return DigitPair(lambda: _deep(activation, width, depth, dropout), activation, weight_sharing=weight_sharing)
+
+
+def unpooled_cnn(
+    activation: Activation, *, weight_sharing: bool, width: int = 32, depth: int = 5, dropout: float = 0.0
+) -> nn.Module:
+    """Unpadded 3x3 convolutions with batch norm, of 32, 48, 64, 80 and 96 channels, then linear to 10; no pooling.
+
+    Others are of `depth` convolutions, the first of `width` channels, each wider by half of that. After S. An et al.,
+    "An ensemble of simple convolutional neural network models for MNIST digit recognition", 2020.
+    """
+    return DigitPair(lambda: _unpooled(activation, width, depth, dropout), activation, weight_sharing=weight_sharing)
 
 
 def fully_convolutional(
@@ -87,6 +100,22 @@ def _deep(activation: Activation, width: int, depth: int, dropout: float) -> nn.
         *dropped(dropout),
         nn.Linear(18 * width, 10),
     )
+
+
+def _unpooled(activation: Activation, width: int, depth: int, dropout: float) -> nn.Module:
+    """Returns a tower.
+
+    Raises:
+        ValueError: where nothing of an image would be left.
+    """
+    if depth > 6:
+        raise ValueError(f"depth must be at most 6, as each convolution takes two pixels of 14, but is {depth}")
+    channels = [1, *(width + layer * (width // 2) for layer in range(depth))]
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(channels):
+        layers += [nn.Conv2d(inputs, outputs, kernel_size=3, bias=False), nn.BatchNorm2d(outputs), activation()]
+    side = 14 - 2 * depth
+    return nn.Sequential(*layers, nn.Flatten(), *dropped(dropout), nn.Linear(side**2 * channels[-1], 10))
 
 
 def _convolutions(activation: Activation, width: int, depth: int) -> list[nn.Module]:

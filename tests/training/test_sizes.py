@@ -30,7 +30,7 @@ from tests.training.test_rounds import SEEDS, exactly, loss_of, plain_loop
 from tests.training.test_trainer import ROUNDS, measure, params, task, trainer
 
 HEAD = 20 * 20 + 20 + 20 * 2 + 2
-SIZED = ("cnn", "cnn_bn", "deep_cnn", "fnn", "fully_convolutional", "residual")
+SIZED = ("cnn", "cnn_bn", "deep_cnn", "fnn", "fully_convolutional", "residual", "unpooled_cnn")
 
 BEFORE = {  # of networks with a shared tower, and with two: names and shapes, sum of absolute weights, and of outputs
     ("cnn", True): ("b4d48d70637e", 2326.236098, 7.491762),
@@ -80,6 +80,11 @@ def convolutions(width: int, depth: int) -> int:
     return count
 
 
+def unpooled(*channels: int) -> int:
+    """How many the unpooled network's have."""
+    return sum(9 * inputs * outputs + 2 * outputs for inputs, outputs in pairwise([1, *channels]))
+
+
 def hidden(*widths: int) -> int:
     return sum(inputs * outputs + outputs for inputs, outputs in pairwise(widths))
 
@@ -95,6 +100,9 @@ COUNTS: list[tuple[str, dict[str, int], int]] = [
     ("deep_cnn", {"width": 1, "depth": 9}, convolutions(1, 9) + hidden(18, 10)),
     ("fully_convolutional", {}, convolutions(24, 5) + hidden(48, 10)),
     ("fully_convolutional", {"width": 7, "depth": 4}, convolutions(7, 4) + hidden(14, 10)),
+    ("unpooled_cnn", {}, unpooled(32, 48, 64, 80, 96) + hidden(16 * 96, 10)),
+    ("unpooled_cnn", {"width": 5, "depth": 3}, unpooled(5, 7, 9) + hidden(64 * 9, 10)),
+    ("unpooled_cnn", {"width": 4, "depth": 6}, unpooled(4, 6, 8, 10, 12, 14) + hidden(4 * 14, 10)),
     ("residual", {}, of_residual(14, 6)),
     ("residual", {"width": 5}, of_residual(5, 6)),
     ("residual", {"depth": 1}, of_residual(14, 1)),
@@ -118,7 +126,7 @@ def test_sizes_make_networks_of_so_many_parameters(architecture: str, sizes: dic
     assert (comparison.shape, digits.shape) == ((3, 2), (3, 2, 10))
 
 
-DROPPED = {"cnn": 2, "cnn_bn": 2, "deep_cnn": 1, "fnn": 2, "fully_convolutional": 1, "residual": 1}
+DROPPED = {"cnn": 2, "cnn_bn": 2, "deep_cnn": 1, "fnn": 2, "fully_convolutional": 1, "residual": 1, "unpooled_cnn": 1}
 
 
 @pytest.mark.parametrize(("architecture", "layers"), DROPPED.items())
@@ -155,12 +163,19 @@ def test_dropout_trains_looped_and_the_same_each_time(architecture: str) -> None
     assert first[-1].details != none[-1].details
 
 
-@pytest.mark.parametrize("architecture", ["deep_cnn", "fully_convolutional"])
-def test_a_network_that_would_be_too_shallow_is_refused_in_a_line(architecture: str) -> None:
-    said = "depth must be at least 3, two convolutions at 14x14 and one at 7x7, but is 2"
+SHALLOW = "depth must be at least 3, two convolutions at 14x14 and one at 7x7, but is 2"
+DEEP = "depth must be at most 6, as each convolution takes two pixels of 14, but is 7"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "depth", "said"),
+    [("deep_cnn", 2, SHALLOW), ("fully_convolutional", 2, SHALLOW), ("unpooled_cnn", 7, DEEP)],
+)
+def test_a_network_of_an_impossible_depth_is_refused_in_a_line(architecture: str, depth: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        build(architecture, depth=2)
-    table = changed(changed(SMALL_STUDY, "space.architecture", [architecture]), "space.depth", {"low": 2, "high": 4})
+        build(architecture, depth=depth)
+    searched = {"choices": [depth]}
+    table = changed(changed(SMALL_STUDY, "space.architecture", [architecture]), "space.depth", searched)
     order = Check("small", defined(table, "small"), "cpu", Sources(Path()))
     with pytest.raises(StudyError) as raised:
         check_study(order, lambda said: None)
@@ -201,7 +216,7 @@ def test_a_size_that_is_none_is_refused_in_a_line(name: str, value: Any) -> None
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
-@pytest.mark.parametrize("architecture", ["deep_cnn", "fully_convolutional", "residual", "cnn_bn"])
+@pytest.mark.parametrize("architecture", ["deep_cnn", "fully_convolutional", "residual", "cnn_bn", "unpooled_cnn"])
 def test_networks_of_any_size_are_trained_as_a_plain_loop_trains_each(
     architecture: str, activation: str, digit_pairs: tuple[Pairs, Pairs]
 ) -> None:
