@@ -8,6 +8,7 @@ that diverge with its exact interval (C. Clopper and E. Pearson, 1934), and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import stdev
@@ -37,11 +38,9 @@ class Convergence:
 
     def text(self, metric: MetricCard) -> str:
         """Returns all of it as a clause."""
-        low, high = self.share.low or 0.0, self.share.high or 0.0
-        said = (
-            f"diverged in {self.diverged} of {count(self.rounds, 'round')} ({self.share.estimate:.0f} %, 95 %: "
-            f"{low:.0f} to {high:.0f} %)"
-        )
+        decimals = max(0, math.ceil(math.log10(self.rounds)) - 2)  # one round of 1 000 is 0.1 %
+        of, low, high = (f"{one or 0.0:.{decimals}f}" for one in (self.share.estimate, self.share.low, self.share.high))
+        said = f"diverged in {self.diverged} of {count(self.rounds, 'round')} ({of} %, 95 %: {low} to {high} %)"
         if self.error is None:
             return said
         std = stdev(self.errors) if len(self.errors) > 1 else None

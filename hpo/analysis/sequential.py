@@ -47,7 +47,7 @@ def anytime_interval(differences: Sequence[float], unit: float, level: float = 1
     Args:
         unit: see `log_e_values`.
         level: at most so often the true mean is outside, whenever one stops. 0 is outside where the p value is at most
-            that.
+            that, unless the differences have turned since.
     """
     found = log_e_values(differences, unit)
     found[: min(FIRST_LOOK, len(found)) - 1] = -math.inf
@@ -55,6 +55,8 @@ def anytime_interval(differences: Sequence[float], unit: float, level: float = 1
     now, then = (_ends(differences[:rounds], unit, -math.log(level)) for rounds in (len(differences), strongest))
     lows, highs = ([end for end in ends if end is not None] for ends in zip(now, then, strict=True))
     low, high = max(lows, default=None), min(highs, default=None)  # of two that both hold what both have in common
+    if low is not None and high is not None and low > high:
+        low, high = now  # one of them does not hold: the later, which has more rounds, is the better guess
     return Interval(float(np.mean(differences)), low, high, p_value=math.exp(-max(0.0, float(found.max()))))
 
 

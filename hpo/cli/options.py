@@ -276,11 +276,11 @@ def written_by_request() -> Iterator[None]:
 
 
 def print_parts(*parts: Any) -> None:
-    """Prints tables and lines, an empty line between two; a list is of lines without one."""
+    """Prints tables and lines, an empty line between two; a list is of lines without one, and may be empty."""
     from hpo.cli.console import Console
 
     console = Console()
-    for i, part in enumerate(parts):
+    for i, part in enumerate(part for part in parts if part != []):
         if i:
             console.print()
         for line in part if isinstance(part, list) else [part]:

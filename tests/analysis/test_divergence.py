@@ -70,6 +70,13 @@ def test_a_share_has_the_exact_interval_of_clopper_and_pearson() -> None:
         )
 
 
+@pytest.mark.parametrize(("rounds", "said"), [(20, "(5 %, 95 %: 0 to 25 %)"), (1000, "(0.1 %, 95 %: 0.0 to 0.6 %)")])
+def test_a_rare_divergence_is_not_rounded_to_none(rounds: int, said: str) -> None:
+    found = convergence_of([100.0, *[1.0] * (rounds - 1)], [0], RECOGNITION)
+    assert found is not None
+    assert said in found.text(RECOGNITION)
+
+
 def test_a_rates_p_value_is_the_exact_sign_test_of_the_rounds_in_which_one_alone_diverged() -> None:
     for alone in range(11):
         _, (p_value,) = joint_p_values([((GOOD, []), (GOOD, list(range(alone))))])

@@ -87,6 +87,13 @@ def test_evidence_of_a_unit_that_was_far_too_small_is_lost_and_the_interval_is_t
     assert found.low < 0.5 < found.high
 
 
+def test_where_differences_turn_the_interval_is_that_of_all_rounds() -> None:
+    found = anytime_interval([1.0, 1.1] * 15 + [-1.0, -1.1] * 20, 1.0)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.estimate < found.high
+
+
 def test_an_interval_does_not_depend_on_the_unit_of_the_errors() -> None:
     differences = default_rng(3).normal(0.5, size=30)
     plain, scaled = anytime_interval(differences.tolist(), 1.0), anytime_interval((100 * differences).tolist(), 100.0)

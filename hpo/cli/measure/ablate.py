@@ -92,7 +92,8 @@ def ablate(
     devices, sources = assign_devices(workers, device), given.sources(study)
 
     def measure(name: str, definition: StudyDefinition) -> None:
-        _measure(storage, stored_name(study), name, definition, devices, sources, trials_at_once(workers))
+        chosen_by = (stored_name(study), stored_name(base))
+        _measure(storage, chosen_by, name, definition, devices, sources, trials_at_once(workers))
 
     both = sources, given.sources(base)
     found = _ablation(storage, study, base, both, measure, together=together, rounds=rounds)
@@ -104,14 +105,14 @@ def ablate(
 
 def _measure(
     url: str,
-    study: str,
+    studies: Sequence[str],
     name: str,
     definition: StudyDefinition,
     devices: list[str],
     sources: Sources,
     at_once: int | None,
 ) -> None:
-    """Measures a part of an ablation of a study, and enters it into the study's ledger."""
+    """Measures a part of an ablation, and enters it into the ledgers of both studies."""
     from hpo.analysis.ledger import enter_look
     from hpo.dashboard.note import note_study
     from hpo.storage.queries import study_names
@@ -128,7 +129,7 @@ def _measure(
     ours = replace(sources, files={name: definition} if sources.files else {})
     plan = Plan(name, definition, len(definition.trial), card=card)
     opened = begin(url, plan, ours)
-    if study in study_names(opened):
+    for study in sorted({*studies} & {*study_names(opened)}):
         enter_look(opened, study, name, definition, "ablation")
         note_study(opened, study)
     run_trials(opened, plan, devices, ours, at_once=at_once)
