@@ -1,4 +1,4 @@
-"""What the search beyond the reports found: kept in benchmarks/beyond.json, and told in docs/beyond.md.
+"""What the search beyond the reports found: keeps it, and fills the tables and draws the figures that tell it.
 
     hpo ablate … --json > ablation.json                                   # docs/beyond.md names all commands
     python -m benchmarks.beyond --keep sqlite:///beyond.db ablation.json

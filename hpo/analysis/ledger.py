@@ -53,7 +53,8 @@ class Ledger:
     def afterwards(self) -> str:
         """What looked after it, as `2 confirmations, 1 ablation`."""
         kinds: list[str] = [one.kind for one in self.confirmations.values()]
-        return ", ".join(count(kinds.count(kind), kind) for kind in dict.fromkeys(kinds or ["confirmation"]))
+        said = [kind for kind in ("confirmation", "ablation") if kind in kinds] or ["confirmation"]
+        return ", ".join(count(kinds.count(kind), kind) for kind in said)
 
     def __str__(self) -> str:
         parts = [f"{count(self.searching, 'trial')} while searching"] if self.searching else []

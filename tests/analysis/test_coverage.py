@@ -76,4 +76,4 @@ def test_the_best_says_what_few_rounds_are_not_sure_of_beside_every_interval(
     fresh = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, confirmed)
     listed = Best("x", 1, 2.0, 0.5, [2.0] * 5, {}, 5, "digits", *what, None, label="A", interval=interval)
     for best in (fresh, listed):
-        assert ("few rounds" in str(best_table(best)[-1])) == is_said
+        assert ("few rounds: " in str(best_table(best)[-1])) == is_said
