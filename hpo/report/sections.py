@@ -109,9 +109,10 @@ def search_sections(
 ) -> Iterator[Section]:
     """Yields what a search says."""
     whole, pruned = _count(trials, TrialState.COMPLETE), _count(trials, TrialState.PRUNED)
-    pruned_too = f", {pruned} pruned" if pruned else ""
+    pruned_too = f"; {pruned} pruned" if pruned else ""
     over = count(definition.protocol.rounds, "round")
-    text = [f"{count(whole, 'trial')} measured to the end{pruned_too}, each over {over}."]
+    each = ", each" if whole > 1 else ""
+    text = [f"{count(whole, 'trial')} measured to the end{each} over {over}{pruned_too}."]
     if whole > MOST:
         text.append(f"The figures draw the best {MOST} of them.")
     yield Section("history", "History", text, figure=history_figure(trials, card.metric))
