@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from hpo.kernels.stand_in import StandIn
+from hpo.tasks.digit_pairs.architectures import load_architecture
 from hpo.training.batch import Batch
 from hpo.training.preparation import build_networks
 from hpo.training.rounds import LoopedRounds, Rounds, StackedRounds
@@ -361,3 +362,18 @@ def test_a_network_that_cannot_be_tried_on_a_copy_is_looped_with_streams_and_it_
     networks[0](batch[0][0])
     rounds = make_rounds(networks, HOW, loss, batch, SEEDS)
     assert rounds.way.startswith("looped, for it cannot be tried on a copy, so its training may draw random numbers: ")
+
+
+@pytest.mark.parametrize("architecture", ["unpooled_cnn", "fully_convolutional"])
+def test_rectifiers_and_dropped_maps_do_not_keep_images_from_having_their_channels_last(architecture: str) -> None:
+    config, examples = replace(HOW, precision="bfloat16"), torch.randn(1, 16, 2, 14, 14)
+    formats = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        build = load_architecture(architecture)
+        network = build(nn.ReLU, weight_sharing=True, width=16, depth=5, dropout=0.3)
+        rounds = make_rounds([network], config, lambda output, batch: output[0].mean(), (examples,), [seed])
+        assert rounds.way == "looped, for its training draws random numbers"
+        layers = (module for module in network.modules() if isinstance(module, nn.Conv2d) and module.in_channels > 1)
+        formats += [layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in layers]
+    assert all(formats)
