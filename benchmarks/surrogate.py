@@ -9,12 +9,14 @@ one the error by recognition is at chance level.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
@@ -74,7 +76,11 @@ class Surrogate:
             part = [curve for curve in curves if curve.params["auxiliary_loss"] == flag]
             if part:
                 x, y = np.stack([features(curve.params) for curve in part]), np.log([c.means for c in part])
-                self._models[flag] = MODELS[model]().fit(x, y)
+                with warnings.catch_warnings():
+                    warnings.simplefilter(
+                        "ignore", ConvergenceWarning
+                    )  # a width at its bound: the feature does nothing
+                    self._models[flag] = MODELS[model]().fit(x, y)
 
     def curve(self, params: Mapping[str, Any]) -> Array:
         """Returns the mean error after each epoch, in percent, (25,)."""

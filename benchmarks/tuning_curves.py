@@ -40,8 +40,10 @@ def random_search() -> list[npt.NDArray[np.float64]]:
     random = np.random.default_rng(0)
     finals = np.array([curve.means[-1] for curve in load_curves()])
     finals += random.uniform(-RESOLUTION / 2, RESOLUTION / 2, len(finals))  # ties would make the band too wide
-    bands = EmpiricalDistribution.confidence_bands(finals, CONFIDENCE, a=0.0, b=100.0, generator=random)
-    low, median, high = (band.quantile_tuning_curve(np.array(TRIALS, dtype=float), minimize=True) for band in bands)
+    ends = {"a": -RESOLUTION, "b": 100.0 + RESOLUTION}
+    bands = EmpiricalDistribution.confidence_bands(finals, CONFIDENCE, **ends, generator=random)
+    counts = np.array(TRIALS, dtype=float)
+    low, median, high = (np.clip(band.quantile_tuning_curve(counts, minimize=True), 0, 100) for band in bands)
     return [median, np.minimum(low, high), np.maximum(low, high)]
 
 
