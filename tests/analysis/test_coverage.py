@@ -47,10 +47,14 @@ def test_few_wrong_examples_are_said_where_an_interval_on_new_ones_is_printed() 
     errors = [0.5 + 0.1 * (number % 3) for number in range(40)]
     one = Measured(0, "a", {}, errors, Interval(0.6, 0.5, 0.7), on_new=Interval(0.6, 0.3, 0.9))
     assert of_intervals(40, [one], metric) == [
-        "fewer than 10 examples are wrong in a round: a 95 % interval on new ones is one of 89 to 92 %"
+        "fewer than 10 examples are wrong in a round: a 95 % interval on new ones is one of 78 to 92 %"
     ]
     many = replace(one, mean=Interval(1.1, 1.0, 1.2))
     assert of_intervals(40, [many], metric) == of_intervals(40, [replace(one, on_new=None)], metric) == []
+    accuracy = metric.model_copy(update={"maximize": True})
+    right = replace(one, mean=Interval(99.4, 99.3, 99.5))  # of an accuracy the wrong are what is missing
+    assert of_intervals(40, [right], accuracy) == of_intervals(40, [one], metric)
+    assert of_intervals(40, [one], accuracy) == []
 
 
 @pytest.mark.parametrize("family", [family for family in coverage.FAMILIES if "not made" not in family])
