@@ -74,7 +74,7 @@ def _end(differences: Sequence[float], unit: float, mean: float, bound: float, s
     inside, reach = 0.0, unit
     while not is_doubted(reach):
         inside, reach = reach, 2 * reach
-        if reach > FURTHEST * unit:
+        if reach > FURTHEST * unit or math.isinf(mean + side * reach):
             return None
     for _ in range(HALVINGS):
         middle = (inside + reach) / 2
