@@ -14,6 +14,7 @@ LONGEST_SECONDS = 1000 * 365.25 * 86_400
 LONGEST = 8  # digits of a number that is written without an exponent
 DUST = 1e-9  # of a number: what it varies by, where that is rounding alone
 SMALLEST_P = 1e-3  # below, a p value says more of a distribution's tail than of the rounds
+LEVEL = 0.05  # of a p value, which no other is printed as
 
 
 def count(number: int, noun: str) -> str:
@@ -168,10 +169,15 @@ def interval(low: float | None, high: float | None, unit: str, sign: str = "") -
 
 
 def p_value(p: float | None) -> str:
-    """Returns `0.031`, or `< 0.001`; nothing where there is none."""
+    """Returns `0.031`, or `< 0.001`; nothing where there is none. It is on the same side of 0.05 as the number."""
     if p is None:
         return ""
-    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
+    if p < SMALLEST_P:
+        return f"< {SMALLEST_P:g}"
+    digits = 2
+    while p != LEVEL and float(f"{p:.{digits}g}") == LEVEL:
+        digits += 1
+    return f"{p:.{digits}g}"
 
 
 def text_of(value: Any) -> str:

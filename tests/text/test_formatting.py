@@ -97,6 +97,10 @@ def test_a_p_value_is_never_printed_as_zero() -> None:
     assert p_value(None) == ""
 
 
+def test_a_p_value_is_printed_on_its_own_side_of_the_level() -> None:
+    assert [p_value(p) for p in (0.0496, 0.04998, 0.05, 0.0504)] == ["0.0496", "0.04998", "0.05", "0.0504"]
+
+
 def test_an_interval_that_is_not_there_says_why() -> None:
     assert interval(1.7, 2.23, "%") == "1.70 to 2.23"
     assert interval(-0.5, 1.0, "%", "+") == "-0.50 to +1.00"
