@@ -158,8 +158,9 @@ def family_p_values(
     """Returns the p values of differences that are measured, of a family of so many, and of how often they diverge.
 
     What is not measured yet belongs to the family all the same, with its difference and its rate. Until it is, p is
-    multiplied by the number of all, which is never less than what they come to together: so no verdict is taken back
-    when the others are measured. A rate of rounds of which none diverged can raise no false alarm, and does not count.
+    multiplied by the number of all, which is hardly ever less than what they come to together: a verdict is seldom
+    taken back when the others are measured, as where one is of few rounds that differ and comes as far by chance. A
+    rate of rounds of which none diverged can raise no false alarm, and does not count.
     """
     alone, together = sign_flip_p_values([*differences, *rates])
     if missing := family - len(differences):

@@ -2,8 +2,8 @@
 
 Whatever is chosen by a figure makes that figure too good. A search that is measured on the test looks at it with every
 trial, one that is measured on validation examples never; a list looks once, for its configurations are chosen among;
-so does each confirmation. Confirmations are entered when they are begun, in the study itself, and stay there though
-they are deleted.
+so does each confirmation, and each ablation. These are entered when they are begun, in the study itself, and stay there
+though they are deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ledger:
     Attributes:
         searching: trials that were chosen among, or pruned, by their test errors.
         listed: whether it is a list, whose configurations are compared by them.
-        confirmations: name -> its entry, in order of their being begun.
+        confirmations: name -> its entry, in order of their being begun; ablations are among them.
         validation: by what trials are chosen in place of the test, as `1 000 validation pairs`; empty where by that.
     """
 

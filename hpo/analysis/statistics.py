@@ -198,7 +198,8 @@ def _least_reach(rounds: int, resolution: float | None, off: int = 0) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p values corrected for being one of several, by Holm (1979): the chance of any false alarm among them.
 
-    Of a family that shares no rounds; one that does is tested together (sign_flips.py).
+    However they hang together; the reports' t tests are corrected so. Sign flips are made together (sign_flips.py),
+    which gives nothing away where differences share their rounds.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

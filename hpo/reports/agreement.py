@@ -121,9 +121,10 @@ class Verdict:
 def judge(cell: Cell) -> Verdict | str:
     """Returns the verdict on a cell, or why there is none.
 
-    Means by Welch's t. Deviations by Fisher's F, which holds for normal errors; one far round in many makes it reject
-    equal ones nearly every second time. So where it rejects, the round of ours that is farthest from the median is left
-    out, or the one of the report's that would have made its deviation; where the rest agrees, that round is named.
+    Means by Welch's t. Deviations by Fisher's F, which holds for normal errors; where one round in twenty lies far away
+    it rejects equal ones nearly every second time. So where it rejects, the round of ours that is farthest from the
+    median is left out, or the one of the report's that would have made its deviation; where the rest agrees, that round
+    is named.
     """
     if min(len(cell.errors), cell.published_rounds) < FEWEST:
         return f"none: it takes {FEWEST} rounds on both sides"
