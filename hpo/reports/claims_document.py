@@ -21,7 +21,7 @@ UNITS = {  # of what is compared, where it is no error
     "rate": "learning rate",
     "parameters": "number",
 }
-DECIMALS = {"rate": 4, "parameters": 0}
+DECIMALS = {"rate": 4, "loss": 4, "parameters": 0}
 
 
 def claim_rows(found: Reproduction, report: str) -> list[list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from hpo.reports import claims
+from hpo.reports import claims, claims_document
 from hpo.reports.agreement import judge
 from hpo.reports.claims import judge_claims
 from hpo.reports.claims_document import claim_rows, summary_of_claims
@@ -184,6 +184,14 @@ def test_claims_are_shown_with_what_they_are_judged_by() -> None:
     )
     own = [one for one in judge_claims(report_b()) if not one.is_counted]
     assert len(own) == 3  # table V at our range tests' rates
+
+
+def test_a_small_loss_that_is_less_is_not_shown_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {"a": spaced(0.001, 0.0005), "b": spaced(0.005, 0.001)}
+    cells = [cell(SHARED, 0.0, 1.0, label=name, curves={"loss": list(one)}) for name, one in losses.items()]
+    (one,) = judged(monkeypatch, measured(*cells), of="loss", pairs=[["a", "b"]])
+    monkeypatch.setattr(claims_document, "judge_claims", lambda found: [one])
+    assert claim_rows(measured(), "A")[1][3].startswith("-0.0040 ± 0.000")
 
 
 def test_curves_come_to_one_number_a_round() -> None:
