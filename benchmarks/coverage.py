@@ -111,8 +111,9 @@ def intervals(kind: Errors, random: np.random.Generator, number: int) -> Iterato
         yield "share that diverges", share_of(int(diverged[0].sum()), number), 100 * kind.diverges
     else:
         deviations = errors[0].std(ddof=1), before.std(ddof=1)
+        resolutions = METRIC.resolution, METRIC.resolution
         by = difference_of_means(
-            *(errors[0].mean(), deviations[0], number, before.mean(), deviations[1], len(before), METRIC.resolution)
+            *(errors[0].mean(), deviations[0], number, before.mean(), deviations[1], len(before), *resolutions)
         )
         yield "Welch's difference, optimism", by, 0.0
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -35,6 +35,14 @@ from hpo.text.formatting import rounds_on, spread
 MOST_TIES = 20  # of the best that are looked at
 
 
+class Before(NamedTuple):
+    """The rounds of a trial in its study: their deviation, their number, and the resolution of an error there."""
+
+    std: float
+    rounds: int
+    resolution: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Confirmed(Measured):
     """One of a search's best, measured again on fresh rounds.
@@ -42,12 +50,12 @@ class Confirmed(Measured):
     Attributes:
         searched: its mean error in the study.
         optimism: by how much that was too good, with its interval.
-        before: the deviation of its rounds in the study, and their number.
+        before: of its rounds in the study, which may be of other examples.
     """
 
     searched: float
     optimism: Interval
-    before: tuple[float, int] | None = None
+    before: Before | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +152,11 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     if len(measured_again) < len(definition.trial):
         return None
     examples = files_of_trials(storage, name, EXAMPLES_FILE)
-    deviations = _deviations(storage, confirms)
+    before_by_trial = _rounds_before(storage, confirms)
     confirmed = []
     for (entry, trial), number, searched in zip(measured_again, confirms.trials, confirms.searched, strict=True):
         fresh = measured(entry.label, number, trial, metric, examples)
-        before = deviations.get(number)
+        before = before_by_trial.get(number)
         optimism = _optimism(fresh, searched, before, metric)
         confirmed.append(Confirmed(**vars(fresh), searched=searched, optimism=optimism, before=before))
     return Confirmation(
@@ -163,13 +171,14 @@ def read_confirmation(storage: RDBStorage, name: str) -> Confirmation | None:
     )
 
 
-def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[float, int]]:
-    """Returns the deviation and number of rounds of the study's own trials.
+def _rounds_before(storage: RDBStorage, confirms: Confirms) -> dict[int, Before]:
+    """Returns what the rounds of the study's own trials were.
 
     None of a study that is gone, nor of a trial of which rounds diverged.
     """
     try:
         trials = read_trials(storage, confirms.study, states=(TrialState.COMPLETE,))
+        resolution = read_card(storage, confirms.study).metric.resolution
     except UnknownName:
         return {}
     kept = {
@@ -177,16 +186,18 @@ def _deviations(storage: RDBStorage, confirms: Confirms) -> dict[int, tuple[floa
         for trial in trials
         if trial.number in confirms.trials and not trial.attributes.get("diverged_rounds")
     }
-    return {number: (one["std"] or 0.0, len(one["errors"])) for number, one in kept.items()}
+    return {number: Before(one["std"] or 0.0, len(one["errors"]), resolution) for number, one in kept.items()}
 
 
-def _optimism(fresh: Measured, searched: float, before: tuple[float, int] | None, metric: MetricCard) -> Interval:
+def _optimism(fresh: Measured, searched: float, before: Before | None, metric: MetricCard) -> Interval:
     """Returns by how much a study's figure was too good: two means of different rounds, so by Welch's t."""
     mean, rounds = fresh.mean.estimate, len(fresh.errors)
     if before is None or fresh.diverged:
         off = metric.sign * (mean - searched)
         return Interval(off, None, None, why=DIVERGED if fresh.diverged else TOO_FEW)
-    found = difference_of_means(mean, fresh.std or 0.0, rounds, searched, *before, metric.resolution)
+    found = difference_of_means(
+        mean, fresh.std or 0.0, rounds, searched, before.std, before.rounds, metric.resolution, before.resolution
+    )
     return (found if metric.sign > 0 else found.turned()).within(*metric.differences)
 
 

@@ -223,12 +223,13 @@ def difference_of_means(
     other_std: float,
     other_n: int,
     resolution: float | None = None,
+    other_resolution: float | None = None,
 ) -> Interval:
     """Returns the first mean minus the other, of two independent samples, by Welch's t.
 
     Args:
         std, other_std: sample deviations (divisor n - 1).
-        resolution: of both; None where there is none.
+        resolution, other_resolution: of each; None where there is none.
     """
     if min(n, other_n) < FEWEST_ROUNDS:
         return Interval(mean - other_mean, None, None)
@@ -236,7 +237,7 @@ def difference_of_means(
     variance, other_variance = (std / size) ** 2 / n, (other_std / size) ** 2 / other_n
     error = size * (variance + other_variance) ** 0.5
     difference = mean - other_mean
-    least = math.hypot(_least_reach(n, resolution), _least_reach(other_n, resolution))
+    least = math.hypot(_least_reach(n, resolution), _least_reach(other_n, other_resolution))
     if error <= RESIDUE * _size_of((mean, other_mean)):
         if not least:
             return Interval(difference, None, None, 0.0, why=ALIKE)

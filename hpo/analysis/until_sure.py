@@ -87,7 +87,11 @@ class Series:
 
     @property
     def will_do(self) -> bool:
-        """Whether all that are left differ from the best by no more than the margin."""
+        """Whether all that are left differ from the best by no more than the margin.
+
+        Their intervals are for the best against each. Any may be the best, so by those of K it may be untrue in K / 2
+        times the share in which leaving is wrong.
+        """
         if self.margin is None:
             return False
         of_all = [one.against for one in self.left if one.against]

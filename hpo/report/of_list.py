@@ -113,7 +113,7 @@ def _published(entries: Sequence[tuple[Entry, StoredTrial]], metric: MetricCard)
         row = [entry.label, mean_and_deviation(published.mean, published.std, metric.unit), error_of(trial, metric)]
         ours = trial.value, std or 0.0, len(trial.attributes["errors"])
         theirs = published.mean, published.std, published.rounds
-        by = difference_of_means(*ours, *theirs, metric.resolution).within(*metric.differences)
+        by = difference_of_means(*ours, *theirs, metric.resolution, metric.resolution).within(*metric.differences)
         if trial.attributes.get("diverged_rounds"):
             by = Interval(by.estimate, None, None, why=DIVERGED)
         rows.append([*row, change_of(by, metric)])

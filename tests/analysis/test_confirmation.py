@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from hpo.analysis.confirmation import read_confirmation, read_confirmations, read_winner
+from hpo.analysis.confirmation import Before, read_confirmation, read_confirmations, read_winner
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
 from hpo.analysis.hardware_drift import define_repetition
 from hpo.analysis.statistics import difference_of_means
@@ -131,6 +131,7 @@ def test_fresh_rounds_tell_the_optimism_and_who_can_be_told_apart(searched: RDBS
     optimism = found.confirmed[0].optimism
     expected = difference_of_means(fmean(FRESH[0]), stdev(FRESH[0]), 6, 2.0, 0.5, 3)
     assert (optimism.estimate, optimism.low) == pytest.approx((3.2 - 2.0, expected.low))
+    assert found.confirmed[0].before == Before(0.5, 3, read_card(searched, "small").metric.resolution)
     assert found.confirmed[0].mean.holds(3.2)
     assert [(one.first, one.second, one.is_significant) for one in found.contrasts] == [(1, 3, False), (3, 0, True)]
     assert found.contrasts[1].difference.estimate == pytest.approx(fmean(FRESH[2]) - fmean(FRESH[1]))

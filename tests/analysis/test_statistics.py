@@ -148,8 +148,13 @@ def test_rounds_of_two_values_are_covered_whatever_share_is_off(number: int) -> 
 
 
 def test_two_means_of_rounds_that_hardly_differ_keep_the_resolution_too() -> None:
-    found = difference_of_means(2.1, 0.0, 10, 2.0, 0.0, 10, 0.1)
+    found = difference_of_means(2.1, 0.0, 10, 2.0, 0.0, 10, 0.1, 0.1)
     assert (found.low, found.high) == pytest.approx((0.1 - 2**0.5 * LEAST, 0.1 + 2**0.5 * LEAST))
+
+
+def test_each_of_two_means_has_the_resolution_of_its_own_examples() -> None:
+    found = difference_of_means(2.1, 0.0, 10, 2.0, 0.0, 10, 0.1, 1.0)
+    assert (found.low, found.high) == pytest.approx((0.1 - 101**0.5 * LEAST, 0.1 + 101**0.5 * LEAST))
 
 
 def test_joint_p_values_are_those_of_all_signs() -> None:
