@@ -366,9 +366,10 @@ def test_a_network_that_cannot_be_tried_on_a_copy_is_looped_with_streams_and_it_
 
 @pytest.mark.parametrize("architecture", ["unpooled_cnn", "fully_convolutional"])
 def test_rectifiers_and_dropped_maps_do_not_keep_images_from_having_their_channels_last(architecture: str) -> None:
+    torch.manual_seed(0)
     config, examples = replace(HOW, precision="bfloat16"), torch.randn(1, 16, 2, 14, 14)
     formats = []
-    for seed in range(6):
+    for seed in (0, 43, 55):  # in float32 an input of a ReLU changed sign with the last two
         torch.manual_seed(seed)
         build = load_architecture(architecture)
         network = build(nn.ReLU, weight_sharing=True, width=16, depth=5, dropout=0.3)
