@@ -77,9 +77,8 @@ class Surrogate:
             if part:
                 x, y = np.stack([features(curve.params) for curve in part]), np.log([c.means for c in part])
                 with warnings.catch_warnings():
-                    warnings.simplefilter(
-                        "ignore", ConvergenceWarning
-                    )  # a width at its bound: the feature does nothing
+                    # A width at its bound: the feature does nothing.
+                    warnings.simplefilter("ignore", ConvergenceWarning)
                     self._models[flag] = MODELS[model]().fit(x, y)
 
     def curve(self, params: Mapping[str, Any]) -> Array:
