@@ -58,32 +58,53 @@ def find_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[s
         if here.is_file() and not here.samefile(path):
             raise StudyError(f"{here} has the name of a study of hpo's own; give it another name, or name the file")
     name = name_of(name_or_file)
-    definition = _resolved(read_study(path), name)
+    written = read_study(path)
+    definition = _resolved(written, name)
     if overrides:
-        changed = _overridden(definition, overrides, name)
-        name, definition = overridden_name(name, definition, changed), changed
+        rewritten = _overridden(written, definition, overrides, name)
+        changed = _resolved(rewritten, name)
+        name = overridden_name(name, _with_conditions(definition, written, changed, rewritten), changed)
+        definition = changed
     return name, definition, path.resolve()
 
 
-def _overridden(definition: StudyDefinition, overrides: Sequence[Override], name: str) -> StudyDefinition:
-    """Returns a study with some of its settings changed; `name` stands in the error.
+def _overridden(
+    written: StudyDefinition, definition: StudyDefinition, overrides: Sequence[Override], name: str
+) -> StudyDefinition:
+    """Returns a study's file with some of its settings changed; `name` stands in the error.
+
+    Args:
+        written: what the file says: what a resolved definition says besides, as where a parameter is there, may follow
+            from what is changed.
 
     Raises:
         RequestError: where that cannot be.
     """
-    table = definition.model_dump(mode="json")
+    table = written.model_dump(mode="json")
     for parameter in table["space"].values():
         if parameter.get("step") == 1:  # a default, which a range of floats has not
             del parameter["step"]
     changed = override(table, overrides)
     keys = [key.split(".") for key, _ in overrides]
-    if "dataset" not in table["task"] and ["task", "dataset"] in keys:
+    if "dataset" not in definition.model_dump()["task"] and ["task", "dataset"] in keys:
         raise RequestError(f"study {name!r}: task.dataset cannot be set, for its task has no dataset")
     is_function = ":" in definition.task.name and definition.training is None
     for key in (name for first, *names in keys if first == "space" for name in names[:1]):
         if is_function and definition.space and key not in definition.space:
             raise RequestError(f"--set space.{key}: no parameter has this name; {suggestion(key, definition.space)}")
-    return _resolved(define_study(changed, name=name), name)
+    return define_study(changed, name=name)
+
+
+def _with_conditions(
+    definition: StudyDefinition, written: StudyDefinition, changed: StudyDefinition, rewritten: StudyDefinition
+) -> StudyDefinition:
+    """Returns a definition with the conditions of a changed one, where its file says the same of them."""
+    alike = {
+        name: parameter.model_copy(update={"when": changed.space[name].when})
+        for name, parameter in definition.space.items()
+        if name in changed.space and written.space[name].when == rewritten.space[name].when
+    }
+    return definition.model_copy(update={"space": {**definition.space, **alike}})
 
 
 def load_study(name_or_file: str, overrides: Sequence[Override] = ()) -> tuple[str, StudyDefinition]:

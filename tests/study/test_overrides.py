@@ -89,6 +89,41 @@ def test_a_range_of_whole_numbers_becomes_one_of_floats(mine: str) -> None:
     assert definition.space["degree"].values == (0.5, 9.0)
 
 
+DEEP = """
+title = "Deep"
+[task]
+name = "digit_pairs"
+dataset = "digits"
+[space]
+architecture = "deep_cnn"
+width = 4
+weight_sharing = true
+auxiliary_loss = true
+activation = "relu"
+optimizer = "sgd"
+momentum = 0.9
+learning_rate = 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("architecture", '"deep_cnn"', '["deep_cnn", "cnn"]'),
+        ("architecture", '"deep_cnn"', '"residual"'),
+        ("optimizer", '"sgd"', '["sgd", "rmsprop"]'),
+        ("optimizer", '"sgd"', '"rmsprop"'),
+    ],
+)
+def test_a_setting_comes_to_what_the_file_would_with_it(key: str, before: str, after: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text(DEEP)
+    (tmp_path / "edited.toml").write_text(DEEP.replace(f"{key} = {before}", f"{key} = {after}"))
+    override = parse_override(f"space.{key}={after}")
+    name, definition = load_study(str(tmp_path / "deep.toml"), [override])
+    assert definition == load_study(str(tmp_path / "edited.toml"))[1]
+    assert name == f"deep-{key}-{'-'.join(np.atleast_1d(override[1]))}"
+
+
 def test_numbers_of_numpy_are_numbers(mine: str) -> None:
     name, definition = load_study(mine, [("protocol.seed", np.int64(3)), ("space.a.low", np.float32(0.5))])
     assert name == "mine-seed-3-a-low-0.5"
