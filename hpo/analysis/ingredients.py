@@ -53,7 +53,8 @@ class Ingredient:
     @property
     def change(self) -> str:
         """What it changes, from the base to the whole."""
-        before, after = ((short_name(dict(side)) or "off") if side else "none" for side in (self.base, self.whole))
+        sides = (self.base, self.whole)
+        before, after = ((short_name(dict(side), self.names) or "off") if side else "none" for side in sides)
         return f"{before} → {after}"
 
 
@@ -128,6 +129,8 @@ def find_ingredients(
         for key, wanted in (conditions.get(name) or spaces.get(name, {})).items():
             if key in group and not all(meets(wanted, side.get(key, "")) for side in (before, after)):
                 join(name, key)
+    if {"momentum", "nesterov"} <= {*names} and not all(side.get("momentum") for side in (before, after)):
+        join("momentum", "nesterov")  # which has no effect without
     members: dict[str, list[str]] = {}
     for name in names:
         members.setdefault(group[name], []).append(name)

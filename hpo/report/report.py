@@ -136,8 +136,8 @@ def _headline(
         for one in confirmation.contrasts
         if not one.is_significant and not one.diverges
     ]
-    if too_few := too_few_to_tell(confirmation.rounds):
-        said.append(f"{capitalized(too_few)} configurations apart.")
+    if (too_few := too_few_to_tell(confirmation.rounds)) and confirmation.contrasts:
+        said.append(f"Which is better, {too_few}.")
     elif alike:
         said.append(f"On fresh rounds {', '.join(alike)} do not differ significantly.")
     said += [f"{capitalized(few)}." for few in of_intervals(confirmation.rounds, [confirmed], metric)]

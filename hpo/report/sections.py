@@ -29,6 +29,7 @@ from hpo.report.study_figures import (
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import Card, MetricCard
 from hpo.study.definition import StudyDefinition
+from hpo.study.search import is_always_there
 from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
 from hpo.text.formatting import (
     capitalized,
@@ -122,11 +123,10 @@ def search_sections(
         yield Section("rates", f"{capitalized(card.metric.noun)} against learning rate", text, figure=figure)
     yield _importances(read_importances(storage, study))
     text = ["A line is a trial measured to the end. A click in the legend hides its lines."]
-    if conditional := [name for name, parameter in definition.space.items() if parameter.when]:
+    always = {name for name, parameter in definition.space.items() if is_always_there(parameter, definition.space)}
+    if conditional := [name for name in definition.space if name not in always]:
         text.append(f"Without {', '.join(conditional)}, which not every trial has.")
-    varied = [
-        name for name, parameter in definition.space.items() if not parameter.when and len(set(parameter.values)) > 1
-    ]
+    varied = [name for name in definition.space if name in always and len(set(definition.space[name].values)) > 1]
     figure = parallel_figure(trials, varied, definition, card.metric)
     yield Section("parallel", "All parameters", text, figure=figure, wide=True)
     yield from _pruning(trials, definition)
@@ -159,8 +159,11 @@ def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iter
         return
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     rounds = 1 if definition.goes_by_rounds else definition.protocol.rounds
-    spent = sum(_round_steps(trial, steps, rounds) for trial in finished)
-    whole = steps * rounds * len(finished)
+    own = [trial.params.get("epochs", steps) if definition.training else steps for trial in finished]
+    spent = sum(
+        mine * _round_steps(trial, steps, rounds) / (steps * rounds) for mine, trial in zip(own, finished, strict=True)
+    )
+    whole = sum(own)
     done = "trained" if definition.training else "taken"
     text = [
         f"Pruned: {_count(trials, TrialState.PRUNED)} of {count(len(finished), 'trial')}; {_percent(spent / whole)} of "

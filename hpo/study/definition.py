@@ -21,8 +21,8 @@ from hpo.study.references import Reference, references_in
 from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
 from hpo.study.schema import Rounds, Table, Words, explain, plain
-from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler
-from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names, space_of
+from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler, space_of
+from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names
 from hpo.study.task import Round
 from hpo.study.training import MAY_BE_TRAINED_BY, Training, check_nesterov
 from hpo.text.files import NotUtf8, read_text
@@ -184,6 +184,12 @@ class StudyDefinition(Table):
     def parameters(self) -> list[str]:
         """The names of the parameters that its trials may have."""
         return list(self.space) or list(dict.fromkeys(name for entry in self.trial for name in entry.params))
+
+    def always_has(self, parameter: str) -> bool:
+        """Says whether all its trials have a parameter."""
+        if self.trial:
+            return all(parameter in entry.params for entry in self.trial)
+        return parameter in self.space and not self.space[parameter].when
 
     @property
     def avoids_repetition(self) -> bool:

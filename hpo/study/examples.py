@@ -20,6 +20,7 @@ from hpo import limits
 
 Array = npt.NDArray[Any]
 EXAMPLES_FILE = "examples.npz"  # of a trial that keeps them
+KEPT_AS_FILE = "examples"  # what of a measurement's details is kept so, and not in the database
 PACKED = "bits"  # the name of outcomes in a file, where there are but two: 8 in a byte
 
 

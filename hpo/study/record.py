@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from hpo.study.examples import ExampleOutcomes
+from hpo.study.examples import KEPT_AS_FILE, ExampleOutcomes
 from hpo.study.examples import joined as all_of
 from hpo.study.task import Measurement, Metric
 
@@ -44,7 +44,7 @@ class Record:
         self._parameters = measured.details.get("parameters", self._parameters)
         if "confusion_matrices" in measured.details:
             self._matrices = measured.details["confusion_matrices"]
-        if (examples := measured.details.get("examples", {}).get(self._objective)) is not None:
+        if (examples := measured.details.get(KEPT_AS_FILE, {}).get(self._objective)) is not None:
             self._examples = [examples]
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}

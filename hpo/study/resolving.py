@@ -85,10 +85,11 @@ def _training(definition: StudyDefinition, loaded: LoadedTask, study: str) -> Tr
             _refuse(study, f"task {definition.task.name!r} trains no networks, so there can be no [training]")
         return None
     training = definition.training or Training()
-    try:
-        loaded.check(training)
-    except ValueError as error:
-        raise StudyError(f"study {study!r}: {error}") from error
+    if not definition.always_has("batch_size"):  # else each of its values is checked, see _check_batches
+        try:
+            loaded.check(training)
+        except ValueError as error:
+            raise StudyError(f"study {study!r}: {error}") from error
     return training
 
 
@@ -106,7 +107,8 @@ def _check_batches(definition: StudyDefinition, loaded: LoadedTask, study: str) 
         try:
             loaded.check(definition.training.model_copy(update={"batch_size": size}))
         except ValueError as error:
-            raise StudyError(f"study {study!r}: parameter batch_size: {error}") from error
+            said = str(error).replace("training.batch_size", "parameter batch_size")
+            raise StudyError(f"study {study!r}: {said}") from error
 
 
 def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metric, study: str) -> None:

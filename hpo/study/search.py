@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -9,7 +10,8 @@ from pydantic import Field
 from hpo import limits
 from hpo.study.repetition import count_configurations
 from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table
-from hpo.study.space import Choices, FloatRange, IntRange, Parameter, Space, meets
+from hpo.study.space import RANGE_TEST, Choices, FloatRange, IntRange, Parameter, Space, meets
+from hpo.study.task import Params
 
 
 class TpeSampler(Table):
@@ -185,16 +187,36 @@ def free_ranges(space: Space) -> dict[str, FloatRange | IntRange]:
     return {
         name: parameter
         for name, parameter in space.items()
-        if not isinstance(parameter, Choices) and parameter.size != 1 and _is_always_there(parameter, space)
+        if not isinstance(parameter, Choices) and parameter.size != 1 and is_always_there(parameter, space)
     }
 
 
-def _is_always_there(parameter: Parameter, space: Space) -> bool:
+def is_always_there(parameter: Parameter, space: Space) -> bool:
+    """Says whether a parameter is there whatever values the others have."""
     deciding = ((wanted, space[key]) for key, wanted in parameter.when.items())
     return all(
         isinstance(other, Choices) and all(meets(wanted, choice) for choice in other.choices)
         for wanted, other in deciding
     )
+
+
+def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
+    """Returns the smallest space that holds some configurations, without conditions."""
+    space: dict[str, Parameter] = {}
+    for name in dict.fromkeys(name for params in configurations for name in params):
+        values = {params[name] for params in configurations if params.get(name, RANGE_TEST) != RANGE_TEST}
+        whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        numbers = [*whole, *(value for value in values if isinstance(value, float))]
+        if not values:
+            continue
+        if len(whole) == len(values):
+            space[name] = IntRange(low=min(whole), high=max(whole))
+        elif len(numbers) == len(values):
+            space[name] = FloatRange(low=min(numbers), high=max(numbers))
+        else:
+            choices = sorted(values, key=lambda value: (isinstance(value, str), str(value)))
+            space[name] = Choices(choices=tuple(choices))
+    return space
 
 
 FEWEST_RANGES = 2  # of which CMA-ES can learn how they go together

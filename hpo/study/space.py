@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
@@ -177,6 +177,7 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
+WRITTEN_OUT = ("epochs", "ensemble", "elastic")  # in short names: alone, each would be `e`
 Parameter = Choices | FloatRange | IntRange
 Space = Mapping[str, Parameter]
 
@@ -218,6 +219,11 @@ def meets(wanted: Value | tuple[Value, ...], value: Value) -> bool:
     return value in wanted if isinstance(wanted, list | tuple) else value == wanted
 
 
+def is_within(wanted: Value | tuple[Value, ...], other: Value | tuple[Value, ...]) -> bool:
+    """Says whether all that one condition wants meets another."""
+    return all(meets(other, value) for value in (wanted if isinstance(wanted, tuple) else (wanted,)))
+
+
 def check_names(parameters: Iterable[str]) -> None:
     """Makes sure that no parameter has the name of something else that stands beside it in a row of a trial.
 
@@ -256,35 +262,20 @@ def all_values(parameter: Choices | IntRange) -> tuple[Value, ...]:
     return tuple(range(parameter.low, parameter.high + 1, parameter.step))
 
 
-def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
-    """Returns the smallest space that holds some configurations, without conditions."""
-    space: dict[str, Parameter] = {}
-    for name in dict.fromkeys(name for params in configurations for name in params):
-        values = {params[name] for params in configurations if params.get(name, RANGE_TEST) != RANGE_TEST}
-        whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-        numbers = [*whole, *(value for value in values if isinstance(value, float))]
-        if not values:
-            continue
-        if len(whole) == len(values):
-            space[name] = IntRange(low=min(whole), high=max(whole))
-        elif len(numbers) == len(values):
-            space[name] = FloatRange(low=min(numbers), high=max(numbers))
-        else:
-            choices = sorted(values, key=lambda value: (isinstance(value, str), str(value)))
-            space[name] = Choices(choices=tuple(choices))
-    return space
-
-
-def short_name(params: Params) -> str:
+def short_name(params: Params, beside: Iterable[str] = ()) -> str:
     """Returns `cnn_bn+ws+al leaky_relu sgd lr=0.1383`.
 
     Texts by value, true flags as + and their initials on what comes before, numbers as initials = value. Where two have
-    the same initials, both have their names.
+    the same initials, both have their names, as have those whose initial could be taken for one another's.
+
+    Args:
+        beside: parameters that are named beside them.
     """
     parts: list[str] = []
-    all_initials = [initials(name) for name in params]
+    all_initials = [initials(name) for name in {**params, **dict.fromkeys(beside)}]
     for name, value in params.items():
-        short = initials(name) if all_initials.count(initials(name)) == 1 else name
+        is_plain = all_initials.count(initials(name)) == 1 and name not in WRITTEN_OUT
+        short = initials(name) if is_plain else name
         if value is True:
             parts[-1:] = [f"{parts[-1] if parts else ''}+{short}"]
         elif isinstance(value, str):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from hpo import limits
 from hpo.study.schema import Count, Factor, Table, Weight, shown
-from hpo.study.space import LEARNING_RATE, Space
+from hpo.study.space import LEARNING_RATE, Choices, Space, is_within
 from hpo.text.formatting import count
 
 Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
@@ -48,9 +48,16 @@ def check_nesterov(spaces: Iterable[Space]) -> None:
         ValueError: where there is none.
     """
     for space in spaces:
-        asked, momentum = space.get("nesterov"), space.get("momentum")
-        if asked and any(asked.values) and not (momentum and any(momentum.values)):
+        nesterov, momentum = space.get("nesterov"), space.get("momentum")
+        if not nesterov or not any(nesterov.values):
+            continue
+        where = {"optimizer": CONDITIONS["nesterov"]["optimizer"], **nesterov.when}
+        if not momentum or not (all if isinstance(momentum, Choices) else any)(momentum.values):
             raise ValueError("parameter nesterov has an effect only beside a momentum above 0")
+        if not all(key in where and is_within(where[key], wanted) for key, wanted in momentum.when.items()):
+            raise ValueError(
+                "parameter momentum must be there wherever nesterov is, which has an effect only beside it"
+            )
 
 
 class Training(Table):

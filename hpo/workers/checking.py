@@ -20,6 +20,7 @@ from hpo.study.resolving import resolve_by
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, in_order, is_there
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
+from hpo.workers.building import check_networks
 from hpo.workers.contract import find_faults
 from hpo.workers.messages import Check, Checked, Promise
 
@@ -42,6 +43,8 @@ def check_study(order: Check, say: Callable[[str], None]) -> Checked:
         definition = resolve_by(loaded, order.definition, study=name)
         say("taking one step")
         way = _try(open_task(definition, loaded, order.device), definition, name)
+        if loaded.trains:
+            check_networks(loaded, definition, study=name)
         card = make_card(definition, loaded, sources)
         promises = _promises(loaded, definition, order, say) if order.promises else ()
     return Checked(definition, card.model_dump(mode="json"), way, printed.text, promises)

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from hpo.study.definition import StudyDefinition
+from hpo.study.examples import KEPT_AS_FILE
 from hpo.study.loading import LoadedTask, open_task
 from hpo.study.task import Measurement, Params, Round, Task
 from hpo.workers.messages import Promise
@@ -126,7 +127,8 @@ def _shape(measured: Sequence[Measurement], task: Task) -> Iterator[str]:
             if not all(isinstance(error, int | float) and math.isfinite(error) for error in errors):
                 yield f"at step {step} {name} is {list(errors)}"
         try:
-            json.dumps({"errors": one.errors, "details": one.details, "diverged": list(one.diverged)})
+            details = {name: value for name, value in one.details.items() if name != KEPT_AS_FILE}
+            json.dumps({"errors": one.errors, "details": details, "diverged": list(one.diverged)})
         except (TypeError, ValueError) as fault:
             yield f"at step {step}: {fault}"
     if not measured or measured[-1].fraction != 1 or not measured[-1].errors:

@@ -73,6 +73,27 @@ def test_what_differs_is_an_ingredient_and_what_hangs_on_it_goes_along() -> None
     assert ingredients()[1].change == "none → d=0.3"
 
 
+def test_nesterov_goes_with_a_momentum_that_one_side_has_not() -> None:
+    """Else it would be put into a base of plain SGD, where it has no effect, and is refused."""
+    plain = {name: value for name, value in PLAIN.items() if name != "elu_alpha"} | {"activation": "relu"}
+    accelerated = {**plain, "momentum": 0.9, "nesterov": True}
+    base, slow, fast = (
+        Configuration("of", listing(one), one) for one in (plain, {**accelerated, "momentum": 0.5}, accelerated)
+    )
+    assert [one.names for one in find_ingredients(base, fast, {})] == [("momentum", "nesterov")]
+    assert [one.names for one in find_ingredients(slow, fast, {})] == [("momentum",)]
+
+
+def test_both_sides_of_a_change_name_parameters_alike() -> None:
+    """`e=2 → ensemble=2 epochs=4` would leave open of what there are two."""
+    assert Ingredient(("ensemble", "epochs"), {"epochs": 2}, {"ensemble": 2, "epochs": 4}).change == (
+        "epochs=2 → ensemble=2 epochs=4"
+    )
+    assert Ingredient(("depth", "dropout"), {"depth": 2}, {"depth": 2, "dropout": 0.5}).change == (
+        "depth=2 → depth=2 dropout=0.5"
+    )
+
+
 def test_what_a_study_says_hangs_on_another_goes_along_too() -> None:
     """Of code the study alone knows."""
     space = {"layers": [1, 2], "second": {"low": 1, "high": 9, "when": {"layers": 2}}, "rate": {"low": 0.1, "high": 1}}

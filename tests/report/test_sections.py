@@ -18,19 +18,21 @@ from hpo.storage.backends import open_storage
 from hpo.storage.queries import StoredTrial
 from tests.analysis.test_confirmation import FRESH, add, confirm
 from tests.conftest import LISTED_STUDY, RECOGNITION, SMALL_STUDY, claim, create, defined
+from tests.study.test_definition import changed
 
 
 def sections(report: Report) -> dict[str, Section]:
     return {section.name: section for section in report.sections}
 
 
-def prune(opened: RDBStorage, rate: float, curve: dict[str, list[float]]) -> None:
+def prune(opened: RDBStorage, rate: float, curve: dict[str, list[float]], **numbers: int) -> None:
     """Puts a pruned trial into the small study."""
     optuna.load_study(study_name="small", storage=opened).add_trial(
         create_trial(
             state=TrialState.PRUNED,
-            params={"learning_rate": rate, "optimizer": "sgd"},
+            params={"learning_rate": rate, "optimizer": "sgd", **numbers},
             distributions={
+                **{name: optuna.distributions.IntDistribution(1, 100) for name in numbers},
                 "learning_rate": optuna.distributions.FloatDistribution(0.0, 1.0),
                 "optimizer": optuna.distributions.CategoricalDistribution(["sgd"]),
             },
@@ -218,6 +220,19 @@ def test_a_fixed_parameter_has_no_axis_and_no_importance(tmp_path: Path) -> None
     assert "weight sharing" in axes
 
 
-def test_units_stand_apart_from_their_numbers_everywhere(searched: RDBStorage) -> None:
-    confirm(searched)
-    assert not re.search(r"\d%", as_markdown(read_report(searched, "small"), {}))
+def test_a_parameter_is_left_out_only_where_some_trial_has_it_not(tmp_path: Path) -> None:
+    """Some have a condition that always holds: a width, where every architecture of the space has one."""
+    opened = open_storage(f"sqlite:///{tmp_path}/wide.db", create=True)
+    table = changed(changed(SMALL_STUDY, "space.architecture", "deep_cnn"), "space.width", [4, 8])
+    create(opened, "small", defined(table, name="small"), 30)
+    add(opened, "small", 0.1, [1.0, 2.0, 3.0])
+    text = " ".join(sections(read_report(opened, "small"))["parallel"].text)
+    assert "Without elu_alpha, which not every trial has." in text
+
+
+def test_epochs_of_a_trials_own_are_counted_as_its_own(created: RDBStorage) -> None:
+    add(created, "small", 0.1, [1.0, 2.0, 3.0])  # two epochs
+    prune(created, 0.9, {"1": [9.0] * 3}, epochs=10)
+    # Of the other's ten a half, for it was pruned at the study's first of two.
+    pruning = sections(read_report(created, "small"))["pruning"].text[0]
+    assert "Pruned: 1 of 2 trials; 58 % of all epochs were trained" in pruning

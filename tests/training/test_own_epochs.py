@@ -82,13 +82,20 @@ def test_the_orders_of_a_trial_of_many_epochs_are_not_kept(monkeypatch: pytest.M
 def test_a_batch_size_that_leaves_one_over_is_refused_in_a_line(given: Any) -> None:
     with pytest.raises(StudyError) as raised:
         defined(changed(SMALL_STUDY, "space.batch_size", given), name="small")
-    said = "training.batch_size must not leave one of 200 pairs over (batch norm needs two), but is 199"
-    assert str(raised.value) == f"study 'small': parameter batch_size: {said}"
+    said = "parameter batch_size must not leave one of 200 pairs over (batch norm needs two), but is 199"
+    assert str(raised.value) == f"study 'small': {said}"
+
+
+def test_a_batch_size_that_no_trial_has_is_not_checked() -> None:
+    table = changed(changed(SMALL_STUDY, "training.batch_size", 199), "space.batch_size", [50, 100])
+    assert defined(table, name="small").always_has("batch_size")
+    with pytest.raises(StudyError, match=r"^study 'small': training.batch_size must not leave one"):
+        defined(changed(SMALL_STUDY, "training.batch_size", 199), name="small")
 
 
 def test_a_listed_trial_is_refused_for_its_batch_size_too() -> None:
     table = changed(LISTED_STUDY, "trial.0.params.batch_size", 50)
-    with pytest.raises(StudyError, match=r"study 'listed': parameter batch_size: .* but is 199"):
+    with pytest.raises(StudyError, match=r"study 'listed': parameter batch_size must .* but is 199"):
         defined(changed(table, "trial.1.params.batch_size", 199), name="listed")
     around = defined(changed(table, "trial.1.params.batch_size", 200), name="listed")
     assert [entry.params["batch_size"] for entry in around.trial] == [50, 200]
@@ -126,7 +133,7 @@ def test_what_training_does_not_take_is_refused_in_a_line(name: str, given: Any,
 def test_momentum_is_there_only_where_an_optimizer_takes_it() -> None:
     """A study need not have all of these optimizers."""
     for optimizers, momentum in ((["sgd", "adam", "rmsprop"], ("sgd", "rmsprop")), (["sgd", "adam"], "sgd")):
-        table = changed(changed(SMALL_STUDY, "space.momentum", [0.0, 0.9]), "space.nesterov", [True])
+        table = changed(changed(SMALL_STUDY, "space.momentum", [0.5, 0.9]), "space.nesterov", [True])
         resolved = defined(changed(table, "space.optimizer", optimizers), name="small")
         assert resolved.space["momentum"].when == {"optimizer": momentum}
         assert resolved.space["nesterov"].when == {"optimizer": "sgd"}
@@ -146,6 +153,7 @@ def test_nesterov_without_a_momentum_is_refused_in_a_line() -> None:
     for table in (
         searched,
         changed(searched, "space.momentum", 0.0),
+        changed(searched, "space.momentum", [0.0, 0.9]),
         listed,
         changed(changed(listed, "trial.1.params.momentum", 0.0), "trial.0.params.momentum", 0.9),
     ):

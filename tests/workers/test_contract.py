@@ -91,6 +91,12 @@ def test_a_task_without_an_error_in_any_round_breaks_no_promise(tmp_path: Path) 
     assert broken("mine.toml", tmp_path) == {}
 
 
+def test_a_list_breaks_no_promise_though_it_keeps_what_became_of_each_example(tmp_path: Path) -> None:
+    table = (Path("studies") / "report_a_best.toml").read_text().replace('"mnist"', '"digits"')
+    (tmp_path / "listed.toml").write_text(table.replace("_pairs = 1000", "_pairs = 50"))
+    assert broken("listed.toml", tmp_path) == {}
+
+
 FUNCTIONS = {
     "does not use its seed": (
         "def f(params, seed):\n    return params['x'] + 1",
