@@ -138,6 +138,23 @@ def test_a_page_computes_what_pytorch_does(case: str, opened: Callable[..., Page
 
 
 @needs_chromium
+def test_a_network_that_computes_no_numbers_gives_no_answer(opened: Callable[..., Page]) -> None:
+    """As one that diverged in training."""
+    network = network_of("cnn")
+    with torch.no_grad():
+        for numbers in network.parameters():
+            numbers.fill_(float("nan"))
+    page = opened(page_of(network))
+    for example in page.locator(".example").all():
+        example.click()
+    page.wait_for_function("document.getElementById('verdict').textContent.startsWith('No answer')")
+    assert page.locator("#question").text_content() == "first ≤ second?"
+    assert page.locator(".reading .digit").all_text_contents() == ["–", "–"]
+    assert page.locator(".says").all_text_contents() == ["–"] * page.locator(".says").count()
+    assert "NaN" not in str(page.locator("body").inner_text())
+
+
+@needs_chromium
 def test_the_answer_is_the_probability_of_both_readings(opened: Callable[..., Page]) -> None:
     first, second = torch.softmax(torch.randn(2, 5, 10, generator=torch.Generator().manual_seed(0)), -1)
     page = opened(page_of(network_of("fnn")))

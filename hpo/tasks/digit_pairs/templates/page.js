@@ -11,7 +11,8 @@ let waiting = null, took = 0, speaking = null;
 
 const percent = (p) => p > 0.999 && p < 1 ? "> 99.9 %" : p > 0 && p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
 const inWords = (p) => percent(p).replace("> ", "more than ");
-const largest = (numbers) => numbers.indexOf(Math.max(...numbers));
+const largest = (numbers) => numbers.indexOf(Math.max(...numbers)); // -1 where one is no number
+const isKnown = (says) => typeof says === "number" ? Number.isFinite(says) : says != null; // what diverged may compute none
 
 function redraw({paper, strokes}) {
   const context = paper.getContext("2d"), {width, height} = paper;
@@ -64,7 +65,8 @@ function showPicture({reading}, pixels) {
 }
 
 function showReading({reading, made}) {
-  const probable = made && softmax(average(made)), top = probable ? largest(probable) : -1;
+  const computed = made && softmax(average(made)), top = computed ? largest(computed) : -1;
+  const probable = top >= 0 ? computed : null;
   reading.querySelector(".digit").textContent = top >= 0 ? top : "–";
   reading.querySelectorAll(".bars tr").forEach((row, k) => {
     row.className = k === top ? "top" : "";
@@ -76,7 +78,8 @@ function showReading({reading, made}) {
 // Each of the ways to decide: how sure it is of "yes", or which it says without being more or less sure.
 function decide([first, second]) {
   const digits = [first, second].map((made) => softmax(average(made))), [a, b] = digits.map(largest);
-  return {posterior: probability(...digits), recognition: a <= b, head: softmax(average(compare(first, second)))[1], a, b};
+  const recognition = a >= 0 && b >= 0 ? a <= b : null;
+  return {posterior: probability(...digits), recognition, head: softmax(average(compare(first, second)))[1], a, b};
 }
 
 function showAnswer() {
@@ -86,17 +89,17 @@ function showAnswer() {
     const row = document.getElementById(way), says = decided?.[way];
     if (!row) continue;
     const isYes = typeof says === "number" ? says >= 0.5 : says;
-    row.querySelector(".says").textContent = decided ? (isYes ? "yes" : "no") : "–";
-    row.querySelector(".sure").textContent = typeof says === "number" ? percent(isYes ? says : 1 - says) : "";
+    row.querySelector(".says").textContent = isKnown(says) ? (isYes ? "yes" : "no") : "–";
+    row.querySelector(".sure").textContent = Number.isFinite(says) ? percent(isYes ? says : 1 - says) : "";
   }
-  const sure = decided?.[network.decides], isYes = sure >= 0.5;
-  question.textContent = decided && network.decides === "posterior" ? `${decided.a} ≤ ${decided.b}?` : "first ≤ second?";
-  const isNumber = !decided || Number.isFinite(sure); // what diverged in training may compute none
+  const sure = decided?.[network.decides], isYes = sure >= 0.5, isNumber = !decided || isKnown(sure);
+  const isRead = decided && network.decides === "posterior" && isKnown(decided.recognition);
+  question.textContent = isRead ? `${decided.a} ≤ ${decided.b}?` : "first ≤ second?";
   verdict.textContent = !isNumber ? "No answer: it computes no numbers" : decided ? `${isYes ? "Yes" : "No"}, ${inWords(isYes ? sure : 1 - sure)} sure`
     : missing.length === 2 ? "Draw two digits" : `Draw the ${["first", "second"][missing[0].side]} one, too`;
   verdict.className = decided && isNumber ? (isYes ? "yes" : "no") : "";
   needle.className = decided && isNumber ? "known" : "";
-  needle.style.left = `${100 * (sure ?? 0.5)}%`;
+  needle.style.left = `${100 * (isKnown(sure) ? sure : 0.5)}%`;
 }
 
 function drawFor(drawing, digit) {
