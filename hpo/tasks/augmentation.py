@@ -1,4 +1,4 @@
-"""Augmentation of images, anew in every epoch: each image is turned, scaled, sheared, shifted and bent by chance.
+"""Augmentation of images, anew in every epoch: each is turned, sheared, scaled, stretched, shifted and bent by chance.
 
 All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on. It is sampled
 bicubically, for bilinear sampling would blur a small image: networks would train on images that none is tested on. The
@@ -25,6 +25,7 @@ def augment(
     *,
     rotation: float | None = None,
     scale: float | None = None,
+    stretch: float | None = None,
     shear: float | None = None,
     shift: float | None = None,
     elastic: float | None = None,
@@ -33,23 +34,16 @@ def augment(
 
     Args:
         rotation: by up to so many degrees, either way.
-        scale: larger or smaller by up to this share.
+        scale: its pixels come from places up to this share further from the middle, or nearer to it.
+        stretch: and up to this share further across, as many times nearer down, or the other way round.
         shear: a row is moved by up to this share of its distance from the middle.
         shift: by up to so many pixels, in either direction.
         elastic: the points of a grid of 4x4 are each moved by up to so many pixels, and what lies between smoothly.
     """
     rounds, count, _, height, width = images.shape
     places = _pixels(height, width).to(images)  # (H W, 2)
-    matrix = torch.eye(2).to(images).expand(rounds, count, 2, 2)
-    if rotation:
-        angle = math.radians(rotation) * numbers.uniform("rotation", count)
-        turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
-        matrix = matrix @ turned.view(rounds, count, 2, 2)
-    if shear:
-        matrix = matrix.clone()
-        matrix[..., 1] += shear * numbers.uniform("shear", count)[..., None] * matrix[..., 0]
-    if scale:
-        matrix = matrix * (1 + scale * numbers.uniform("scale", count))[..., None, None]
+    own = torch.eye(2).to(images).expand(rounds, count, 2, 2)
+    matrix = _matrices(own, numbers, rotation, scale, stretch, shear)
     moved = places @ matrix.mT  # (R, N, H W, 2)
     if shift:
         moved = moved + shift * numbers.uniform("shift", count, 1, 2)
@@ -66,6 +60,31 @@ def augment(
         align_corners=False,
     )
     return sampled.view(images.shape)
+
+
+def _matrices(
+    matrix: Tensor,
+    numbers: EpochNumbers,
+    rotation: float | None,
+    scale: float | None,
+    stretch: float | None,
+    shear: float | None,
+) -> Tensor:
+    """Returns matrices (R, N, 2, 2) that say from which place each pixel comes, made of those that say its own."""
+    rounds, count = matrix.shape[:2]
+    if rotation:
+        angle = math.radians(rotation) * numbers.uniform("rotation", count)
+        turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1)
+        matrix = matrix @ turned.view(rounds, count, 2, 2)
+    if shear:
+        matrix = matrix.clone()
+        matrix[..., 1] += shear * numbers.uniform("shear", count)[..., None] * matrix[..., 0]
+    if scale:
+        matrix = matrix * (1 + scale * numbers.uniform("scale", count))[..., None, None]
+    if stretch:
+        across = (1 + stretch) ** numbers.uniform("stretch", count)
+        matrix = matrix * torch.stack([across, 1 / across], -1)[..., None, :]
+    return matrix
 
 
 @lru_cache(maxsize=4)

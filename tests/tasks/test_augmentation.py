@@ -23,7 +23,7 @@ from hpo.training.randomness import EpochNumbers
 from hpo.training.trainer import Trainer
 from tests.training.test_trainer import ROUNDS, params, task
 
-ALL: dict[str, Any] = {"rotation": 20.0, "scale": 0.2, "shear": 0.3, "shift": 2.0, "elastic": 1.5}
+ALL: dict[str, Any] = {"rotation": 20.0, "scale": 0.2, "stretch": 0.2, "shear": 0.3, "shift": 2.0, "elastic": 1.5}
 
 
 class Told(EpochNumbers):
@@ -72,6 +72,8 @@ def turned(degrees: float) -> Callable[[float, float], tuple[float, float]]:
 KNOWN: dict[str, tuple[dict[str, float], dict[str, Any], Callable[[float, float], tuple[float, float]]]] = {
     "rotation": ({"rotation": 60.0}, {"rotation": [0.5]}, turned(30)),
     "scale": ({"scale": 0.5}, {"scale": [-0.6]}, lambda x, y: (0.7 * x, 0.7 * y)),
+    "stretch": ({"stretch": 0.6}, {"stretch": [0.5]}, lambda x, y: (1.6**0.5 * x, 1.6**-0.5 * y)),
+    "stretch, the other way": ({"stretch": 0.5}, {"stretch": [-1.0]}, lambda x, y: (x / 1.5, 1.5 * y)),
     "shear": ({"shear": 0.8}, {"shear": [0.5]}, lambda x, y: (x + 0.4 * y, y)),
     "shift": ({"shift": 3.0}, {"shift": [0.4, -0.3]}, lambda x, y: (x + 1.2, y - 0.9)),
     "elastic": ({"elastic": 2.0}, {"elastic": [0.3] * 16 + [-0.2] * 16}, lambda x, y: (x + 0.6, y - 0.4)),
@@ -79,6 +81,11 @@ KNOWN: dict[str, tuple[dict[str, float], dict[str, Any], Callable[[float, float]
         {"rotation": 60.0, "shear": 0.8},
         {"rotation": [0.5], "shear": [0.5]},
         lambda x, y: turned(30)(x + 0.4 * y, y),
+    ),
+    "stretch, then rotation": (
+        {"rotation": 60.0, "stretch": 0.5},
+        {"rotation": [0.5], "stretch": [1.0]},
+        lambda x, y: turned(30)(1.5 * x, y / 1.5),
     ),
     "scale and shift": (
         {"scale": 0.5, "shift": 2.0},

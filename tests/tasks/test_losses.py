@@ -211,11 +211,12 @@ def test_over_all_pairs_it_is_what_they_come_to_one_by_one(
     assert without == errors
 
 
-def test_all_pairs_of_an_image_that_cannot_be_read_are_wrong() -> None:
+@pytest.mark.parametrize("unread", [torch.nan, torch.inf, -torch.inf])
+def test_all_pairs_of_an_image_that_cannot_be_read_are_wrong(unread: float) -> None:
     digits = torch.tensor([0, 4, 9])
     logits = 50 * functional.one_hot(digits, 10).double()[None, None]  # one tower, which reads all of them
     assert wrong_by_probability(logits, digits).tolist() == [[0, 0, 0]]
-    logits[0, 0, 1, 7] = torch.nan
+    logits[0, 0, 1, 7] = unread
     assert wrong_by_probability(logits, digits).tolist() == [[2, 6, 2]]
     second = torch.cat([50 * functional.one_hot(digits, 10).double()[None, None], logits], 1)
     assert wrong_by_probability(second, digits).tolist() == [[1, 4, 1]]  # as the second of a pair alone

@@ -160,7 +160,12 @@ def test_nesterov_without_a_momentum_is_refused_in_a_line() -> None:
         with pytest.raises(StudyError) as raised:
             defined(table, "some")
         assert str(raised.value) == f"study 'some': {said}"
+    other = {"choices": [0.9], "when": {"optimizer": "rmsprop"}}
+    elsewhere = changed(changed(searched, "space.optimizer", ["sgd", "rmsprop"]), "space.momentum", other)
+    with pytest.raises(StudyError, match="parameter momentum must be there wherever nesterov is"):
+        defined(elsewhere, "some")
     for table in (
+        changed(elsewhere, "space.momentum.when.optimizer", ["sgd", "rmsprop"]),
         changed(searched, "space.momentum", {"low": 0.0, "high": 0.9}),
         changed(listed, "trial.1.params.momentum", 0.9),
         changed(listed, "trial.1.params.nesterov", False),

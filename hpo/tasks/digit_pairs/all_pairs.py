@@ -217,16 +217,15 @@ def wrong_by_probability(logits: Tensor, digits: Tensor) -> Tensor:
         logits: of the digits in each image, as each of T towers reads them, (R, T, M, 10).
         digits: (M,).
     """
-    probabilities = torch.softmax(logits, -1)
+    probabilities, finite = torch.softmax(logits, -1), logits.isfinite().all(-1)
     counts = logits.new_zeros(len(logits), len(digits), dtype=torch.double)
-    for count, towers in zip(counts, probabilities, strict=True):
+    for count, towers, known in zip(counts, probabilities, finite, strict=True):
         below, second = towers[0].cumsum(-1), towers[-1].T  # (M, 10), (10, M)
         for start in range(0, len(digits), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             is_at_most = digits[rows, None] <= digits
             wrong = ~((below[rows] @ second >= 0.5) == is_at_most)
-            known = below[rows, -1:].isfinite() & second[0].isfinite()
-            wrong |= ~known
+            wrong |= ~(known[0, rows, None] & known[-1])
             count[rows] += wrong.sum(1)
             count += wrong.sum(0)
     return counts

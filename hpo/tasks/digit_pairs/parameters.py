@@ -40,6 +40,7 @@ RULES: Mapping[str, Any] = {
     "pairing": Literal["fixed", "every epoch"],
     "rotation": Annotated[float, Field(ge=0, le=180)],
     "scale": BelowOne,
+    "stretch": Share,
     "shear": Share,
     "shift": Pixels,
     "elastic": Pixels,

@@ -248,6 +248,7 @@ class DigitPairs(Table):
         pairing: str | None = None,
         rotation: float | None = None,
         scale: float | None = None,
+        stretch: float | None = None,
         shear: float | None = None,
         shift: float | None = None,
         elastic: float | None = None,
@@ -256,14 +257,15 @@ class DigitPairs(Table):
 
         Args:
             pairing: `every epoch` pairs a round's images anew; a target follows from the labels of both.
-            rotation, scale, shear, shift, elastic: see `augment`.
+            rotation, scale, stretch, shear, shift, elastic: see `augment`.
         """
         from hpo.tasks.augmentation import augment
         from hpo.tasks.digit_pairs.pairs import pair_anew
 
         if pairing == "every epoch":
             batch = pair_anew(batch, numbers)
-        how = {"rotation": rotation, "scale": scale, "shear": shear, "shift": shift, "elastic": elastic}
+        placed = {"rotation": rotation, "scale": scale, "stretch": stretch, "shear": shear, "shift": shift}
+        how = {**placed, "elastic": elastic}
         if not any(how.values()):
             return batch
         images = augment(batch.images.flatten(1, 2).unsqueeze(2), numbers, **how)  # (R, N, 2, …) -> (R, 2 N, 1, …)
@@ -273,18 +275,15 @@ class DigitPairs(Table):
         """Returns rounds of two-tower MLPs on a CPU, in float32; None for other networks."""
         from hpo.tasks.digit_pairs.mlp_rounds import MLPRounds, is_two_tower_mlp
 
-        on_cpu = next(networks[0].parameters()).is_cpu
-        smooths = bool(params.get("label_smoothing"))
-        if smooths or not (on_cpu and config.precision == "float32" and is_two_tower_mlp(networks[0])):
-            return None
-        return MLPRounds(networks, config, self._weights_of(params))
+        is_plain = config.precision == "float32" and not params.get("label_smoothing")
+        if is_plain and next(networks[0].parameters()).is_cpu and is_two_tower_mlp(networks[0]):
+            return MLPRounds(networks, config, self._weights_of(params))
+        return None
 
     def _weights_of(self, params: Params) -> tuple[float, float]:
         """Returns the weights of both losses in a configuration."""
-        if not params["auxiliary_loss"]:
-            return 1.0, 0.0
-        share = params.get("auxiliary_share")
-        return self.weights(None if share is None else float(share))
+        share: Any = params.get("auxiliary_share")
+        return self.weights(share) if params["auxiliary_loss"] else (1.0, 0.0)
 
     def normalisation(self, round_: Round) -> tuple[float, float]:
         """Returns by what a round's pixels are normalised: mean and deviation of its training pairs' pixels."""
