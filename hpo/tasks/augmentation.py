@@ -1,8 +1,9 @@
 """Augmentation of images, anew in every epoch: each is turned, sheared, scaled, stretched, shifted and bent by chance.
 
-All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on. It is sampled
-bicubically, for bilinear sampling would blur a small image: networks would train on images that none is tested on. The
-numbers come from the round's own streams, so a round's images do not depend on how it is trained, nor on the device.
+All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on; then its
+strokes may be made heavier or lighter. It is sampled bicubically, for bilinear sampling would blur a small image:
+networks would train on images that none is tested on. The numbers come from the round's own streams, so a round's
+images do not depend on how it is trained, nor on the device.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def augment(
     shear: float | None = None,
     shift: float | None = None,
     elastic: float | None = None,
+    gamma: float | None = None,
 ) -> Tensor:
     """Returns images (R, N, C, H, W) of R rounds, each changed by chance; what lies outside is as the border is.
 
@@ -39,6 +41,8 @@ def augment(
         shear: a row is moved by up to this share of its distance from the middle.
         shift: by up to so many pixels, in either direction.
         elastic: the points of a grid of 4x4 are each moved by up to so many pixels, and what lies between smoothly.
+        gamma: pixels, from 0 to 1 between the least and the greatest of a round's, are raised to a power between 1 and
+            1 + gamma, or taken to a root of as much.
     """
     rounds, count, _, height, width = images.shape
     places = _pixels(height, width).to(images)  # (H W, 2)
@@ -59,7 +63,8 @@ def augment(
         padding_mode="border",
         align_corners=False,
     )
-    return sampled.view(images.shape)
+    sampled = sampled.view(images.shape)
+    return _raised(sampled, images, (1 + gamma) ** numbers.uniform("gamma", count)) if gamma else sampled
 
 
 def _matrices(
@@ -85,6 +90,13 @@ def _matrices(
         across = (1 + stretch) ** numbers.uniform("stretch", count)
         matrix = matrix * torch.stack([across, 1 / across], -1)[..., None, :]
     return matrix
+
+
+def _raised(sampled: Tensor, images: Tensor, powers: Tensor) -> Tensor:
+    """Returns images (R, N, C, H, W) whose pixels are raised to powers (R, N), in the range that their round's have."""
+    low, high = (of.view(-1, 1, 1, 1, 1) for of in images.flatten(1).aminmax(dim=1))
+    shares = ((sampled - low) / (high - low)).clamp(0, 1)
+    return low + (high - low) * shares ** powers[..., None, None, None]
 
 
 @lru_cache(maxsize=4)

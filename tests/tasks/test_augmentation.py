@@ -23,7 +23,15 @@ from hpo.training.randomness import EpochNumbers
 from hpo.training.trainer import Trainer
 from tests.training.test_trainer import ROUNDS, params, task
 
-ALL: dict[str, Any] = {"rotation": 20.0, "scale": 0.2, "stretch": 0.2, "shear": 0.3, "shift": 2.0, "elastic": 1.5}
+ALL: dict[str, Any] = {
+    "rotation": 20.0,
+    "scale": 0.2,
+    "stretch": 0.2,
+    "shear": 0.3,
+    "shift": 2.0,
+    "elastic": 1.5,
+    "gamma": 0.8,
+}
 
 
 class Told(EpochNumbers):
@@ -143,6 +151,16 @@ def test_the_points_of_the_grid_are_moved_and_what_lies_between_smoothly() -> No
     torch.testing.assert_close(moved[:, ::3, ::5], expected[:, ::3, ::5], rtol=0, atol=1e-5)
     steps = (moved - images[0, 0]).diff(dim=-1).abs().max()
     assert 0 < steps < 2  # from one pixel to the next
+
+
+@pytest.mark.parametrize(("power", "number"), [(1.5, 1.0), (1 / 1.5, -1.0), (1.5**0.5, 0.5), (1.0, 0.0)])
+def test_pixels_are_raised_to_a_power_in_the_range_of_their_round(power: float, number: float) -> None:
+    """Whatever the round's pixels were normalised by; what bicubic sampling makes brighter than white is white."""
+    shares = torch.stack([some(count=4), some(count=4).square()])[:, 0]  # two rounds
+    shares[:, 0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    scales, means = torch.tensor([2.0, 0.5]).view(2, 1, 1, 1, 1), torch.tensor([-0.3, 5.0]).view(2, 1, 1, 1, 1)
+    made = augment(shares * scales + means, Told(gamma=torch.full((2, 4), number, dtype=torch.float64)), gamma=0.5)
+    torch.testing.assert_close(made, shares**power * scales + means, rtol=0, atol=1e-6)
 
 
 class Noting(EpochNumbers):

@@ -44,6 +44,7 @@ RULES: Mapping[str, Any] = {
     "shear": Share,
     "shift": Pixels,
     "elastic": Pixels,
+    "gamma": Annotated[float, Field(ge=0, le=10)],
 }
 
 CONDITIONS: Mapping[str, Mapping[str, Any]] = {

@@ -252,12 +252,13 @@ class DigitPairs(Table):
         shear: float | None = None,
         shift: float | None = None,
         elastic: float | None = None,
+        gamma: float | None = None,
     ) -> Pairs:
         """Returns the training pairs of an epoch: of the same images, which may be paired and augmented anew.
 
         Args:
             pairing: `every epoch` pairs a round's images anew; a target follows from the labels of both.
-            rotation, scale, stretch, shear, shift, elastic: see `augment`.
+            rotation, scale, stretch, shear, shift, elastic, gamma: see `augment`.
         """
         from hpo.tasks.augmentation import augment
         from hpo.tasks.digit_pairs.pairs import pair_anew
@@ -265,7 +266,7 @@ class DigitPairs(Table):
         if pairing == "every epoch":
             batch = pair_anew(batch, numbers)
         placed = {"rotation": rotation, "scale": scale, "stretch": stretch, "shear": shear, "shift": shift}
-        how = {**placed, "elastic": elastic}
+        how = {**placed, "elastic": elastic, "gamma": gamma}
         if not any(how.values()):
             return batch
         images = augment(batch.images.flatten(1, 2).unsqueeze(2), numbers, **how)  # (R, N, 2, …) -> (R, 2 N, 1, …)
