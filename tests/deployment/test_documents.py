@@ -23,8 +23,9 @@ README = Path("README.md").read_text(encoding="utf-8")
 
 
 def skeleton(text: str) -> list[str]:
-    """What does not depend on the processor: lines without numbers, the winner's parameters, and verdicts."""
-    text = re.sub(r"(?<=\$ hpo compare quickstart\n)(?:.+\n)+", "(an answer)\n", text)
+    """What does not depend on the processor: lines without numbers, the winner's parameters, verdicts, and caveats."""
+    text = re.sub(r"(?<=\$ hpo compare quickstart\n)(?:(?!\$ |```).*\n)+", "(an answer)\n", text)
+    text = re.sub(r"(?m)^skewed errors: (?:.+\n)+\n?", "", text)  # theirs are there where errors of rounds lie so
     lines = [line for line in text.splitlines() if not line.startswith("  ")]
     lines = [re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line)) for line in lines]
     verdict = (
