@@ -10,7 +10,7 @@ from hpo.study.code import explain_code
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask
 from hpo.study.space import Choices, in_order, is_there
-from hpo.study.task import Params, Value
+from hpo.study.task import Params
 
 MOST_BUILT = 100  # a network may be large, and a study be of many
 
@@ -46,13 +46,13 @@ def ends(definition: StudyDefinition, names: set[str]) -> Iterator[Params]:
     for first in [dict([choice]) for choice in choices] or [{}]:
         for other, kind in space.items():
             for value in kind.values:
-                yield _with(definition, {**first, other: value})
+                yield configuration(definition, {**first, other: value})
 
 
-def _with(definition: StudyDefinition, chosen: dict[str, Value]) -> dict[str, Any]:
-    """Returns a configuration with some values, all others the first; without what is not there then."""
+def configuration(definition: StudyDefinition, chosen: Params, *, last: bool = False) -> dict[str, Any]:
+    """Returns a configuration with some values, all others the first or the last; without what is not there then."""
     params: dict[str, Any] = {}
     for name, parameter in in_order(definition.space):
         if is_there(parameter, params):
-            params[name] = chosen.get(name, parameter.values[0])
+            params[name] = chosen.get(name, parameter.values[-1 if last else 0])
     return params

@@ -17,10 +17,10 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
-from hpo.study.space import LEARNING_RATE, RANGE_TEST, in_order, is_there
+from hpo.study.space import LEARNING_RATE, RANGE_TEST
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
-from hpo.workers.building import check_networks
+from hpo.workers.building import check_networks, configuration
 from hpo.workers.contract import find_faults
 from hpo.workers.messages import Check, Checked, Promise
 
@@ -111,11 +111,7 @@ def chosen_params(definition: StudyDefinition, *, last: bool = False) -> Params:
         if params.get(LEARNING_RATE) == RANGE_TEST and definition.training:
             params[LEARNING_RATE] = 1e-3
         return params
-    chosen: dict[str, Any] = {}
-    for parameter, values in in_order(definition.space):
-        if is_there(values, chosen):
-            chosen[parameter] = values.values[place]
-    return chosen
+    return configuration(definition, {}, last=last)
 
 
 def _listed(params: Params) -> str:

@@ -94,13 +94,13 @@ def searched(created: RDBStorage) -> RDBStorage:
     return created
 
 
-def confirm(opened: RDBStorage, study: str = "small", *, top: int = 3, measure: int = 3) -> str:
+def confirm(opened: RDBStorage, study: str = "small", *, top: int = 3, measure: int = 3, rounds: int = 6) -> str:
     """Defines a confirmation, and lets so many of its trials be measured."""
-    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=6)
+    name, definition, confirms = define_confirmation(opened, study, top=top, rounds=rounds)
     create(opened, name, definition, len(definition.trial))
     set_study_attribute(opened, name, CONFIRMS, confirms)
     for slot in range(measure):
-        add(opened, name, float(definition.trial[slot].params["learning_rate"]), FRESH[slot], slot=slot)
+        add(opened, name, float(definition.trial[slot].params["learning_rate"]), FRESH[slot][:rounds], slot=slot)
     return name
 
 

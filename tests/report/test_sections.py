@@ -105,6 +105,12 @@ def test_a_confirmed_winner_says_so_and_who_cannot_be_told_apart(searched: RDBSt
     assert len(FRESH) == sum(bool(text) for text in fresh[1:])
 
 
+def test_a_confirmation_of_few_rounds_says_that_it_cannot_tell_which_is_better(searched: RDBStorage) -> None:
+    confirm(searched, rounds=5)
+    said = "Which is better, 5 rounds cannot tell: 6 are the fewest that can."
+    assert said in read_report(searched, "small").headline
+
+
 def test_a_list_is_shown_beside_the_published_and_by_its_labels(fresh_storage: RDBStorage) -> None:
     create(fresh_storage, "listed", defined(LISTED_STUDY, name="listed"), 2)
     for slot, errors in enumerate(([9.0, 9.5, 10.5], [8.0, 8.1, 8.5])):
