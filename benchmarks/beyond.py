@@ -138,10 +138,15 @@ def _champion_rows(champions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def _step_rows(steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [["ingredient", "error (%)", "change (points)", "95 %", "p"]]
     for one in steps:
-        difference = "" if one["difference"] is None else change(one["difference"], "%")
+        error, called = mean_and_deviation(one["mean"], one["std"], "%"), _called(one["ingredient"])
+        if any(one["diverged"]):
+            before, after = one["diverged"]
+            called += f" (diverged in {after} of {len(one['errors'])} rounds, before in {before})"
+        if one["difference"] is None:  # there is no round in which both converged
+            rows.append([called, error, "", "", ""])
+            continue
         ends = interval(one["difference_low"], one["difference_high"], "%", "+")
-        error = mean_and_deviation(one["mean"], one["std"], "%")
-        rows.append([_called(one["ingredient"]), error, difference, ends, p_value(one["p_value"])])
+        rows.append([called, error, change(one["difference"], "%"), ends, p_value(one["p_value"])])
     return rows
 
 

@@ -97,8 +97,15 @@ def define_ablation(
     name = free_name(whole.study, "-ablation", _taken(storage, whole.study), is_same)
     if storage is not None and name in ours:
         return name, defined(read_definition(storage, name).protocol.first_round)
-    stored = [first_fresh(storage, one.study) for one in both if one.study in ours] if storage is not None else []
+    stored = [first_fresh(storage, one.study) for one in both] if storage is not None else []
     return name, defined(max(*(one.definition.protocol.round_numbers.stop for one in both), *stored, 0))
+
+
+def by_gain(found: Ablation) -> list[Ingredient]:
+    """Returns the ingredients, the one first that alone gave most; rounds that diverged count as they do in a mean."""
+    return [
+        one.ingredient for one in sorted(found.alone, key=lambda one: found.metric.sign * one.measured.mean.estimate)
+    ]
 
 
 def define_path(
@@ -133,8 +140,7 @@ def define_path(
 
 def _taken(storage: RDBStorage | None, study: str) -> set[str]:
     """Returns the names that a study's ablation cannot have: those of studies, and of what looked and is deleted."""
-    known = study_names(storage) if storage is not None else []
-    return {*known, *(read_looks(storage, study) if storage is not None and study in known else ())}
+    return {*study_names(storage), *read_looks(storage, study)} if storage is not None else set()
 
 
 def _changed(params: Params, names: Sequence[str], values: Params) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from hpo import limits
 from hpo.analysis.results import entry_of, read_best, read_entries
 from hpo.errors import RequestError
-from hpo.storage.queries import StoredTrial, read_trials, study_attributes, study_names
+from hpo.storage.queries import StoredTrial, read_trials, study_names
 from hpo.storage.studies import own_studies, read_definition
 from hpo.study.definition import Entry, StudyDefinition, derived_table
 from hpo.study.repetition import identity_of
@@ -30,7 +30,7 @@ Batch = tuple[str, StudyDefinition, dict[str, Any]]
 """A confirmation's name and definition, and what it is to remember."""
 EXPECTED = -1  # the number of a configuration that no trial has, but that a model expects most of
 CONFIRMS = "confirms"  # the attribute of a confirmation that says what it confirms, as `Confirms` has it
-
+ABLATES = "ablates"  # that of an ablation whose configurations are files' alone, as `Ablates` has it
 ENTRY = "look at the test: "  # with the name of what looked, the attribute of a study that it is entered by (ledger.py)
 
 
@@ -66,10 +66,24 @@ class Look(Table):
     kind: Literal["confirmation", "ablation"] = "confirmation"
 
 
+class Ablates(Look):
+    """The entry of an ablation that it keeps itself, for studies that were not in the storage when it was begun."""
+
+    studies: Annotated[tuple[str, ...], Field(strict=False)]
+
+
 def read_looks(storage: RDBStorage, study: str) -> dict[str, Look]:
-    """Returns what is entered in a study, by the name of what looked, in order of their being begun."""
-    entered = {}
-    for key, value in study_attributes(storage, study).items():
+    """Returns what has looked at a study's configurations, by the name of what did, in order of their being begun.
+
+    It is entered in the study; what ablations looked at while it was a file alone, in these.
+    """
+    ours, entered = own_studies(storage), dict[str, Look]()
+    for name, attributes in ours.items():
+        with suppress(ValidationError):  # no ablation, or of studies that are there
+            ablated = Ablates.model_validate(attributes.get(ABLATES))
+            if study in ablated.studies:
+                entered[name] = Look.model_validate(ablated.model_dump(exclude={"studies"}))
+    for key, value in ours.get(study, {}).items():
         if key.startswith(ENTRY):
             with suppress(ValidationError):  # none of ours
                 entered[key.removeprefix(ENTRY)] = Look.model_validate(value)
@@ -153,11 +167,12 @@ def define_fresh(
 def first_fresh(storage: RDBStorage, study: str) -> int:
     """Returns the first round that neither a study has had, nor what measured its configurations after it.
 
-    What is deleted by now counts: somebody has looked at it.
+    What is deleted by now counts: somebody has looked at it. The study may be a file that is not in the storage.
     """
-    confirmations = [name for name, _ in confirming(own_studies(storage), study)]
-    used = [read_definition(storage, name).protocol.round_numbers.stop for name in (study, *confirmations)]
-    return max(*used, *(look.first_round + look.rounds for look in read_looks(storage, study).values()), 0)
+    ours = own_studies(storage)
+    names = [study, *(name for name, _ in confirming(ours, study))] if study in ours else []
+    used = [read_definition(storage, name).protocol.round_numbers.stop for name in names]
+    return max([*used, *(look.first_round + look.rounds for look in read_looks(storage, study).values()), 0])
 
 
 def confirming(ours: Mapping[str, Mapping[str, Any]], study: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -3,21 +3,21 @@
 Whatever is chosen by a figure makes that figure too good. A search that is measured on the test looks at it with every
 trial, one that is measured on validation examples never; a list looks once, for its configurations are chosen among;
 so does each confirmation, and each ablation. These are entered when they are begun, in the study itself, and stay there
-though they are deleted.
+though they are deleted. An ablation of a file that is no study yet keeps its entry itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from optuna.storages import RDBStorage
 
-from hpo.analysis.fresh_rounds import CONFIRMS, ENTRY, Look, read_looks
+from hpo.analysis.fresh_rounds import ABLATES, CONFIRMS, ENTRY, Ablates, Look, read_looks
 from hpo.storage.queries import finished_slots, set_study_attribute, study_attributes
-from hpo.storage.studies import read_card, read_definition
+from hpo.storage.studies import own_studies, read_card, read_definition
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition
 from hpo.text.formatting import count
@@ -78,26 +78,30 @@ class Ledger:
 def enter(storage: RDBStorage, study: str, name: str, definition: StudyDefinition, confirms: Mapping[str, Any]) -> None:
     """Enters a confirmation that is begun, or gone on with, into the study, and says in itself what it confirms."""
     set_study_attribute(storage, name, CONFIRMS, dict(confirms))
-    enter_look(storage, study, name, definition)
+    _keep(storage, study, f"{ENTRY}{name}", _look(definition, "confirmation"))
 
 
-def enter_look(
-    storage: RDBStorage,
-    study: str,
-    name: str,
-    definition: StudyDefinition,
-    kind: Literal["confirmation", "ablation"] = "confirmation",
-) -> None:
-    """Enters that a study which is begun, or gone on with, measures configurations of another on the test."""
-    key, protocol = f"{ENTRY}{name}", definition.protocol
+def enter_ablation(storage: RDBStorage, studies: Collection[str], name: str, definition: StudyDefinition) -> None:
+    """Enters an ablation that is begun, or gone on with, into the studies whose configurations it measures.
+
+    Of studies that are not in the storage it says in itself that it does.
+    """
+    look, there = _look(definition, "ablation"), {*own_studies(storage)}
+    for study in there.intersection(studies):
+        _keep(storage, study, f"{ENTRY}{name}", look)
+    if elsewhere := {*studies} - there:
+        _keep(storage, name, ABLATES, Ablates(**look.model_dump(), studies=tuple(sorted(elsewhere))))
+
+
+def _look(definition: StudyDefinition, kind: Literal["confirmation", "ablation"]) -> Look:
+    protocol, now = definition.protocol, datetime.now(UTC).isoformat(timespec="seconds")
+    measured = {"rounds": protocol.rounds, "first_round": protocol.first_round}
+    return Look(configurations=len(definition.trial), **measured, at=now, kind=kind)
+
+
+def _keep(storage: RDBStorage, study: str, key: str, look: Look) -> None:
+    """Keeps an entry in a study, that of the beginning where there is one."""
     if key not in study_attributes(storage, study):
-        look = Look(
-            configurations=len(definition.trial),
-            rounds=protocol.rounds,
-            first_round=protocol.first_round,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-            kind=kind,
-        )
         set_study_attribute(storage, study, key, look.model_dump())
 
 

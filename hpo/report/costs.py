@@ -16,16 +16,16 @@ from hpo.text.formatting import capitalized, lasted
 
 FEWEST = 3  # trials of different costs that make a figure
 COSTS: Sequence[
-    tuple[str, str, Callable[[float], str]]
-] = (  # attribute of a trial, what it is called, how it is written
-    ("parameters", "parameters", lambda cost: f"{cost:,.0f}".replace(",", " ")),
-    ("seconds", "time", lasted),
+    tuple[str, str, Callable[[float], str], str]
+] = (  # attribute of a trial, what it is called, how it is written, what is to be known of it
+    ("parameters", "parameters", lambda cost: f"{cost:,.0f}".replace(",", " "), ""),
+    ("seconds", "time", lasted, " Times are those of each trial's own machine, with whatever ran beside it."),
 )
 
 
 def cost_sections(trials: Sequence[StoredTrial], definition: StudyDefinition, metric: MetricCard) -> Iterator[Section]:
     """Yields a section for each kind of cost in which trials differ."""
-    for attribute, noun, write in COSTS:
+    for attribute, noun, write, note in COSTS:
         measured = [one for one in ranked(trials, metric) if one.attributes.get(attribute)]
         if len({one.attributes[attribute] for one in measured}) < FEWEST:
             continue
@@ -37,7 +37,7 @@ def cost_sections(trials: Sequence[StoredTrial], definition: StudyDefinition, me
         ]
         text = [
             f"The line goes through those that no trial beats in both. They are chosen for their {metric.noun} as "
-            "measured, so hpo confirm tells how good each is."
+            f"measured, so hpo confirm tells how good each is.{note}"
         ]
         title = f"{capitalized(metric.noun)} against {noun}"
         yield Section(attribute, title, text, rows, cost_figure(measured, front, attribute, metric))
@@ -73,7 +73,7 @@ def cost_figure(
             line={"shape": "hv", "color": COLOURS[1]}, hovertext=[f"trial {one.number}" for one in chosen],
         )  # fmt: skip
     unit = "" if attribute == "parameters" else " (seconds)"
-    noun = next(noun for name, noun, _ in COSTS if name == attribute)
+    noun = next(noun for name, noun, *_ in COSTS if name == attribute)
     figure.update_xaxes(title=f"{noun}{unit}", type="log", dtick=1, exponentformat="power", showexponent="all")
     figure.update_yaxes(**error_axis(metric))
     return figure

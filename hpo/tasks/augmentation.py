@@ -1,9 +1,9 @@
 """Augmentation of images, anew in every epoch: each is turned, sheared, scaled, stretched, shifted and bent by chance.
 
 All of it is one change of coordinates, by which the image is sampled once, on the device that it lies on; then its
-strokes may be made heavier or lighter. It is sampled bicubically, for bilinear sampling would blur a small image:
-networks would train on images that none is tested on. The numbers come from the round's own streams, so a round's
-images do not depend on how it is trained, nor on the device.
+strokes may be made heavier or lighter. It is sampled bicubically, for bilinear sampling would blur a small image, and
+no pixel gets darker or brighter than a round's are: networks would train on images that none is tested on. The numbers
+come from the round's own streams, so a round's images do not depend on how it is trained, nor on the device.
 """
 
 from __future__ import annotations
@@ -63,8 +63,12 @@ def augment(
         padding_mode="border",
         align_corners=False,
     )
-    sampled = sampled.view(images.shape)
-    return _raised(sampled, images, (1 + gamma) ** numbers.uniform("gamma", count)) if gamma else sampled
+    low, high = (of.view(-1, 1, 1, 1, 1) for of in images.flatten(1).aminmax(dim=1))
+    sampled = sampled.view(images.shape).clamp(low, high)  # beside an edge it is brighter than white
+    if not gamma:
+        return sampled
+    powers = (1 + gamma) ** numbers.uniform("gamma", count)
+    return low + (high - low) * ((sampled - low) / (high - low)) ** powers[..., None, None, None]
 
 
 def _matrices(
@@ -90,13 +94,6 @@ def _matrices(
         across = (1 + stretch) ** numbers.uniform("stretch", count)
         matrix = matrix * torch.stack([across, 1 / across], -1)[..., None, :]
     return matrix
-
-
-def _raised(sampled: Tensor, images: Tensor, powers: Tensor) -> Tensor:
-    """Returns images (R, N, C, H, W) whose pixels are raised to powers (R, N), in the range that their round's have."""
-    low, high = (of.view(-1, 1, 1, 1, 1) for of in images.flatten(1).aminmax(dim=1))
-    shares = ((sampled - low) / (high - low)).clamp(0, 1)
-    return low + (high - low) * shares ** powers[..., None, None, None]
 
 
 @lru_cache(maxsize=4)

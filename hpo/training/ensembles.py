@@ -90,5 +90,8 @@ class Averaged(nn.Module):
 
 
 def average_logits(logits: Tensor, dim: int = 0) -> Tensor:
-    """Returns the logarithms of the mean probabilities of M members, up to a constant: (M, ..., K) -> (..., K)."""
-    return torch.logsumexp(torch.log_softmax(logits, -1), dim)
+    """Returns the logarithms of the mean probabilities of M members, up to a constant: (M, ..., K) -> (..., K).
+
+    Where a logit of one is infinite, the mean is not a number.
+    """
+    return torch.logsumexp(torch.log_softmax(logits + 0 * logits, -1), dim)

@@ -31,7 +31,7 @@ from hpo.training.recording.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Rounds
 from hpo.training.together import most_together
 
-NOT_OF_RANGE_TESTS = ("schedule", "warmup", "ema_decay")  # which moves the rate itself, and looks at losses
+NOT_OF_RANGE_TESTS = ("schedule", "warmup", "ema_decay")  # a range test moves the rate itself, and looks at losses
 RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
 

@@ -11,16 +11,19 @@ from optuna.storages import RDBStorage
 from hpo.analysis.ablation import (
     BASE,
     WHOLE,
+    by_gain,
     define_ablation,
     define_path,
     read_ablation,
 )
-from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation
+from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation, first_fresh
 from hpo.analysis.ingredients import Configuration, Ingredient, find_configuration, find_ingredients
-from hpo.analysis.ledger import enter_look, read_ledger
+from hpo.analysis.ledger import enter_ablation, read_ledger
 from hpo.cli.measure.ablate import ablation_json, ablation_view
 from hpo.errors import RequestError
+from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute
+from hpo.storage.studies import read_definition
 from hpo.study.definition import StudyDefinition, define_study
 from tests.analysis.test_confirmation import add
 from tests.conftest import SMALL_STUDY, create, defined
@@ -227,6 +230,27 @@ def test_what_diverges_is_said_beside_what_it_changes(fresh_storage: RDBStorage,
     assert ablation_json(found)["whole"]["diverged_rounds"] == out
 
 
+def test_the_way_begins_with_what_alone_gives_most_and_not_with_what_diverges(fresh_storage: RDBStorage) -> None:
+    """In the rounds that are left it gives more."""
+    fnn = {**COMMON, "architecture": "fnn", "activation": "relu", "optimizer": "sgd", "learning_rate": 0.1}
+    after = {**fnn, "learning_rate": 0.5, "momentum": 0.9, "rotation": 5.0}
+    base, whole = (Configuration(name, listing(of), of) for name, of in (("plain", fnn), ("rich", after)))
+    found = find_ingredients(base, whole, CONDITIONS)
+    assert [one.names for one in found] == [("learning_rate",), ("momentum",), ("rotation",)]
+    name, definition = define_ablation(fresh_storage, base, whole, found, 6)
+    create(fresh_storage, name, definition, 8)
+    errors = [2.0, 2.1, 2.2, 1.9, 2.3, 2.0]
+    for slot, entry in enumerate(definition.trial):
+        less, out = {"with learning rate": (1.0, 5), "with momentum": (-0.3, 0), "with rotation": (0.5, 0)}.get(
+            entry.label, (0.0, 0)
+        )
+        measured = [100.0] * out + [error - less for error in errors[out:]]
+        add(fresh_storage, name, 0.1, measured, slot=slot, diverged_rounds=list(range(out)))
+    read = read_ablation(fresh_storage, name, found, None)
+    assert min(read.alone, key=lambda one: one.contrast.difference.estimate).ingredient.names == ("learning_rate",)
+    assert [one.names for one in by_gain(read)] == [("rotation",), ("momentum",), ("learning_rate",)]
+
+
 FILE = """
 title = "one"
 task = { name = "digit_pairs", dataset = "digits", train_pairs = 60, test_pairs = 60 }
@@ -263,12 +287,22 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert len(found["path"]) == 3
     refused = hpo("ablate", "rich.toml", "--from", "rich.toml", folder=tmp_path)
     assert_one_line(refused, 2, "studies 'rich' and 'rich' have the same configuration")
+    more = hpo(*command[:4], "--rounds", "7", "--together", "momentum,rotation,epochs", "--json", folder=tmp_path)
+    assert json.loads(more.stdout)["study"] == "rich-ablation-2"
+    there = open_storage(f"sqlite:///{tmp_path}/hpo.db")
+    firsts = [read_definition(there, name).protocol.first_round for name in ("rich-ablation", "rich-ablation-2")]
+    assert firsts == [2, 8]  # though both studies are files
+    assert hpo("optimize", "rich.toml", "--workers", "1", folder=tmp_path).returncode == 0
+    assert str(read_ledger(there, "rich")) == (
+        "looks at the test: 3 (1 by which the list's configurations are compared, 2 ablations)"
+    )
+    assert first_fresh(there, "rich") == 15
 
 
 def test_an_ablation_of_a_stored_study_is_entered_there_as_a_look(created: RDBStorage) -> None:
     add(created, "small", 0.1, [1.0, 1.0, 1.0])
-    enter_look(created, "small", "small-ablation", listing(PLAIN), "ablation")
-    enter_look(created, "small", "small-ablation", listing(PLAIN), "ablation")  # gone on with
+    for _ in range(2):  # begun, and gone on with
+        enter_ablation(created, {"small"}, "small-ablation", listing(PLAIN))
     assert str(read_ledger(created, "small")) == "looks at the test: 2 (1 trial while searching, 1 ablation)"
 
 
@@ -394,7 +428,7 @@ def test_one_that_is_measured_is_found_again_though_its_study_was_confirmed_sinc
     found = find_ingredients(base, whole, CONDITIONS)
     name, definition = define_ablation(created, base, whole, found, 6)
     create(created, name, definition, len(definition.trial))
-    enter_look(created, "small", name, definition, "ablation")
+    enter_ablation(created, {"small"}, name, definition)
     _, confirmation, _ = define_confirmation(created, "small", top=1, rounds=30)
     assert confirmation.protocol.first_round == 9  # after the ablation's
     assert define_ablation(created, base, whole, found, 6) == (name, definition)

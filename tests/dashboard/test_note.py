@@ -9,7 +9,7 @@ import optuna_dashboard
 import pytest
 from optuna.storages import RDBStorage
 
-from hpo.analysis.ledger import enter, enter_look, read_ledger
+from hpo.analysis.ledger import enter, enter_ablation, read_ledger
 from hpo.dashboard import note
 from hpo.dashboard.note import note_study, study_note
 from hpo.report.sections import environment_section
@@ -29,7 +29,7 @@ def test_the_dashboard_reads_the_note_and_one_that_is_there_stays(created: RDBSt
     enter(created, "small", "small-confirm", of_small[0], {})
     note_study(created, "small")
     assert "Besides: 1 confirmation." in optuna_dashboard.get_note(study)
-    enter_look(created, "small", "small-ablation", of_small[0], "ablation")
+    enter_ablation(created, {"small"}, "small-ablation", of_small[0])
     note_study(created, "small")
     assert "Besides: 1 confirmation, 1 ablation." in optuna_dashboard.get_note(study)
     optuna_dashboard.save_note(study, "mine")

@@ -255,3 +255,11 @@ def test_a_round_has_diverged_where_one_of_its_networks_has() -> None:
     assert last.diverged == [0]
     assert {name: errors[0] for name, errors in last.errors.items()} == {"recognition": 100.0, "head": 100.0}
     assert last.errors["recognition"][1] < 100
+
+
+@pytest.mark.parametrize("infinite", [torch.inf, -torch.inf])
+def test_a_mean_of_predictions_is_no_number_where_a_logit_of_one_is_infinite(infinite: float) -> None:
+    """Alone it would count as diverged: in a mean of probabilities it would be lost."""
+    logits = torch.zeros(2, 3, 4)
+    logits[1, 2, 0] = infinite
+    assert average_logits(logits).isfinite().all(-1).tolist() == [True, True, False]

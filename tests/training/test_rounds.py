@@ -148,11 +148,31 @@ def exactly(pairs: tuple[Pairs, Pairs]) -> tuple[Pairs, Pairs]:
     return train, test
 
 
-def recorded_rounds(how: TrainingConfig, pairs: tuple[Pairs, Pairs], tape: Tape) -> RecordedRounds:
+def recorded_rounds(
+    how: TrainingConfig, pairs: tuple[Pairs, Pairs], tape: Tape, *, varies: bool = False
+) -> RecordedRounds:
     networks = [network.double() for network in make_networks("cnn_bn")]
     return RecordedRounds(
-        networks, how, loss_of(), train=pairs[0], test=pairs[1], evaluate=lambda output, test: output[0], recorder=tape
+        networks,
+        how,
+        loss_of(),
+        train=pairs[0],
+        test=pairs[1],
+        evaluate=lambda output, test: output[0],
+        recorder=tape,
+        varies=varies,
     )
+
+
+def test_recorded_rounds_hold_their_averages_too_and_data_that_vary(digit_pairs: tuple[Pairs, Pairs]) -> None:
+    pairs, how = exactly(digit_pairs), config("sgd", 0.01)
+    plain = recorded_rounds(how, pairs, Tape(100))
+    assert recorded_rounds(how, pairs, Tape(200)).held_bytes == plain.held_bytes + 100
+    data = sum(tensor.nbytes for tensor in pairs[0])
+    assert recorded_rounds(how, pairs, Tape(100), varies=True).held_bytes == plain.held_bytes + data
+    averaged = recorded_rounds(replace(how, ema_decay=0.9), pairs, Tape(100))
+    states = sum(tensor.nbytes for state in plain.states() for tensor in state.values() if tensor.is_floating_point())
+    assert averaged.held_bytes == plain.held_bytes + states
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -29,7 +29,7 @@ from hpo.text.capture import capture
 from hpo.text.formatting import capitalized, change, count, mean_and_deviation, p_value, rounds_on, with_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from hpo.analysis.ablation import Ablation, Step
     from hpo.analysis.contrasts import Measured
@@ -91,9 +91,8 @@ def ablate(
     begin_work()
     devices, sources = assign_devices(workers, device), given.sources(study)
 
-    def measure(name: str, definition: StudyDefinition) -> None:
-        chosen_by = (stored_name(study), stored_name(base))
-        _measure(storage, chosen_by, name, definition, devices, sources, trials_at_once(workers))
+    def measure(name: str, definition: StudyDefinition, looked_at: Collection[str]) -> None:
+        _measure(storage, looked_at, name, definition, devices, sources, trials_at_once(workers))
 
     both = sources, given.sources(base)
     found = _ablation(storage, study, base, both, measure, together=together, rounds=rounds)
@@ -105,15 +104,15 @@ def ablate(
 
 def _measure(
     url: str,
-    studies: Sequence[str],
+    looked_at: Collection[str],
     name: str,
     definition: StudyDefinition,
     devices: list[str],
     sources: Sources,
     at_once: int | None,
 ) -> None:
-    """Measures a part of an ablation, and enters it into the ledgers of both studies."""
-    from hpo.analysis.ledger import enter_look
+    """Measures a part of an ablation, and enters it into the ledgers of studies whose configurations it looks at."""
+    from hpo.analysis.ledger import enter_ablation
     from hpo.dashboard.note import note_study
     from hpo.storage.queries import study_names
     from hpo.study.card import make_card
@@ -129,8 +128,9 @@ def _measure(
     ours = replace(sources, files={name: definition} if sources.files else {})
     plan = Plan(name, definition, len(definition.trial), card=card)
     opened = begin(url, plan, ours)
-    for study in sorted({*studies} & {*study_names(opened)}):
-        enter_look(opened, study, name, definition, "ablation")
+    if looked_at:
+        enter_ablation(opened, looked_at, name, definition)
+    for study in sorted({*looked_at} & {*study_names(opened)}):
         note_study(opened, study)
     run_trials(opened, plan, devices, ours, at_once=at_once)
 
@@ -140,7 +140,7 @@ def _ablation(
     study: str,
     base: str,
     both: tuple[Sources, Sources],
-    measure: Callable[[str, StudyDefinition], None],
+    measure: Callable[[str, StudyDefinition, Collection[str]], None],
     *,
     together: Sequence[str],
     rounds: int,
@@ -149,8 +149,9 @@ def _ablation(
 
     Args:
         both: the sources of the study, and of its base.
+        measure: measures a study of this name, which is a look at the configurations of some others.
     """
-    from hpo.analysis.ablation import define_ablation, define_path, read_ablation
+    from hpo.analysis.ablation import by_gain, define_ablation, define_path, read_ablation
     from hpo.analysis.ingredients import find_configuration, find_ingredients
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
@@ -175,14 +176,13 @@ def _ablation(
         conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
     ingredients = find_ingredients(start, whole, conditions, together)
     name, definition = define_ablation(there, start, whole, ingredients, rounds, sources)
-    measure(name, definition)
+    measure(name, definition, {stored_name(study), stored_name(base)})
     read = open_storage(url)
     found = read_ablation(read, name, ingredients, None)
-    by_gain = sorted(found.alone, key=lambda one: found.metric.sign * one.contrast.difference.estimate)
-    order = [one.ingredient for one in by_gain]
+    order = by_gain(found)
     between = define_path(read, start, whole, order, definition.protocol.round_numbers, sources)
     if between:
-        measure(*between)
+        measure(*between, ())  # on the same rounds: no look of its own
     return read_ablation(read, name, ingredients, (between[0] if between else "", order))
 
 

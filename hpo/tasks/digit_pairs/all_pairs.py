@@ -2,7 +2,8 @@
 
 By recognition a pair is right where the digits that are read compare as the digits do. What is read in an image does
 not depend on its partner, so the error over all M^2 ordered pairs, an image beside itself among them, follows from how
-often digit i is read as a: M images are looked at, not M^2 pairs. The head's error is over pairs that are drawn.
+often digit i is read as a: M images are looked at, not M^2 pairs. By posterior all pairs are decided, by the
+probabilities of both images. The head's error is over pairs that are drawn; it is computed in float32.
 """
 
 from __future__ import annotations
@@ -94,11 +95,11 @@ class AllPairs(FinalTest):
         if not numbers[-1].all():
             raise ValueError("test_pairs = 'all' is for networks that read each image by itself")
         rounds, towers, count = numbers.shape[1], 1 if self._shares else 2, len(self._images.digits)
-        of_probability, numbers = torch.split(numbers, [unread := count * self._posterior, len(numbers) - unread])
+        of_probability, numbers = torch.split(numbers, [first := count * self._posterior, len(numbers) - first])
         of_images = numbers[: -towers * DIGITS * (DIGITS + 1) - 2]
         numbers = numbers[len(of_images) :]
         matrices = numbers[:-2].T.long().reshape(rounds, towers, DIGITS, DIGITS + 1)
-        recognition = [recognition_error(towers[0], towers[-1]) for towers in matrices]
+        recognition = [recognition_error(one[0], one[-1]) for one in matrices]
         details: dict[str, Any] = {"confusion_matrices": matrices.tolist()}
         if self._keeps_examples:
             reads, pairs, wrong = torch.split(of_images.T, [towers * count, count, count], 1)

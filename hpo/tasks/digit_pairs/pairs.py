@@ -67,7 +67,10 @@ def draw_round(dataset: str, folder: Path, round_: Round, *, train_pairs: int, t
 
 
 def pair_anew(pairs: Pairs, numbers: EpochNumbers) -> Pairs:
-    """Returns the images of R rounds' pairs (R, N, ...) in other pairs, as many."""
+    """Returns the images of R rounds' pairs (R, N, ...) in other pairs, as many.
+
+    Of `digits`, where an image is in several pairs, one may come beside itself.
+    """
     rounds, count = pairs.targets.shape
     order = numbers.permutations("pairing", 2 * count).view(rounds, count, 2)
     which = torch.arange(rounds, device=order.device).view(-1, 1, 1)

@@ -107,7 +107,9 @@ class RecordedRounds(StackedRounds):
     def held_bytes(self) -> int:
         """How much of the device's memory they hold."""
         optimizer = [tensor for state in self.optimizers[0].state.values() for tensor in state.values()]
+        varied = self._train if self._train is not self._given else ()
         own = [*self.parameters.values(), *self.buffers.values(), *self._first.values(), *self._orders, *optimizer]
+        own += [*self.steps.averages, *varied]
         return self._recorder.held_bytes + sum(t.numel() * t.element_size() for t in own if isinstance(t, Tensor))
 
     def wait(self) -> None:

@@ -23,7 +23,8 @@ class TrainingConfig:
         schedule: of the learning rate, see schedules.py; `warmup` is the share of the steps in which it rises, None
             what is usual.
         gradient_clipping: the largest norm of a network's gradient; a longer one is scaled down to it.
-        ema_decay: of the exponential moving average of the weights, by which a network is measured in their place.
+        ema_decay: of the exponential moving average of the weights, by which a network is measured in their place; it
+            is reached by and by, see steps.py.
     """
 
     epochs: int

@@ -1,7 +1,9 @@
 """Steps: a network's weights are moved by its gradients, which may be clipped, at a rate that a schedule may change.
 
-Beside the weights there may be their exponential moving average, by which the network is measured. Everything is of
-each network alone, so R networks whose parameters are stacked are moved as each would be.
+Beside the weights there may be their exponential moving average, by which the network is measured. In step s, from 0,
+it decays by (1 + s) / (10 + s), or by what was asked for where that is less: so it soon forgets the first weights, and
+0.99 takes 890 steps to be reached. Everything is of each network alone, so R networks whose parameters are stacked are
+moved as each would be.
 """
 
 from __future__ import annotations
@@ -45,10 +47,8 @@ class Steps:
         self._done = 0
         self._factors = self._known(rate_factors(config.schedule, config.steps, config.warmup))
         decay = config.ema_decay or 0.0
-        self._weights = self._known(
-            [max(1 - decay, 9 / (10 + step)) for step in range(config.steps)] if decay else None
-        )
-        is_counted = self._factors is not None or self._weights is not None
+        self._shares = self._known([max(1 - decay, 9 / (10 + step)) for step in range(config.steps)] if decay else None)
+        is_counted = self._factors is not None or self._shares is not None
         self._count = torch.zeros(1, dtype=torch.long, device=rate.device) if rate is not None and is_counted else None
         self._averaged = [*self._parameters, *(one for one in buffers if one.is_floating_point())] if decay else []
         self._averages = [one.detach().clone() for one in self._averaged]
@@ -66,8 +66,8 @@ class Steps:
         if self._factors is not None:
             self._set_rate(self._now(self._factors))
         self.optimizer.step()
-        if self._weights is not None:
-            self._average(self._now(self._weights))
+        if self._shares is not None:
+            self._average(self._now(self._shares))
         self._done += 1
         if self._count is not None:
             self._count.add_(1).clamp_(max=self._config.steps - 1)
@@ -98,9 +98,9 @@ class Steps:
             self._swap()
 
     @property
-    def averages(self) -> bool:
-        """Whether averages are kept."""
-        return bool(self._averages)
+    def averages(self) -> Sequence[Tensor]:
+        """The averages of parameters and buffers; none where none are kept."""
+        return self._averages
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -132,6 +132,6 @@ class Steps:
             gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)) if self._is_stacked else factors[0])
 
     @torch.no_grad()
-    def _average(self, weight: float | Tensor) -> None:
+    def _average(self, share: float | Tensor) -> None:
         for average, own in zip(self._averages, self._averaged, strict=True):
-            average.lerp_(own, weight)
+            average.lerp_(own, share)
