@@ -37,7 +37,13 @@ from hpo.text.markdown import markdown_table
 
 KEPT = Path(__file__).with_suffix(".json")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "beyond.md"
-SEARCHES = {"beyond": "networks and training", "beyond_augmented": "augmentation"}
+SEARCHES = {
+    "beyond": "networks and training",
+    "beyond_augmented": "augmentation",
+    "beyond_sizes": "widths and epochs",
+    "beyond_epochs": "more epochs, and 25",
+    "beyond_longest": "the most epochs",
+}
 CHAMPIONS = ("champion", "champion_ensemble")
 DECISIONS = ("recognition", "posterior", "head")
 PARTS = {"whole_without": "without", "base_with": "alone", "path": "path"}  # of the document, and of the ablation
@@ -177,8 +183,8 @@ def _tuning_curve(searches: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
                 hours.append(spent)
                 values.append(one["value"])
         marker, line = {"color": colour, "size": 6, "opacity": 0.6}, {"color": colour, "shape": "hv"}
-        figure.add_scatter(x=hours, y=values, mode="markers", name=f"{SEARCHES[name]}: a trial", marker=marker)
-        figure.add_scatter(x=hours, y=list(accumulate(values, min)), mode="lines", name="the best so far", line=line)
+        figure.add_scatter(x=hours, y=values, mode="markers", name=SEARCHES[name], marker=marker)
+        figure.add_scatter(x=hours, y=list(accumulate(values, min)), mode="lines", line=line, showlegend=False)
     figure.update_xaxes(title="core-hours", rangemode="tozero")
     figure.update_yaxes(title="error on validation pairs (%)", range=SHOWN_ERRORS)
     return figure
