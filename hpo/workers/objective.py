@@ -104,13 +104,12 @@ class Objective:
                     trial.set_user_attr("printed", without_secrets(text))
                 raise
             finally:
-                if os.getpid() != process:
-                    os._exit(0)  # a copy of this worker, which the code has forked and not ended
+                _end_copy(process)
             texts = [*texts, printed.text][-LAST_TEXTS:]
             yield launched
 
     def _measure(self, trial: optuna.Trial, step_done: Callable[[int], None]) -> Generator[Measurement, None, float]:
-        goes_by_rounds, began = self._definition.goes_by_rounds, time.perf_counter()
+        goes_by_rounds, began, process = self._definition.goes_by_rounds, time.perf_counter(), os.getpid()
         with batch_writes(trial):
             params = suggest(trial, self._definition, lambda listed: self._find_rate(trial.study, listed))
         measure = partial(measure_in_turn, self._task) if goes_by_rounds else self._task.measure
@@ -118,6 +117,7 @@ class Objective:
         for number, group in enumerate(self._groups):
             earlier, record = whole, Record(self._task.metrics, self._metric, by_rounds=goes_by_rounds)
             for measured in measure(params, group):
+                _end_copy(process)  # before it tells anybody what it found
                 if not measured.ready():
                     yield measured
                 if isinstance(measured, Launched):
@@ -186,3 +186,9 @@ class Objective:
             if not is_range_test(study.user_attrs.get(key)):
                 study.set_user_attr(key, found)
         return float(study.user_attrs[key]["mean"])
+
+
+def _end_copy(process: int) -> None:
+    """Ends this process where it is not that one, but a copy of it, which somebody's code has forked and not ended."""
+    if os.getpid() != process:
+        os._exit(0)

@@ -135,6 +135,15 @@ def test_code_that_forks_and_does_not_end_its_copy_is_measured_once(tmp_path: Pa
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
 
 
+def test_a_copy_that_code_has_forked_tells_nothing_though_it_ends_after_its_trial(tmp_path: Path) -> None:
+    late = "    import os, time; time.sleep(0.2 if os.fork() else 0.8)\n    return"
+    write(tmp_path, GOOD.replace("    return", late))
+    done = hpo(*OPTIMIZE, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trials = read_trials(open_storage(f"sqlite:///{tmp_path}/hpo.db"), "mine")
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+
+
 def test_what_code_prints_spoils_nothing_and_is_kept_where_it_fails(tmp_path: Path) -> None:
     write(
         tmp_path,
