@@ -1,7 +1,7 @@
 """What the search beyond the reports found: keeps it, fills the tables of its document, and draws the figures.
 
     hpo ablate … --json > ablation.json                                   # docs/beyond.md names all commands
-    python -m benchmarks.beyond --keep sqlite:///beyond.db ablation.json
+    python -m benchmarks.beyond --keep sqlite:///hpo.db --ablation ablation.json
     python -m benchmarks.beyond                                           # tables and figures again, from what is kept
 
 Times are of one core: a worker trains on one thread.
@@ -51,12 +51,12 @@ SHOWN_ERRORS = (0.5, 1.1)  # percent, of the tuning curve: the first trials' are
 HOUR = 3600.0
 
 
-def kept(storage: RDBStorage, ablation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what is kept of the studies in a storage, those of them that are there."""
-    there = own_studies(storage)
+def kept(storages: Sequence[RDBStorage], ablation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what is kept of the studies, each from the storage that has it, those of them that are there."""
+    has = {name: storage for storage in storages for name in own_studies(storage)}
     return {
-        "searches": {name: [*map(_brief, read_trials(storage, name))] for name in SEARCHES if name in there},
-        "champions": [row for name in CHAMPIONS if name in there for row in _champions(storage, name)],
+        "searches": {name: [*map(_brief, read_trials(has[name], name))] for name in SEARCHES if name in has},
+        "champions": [row for name in CHAMPIONS if name in has for row in _champions(has[name], name)],
         "ablation": ablation,
     }
 
@@ -193,7 +193,9 @@ def _tuning_curve(searches: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Fig
 def _costs(found: Mapping[str, Any]) -> go.Figure:
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     figure.update_layout({**LAYOUT, "legend": {"orientation": "h", "y": -0.15, "yanchor": "top"}, "height": 600})
-    for column, (cost, title) in enumerate({"parameters": "parameters", "seconds": "seconds a round"}.items(), 1):
+    titles = {"parameters": "parameters", "seconds": "seconds a round"}
+    ticks = {"parameters": [50_000, 100_000, 200_000, 400_000], "seconds": [5, 10, 20, 50, 100, 200, 500, 1000]}
+    for column, (cost, title) in enumerate(titles.items(), 1):
         for i, one in enumerate(found["champions"]):
             errors = one["errors"]["recognition"]
             at = one[cost] / (len(errors) if cost == "seconds" else 1)
@@ -202,7 +204,7 @@ def _costs(found: Mapping[str, Any]) -> go.Figure:
                 name=one["label"], marker={"size": 11, "symbol": i, "color": COLOURS[i % len(COLOURS)]},
                 showlegend=column == 1, col=column, row=1,
             )  # fmt: skip
-        figure.update_xaxes(title=title, type="log", dtick="D2", col=column)
+        figure.update_xaxes(title=title, type="log", tickvals=ticks[cost], col=column)
     figure.update_yaxes(title="test error (%)", rangemode="tozero", col=1)
     return figure
 
@@ -224,10 +226,12 @@ def _path(ablation: Mapping[str, Any]) -> go.Figure:
 def main() -> None:
     """Keeps what there is, if asked to, and fills the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", nargs="+", metavar="URL", help="a storage, and what hpo ablate --json printed")
-    if asked := parser.parse_args().keep:
-        ablation = json.loads(Path(asked[1]).read_text(encoding="utf-8")) if len(asked) > 1 else None
-        KEPT.write_text(json.dumps(kept(open_storage(asked[0]), ablation)) + "\n", encoding="utf-8")
+    parser.add_argument("--keep", nargs="+", metavar="URL", help="the storages of these studies")
+    parser.add_argument("--ablation", type=Path, metavar="FILE", help="what hpo ablate --json printed, to be kept too")
+    asked = parser.parse_args()
+    if asked.keep:
+        ablation = json.loads(asked.ablation.read_text(encoding="utf-8")) if asked.ablation else None
+        KEPT.write_text(json.dumps(kept([*map(open_storage, asked.keep)], ablation)) + "\n", encoding="utf-8")
     found = json.loads(KEPT.read_text(encoding="utf-8"))
     DOCUMENT.write_text(fill(DOCUMENT.read_text(encoding="utf-8"), parts_of(found)), encoding="utf-8")
     pictures = {DOCUMENT.parent / "figures" / f"{name}.png": one for name, one in figures_of(found).items()}
