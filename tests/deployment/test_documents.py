@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
+from benchmarks import beyond
 from docs import regenerate
 from hpo.cli.manage.templates import TEMPLATES
+from hpo.reports.document import fill
 from hpo.study.definition import Protocol
 from hpo.study.run import Run
 from hpo.study.training import TRAINED_BY, Training
@@ -64,6 +68,15 @@ def test_the_outcomes_of_chaos_are_shown_as_they_are() -> None:
 def test_what_was_reproduced_is_shown_as_it_was_measured(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     assert regenerate.fill_reproduction(text) == text
+
+
+def test_the_search_beyond_the_reports_is_shown_as_it_was_measured() -> None:
+    """`python -m benchmarks.beyond` mends the document."""
+    found = json.loads(beyond.KEPT.read_text(encoding="utf-8"))
+    text = beyond.DOCUMENT.read_text(encoding="utf-8")
+    assert fill(text, beyond.parts_of(found)) == text
+    (champion,) = (one for one in found["champions"] if one["label"] == "Champion")
+    assert f"{mean(champion['errors']['recognition']):.2f} %" in README
 
 
 @pytest.mark.parametrize("document", sorted(Path().glob("*.md")) + sorted(Path("docs").glob("*.md")), ids=str)

@@ -34,6 +34,7 @@ from tests.conftest import SMALL_STUDY, defined
 from tests.program import hpo
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=alert(1)> ${1} {{ 2 }} \u2028"
+CHAMPION = Path(__file__).parent.parent.parent / "docs" / "champion"
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1200, "height": 900}
 MEAN, DEVIATION = 33.3, 72.5
@@ -135,6 +136,24 @@ def test_a_page_computes_what_pytorch_does(case: str, opened: Callable[..., Page
     np.testing.assert_allclose([one["comparison"] for one in found], comparison, atol=1e-3, rtol=1e-5)
     np.testing.assert_allclose([one["digits"] for one in found], digits, atol=1e-3, rtol=1e-5)
     assert digits.std() > 0.01
+
+
+@needs_chromium
+def test_the_champions_page_is_its_network(opened: Callable[..., Page]) -> None:
+    """The one that docs/beyond.md shows: it answers as the file beside it does, and reads what its own buttons draw."""
+    page = opened((CHAMPION / "champion.html").read_text(encoding="utf-8"))
+    pixels = 255 * torch.rand(3, 2, 14, 14, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        comparison, digits = load_network(CHAMPION / "champion.safetensors")(pixels)
+    found = page.evaluate("pairs => pairs.map(([a, b]) => logitsOf(a, b))", pixels.flatten(2).tolist())
+    np.testing.assert_allclose([one["comparison"] for one in found], comparison, atol=1e-3, rtol=1e-4)
+    np.testing.assert_allclose([one["digits"] for one in found], digits, atol=1e-3, rtol=1e-4)
+    for first, second in zip(range(10), [*range(1, 10), 0], strict=True):
+        for side, digit in enumerate((first, second)):
+            page.locator(".paper").nth(side).focus()
+            page.keyboard.press(str(digit))
+        expect(page.locator(".reading .digit")).to_have_text([str(first), str(second)])
+        expect(page.locator("#verdict")).to_have_text(re.compile("^Yes, " if first <= second else "^No, "))
 
 
 @needs_chromium
