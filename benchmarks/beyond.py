@@ -25,6 +25,7 @@ from plotly.subplots import make_subplots
 
 from hpo.analysis.contrasts import measured
 from hpo.analysis.results import read_entries
+from hpo.report.costs import cost_ticks
 from hpo.report.figures import COLOURS, LAYOUT, write_pngs
 from hpo.reports.document import fill
 from hpo.storage.artifacts import files_of_trials
@@ -194,17 +195,18 @@ def _costs(found: Mapping[str, Any]) -> go.Figure:
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     figure.update_layout({**LAYOUT, "legend": {"orientation": "h", "y": -0.15, "yanchor": "top"}, "height": 600})
     titles = {"parameters": "parameters", "seconds": "seconds a round"}
-    ticks = {"parameters": [50_000, 100_000, 200_000, 400_000], "seconds": [5, 10, 20, 50, 100, 200, 500, 1000]}
     for column, (cost, title) in enumerate(titles.items(), 1):
+        costs = []
         for i, one in enumerate(found["champions"]):
             errors = one["errors"]["recognition"]
             at = one[cost] / (len(errors) if cost == "seconds" else 1)
+            costs.append(at)
             figure.add_scatter(
                 x=[at], y=[mean(errors)], error_y={"array": [one["mean"][1] - mean(errors)]}, mode="markers",
                 name=one["label"], marker={"size": 11, "symbol": i, "color": COLOURS[i % len(COLOURS)]},
                 showlegend=column == 1, col=column, row=1,
             )  # fmt: skip
-        figure.update_xaxes(title=title, type="log", tickvals=ticks[cost], col=column)
+        figure.update_xaxes(title=title, type="log", **cost_ticks(min(costs), max(costs)), col=column)
     figure.update_yaxes(title="test error (%)", rangemode="tozero", col=1)
     return figure
 

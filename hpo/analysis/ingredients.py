@@ -18,10 +18,11 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import load_task
 from hpo.study.references import NOWHERE, Sources
 from hpo.study.resolving import resolve_by
-from hpo.study.space import meets, short_name
+from hpo.study.space import meets
 from hpo.study.task import Params
 from hpo.study.training import MAY_BE_TRAINED_BY
 from hpo.text.capture import capture
+from hpo.text.short_names import short_name
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,23 @@ def find_configuration(
             f"study {name!r} measures {ours}, but study {like.study!r} {theirs}, so they have no ingredients"
         )
     if storage is not None and is_stored:
+        if study.endswith(".toml"):  # which may have been changed since
+            _check_same(study, name, definition, sources)
         return Configuration(name, definition, read_best(storage, name).params)
     if len(definition.trial) != 1:
         raise RequestError(f"study {name!r} is not in the storage, and does not list a single configuration")
     definition = resolved(definition, name, sources)
     return Configuration(name, definition, definition.trial[0].params)
+
+
+def _check_same(file: str, name: str, stored: StudyDefinition, sources: Sources) -> None:
+    said = resolved(catalog.find_study(file)[1], name, sources)
+    differences = said.differences(resolved(stored, name, sources))
+    if differences:
+        raise RequestError(
+            f"study {name!r} in the storage was created with another definition than {file} has: {differences[0]}; "
+            f"name it {name} to take the storage's"
+        )
 
 
 def _measured_by(definition: StudyDefinition) -> str:

@@ -64,9 +64,7 @@ def study_note(name: str, definition: StudyDefinition, card: Card, ledger: Ledge
     words = again if definition.space else ["compare", "--study", name]
     bias = "The best of many noisy results looks better than it is (selection bias). " if definition.space else ""
     training = definition.training
-    trained = (
-        f"It trains networks for {training.text(definition.parameters)}, {training.precision}. " if training else ""
-    )
+    trained = f"It trains networks for {definition.trained}, {training.precision}. " if training else ""
     return "\n\n".join(
         [
             f"# {escape_markdown(definition.title)}",

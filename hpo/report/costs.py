@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil, floor, log10
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -15,11 +17,18 @@ from hpo.study.definition import StudyDefinition
 from hpo.text.formatting import capitalized, lasted
 
 FEWEST = 3  # trials of different costs that make a figure
+FEWEST_TICKS, MOST_TICKS = 3, 8
+
+
+def _lasted(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 9.5 else lasted(seconds)
+
+
 COSTS: Sequence[
     tuple[str, str, Callable[[float], str], str]
 ] = (  # attribute of a trial, what it is called, how it is written, what is to be known of it
     ("parameters", "parameters", lambda cost: f"{cost:,.0f}".replace(",", " "), ""),
-    ("seconds", "time", lasted, " Times are those of each trial's own machine, with whatever ran beside it."),
+    ("seconds", "time", _lasted, " Times are those of each trial's own machine, with whatever ran beside it."),
 )
 
 
@@ -57,6 +66,26 @@ def pareto_front(trials: Sequence[StoredTrial], attribute: str, metric: MetricCa
     return front
 
 
+def cost_ticks(low: float, high: float) -> dict[str, Any]:
+    """Returns the ticks of a logarithmic axis of costs: 1, 2 and 5 of each decade, or more or fewer where those are few
+    or many.
+    """
+    decades = range(floor(log10(low)) - 1, ceil(log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5), range(1, 10), (digit / 10 for digit in range(10, 100))):
+        values = [digit * 10.0**decade for digit in digits for decade in decades]
+        inside = sorted(one for one in values if low / 1.2 <= one <= high * 1.2)
+        if len(inside) >= FEWEST_TICKS:
+            break
+    inside = inside[:: ceil(len(inside) / MOST_TICKS)]
+    return {"tickvals": inside, "ticktext": [_short(one) for one in inside]}
+
+
+def _short(cost: float) -> str:
+    """Returns `0.5`, `20`, `50k`, `2M`."""
+    size = next(((size, letter) for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if cost >= size), (1, ""))
+    return f"{cost / size[0]:.3g}{size[1]}"
+
+
 def cost_figure(
     trials: Sequence[StoredTrial], front: Sequence[StoredTrial], attribute: str, metric: MetricCard
 ) -> go.Figure:
@@ -74,6 +103,7 @@ def cost_figure(
         )  # fmt: skip
     unit = "" if attribute == "parameters" else " (seconds)"
     noun = next(noun for name, noun, *_ in COSTS if name == attribute)
-    figure.update_xaxes(title=f"{noun}{unit}", type="log", dtick=1, exponentformat="power", showexponent="all")
+    costs = [one.attributes[attribute] for one in shown]
+    figure.update_xaxes(title=f"{noun}{unit}", type="log", **cost_ticks(min(costs), max(costs)))
     figure.update_yaxes(**error_axis(metric))
     return figure

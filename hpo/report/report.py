@@ -32,9 +32,9 @@ from hpo.storage.studies import read_card, read_definition
 from hpo.study.card import Card
 from hpo.study.definition import StudyDefinition
 from hpo.study.references import study_words
-from hpo.study.space import short_name
 from hpo.text.commands import command
 from hpo.text.formatting import capitalized, count, rounds_on, spread
+from hpo.text.short_names import short_name
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from hpo.report.study_figures import (
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import Card, MetricCard
 from hpo.study.definition import StudyDefinition
-from hpo.study.search import is_always_there
-from hpo.study.space import LEARNING_RATE, FloatRange, initials, short_name
+from hpo.study.space import LEARNING_RATE, FloatRange, is_always_there
 from hpo.text.formatting import (
     capitalized,
     change,
@@ -41,6 +40,7 @@ from hpo.text.formatting import (
     text_of,
     with_unit,
 )
+from hpo.text.short_names import initials, short_name
 
 BEST = 10  # configurations in the table
 
@@ -211,7 +211,7 @@ def environment_section(
         ["task", ", ".join([definition.task.name, *(f"{name} = {text_of(settings[name])}" for name in settings)])],
     ]
     if training:
-        rows.append(["training", f"{training.text(definition.parameters)}, {training.precision}"])
+        rows.append(["training", f"{definition.trained}, {training.precision}"])
     rows += [
         ["protocol", f"{count(protocol.rounds, 'round')}, {card.metric.title}"],
         ["selection", f"{ledger.selection}; {str(ledger).partition(';')[0]}"],

@@ -19,8 +19,8 @@ from hpo.report.figures import COLOURS
 from hpo.storage.queries import StoredTrial
 from hpo.study.card import MetricCard
 from hpo.study.definition import StudyDefinition
-from hpo.study.space import short_name
 from hpo.text.formatting import spread, text_of
+from hpo.text.short_names import short_name
 
 LAYOUT: dict[str, Any] = {
     "template": "none",

@@ -22,7 +22,7 @@ from hpo.study.repetition import can_repeat, count_configurations
 from hpo.study.run import Run
 from hpo.study.schema import Rounds, Table, Words, explain, plain
 from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler, space_of
-from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names
+from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names, is_always_there
 from hpo.study.task import Round
 from hpo.study.training import MAY_BE_TRAINED_BY, Training, check_nesterov
 from hpo.text.files import NotUtf8, read_text
@@ -189,7 +189,13 @@ class StudyDefinition(Table):
         """Says whether all its trials have a parameter."""
         if self.trial:
             return all(parameter in entry.params for entry in self.trial)
-        return parameter in self.space and not self.space[parameter].when
+        return parameter in self.space and is_always_there(self.space[parameter], self.space)
+
+    @property
+    def trained(self) -> str:
+        """How a trial's networks are trained, as in `25 epochs, in batches of 100`; empty where none are."""
+        always = [name for name in self.parameters if self.always_has(name)]
+        return self.training.text(self.parameters, always) if self.training else ""
 
     @property
     def avoids_repetition(self) -> bool:

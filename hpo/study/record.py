@@ -26,7 +26,7 @@ class Record:
 
     def __init__(self, metrics: Sequence[Metric], objective: str, *, by_rounds: bool = False) -> None:
         self._metrics, self._objective = {metric.name: metric for metric in metrics}, objective
-        self._new = slice(-1, None) if by_rounds else slice(None)
+        self._by_rounds, self._new = by_rounds, slice(-1, None) if by_rounds else slice(None)
         self._last: Mapping[str, list[float]] = {}
         self._diverged: list[int] = []
         self._by_step: dict[int, list[float]] = {}
@@ -43,13 +43,17 @@ class Record:
             self._details.setdefault("gradient_norms", {}).setdefault(layer, []).append(_shortened(norms))
         self._parameters = measured.details.get("parameters", self._parameters)
         if "confusion_matrices" in measured.details:
-            self._matrices = measured.details["confusion_matrices"]
+            self._matrices = [*self._earlier(self._matrices), *measured.details["confusion_matrices"]]
         if (examples := measured.details.get(KEPT_AS_FILE, {}).get(self._objective)) is not None:
-            self._examples = [examples]
+            self._examples = [*self._earlier(self._examples), examples]
         if measured.errors:
             self._last = {name: list(errors) for name, errors in measured.errors.items()}
             self._diverged = list(measured.diverged)
             self._by_step[measured.step] = self._rounded(self._objective)[self._new]
+
+    def _earlier(self, kept: list[Any]) -> list[Any]:
+        """Returns what is kept of earlier steps: nothing, but where each is a round of its own."""
+        return kept if self._by_rounds else []
 
     @property
     def value(self) -> float:

@@ -18,7 +18,7 @@ from hpo.study.search import (
     SuccessiveHalvingPruner,
     WilcoxonPruner,
 )
-from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of
+from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of, possible
 from hpo.study.task import Metric, Value
 from hpo.study.training import MAY_BE_TRAINED_BY, TRAINED_BY, Training
 from hpo.text.formatting import count
@@ -130,12 +130,13 @@ def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metri
     needed = 2 if name == "power_law" else 1
     if definition.training:
         training = definition.training
-        asked = sum(epoch < training.epochs for epoch in set(training.evaluate_at))
-        if asked < needed:
+        asked, most = _asked_at(definition, training)
+        if len(asked) < needed:
+            of = f", where a trial has at most {count(most, 'epoch')}" if "epochs" in definition.search_space else ""
             _refuse(
                 study,
                 f"training.evaluate_at must name {count(needed, 'epoch')} before the last, or pruner {name!r} has "
-                f"nothing to go by, but is {shown(training.evaluate_at)}",
+                f"nothing to go by, but is {shown(training.evaluate_at)}{of}",
             )
     elif getattr(loaded.task, "has_steps", True) is False:
         _refuse(study, f"pruner {name!r} has nothing to go by: {definition.task.name} returns once, and yields nothing")
@@ -146,9 +147,17 @@ def _check_pruner(definition: StudyDefinition, loaded: LoadedTask, metric: Metri
     if name == "power_law" and (metric.maximize or metric.low is None or metric.low < 0):
         _refuse(study, f"pruner 'power_law' is for what is never negative (task.low = 0), as {metric.name!r} may be")
     if definition.training:
-        _check_beginning(definition, max(epoch for epoch in training.evaluate_at if epoch < training.epochs), study)
+        _check_beginning(definition, max(asked), study)
     elif definition.steps:
         _check_beginning(definition, definition.steps - 1, study)
+
+
+def _asked_at(definition: StudyDefinition, training: Training) -> tuple[list[int], int]:
+    """Returns as which epochs those count after which a pruner is asked about a trial of most, and how many it has."""
+    own = definition.search_space.get("epochs")
+    counts = [*(own.values if own else ()), *(() if definition.always_has("epochs") else (training.epochs,))]
+    most = max(one for one in counts if isinstance(one, int))
+    return [counted for epoch, counted in training.steps_of(most).items() if epoch < most], most
 
 
 def _check_beginning(definition: StudyDefinition, last: int, study: str) -> None:
@@ -240,7 +249,7 @@ class _Parameters:
         values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
         if parameter.when and name in self._needed:
             _refuse(self._study, f"space.{name} is needed in every trial, so it can have no 'when'")
-        own = {key: _possible(wanted, space.get(key)) for key, wanted in self._conditions.get(name, {}).items()}
+        own = {key: possible(wanted, space.get(key)) for key, wanted in self._conditions.get(name, {}).items()}
         when = {**own, **parameter.when}
         for key, wanted in self._conditions.get(name, {}).items():
             if not all(meets(wanted, one) for one in (when[key] if isinstance(when[key], tuple) else (when[key],))):
@@ -262,17 +271,6 @@ class _Parameters:
         except ValidationError as error:
             hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
             raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
-
-
-def _possible(wanted: Any, parameter: Parameter | None) -> Any:
-    """Returns those of the values that a task's condition wants which a study's parameter can have, if it can have any.
-
-    So a study may name some of the architectures that have a width, say, and need not name all.
-    """
-    if parameter is None or not isinstance(wanted, tuple):
-        return wanted
-    known = tuple(value for value in wanted if parameter.holds(value))
-    return known[0] if len(known) == 1 else known or wanted
 
 
 def _rule(annotation: Any) -> Any:

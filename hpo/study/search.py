@@ -10,7 +10,7 @@ from pydantic import Field
 from hpo import limits
 from hpo.study.repetition import count_configurations
 from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table
-from hpo.study.space import RANGE_TEST, Choices, FloatRange, IntRange, Parameter, Space, meets
+from hpo.study.space import RANGE_TEST, Choices, FloatRange, IntRange, Parameter, Space, is_always_there
 from hpo.study.task import Params
 
 
@@ -189,15 +189,6 @@ def free_ranges(space: Space) -> dict[str, FloatRange | IntRange]:
         for name, parameter in space.items()
         if not isinstance(parameter, Choices) and parameter.size != 1 and is_always_there(parameter, space)
     }
-
-
-def is_always_there(parameter: Parameter, space: Space) -> bool:
-    """Says whether a parameter is there whatever values the others have."""
-    deciding = ((wanted, space[key]) for key, wanted in parameter.when.items())
-    return all(
-        isinstance(other, Choices) and all(meets(wanted, choice) for choice in other.choices)
-        for wanted, other in deciding
-    )
 
 
 def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:

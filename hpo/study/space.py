@@ -177,7 +177,6 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
-WRITTEN_OUT = ("epochs", "ensemble", "elastic")  # in short names: alone, each would be `e`
 Parameter = Choices | FloatRange | IntRange
 Space = Mapping[str, Parameter]
 
@@ -200,13 +199,26 @@ GivenParameter = Annotated[
 
 
 def in_order(space: Space) -> list[tuple[str, Parameter]]:
-    """Returns the parameters in the order of their being chosen: those with a condition last."""
-    return sorted(space.items(), key=lambda item: bool(item[1].when))
+    """Returns the parameters in the order of their being chosen: those with a condition after those that it names."""
+
+    def place(parameter: Parameter) -> int:
+        return max((1 + place(space[key]) for key in parameter.when if key in space), default=0)
+
+    return sorted(space.items(), key=lambda item: place(item[1]))
 
 
 def is_there(parameter: Parameter, params: Params) -> bool:
     """Says whether a parameter's condition holds among parameters that are chosen before."""
     return all(key in params and meets(wanted, params[key]) for key, wanted in parameter.when.items())
+
+
+def is_always_there(parameter: Parameter, space: Space) -> bool:
+    """Says whether a parameter is there whatever values the others have."""
+    deciding = ((wanted, space[key]) for key, wanted in parameter.when.items())
+    return all(
+        isinstance(other, Choices) and not other.when and all(meets(wanted, choice) for choice in other.choices)
+        for wanted, other in deciding
+    )
 
 
 def one_of(wanted: Value | tuple[Value, ...]) -> str:
@@ -217,6 +229,17 @@ def one_of(wanted: Value | tuple[Value, ...]) -> str:
 def meets(wanted: Value | tuple[Value, ...], value: Value) -> bool:
     """Says whether a value is the one that a condition wants, or one of those."""
     return value in wanted if isinstance(wanted, list | tuple) else value == wanted
+
+
+def possible(wanted: Any, parameter: Parameter | None) -> Any:
+    """Returns those of the values that a task's condition wants which a study's parameter can have, if it can have any.
+
+    So a study may name some of the architectures that have a width, say, and need not name all.
+    """
+    if parameter is None or not isinstance(wanted, tuple):
+        return wanted
+    known = tuple(value for value in wanted if parameter.holds(value))
+    return known[0] if len(known) == 1 else known or wanted
 
 
 def is_within(wanted: Value | tuple[Value, ...], other: Value | tuple[Value, ...]) -> bool:
@@ -244,15 +267,22 @@ def check_conditions(space: Space) -> None:
     for name, parameter in space.items():
         for key, wanted in parameter.when.items():
             condition = space.get(key)
-            if not isinstance(condition, Choices | IntRange) or condition.when or condition.size > MOST_DECIDING:
+            if not isinstance(condition, Choices | IntRange) or condition.size > MOST_DECIDING:
                 raise ValueError(
                     f"space.{name}.when must name a parameter with choices, or with at most {MOST_DECIDING} whole "
-                    f"numbers, and no condition of its own, but names {key!r}"
+                    f"numbers, but names {key!r}"
                 )
-            for value in wanted if isinstance(wanted, tuple) else (wanted,):
-                if not condition.holds(value):
-                    known = suggestion(str(value), map(str, all_values(condition)))
-                    raise ValueError(f"space.{name} is there only where {key} is {value!r}, which it never is; {known}")
+            if not all(of in space for of in condition.when) or not is_always_there(condition, space):
+                there = " and ".join(f"{of} is {one_of(value)}" for of, value in condition.when.items())
+                raise ValueError(
+                    f"space.{name}.when must name a parameter that is always there, but {key!r} is there only where "
+                    f"{there}"
+                )
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            if never := [value for value in values if not condition.holds(value)]:
+                known = suggestion(str(never[0]), map(str, all_values(condition)))
+                of = one_of(tuple(never) if len(never) > 1 else never[0])
+                raise ValueError(f"space.{name} is there only where {key} is {of}, which it never is; {known}")
 
 
 def all_values(parameter: Choices | IntRange) -> tuple[Value, ...]:
@@ -260,31 +290,3 @@ def all_values(parameter: Choices | IntRange) -> tuple[Value, ...]:
     if isinstance(parameter, Choices):
         return parameter.choices
     return tuple(range(parameter.low, parameter.high + 1, parameter.step))
-
-
-def short_name(params: Params, beside: Iterable[str] = ()) -> str:
-    """Returns `cnn_bn+ws+al leaky_relu sgd lr=0.1383`.
-
-    Texts by value, true flags as + and their initials on what comes before, numbers as initials = value. Where two have
-    the same initials, both have their names, as have those whose initial could be taken for one another's.
-
-    Args:
-        beside: parameters that are named beside them.
-    """
-    parts: list[str] = []
-    all_initials = [initials(name) for name in {**params, **dict.fromkeys(beside)}]
-    for name, value in params.items():
-        is_plain = all_initials.count(initials(name)) == 1 and name not in WRITTEN_OUT
-        short = initials(name) if is_plain else name
-        if value is True:
-            parts[-1:] = [f"{parts[-1] if parts else ''}+{short}"]
-        elif isinstance(value, str):
-            parts.append(value)
-        elif value is not False:
-            parts.append(f"{short}={value:.4g}")
-    return " ".join(parts)
-
-
-def initials(name: str) -> str:
-    """Returns `lr` for `learning_rate`, `nul2` for `n_units_l2`."""
-    return "".join(word[:1] + (word[1:] if word[1:].isdecimal() else "") for word in name.split("_"))

@@ -127,7 +127,7 @@ class Task(Protocol):
 def measure_in_turn(task: Task, params: Params, rounds: Sequence[Round]) -> Iterator[Measurement]:
     """Measures round after round, as a pruner asks that compares rounds.
 
-    Yields after each: the errors of the rounds so far, the step their number.
+    Yields after each: the errors of the rounds so far, the step their number; details are of the last round alone.
     """
     errors: dict[str, list[float]] = {}
     diverged: list[int] = []
@@ -137,7 +137,7 @@ def measure_in_turn(task: Task, params: Params, rounds: Sequence[Round]) -> Iter
             errors.setdefault(name, []).append(error)
         if last.diverged:
             diverged.append(r)
-        yield Measurement(r + 1, (r + 1) / len(rounds), errors, diverged)
+        yield Measurement(r + 1, (r + 1) / len(rounds), errors, diverged, last.details)
 
 
 def metrics_of(task: object, select_on: str = "test") -> Sequence[Metric]:

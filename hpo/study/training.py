@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from hpo import limits
 from hpo.study.schema import Count, Factor, Table, Weight, shown
-from hpo.study.space import LEARNING_RATE, Choices, Space, is_within
+from hpo.study.space import LEARNING_RATE, Space, is_within
 from hpo.text.formatting import count
 
 Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
@@ -34,6 +34,10 @@ MAY_BE_TRAINED_BY: Mapping[str, Any] = {
 """Those that a trial may have besides: name -> rule. hpo/training/updates/config.py says what each does, but for
 `ensemble`, which hpo/training/ensembles.py does."""
 
+NOT_OF_RANGE_TESTS = ("schedule", "warmup", "ema_decay", "epochs", "ensemble")
+"""Those that a range test does without: it moves the rate itself, looks at losses, and goes by batches. It does without
+what changes data from epoch to epoch, too."""
+
 CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "momentum": {"optimizer": ("sgd", "rmsprop")},
     "nesterov": {"optimizer": "sgd"},
@@ -52,7 +56,7 @@ def check_nesterov(spaces: Iterable[Space]) -> None:
         if not nesterov or not any(nesterov.values):
             continue
         where = {"optimizer": CONDITIONS["nesterov"]["optimizer"], **nesterov.when}
-        if not momentum or not (all if isinstance(momentum, Choices) else any)(momentum.values):
+        if not momentum or not all(momentum.values):
             raise ValueError("parameter nesterov has an effect only beside a momentum above 0")
         if not all(key in where and is_within(where[key], wanted) for key, wanted in momentum.when.items()):
             raise ValueError(
@@ -82,10 +86,21 @@ class Training(Table):
             raise ValueError(f"evaluate_at must name epochs up to {self.epochs}, but is {shown(self.evaluate_at)}")
         return self
 
-    def text(self, parameters: Collection[str]) -> str:
-        """Returns `25 epochs, in batches of 100`, but for what is among a study's parameters."""
-        epochs = "its own number of epochs" if "epochs" in parameters else count(self.epochs, "epoch")
-        return f"{epochs}, in batches of {'its own size' if 'batch_size' in parameters else self.batch_size}"
+    def text(self, parameters: Collection[str], always: Collection[str]) -> str:
+        """Returns `25 epochs, in batches of 100`, but for what is a parameter.
+
+        Args:
+            parameters: those that trials of a study may have.
+            always: those of them that all have.
+        """
+
+        def said(name: str, own: str, usual: str) -> str:
+            if name not in parameters:
+                return usual
+            return own if name in always else f"{own}, else {usual}"
+
+        epochs = said("epochs", "its own number of epochs", count(self.epochs, "epoch"))
+        return f"{epochs}, in batches of {said('batch_size', 'its own size', str(self.batch_size))}"
 
     def steps_of(self, epochs: int) -> dict[int, int]:
         """Returns after which of a trial's own epochs it is evaluated, and as which of the study's each counts.

@@ -27,10 +27,11 @@ from hpo.study.loading import load_builder, load_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.schema import explain, shown
-from hpo.study.space import Given, short_name
+from hpo.study.space import Given
 from hpo.study.task import Measurement, Params, Round
 from hpo.study.training import Training
 from hpo.text.files import write_together
+from hpo.text.short_names import short_name
 from hpo.training.ensembles import Averaged, Member, average_of, members_of, size_of
 from hpo.training.network_task import named_in
 from hpo.training.trainer import open_trainer

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpo.provenance import time_text, versions
 from hpo.study.task import Launched, Measurement, Metric, Params, Round, metrics_of
-from hpo.study.training import Training
+from hpo.study.training import NOT_OF_RANGE_TESTS, Training
 from hpo.training.batch import Batch, each
 from hpo.training.data import KeptOrders, RoundData
 from hpo.training.device import CPU, describe_device, find_device
@@ -31,7 +31,6 @@ from hpo.training.recording.recorder import Recorder
 from hpo.training.rounds import GradientNorms, Rounds
 from hpo.training.together import most_together
 
-NOT_OF_RANGE_TESTS = ("schedule", "warmup", "ema_decay")  # a range test moves the rate itself, and looks at losses
 RATE_TO_TRY = 0.01  # with which it is found out how many train fastest together: any will do
 
 

@@ -17,16 +17,18 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
-from hpo.study.space import LEARNING_RATE, RANGE_TEST
+from hpo.study.space import RANGE_TEST
 from hpo.study.task import Params, Task
 from hpo.text.capture import capture
-from hpo.workers.building import check_networks, configuration
+from hpo.workers.building import check_networks, chosen_params, rehearsed
 from hpo.workers.contract import find_faults
 from hpo.workers.messages import Check, Checked, Promise
 
 
 def check_study(order: Check, say: Callable[[str], None]) -> Checked:
-    """Tries a study: imports its task, opens one round, and takes one step with the first values of its space.
+    """Tries a study: imports its task, opens one round, and takes a step with the first values of its space.
+
+    Where batches have several sizes, which the task does not check by itself, a step with each.
 
     Args:
         say: is told what is done now.
@@ -42,7 +44,8 @@ def check_study(order: Check, say: Callable[[str], None]) -> Checked:
         loaded.prepare(sources.data)
         definition = resolve_by(loaded, order.definition, study=name)
         say("taking one step")
-        way = _try(open_task(definition, loaded, order.device), definition, name)
+        task = open_task(definition, loaded, order.device)
+        way, *_ = [_try(task, definition, params, name) for params in rehearsed(loaded, definition)]
         if loaded.trains:
             check_networks(loaded, definition, study=name)
         card = make_card(definition, loaded, sources)
@@ -65,13 +68,13 @@ def _promises(
         raise StudyError(f"study {order.study!r}: with {_listed(params)}: {explain_code(error)}") from error
 
 
-def _try(task: Task, definition: StudyDefinition, name: str) -> str:
-    """Takes one step of a task, in one round; returns how it is trained.
+def _try(task: Task, definition: StudyDefinition, params: Params, name: str) -> str:
+    """Takes one step of a task with a configuration, in one round; returns how it is trained.
 
     Raises:
         StudyError: where that fails, or comes to something else than errors.
     """
-    params, process = chosen_params(definition), os.getpid()
+    process = os.getpid()
     try:
         if hasattr(task, "rehearse"):
             return str(task.rehearse(params, definition.rounds))
@@ -97,21 +100,6 @@ def _check(measured: Any, task: Task, name: str) -> None:
         raise StudyError(f"study {name!r}: its task must yield measurements, but yields {type(measured).__name__}")
     if errors and set(errors) != known:
         raise StudyError(f"study {name!r}: its task measures {', '.join(sorted(errors))}, but its metrics are {known}")
-
-
-def chosen_params(definition: StudyDefinition, *, last: bool = False) -> Params:
-    """Returns a configuration to try a study with: the first value of each parameter, or the first that is listed.
-
-    Args:
-        last: whether to take the last ones.
-    """
-    place = -1 if last else 0
-    if definition.trial:
-        params = dict(definition.trial[place].params)
-        if params.get(LEARNING_RATE) == RANGE_TEST and definition.training:
-            params[LEARNING_RATE] = 1e-3
-        return params
-    return configuration(definition, {}, last=last)
 
 
 def _listed(params: Params) -> str:

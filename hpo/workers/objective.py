@@ -29,7 +29,7 @@ from hpo.study.references import Sources
 from hpo.study.task import Launched, Measurement, Params, Task, measure_in_turn
 from hpo.text.capture import capture
 from hpo.text.secrets import without_secrets
-from hpo.workers.checking import chosen_params
+from hpo.workers.building import chosen_params
 
 LAST_TEXTS = 10  # of what a trial prints between two waits for its device, that are kept
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hpo.analysis.ablation import (
 from hpo.analysis.fresh_rounds import CONFIRMS, define_confirmation, first_fresh
 from hpo.analysis.ingredients import Configuration, Ingredient, find_configuration, find_ingredients
 from hpo.analysis.ledger import enter_ablation, read_ledger
-from hpo.cli.measure.ablate import ablation_json, ablation_view
+from hpo.cli.measure.ablation_view import ablation_json, ablation_view
 from hpo.errors import RequestError
 from hpo.storage.backends import open_storage
 from hpo.storage.queries import set_study_attribute
@@ -72,7 +73,7 @@ def test_what_differs_is_an_ingredient_and_what_hangs_on_it_goes_along() -> None
         ("learning_rate",),
         ("rotation",),
     ]
-    assert ingredients()[0].change == "cnn_bn → deep_cnn d=4"
+    assert ingredients()[0].change == "cnn_bn → deep_cnn depth=4"
     assert ingredients()[1].change == "none → d=0.3"
 
 
@@ -181,6 +182,20 @@ def test_a_configuration_is_a_stored_best_or_the_only_one_of_a_file(created: RDB
     assert find_configuration(created, "report_a_best").params["architecture"] == "cnn_bn"
     with pytest.raises(RequestError, match="'quickstart' is not in the storage, and does not list a single"):
         find_configuration(created, "quickstart")
+
+
+def test_a_file_that_was_changed_since_its_study_was_made_is_refused(fresh_storage: RDBStorage, tmp_path: Path) -> None:
+    file = tmp_path / "one.toml"
+    file.write_text(FILE.replace("EPOCHS", "1") + 'optimizer = "sgd"\n')
+    create(fresh_storage, "one", defined(tomllib.loads(file.read_text()), "one"), 1)
+    add(fresh_storage, "one", 0.05, [3.0, 3.0])
+    assert find_configuration(fresh_storage, str(file)).params["learning_rate"] == 0.05
+    file.write_text(file.read_text().replace("0.05", "0.07"))
+    with pytest.raises(
+        RequestError, match=r"was created with another definition than .*one\.toml has: trial\.0\.params"
+    ):
+        find_configuration(fresh_storage, str(file))
+    assert find_configuration(fresh_storage, "one").params["learning_rate"] == 0.05
 
 
 def test_every_table_is_tested_for_itself(fresh_storage: RDBStorage) -> None:

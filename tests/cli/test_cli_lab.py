@@ -114,6 +114,7 @@ def test_a_range_test_comes_out_the_same_twice_as_json(tmp_path: Path) -> None:
         ),
         (("--low", "1", "--high", "0.1"), "--high must be at least 1.1 times --low, but they are 0.1 and 1"),
         (("--low", "1", "--high", "1.0000000000000002"), "--high must be at least 1.1 times --low"),
+        (("--set", "space.rotation=9"), "--set space.rotation has no effect in a range test"),
         (("--study", "nowhere"), "no study named 'nowhere'"),
         (("--device", "cuda:7"), "--device cuda:7 is not here"),
         (("--high", "1e300"), "it must be a number from 1e-30 to 1000000000, but is '1e300'"),

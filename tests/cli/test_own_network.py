@@ -104,6 +104,28 @@ def test_a_rate_is_found_for_the_first_configuration_or_another(folder: Path) ->
     assert (wrong.returncode, "did you mean 'hidden'" in wrong.stderr) == (2, True)
 
 
+def test_a_rate_is_found_with_the_training_of_the_study_but_for_what_a_range_test_does_without(folder: Path) -> None:
+    more = "momentum = 0.9\nepochs = 2\nschedule = 'cosine'\n"
+    (folder / "with.toml").write_text(STUDY.replace("[space]\n", f"[space]\nbatch_size = [10, 20]\n{more}"))
+    short = ("lr-find", "--study", "with.toml", "--rounds", "2", "--steps", "5", "--json")
+    own = json.loads(run(folder, *short))
+    plain = json.loads(run(folder, *short[:2], "tiny.toml", *short[3:]))
+    assert own["params"] == {**plain["params"], "momentum": 0.9, "batch_size": 10}
+    assert own["losses"] != plain["losses"]
+    adam = json.loads(run(folder, *short, "--optimizer", "adam"))
+    assert "momentum" not in adam["params"]  # which it does not have
+    tiny = ("lr-find", "--study", "tiny.toml", "--rounds", "2", "--steps", "5", "--json")
+    again = run(folder, *tiny, "--set", "space.momentum=0.9", "--set", "space.batch_size=10")
+    assert json.loads(again)["losses"] == own["losses"]
+    for setting, said in {
+        "epochs=3": "has no effect in a range test",
+        "momentm=0.9": "did you mean 'momentum'",
+    }.items():
+        wrong = hpo_in_one_process(*tiny, "--set", f"space.{setting}", folder=folder)
+        assert_one_line(wrong, 2, f"--set space.{setting.split('=')[0]}")
+        assert said in wrong.stderr
+
+
 def test_an_export_says_itself_in_json(folder: Path) -> None:
     described = json.loads(run(folder, "export", "--study", "tiny.toml", "-o", "again", "--rounds", "2", "--json"))
     assert described == json.loads((folder / "again.json").read_text())

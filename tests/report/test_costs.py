@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from hpo.report.costs import cost_sections, pareto_front
+from hpo.report.costs import cost_sections, cost_ticks, pareto_front
 from hpo.storage.queries import StoredTrial
-from hpo.study.task import Round
+from hpo.study.record import Record
+from hpo.study.task import Round, measure_in_turn
 from hpo.study.training import Training
 from hpo.tasks.digit_pairs.task import DigitPairs
 from hpo.training.trainer import Trainer
@@ -52,6 +54,35 @@ def test_trials_of_before_have_no_parameters() -> None:
     assert [row[1] for row in section.table[1:]] == ["10 s", "20 s", "40 s"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (2.1, 4.9, ["2", "3", "4", "5"]),
+        (28_612, 95_568, ["30k", "40k", "50k", "60k", "70k", "80k", "90k", "100k"]),
+        (3.8, 215, ["5", "10", "20", "50", "100", "200"]),
+        (0.004, 0.3, ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]),
+        (1, 1e6, ["1", "10", "100", "1k", "10k", "100k", "1M"]),
+    ],
+)
+def test_a_cost_is_read_off_its_axis_however_near_the_trials_are(low: float, high: float, ticks: list[str]) -> None:
+    assert cost_ticks(low, high)["ticktext"] == ticks
+
+
+def test_every_range_of_costs_has_ticks_and_not_too_many() -> None:
+    for exponent in range(-3, 9):
+        for ratio in (1.0001, 1.5, 3, 30, 1e5, 1e12):
+            low = 1.37 * 10.0**exponent
+            found = cost_ticks(low, low * ratio)
+            assert 2 <= len(found["tickvals"]) <= 8
+            assert len(set(found["ticktext"])) == len(found["ticktext"])
+
+
+def test_short_times_are_told_apart() -> None:
+    short = [trial(number, 5.0 - number, None, seconds=0.2 * (number + 1)) for number in range(4)]
+    (section,) = cost_sections(short, SMALL, RECOGNITION)
+    assert [row[1] for row in section.table[1:]] == ["0.2 s", "0.4 s", "0.6 s", "0.8 s"]
+
+
 @pytest.mark.parametrize(("architecture", "ensemble", "expected"), [("fnn", 1, 25_722), ("cnn_bn", 2, 145_568)])
 def test_a_trial_keeps_how_many_numbers_its_networks_train(architecture: str, ensemble: int, expected: int) -> None:
     task = DigitPairs(dataset="digits", train_pairs=100, test_pairs=50)
@@ -60,3 +91,26 @@ def test_a_trial_keeps_how_many_numbers_its_networks_train(architecture: str, en
     first, last = Trainer(task, Training(epochs=2)).measure({**PARAMS, **how}, [Round(0, 0), Round(1, 0)])
     assert "parameters" not in first.details
     assert last.details["parameters"] == expected
+
+
+def test_rounds_one_after_another_keep_what_rounds_together_do() -> None:
+    """As a pruner has them measured that compares rounds."""
+    task = DigitPairs(dataset="digits", train_pairs=100, test_pairs="all")
+    task.prepare(Path())
+    params = {**PARAMS, "optimizer": "sgd", "learning_rate": 0.1}
+    trainer, rounds = Trainer(task, Training(epochs=1), keep=["examples"]), [Round(0, 0), Round(1, 0), Round(2, 0)]
+    kept = []
+    for by_rounds in (False, True):
+        record = Record(task.metrics, "recognition", by_rounds=by_rounds)
+        measured = (
+            measure_in_turn(cast("Any", trainer), params, rounds) if by_rounds else trainer.measure(params, rounds)
+        )
+        for one in measured:
+            record.add(one)
+        assert record.examples is not None
+        kept.append((record.kept(whole=True), record.examples.influences()))
+    (together, examples), (apart, examples_apart) = kept
+    np.testing.assert_allclose(examples_apart, examples, atol=1e-6)
+    assert examples.std() > 0
+    assert together["parameters"] == 25_722
+    assert {**apart, "errors_by_step": None} == {**together, "errors_by_step": None}

@@ -9,6 +9,7 @@ import pytest
 from hpo.errors import StudyError
 from hpo.study.definition import StudyDefinition
 from tests.conftest import SMALL_STUDY, defined
+from tests.study.test_definition import changed
 
 
 def study(pruner: dict[str, Any]) -> StudyDefinition:
@@ -44,3 +45,22 @@ def test_a_pruner_that_begins_too_late_is_refused(pruner: dict[str, Any], rule: 
         study(pruner)
     assert str(raised.value).startswith(f"study 'small': pruner.{rule}")
     assert "\n" not in str(raised.value)
+
+
+def test_a_pruner_needs_evaluations_before_a_trials_own_last_epoch() -> None:
+    """Those of a trial with fewer epochs can all fall on its last."""
+
+    def searched(epochs: Any, **pruner: Any) -> StudyDefinition:
+        table = changed(SMALL_STUDY, "training", {"epochs": 9, "batch_size": 50, "evaluate_at": [1, 3]})
+        return defined(changed({**table, "pruner": {"name": "median", **pruner}}, "space.epochs", epochs), name="small")
+
+    for epochs in (1, [1]):
+        with pytest.raises(
+            StudyError, match=r"evaluate_at must name 1 epoch before the last.*a trial has at most 1 epoch"
+        ):
+            searched(epochs)
+    assert searched([1, 3]).pruner.name == "median"  # a trial of 3 is asked about after its first, which counts as 3
+    with pytest.raises(StudyError, match=r"n_warmup_steps must be at most 3"):
+        searched([1, 3], n_warmup_steps=4)
+    sometimes = {"choices": [1], "when": {"optimizer": "adam"}}
+    assert searched(sometimes).pruner.name == "median"  # the others have 9

@@ -9,7 +9,9 @@ import pytest
 
 from hpo.errors import StudyError
 from hpo.study.definition import define_study
-from hpo.study.space import IntRange, is_there
+from hpo.study.space import IntRange, in_order, is_there
+from tests.conftest import SMALL_STUDY, defined
+from tests.study.test_definition import changed
 
 
 def test_a_condition_may_want_one_of_several_values_and_of_whole_numbers() -> None:
@@ -61,3 +63,29 @@ def test_a_condition_that_never_holds_is_refused(wanted: Any, said: str) -> None
     space = {"layers": {"low": 1, "high": 3}, "second": {"low": 1, "high": 4, "when": {"layers": wanted}}}
     with pytest.raises(StudyError, match=said):
         define_study({"title": "t", "task": {"name": "mine.py:f"}, "space": space}, name="t")
+
+
+def test_a_condition_may_name_what_has_one_that_always_holds() -> None:
+    """As a depth beside the only architecture of a study, which takes one."""
+    table = changed(SMALL_STUDY, "space.architecture", "fnn")
+    width = {"choices": [4, 8], "when": {"depth": 2}}
+    space = {"width": width, **table["space"], "depth": [1, 2]}  # chosen after what it names, wherever it stands
+    definition = defined({**table, "space": space}, name="small")
+    assert defined(definition.model_dump(mode="json"), name="small") == definition
+    assert definition.always_has("depth")
+    assert not definition.always_has("width")
+    names = [name for name, _ in in_order(definition.space)]
+    assert names.index("architecture") < names.index("depth") < names.index("width")
+    several = changed({**table, "space": space}, "space.architecture", ["fnn", "fully_connected"])
+    with pytest.raises(StudyError, match=r"'depth' is there only where architecture is 'fnn'$"):
+        defined(several, name="small")
+    circle = {"a": {"choices": [1], "when": {"b": 1}}, "b": {"choices": [1], "when": {"a": 1}}}
+    with pytest.raises(
+        StudyError, match="must name a parameter that is always there, but 'b' is there only where a is 1"
+    ):
+        define_study({"title": "t", "task": {"name": "mine.py:f"}, "space": circle}, name="t")
+
+
+def test_all_values_that_would_do_are_named_where_none_is_there() -> None:
+    with pytest.raises(StudyError, match=r"optimizer is 'sgd' or 'rmsprop', which it never is; there are: adam"):
+        defined(changed(changed(SMALL_STUDY, "space.optimizer", "adam"), "space.momentum", 0.9), name="small")

@@ -138,7 +138,9 @@ def test_momentum_is_there_only_where_an_optimizer_takes_it() -> None:
         assert resolved.space["momentum"].when == {"optimizer": momentum}
         assert resolved.space["nesterov"].when == {"optimizer": "sgd"}
         assert defined(resolved.model_dump(mode="json"), name="small") == resolved
-    with pytest.raises(StudyError, match="momentum is there only where optimizer is 'sgd', which it never is"):
+    with pytest.raises(
+        StudyError, match="momentum is there only where optimizer is 'sgd' or 'rmsprop', which it never"
+    ):
         defined(changed(table, "space.optimizer", ["adam", "adamw"]), name="small")
     adam = changed(changed(LISTED_STUDY, "trial.0.params.optimizer", "adam"), "trial.0.params.momentum", 0.9)
     with pytest.raises(StudyError, match="trial 'FNN': momentum is there only where optimizer is 'sgd' or 'rmsprop'"):
@@ -154,6 +156,7 @@ def test_nesterov_without_a_momentum_is_refused_in_a_line() -> None:
         searched,
         changed(searched, "space.momentum", 0.0),
         changed(searched, "space.momentum", [0.0, 0.9]),
+        changed(searched, "space.momentum", {"low": 0.0, "high": 0.9}),
         listed,
         changed(changed(listed, "trial.1.params.momentum", 0.0), "trial.0.params.momentum", 0.9),
     ):
@@ -166,7 +169,7 @@ def test_nesterov_without_a_momentum_is_refused_in_a_line() -> None:
         defined(elsewhere, "some")
     for table in (
         changed(elsewhere, "space.momentum.when.optimizer", ["sgd", "rmsprop"]),
-        changed(searched, "space.momentum", {"low": 0.0, "high": 0.9}),
+        changed(searched, "space.momentum", {"low": 0.1, "high": 0.9}),
         changed(listed, "trial.1.params.momentum", 0.9),
         changed(listed, "trial.1.params.nesterov", False),
     ):

@@ -83,7 +83,8 @@ def promises_table(promises: Sequence[Promise]) -> FittedTable:
 
 def card_table(checked: Checked, card: Card) -> FittedTable:
     """Returns what was found out of a study."""
-    definition = checked.definition
+    definition, steps = checked.definition, checked.definition.steps
+    first = "with the first values of the space" if definition.space else "with the first configuration"
     takers = dict.fromkeys(card.parameters.values())
     rows = {
         "metric": ", ".join(with_unit(metric.title, metric.unit) for metric in card.metrics),
@@ -93,8 +94,8 @@ def card_table(checked: Checked, card: Card) -> FittedTable:
         },
         "rounds": f"{definition.protocol.rounds}"
         + (f", {definition.race.group} at a time on a CPU" if definition.race else ""),
-        "steps": count(definition.steps, definition.step_word) if definition.steps else "",
-        "way": checked.way and f"{checked.way} (with the first values of the space)",
+        "steps": definition.trained or (count(steps, definition.step_word) if steps else ""),
+        "way": checked.way and f"{checked.way} ({first})",
         "data": card.dataset,
         "code": ", ".join(card.code),
     }

@@ -24,7 +24,6 @@ from hpo.cli.options import (
     workers_option,
 )
 from hpo.cli.run import begin_work, run_trials
-from hpo.study.space import short_name
 from hpo.text.formatting import (
     change,
     count,
@@ -35,6 +34,7 @@ from hpo.text.formatting import (
     points,
     with_unit,
 )
+from hpo.text.short_names import short_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

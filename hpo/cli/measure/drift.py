@@ -23,10 +23,10 @@ from hpo.cli.options import (
     study_option,
 )
 from hpo.cli.run import begin_work, run_trials
-from hpo.study.space import short_name
 from hpo.text.commands import command_here
 from hpo.text.formatting import change, count, figure, with_unit
 from hpo.text.output import say
+from hpo.text.short_names import short_name
 
 if TYPE_CHECKING:
     from hpo.analysis.hardware_drift import Drift, OnMachine

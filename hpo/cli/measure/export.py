@@ -28,9 +28,9 @@ from hpo.cli.options import (
 from hpo.cli.run import begin_work
 from hpo.signals import checked
 from hpo.study.card import MetricCard
-from hpo.study.space import short_name
 from hpo.text.capture import stdout_to_stderr
 from hpo.text.formatting import count, figure, join_words, spread, with_unit
+from hpo.text.short_names import short_name
 
 if TYPE_CHECKING:
     from hpo.storage.queries import StoredTrial

@@ -95,7 +95,7 @@ def lr_find(
     """
     from hpo.cli.measure.lr_curve import curve_view
     from hpo.report.figures import range_test_figure
-    from hpo.study.space import short_name
+    from hpo.text.short_names import short_name
     from hpo.workers.checking import open_stored
 
     begin_work()
@@ -178,21 +178,29 @@ def _define(
     from hpo.study.definition import define_study
     from hpo.study.loading import load_task
     from hpo.study.resolving import resolve_by
-    from hpo.study.space import LEARNING_RATE, RANGE_TEST
+    from hpo.study.space import LEARNING_RATE, RANGE_TEST, meets
+    from hpo.study.training import MAY_BE_TRAINED_BY, NOT_OF_RANGE_TESTS
 
     chosen = dict(map(_parse, settings))
     given = define_study({**table, "trial": [{"label": "range test", "params": {}}]}, name="lr-find")
     loaded = load_task(given, study="lr-find", sources=sources)
     if not loaded.trains:
         raise RequestError(f"task {given.task.name!r} trains no networks, so it has no learning rate")
-    known = loaded.keywords().keys()
+    takers = {name: taker for name, (taker, _) in loaded.keywords().items()}
+    known = {*takers, *MAY_BE_TRAINED_BY}
+    unused = {*NOT_OF_RANGE_TESTS, *(name for name, taker in takers.items() if taker == "vary")}
     for key in chosen:
         if key in ("optimizer", LEARNING_RATE):
             raise RequestError(f"--set space.{key} is not for a range test; --optimizer names the optimizer")
         if key not in known:
             raise RequestError(f"--set space.{key}: no parameter has this name; {suggestion(key, known)}")
-    example = loaded.example or {name: value for name, value in first.items() if name in known}
-    params = {**example, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
+        if key in unused:
+            raise RequestError(f"--set space.{key} has no effect in a range test")
+    usual = {name: value for name, value in (loaded.example or first).items() if name in known - unused}
+    params = {**usual, **chosen, "optimizer": optimizer, LEARNING_RATE: RANGE_TEST}
+    for name in usual.keys() - chosen.keys():  # what this optimizer, or what is chosen, does not have
+        if not all(meets(wanted, params.get(key, "")) for key, wanted in loaded.conditions.get(name, {}).items()):
+            del params[name]
     tested = {**table, "trial": [{"label": "range test", "params": params}]}
     definition = resolve_by(loaded, define_study(tested, name="lr-find"), study="lr-find")
     loaded.prepare(sources.data)
@@ -209,8 +217,9 @@ def _run_range_test(
     from hpo.cli.console import Console
     from hpo.errors import WorkError
     from hpo.study.loading import open_task
-    from hpo.study.space import LEARNING_RATE, short_name
+    from hpo.study.space import LEARNING_RATE
     from hpo.text.formatting import count
+    from hpo.text.short_names import short_name
     from hpo.training.lr_curve import describe_curve, spaced_rates
     from hpo.workers.devices import find_devices
 
@@ -240,7 +249,7 @@ def _find_study(study: str | None, storage: str) -> tuple[Any, dict[str, Any], s
     from hpo.study import catalog
     from hpo.study.definition import derived_table
     from hpo.text.secrets import show_url
-    from hpo.workers.checking import chosen_params
+    from hpo.workers.building import chosen_params
 
     if study is None:
         return None, {key: dict(part) if isinstance(part, dict) else part for key, part in BY_ITSELF.items()}, "", {}

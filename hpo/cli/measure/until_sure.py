@@ -6,8 +6,8 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from hpo.cli.columns import FittedTable
-from hpo.study.space import short_name
 from hpo.text.formatting import change, count, figure, mean_and_deviation, points, with_unit
+from hpo.text.short_names import short_name
 
 if TYPE_CHECKING:
     from hpo.analysis.until_sure import Contender, Series

@@ -13,8 +13,8 @@ import click
 from hpo.cli.columns import FittedTable
 from hpo.cli.options import json_option, print_json, print_parts, storage_option, stored_name, study_option
 from hpo.study.card import MetricCard
-from hpo.study.space import short_name
 from hpo.text.formatting import mean_and_deviation, with_unit
+from hpo.text.short_names import short_name
 
 if TYPE_CHECKING:
     from hpo.analysis.results import TrialRow

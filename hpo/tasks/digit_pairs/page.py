@@ -16,11 +16,11 @@ import jinja2
 from torch import nn
 
 from hpo.provenance import time_text
-from hpo.study.space import short_name
 from hpo.study.task import Metric, Params
 from hpo.tasks.digit_pairs.translation import Translation
 from hpo.text.escaping import one_line
 from hpo.text.formatting import capitalized, count, figure, spread, with_unit
+from hpo.text.short_names import short_name
 from hpo.training.ensembles import size_of
 
 TEMPLATES = jinja2.Environment(
