@@ -74,7 +74,7 @@ def test_what_differs_is_an_ingredient_and_what_hangs_on_it_goes_along() -> None
         ("rotation",),
     ]
     assert ingredients()[0].change == "cnn_bn → deep_cnn depth=4"
-    assert ingredients()[1].change == "none → d=0.3"
+    assert ingredients()[1].change == "none → dropout=0.3"
 
 
 def test_nesterov_goes_with_a_momentum_that_one_side_has_not() -> None:
