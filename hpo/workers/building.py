@@ -73,7 +73,7 @@ def rehearsed(loaded: LoadedTask, definition: StudyDefinition) -> list[Params]:
         return [first]
     deciding = {*(taken := _taken_by_networks(loaded)), "batch_size"}
     if definition.trial:
-        found = [_with_a_rate(entry.params) for entry in definition.trial]
+        found = [_with_a_rate(definition, entry.params) for entry in definition.trial]
     else:
         sizes = definition.space["batch_size"]
         is_few = isinstance(sizes, Choices | IntRange) and sizes.size <= MOST_BUILT
@@ -92,10 +92,11 @@ def chosen_params(definition: StudyDefinition, *, last: bool = False) -> Params:
     """
     place = -1 if last else 0
     if definition.trial:
-        return _with_a_rate(definition.trial[place].params)
+        return _with_a_rate(definition, definition.trial[place].params)
     return configuration(definition, {}, last=last)
 
 
-def _with_a_rate(listed: Params) -> Params:
-    """Returns a listed configuration; with some learning rate where a range test is to find it."""
-    return {**listed, LEARNING_RATE: 1e-3} if listed.get(LEARNING_RATE) == RANGE_TEST else listed
+def _with_a_rate(definition: StudyDefinition, listed: Params) -> Params:
+    """Returns a listed configuration; with some learning rate where a range test is to find it, as no function's."""
+    is_to_be_found = definition.training is not None and listed.get(LEARNING_RATE) == RANGE_TEST
+    return {**listed, LEARNING_RATE: 1e-3} if is_to_be_found else listed
