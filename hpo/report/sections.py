@@ -150,7 +150,8 @@ def _importances(importances: Importances) -> Section:
 
 
 def _pruning(trials: Sequence[StoredTrial], definition: StudyDefinition) -> Iterator[Section]:
-    steps, word = definition.steps, definition.step_word
+    steps = definition.steps
+    word = "epoch" if definition.training and not definition.goes_by_rounds else definition.step_word
     means = [
         *([definition.pruner.name] if definition.pruner.name != "none" else []),
         *(["race"] if definition.race else []),

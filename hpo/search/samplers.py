@@ -35,7 +35,6 @@ from hpo.storage.trials import enqueued_params
 from hpo.study.definition import StudyDefinition
 from hpo.study.space import (
     LEARNING_RATE,
-    RANGE_TEST,
     Choices,
     FloatRange,
     IntRange,
@@ -46,6 +45,7 @@ from hpo.study.space import (
     one_of,
 )
 from hpo.study.task import Params, Value
+from hpo.study.training import leaves_rate
 
 PRUNERS = {  # names of optuna.pruners
     "none": "NopPruner",
@@ -149,7 +149,7 @@ def suggest(trial: optuna.Trial, definition: StudyDefinition, find_rate: FindRat
     space, sampler = definition.search_space, trial.study.sampler
     if isinstance(sampler, Given) and definition.trial:
         listed = dict(sampler.params)
-        if listed.get(LEARNING_RATE) == RANGE_TEST:
+        if leaves_rate(definition.training, listed):
             if find_rate is None:
                 raise ValueError("this objective makes no range tests")
             rate = listed[LEARNING_RATE] = find_rate(listed)

@@ -24,7 +24,7 @@ from hpo.study.schema import Rounds, Table, Words, explain, plain
 from hpo.study.search import NoPruner, Pruner, Race, Sampler, TpeSampler, check_sampler, space_of
 from hpo.study.space import Given, GivenParameter, Parameter, check_conditions, check_names, is_always_there
 from hpo.study.task import Round
-from hpo.study.training import MAY_BE_TRAINED_BY, Training, check_nesterov
+from hpo.study.training import MAY_BE_TRAINED_BY, Training, check_nesterov, without_open_rate
 from hpo.text.files import NotUtf8, read_text
 
 FORMAT: Literal[1] = 1
@@ -170,15 +170,17 @@ class StudyDefinition(Table):
 
     @property
     def step_word(self) -> str:
-        """What a step is called."""
+        """What a step is called; no epoch where trials train for different numbers of epochs, in as many steps."""
         if self.goes_by_rounds:
             return "round"
-        return "epoch" if self.training else "step"
+        return "epoch" if self.training and "epochs" not in self.parameters else "step"
 
     @property
     def search_space(self) -> dict[str, Parameter]:
         """The space; for a list of trials, the smallest one that holds them all."""
-        return dict(self.space) if self.space else space_of([entry.params for entry in self.trial])
+        if self.space:
+            return dict(self.space)
+        return space_of([without_open_rate(self.training, entry.params) for entry in self.trial])
 
     @property
     def parameters(self) -> list[str]:

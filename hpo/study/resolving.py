@@ -20,7 +20,7 @@ from hpo.study.search import (
 )
 from hpo.study.space import LEARNING_RATE, RANGE_TEST, FloatRange, IntRange, Parameter, meets, one_of, possible
 from hpo.study.task import Metric, Value
-from hpo.study.training import MAY_BE_TRAINED_BY, TRAINED_BY, Training
+from hpo.study.training import MAY_BE_TRAINED_BY, TRAINED_BY, Training, leaves_rate
 from hpo.text.formatting import count
 
 FEWEST_COMPARED = 3  # rounds of two trials, by a signed-rank test
@@ -56,7 +56,7 @@ def resolve_by(loaded: LoadedTask, definition: StudyDefinition, *, study: str) -
     for entry in definition.trial:
         _check_published(entry, metric, study)
     training = _training(definition, loaded, study)
-    parameters = _Parameters(loaded, study)
+    parameters = _Parameters(loaded, training, study)
     table = {
         **definition.model_dump(mode="json"),
         "task": {"name": definition.task.name, **loaded.settings},
@@ -188,8 +188,8 @@ def _check_beginning(definition: StudyDefinition, last: int, study: str) -> None
 class _Parameters:
     """What a task's parameters are: who takes them, by what rule, and where they are there at all."""
 
-    def __init__(self, loaded: LoadedTask, study: str) -> None:
-        self._study = study
+    def __init__(self, loaded: LoadedTask, training: Training | None, study: str) -> None:
+        self._training, self._study = training, study
         try:
             keywords = loaded.keywords()
         except ValueError as error:
@@ -222,8 +222,9 @@ class _Parameters:
         where = f"trial {entry.label!r}"
         if missing := [name for name in self._needed if name not in entry.params]:
             _refuse(self._study, f"{where} lacks {', '.join(missing)}")
+        is_open = leaves_rate(self._training, entry.params)
         params = {
-            name: value if self._is_range_test(name, value) else self._value(f"{where}: {name}", name, value)
+            name: value if name == LEARNING_RATE and is_open else self._value(f"{where}: {name}", name, value)
             for name, value in entry.params.items()
         }
         for name, when in self._conditions.items():
@@ -241,9 +242,6 @@ class _Parameters:
             ):
                 params[name] = value
         return entry.model_copy(update={"params": params})
-
-    def _is_range_test(self, name: str, value: Value) -> bool:
-        return self._is_closed and (name, value) == (LEARNING_RATE, RANGE_TEST)
 
     def _check(self, name: str, parameter: Parameter, space: Mapping[str, Parameter]) -> Parameter:
         values = tuple(self._value(f"space.{name}", name, value) for value in parameter.values)
@@ -269,7 +267,8 @@ class _Parameters:
         try:
             return self._rules[name].validate_python(value)
         except ValidationError as error:
-            hint = f"; {RANGE_TEST!r} finds one" if name == LEARNING_RATE and where.startswith("trial") else ""
+            is_listed_rate = self._training and name == LEARNING_RATE and where.startswith("trial")
+            hint = f"; {RANGE_TEST!r} finds one" if is_listed_rate else ""
             raise StudyError(f"study {self._study!r}: {explain(error, within=where)}{hint}") from error
 
 

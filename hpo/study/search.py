@@ -10,7 +10,7 @@ from pydantic import Field
 from hpo import limits
 from hpo.study.repetition import count_configurations
 from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table
-from hpo.study.space import RANGE_TEST, Choices, FloatRange, IntRange, Parameter, Space, is_always_there
+from hpo.study.space import Choices, FloatRange, IntRange, Parameter, Space, is_always_there
 from hpo.study.task import Params
 
 
@@ -195,11 +195,9 @@ def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
     """Returns the smallest space that holds some configurations, without conditions."""
     space: dict[str, Parameter] = {}
     for name in dict.fromkeys(name for params in configurations for name in params):
-        values = {params[name] for params in configurations if params.get(name, RANGE_TEST) != RANGE_TEST}
+        values = {params[name] for params in configurations if name in params}
         whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
         numbers = [*whole, *(value for value in values if isinstance(value, float))]
-        if not values:
-            continue
         if len(whole) == len(values):
             space[name] = IntRange(low=min(whole), high=max(whole))
         elif len(numbers) == len(values):

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from hpo import limits
 from hpo.study.schema import Count, Factor, Table, Weight, shown
-from hpo.study.space import LEARNING_RATE, Space, is_within
+from hpo.study.space import LEARNING_RATE, RANGE_TEST, Space, is_within
+from hpo.study.task import Params
 from hpo.text.formatting import count
 
 Optimizer = Literal["sgd", "rmsprop", "adam", "adamw"]
@@ -43,6 +44,16 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "nesterov": {"optimizer": "sgd"},
 }
 """Where they are there at all: parameter -> the values that others must have."""
+
+
+def leaves_rate(training: Training | None, params: Params) -> bool:
+    """Says whether a listed configuration leaves its networks' learning rate to a range test."""
+    return training is not None and params.get(LEARNING_RATE) == RANGE_TEST
+
+
+def without_open_rate(training: Training | None, params: Params) -> Params:
+    """Returns a listed configuration, less a rate that it leaves to a range test."""
+    return {name: params[name] for name in params if name != LEARNING_RATE or not leaves_rate(training, params)}
 
 
 def check_nesterov(spaces: Iterable[Space]) -> None:

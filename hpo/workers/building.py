@@ -9,8 +9,9 @@ from hpo.errors import StudyError
 from hpo.study.code import explain_code
 from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask
-from hpo.study.space import LEARNING_RATE, RANGE_TEST, Choices, IntRange, all_values, in_order, is_there
+from hpo.study.space import LEARNING_RATE, Choices, IntRange, all_values, in_order, is_there
 from hpo.study.task import Params
+from hpo.study.training import leaves_rate
 
 MOST_BUILT = 100  # a network may be large, and a study be of many
 
@@ -98,5 +99,4 @@ def chosen_params(definition: StudyDefinition, *, last: bool = False) -> Params:
 
 def _with_a_rate(definition: StudyDefinition, listed: Params) -> Params:
     """Returns a listed configuration; with some learning rate where a range test is to find it, as no function's."""
-    is_to_be_found = definition.training is not None and listed.get(LEARNING_RATE) == RANGE_TEST
-    return {**listed, LEARNING_RATE: 1e-3} if is_to_be_found else listed
+    return {**listed, LEARNING_RATE: 1e-3} if leaves_rate(definition.training, listed) else listed

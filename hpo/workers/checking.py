@@ -17,8 +17,9 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
-from hpo.study.space import RANGE_TEST
+from hpo.study.space import LEARNING_RATE
 from hpo.study.task import Params, Task
+from hpo.study.training import leaves_rate
 from hpo.text.capture import capture
 from hpo.workers.building import check_networks, chosen_params, rehearsed
 from hpo.workers.contract import find_faults
@@ -132,7 +133,8 @@ def _hold_against(
             raise StudyError(f"{where}: space.{name} is another")
     for entry in definition.trial if study != file else ():
         for name, value in entry.params.items():
-            if name not in space or not (space[name].holds(value) or value == RANGE_TEST):
+            is_open = name == LEARNING_RATE and leaves_rate(definition.training, entry.params)
+            if name not in space or not (is_open or space[name].holds(value)):
                 raise StudyError(f"{where}: its {name} cannot be {value!r}")
 
 

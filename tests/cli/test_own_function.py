@@ -126,6 +126,18 @@ def test_a_seed_that_changes_nothing_is_said(tmp_path: Path) -> None:
     assert "too pessimistic" not in said
 
 
+def test_a_functions_text_is_handed_on_as_it_stands(tmp_path: Path) -> None:
+    """Also one that a network's learning rate might be: a function has no rate that a range test could find."""
+    code = "def f(params, seed): return {'range_test': 1.0, 'fast': 2.0}[params['learning_rate']] + seed % 7"
+    write(tmp_path, code, 'learning_rate = ["fast", "range_test"]')
+    assert "study mine: can be measured" in run(tmp_path, "check", "mine").stdout
+    entry = '[[trial]]\nlabel = "{0}"\nparams.learning_rate = "{0}"\n'
+    listed = "".join(map(entry.format, ("range_test", "fast")))
+    (tmp_path / "mine.toml").write_text((tmp_path / "mine.toml").read_text().split("[space]")[0] + listed)
+    assert "study mine: can be measured" in run(tmp_path, "check", "mine").stdout
+    run(tmp_path, "optimize", "mine", "--workers", "1")
+
+
 @pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "os._exit(0)", "raise SystemExit"])
 def test_a_function_that_ends_its_process_fails_and_the_run_ends(end: str, tmp_path: Path) -> None:
     code = f"import os\nDONE = []\ndef f(params, seed):\n    if DONE: {end}\n    DONE.append(1)\n    return 1.0\n"

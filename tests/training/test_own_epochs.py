@@ -44,6 +44,14 @@ def test_it_is_evaluated_after_the_same_shares_which_count_as_the_studys_epochs(
         assert [one.step for one in measured] == sorted(one.step for one in measured)
 
 
+def test_what_counts_as_the_studys_epochs_is_called_a_step() -> None:
+    """So that nobody reads `epoch 3 of 25` of a trial that trains for 300."""
+    table = {**SMALL_STUDY["space"], "epochs": {"low": 1, "high": 300}}
+    assert defined(SMALL_STUDY, name="small").step_word == "epoch"
+    assert defined({**SMALL_STUDY, "space": table}, name="small").step_word == "step"
+    assert defined(changed(LISTED_STUDY, "trial.1.params.epochs", 7), name="listed").step_word == "step"
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 24, 25, 26, 49, 100, 1000])
 def test_the_last_epoch_counts_as_the_studys_last_and_no_other_is_evaluated_late(epochs: int) -> None:
     training = Training(epochs=25, evaluate_at=(1, 2, 5, 12, 24))
