@@ -118,13 +118,15 @@ def define_path(
 ) -> tuple[str, StudyDefinition] | None:
     """Returns the study that measures what lies on the way between; None where all of it is measured by the ablation.
 
+    That has the first step, the base with the first ingredient, and the one before the last, the whole without the last.
+
     Args:
         order: the ingredients, the first that is put in first.
         rounds: those of the ablation.
     """
     params, _ = with_training(base, whole)
     trials = {}
-    for number, one in enumerate(order[:-1], 1):
+    for number, one in enumerate(order[:-2], 1):
         params = _changed(params, one.names, one.whole)
         if number > 1:
             trials[f"step {number}: {one.name}"] = params
@@ -180,9 +182,10 @@ def read_ablation(
     if path is not None:
         between, (study, order) = base, path
         on_the_way = _read(storage, study) if study else {}
+        first, last = found.get(f"with {order[0].name}", whole), found[f"without {order[-1].name}"]
+        known = {len(order) - 1: last, 1: first, len(order): whole}
         for number, one in enumerate(order, 1):
-            reached = whole if number == len(order) else on_the_way.get(f"step {number}: {one.name}")
-            reached = reached or found[f"with {one.name}"]
+            reached = known[number] if number in known else on_the_way[f"step {number}: {one.name}"]
             way.append((one, between, reached))
             between = reached
     return Ablation(

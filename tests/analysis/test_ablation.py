@@ -169,10 +169,11 @@ def test_the_way_goes_one_ingredient_at_a_time() -> None:
         "step 2: dropout",
         "step 3: activation, elu alpha",
         "step 4: optimizer",
-        "step 5: learning rate",
-    ]  # the first step and the last are measured by the ablation
-    assert {**path[1].trial[-1].params, "rotation": 10.0} == RICH
-    assert define_path(None, base, whole, order[:2], range(3, 11)) is None
+    ]  # the first step and the last two are measured by the ablation
+    last = {**path[1].trial[-1].params, "learning_rate": RICH["learning_rate"]}
+    assert last in [entry.params for entry in define_ablation(None, base, whole, order, 8)[1].trial]
+    assert {**last, "rotation": 10.0} == RICH
+    assert define_path(None, base, whole, order[:3], range(3, 11)) is None
 
 
 def test_a_configuration_is_a_stored_best_or_the_only_one_of_a_file(created: RDBStorage, tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ learning_rate = 0.05
 def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     (tmp_path / "plain.toml").write_text(FILE.replace("EPOCHS", "1") + 'optimizer = "sgd"\n')
     (tmp_path / "rich.toml").write_text(
-        FILE.replace("EPOCHS", "4") + 'optimizer = "sgd"\nmomentum = 0.9\nrotation = 5\n'
+        FILE.replace("EPOCHS", "4") + 'optimizer = "sgd"\nmomentum = 0.9\nrotation = 5\nlabel_smoothing = 0.1\n'
     )
     command = ("ablate", "rich.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1")
     done = hpo(*command, folder=tmp_path)
@@ -294,15 +295,26 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert "taken out of the whole, each alone:" in done.stdout
     again = hpo(*command, "--json", folder=tmp_path)
     found = json.loads(again.stdout)
-    assert [one["ingredient"]["names"] for one in found["without"]] == [["momentum"], ["rotation"], ["epochs"]]
+    names = [one["ingredient"]["names"] for one in found["without"]]
+    assert sorted(names) == [["epochs"], ["label_smoothing"], ["momentum"], ["rotation"]]
     gains = [one["difference"] for one in found["alone"]]
     first = [one["ingredient"]["names"] for one in found["alone"]][gains.index(min(gains))]
     assert found["path"][0]["ingredient"]["names"] == first
-    assert found["path"][-1]["errors"] == found["whole"]["errors"]
-    assert len(found["path"]) == 3
+    *_, before, last = found["path"]
+    assert len(found["path"]) == 4
+    assert last["errors"] == found["whole"]["errors"]
+    assert before["errors"] == found["without"][names.index(last["ingredient"]["names"])]["errors"]
     refused = hpo("ablate", "rich.toml", "--from", "rich.toml", folder=tmp_path)
     assert_one_line(refused, 2, "studies 'rich' and 'rich' have the same configuration")
-    more = hpo(*command[:4], "--rounds", "7", "--together", "momentum,rotation,epochs", "--json", folder=tmp_path)
+    more = hpo(
+        *command[:4],
+        "--rounds",
+        "7",
+        "--together",
+        "momentum,rotation,label_smoothing,epochs",
+        "--json",
+        folder=tmp_path,
+    )
     assert json.loads(more.stdout)["study"] == "rich-ablation-2"
     there = open_storage(f"sqlite:///{tmp_path}/hpo.db")
     firsts = [read_definition(there, name).protocol.first_round for name in ("rich-ablation", "rich-ablation-2")]
