@@ -118,7 +118,7 @@ def define_path(
 ) -> tuple[str, StudyDefinition] | None:
     """Returns the study that measures what lies on the way between; None where all of it is measured by the ablation.
 
-    That has the first step, the base with the first ingredient, and the one before the last, the whole without the last.
+    That has the first step, the base with the first ingredient, and the last but one, the whole without the last.
 
     Args:
         order: the ingredients, the first that is put in first.
