@@ -7,7 +7,7 @@ time, the one first that alone gave most. All are measured on the same rounds, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -51,6 +51,7 @@ class Ablation:
         without: the whole without each ingredient, beside the whole.
         alone: the base with each, beside the base.
         path: from the base to the whole, each step beside the one before; empty until it is measured.
+        overruled: the settings that the base's own study has otherwise.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Ablation:
     without: list[Step]
     alone: list[Step]
     path: list[Step]
+    overruled: Sequence[str] = field(default=(), kw_only=True)
 
 
 def define_ablation(
@@ -77,10 +79,10 @@ def define_ablation(
     One that was begun for the same is found again, though there are confirmations since, which have later rounds.
     """
     before, after = with_training(base, whole)
+    without, alone = _labels(ingredients)
     trials = {WHOLE: after, BASE: before}
-    trials |= {f"without {one.name}": _changed(after, one.names, one.base) for one in ingredients}
-    if len(ingredients) > 1:
-        trials |= {f"with {one.name}": _changed(before, one.names, one.whole) for one in ingredients}
+    trials |= {label: _changed(after, one.names, one.base) for label, one in zip(without, ingredients, strict=True)}
+    trials |= {label: _changed(before, one.names, one.whole) for label, one in zip(alone, ingredients, strict=True)}
     ours = own_studies(storage) if storage is not None else {}
     is_alike = base.definition.protocol.seed == whole.definition.protocol.seed  # else its rounds are others
     both = (base, whole) if is_alike else (whole,)
@@ -99,6 +101,12 @@ def define_ablation(
         return name, defined(read_definition(storage, name).protocol.first_round)
     stored = [first_fresh(storage, one.study) for one in both] if storage is not None else []
     return name, defined(max(*(one.definition.protocol.round_numbers.stop for one in both), *stored, 0))
+
+
+def _labels(ingredients: Sequence[Ingredient]) -> tuple[list[str], list[str]]:
+    """Returns what the whole is called without each ingredient, and the base with each; what is the same, alike."""
+    without, alone = ([f"{word} {one.name}" for one in ingredients] for word in ("without", "with"))
+    return {1: ([BASE], [WHOLE]), 2: (without, without[::-1])}.get(len(ingredients), (without, alone))
 
 
 def by_gain(found: Ablation) -> list[Ingredient]:
@@ -176,22 +184,21 @@ def read_ablation(
     found = _read(storage, name)
     definition, card = read_definition(storage, name), read_card(storage, name)
     metric, whole, base = card.metric, found[WHOLE], found[BASE]
-    without = [(one, whole, found[f"without {one.name}"]) for one in ingredients]
-    alone = [(one, base, found.get(f"with {one.name}", whole)) for one in ingredients]
+    taken_out, put_in = _labels(ingredients)
+    without = [(one, whole, found[label]) for one, label in zip(ingredients, taken_out, strict=True)]
+    alone = [(one, base, found[label]) for one, label in zip(ingredients, put_in, strict=True)]
     way: list[tuple[Ingredient, Measured, Measured]] = []
     if path is not None:
         between, (study, order) = base, path
         on_the_way = _read(storage, study) if study else {}
-        first, last = found.get(f"with {order[0].name}", whole), found[f"without {order[-1].name}"]
+        first, last = found[put_in[ingredients.index(order[0])]], found[taken_out[ingredients.index(order[-1])]]
         known = {len(order) - 1: last, 1: first, len(order): whole}
         for number, one in enumerate(order, 1):
             reached = known[number] if number in known else on_the_way[f"step {number}: {one.name}"]
             way.append((one, between, reached))
             between = reached
-    return Ablation(
-        *(name, definition.protocol.rounds, card.dataset, metric, base, whole),
-        *(_steps(one, metric) for one in (without, alone, way)),
-    )
+    tables = (_steps(steps, metric) for steps in (without, alone, way))
+    return Ablation(name, definition.protocol.rounds, card.dataset, metric, base, whole, *tables)
 
 
 def _read(storage: RDBStorage, study: str) -> dict[str, Measured]:

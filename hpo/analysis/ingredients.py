@@ -14,7 +14,7 @@ from hpo.errors import RequestError
 from hpo.storage.queries import study_names
 from hpo.storage.studies import read_definition
 from hpo.study import catalog
-from hpo.study.definition import StudyDefinition
+from hpo.study.definition import StudyDefinition, define_study, derived_table
 from hpo.study.loading import load_task
 from hpo.study.references import NOWHERE, Sources
 from hpo.study.resolving import resolve_by
@@ -81,11 +81,19 @@ def find_configuration(
     if storage is not None and is_stored:
         if study.endswith(".toml"):  # which may have been changed since
             _check_same(study, name, definition, sources)
-        return Configuration(name, definition, read_best(storage, name).params)
+        return Configuration(
+            name, definition, _with_defaults(definition, read_best(storage, name).params, name, sources)
+        )
     if len(definition.trial) != 1:
         raise RequestError(f"study {name!r} is not in the storage, and does not list a single configuration")
     definition = resolved(definition, name, sources)
     return Configuration(name, definition, definition.trial[0].params)
+
+
+def _with_defaults(definition: StudyDefinition, params: Params, study: str, sources: Sources) -> Params:
+    """Returns a stored configuration with the defaults of what it leaves out, as a listed one has them."""
+    table = {**derived_table(definition, study), "trial": [{"label": "it", "params": dict(params)}]}
+    return resolved(define_study(table, name=study), study, sources).trial[0].params
 
 
 def _check_same(file: str, name: str, stored: StudyDefinition, sources: Sources) -> None:
@@ -154,6 +162,15 @@ def find_ingredients(
         Ingredient(tuple(of), *({name: side[name] for name in of if name in side} for side in sides))
         for of in members.values()
     ]
+
+
+def overruled(base: Configuration, whole: Configuration) -> list[str]:
+    """Names what the base's own study has otherwise of task, precision and metric: all is measured by the whole's."""
+    ours, theirs = (
+        {**of.task.settings, "precision": of.training and of.training.precision, "metric": of.protocol.metric}
+        for of in (base.definition, whole.definition)
+    )
+    return [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
 
 
 def with_training(base: Configuration, whole: Configuration) -> tuple[dict[str, Any], dict[str, Any]]:

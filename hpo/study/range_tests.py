@@ -8,13 +8,15 @@ from typing import Any
 
 from hpo.study.space import LEARNING_RATE
 from hpo.study.task import Params
+from hpo.study.training import NOT_OF_RANGE_TESTS
 
 PREFIX = "range_test "  # of the study attributes that hold them
 
 
 def range_test_key(params: Params) -> str:
-    """Returns the name of the study attribute that holds the range test of a configuration."""
-    return PREFIX + json.dumps({name: value for name, value in params.items() if name != LEARNING_RATE}, sort_keys=True)
+    """Returns the name of the study attribute that holds the range test of a configuration: of all that it goes by."""
+    without = {LEARNING_RATE, *NOT_OF_RANGE_TESTS}
+    return PREFIX + json.dumps({name: params[name] for name in params if name not in without}, sort_keys=True)
 
 
 def read_range_tests(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def train_again(
     """Trains a configuration again on its study's first rounds; returns its description, and weights by name.
 
     A round is trained as the study trained it, so up to rounding it errs as it did there, where device and versions are
-    the same.
+    the same; in a long training rounding makes another network of it, which errs about as much.
 
     Args:
         rounds: so many; beyond those of the study they are fresh ones.

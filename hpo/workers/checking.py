@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from hpo.study.definition import StudyDefinition
 from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
-from hpo.study.space import LEARNING_RATE
+from hpo.study.space import LEARNING_RATE, RANGE_TEST
 from hpo.study.task import Params, Task
 from hpo.study.training import leaves_rate
 from hpo.text.capture import capture
@@ -151,15 +152,20 @@ def check_allowed_configuration(definition: StudyDefinition, params: Params, sou
     check_params(definition, params, trial=f"study {study!r}")
 
 
+def _leaves_rates(definition: StudyDefinition) -> bool:
+    return any(leaves_rate(definition.training, entry.params) for entry in definition.trial)
+
+
 def check_params(definition: StudyDefinition, params: Params, *, trial: str) -> None:
     """Makes sure that a stored trial has a configuration of its study's space: anybody can have changed it.
 
     Raises:
         StudyError: that says what is not.
     """
-    space = definition.search_space
+    space, rates = definition.search_space, {LEARNING_RATE} if _leaves_rates(definition) else set()
     for name, value in params.items():
-        if name not in space or not space[name].holds(value):
+        is_found = name in rates and (value == RANGE_TEST or (isinstance(value, float) and 0 < value < math.inf))
+        if not is_found and (name not in space or not space[name].holds(value)):
             raise StudyError(f"{trial}: {name} = {value!r} is not of the study's space")
 
 

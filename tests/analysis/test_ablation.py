@@ -205,17 +205,16 @@ def test_every_table_is_tested_for_itself(fresh_storage: RDBStorage) -> None:
     base, whole = (Configuration(f"at {of}", listing({**fnn, **of}), {**fnn, **of}) for of in rates)
     (one,) = find_ingredients(base, whole, CONDITIONS)
     name, definition = define_ablation(fresh_storage, base, whole, [one], 6)
-    assert [entry.label for entry in definition.trial] == [WHOLE, BASE, "without learning rate"]
-    create(fresh_storage, name, definition, 3)
+    assert [entry.label for entry in definition.trial] == [WHOLE, BASE]  # which is the whole without it
+    create(fresh_storage, name, definition, 2)
     errors = [2.0, 2.1, 2.2, 1.9, 2.3, 2.0]
     add(fresh_storage, name, 0.2, errors, slot=0)
-    with pytest.raises(RequestError, match="measured only in part, 1 of 3"):
+    with pytest.raises(RequestError, match="measured only in part, 1 of 2"):
         read_ablation(fresh_storage, name, [one], None)
-    for slot in (1, 2):
-        add(fresh_storage, name, 0.1, [error + 1 + 0.1 * (slot % 2) for error in errors], slot=slot)
+    add(fresh_storage, name, 0.1, [error + 1 for error in errors], slot=1)
     found = read_ablation(fresh_storage, name, [one], ("", [one]))
     assert found.without[0].contrast.difference.estimate == pytest.approx(1.0)
-    assert found.alone[0].contrast.difference.estimate == pytest.approx(-1.1)  # with all of it, the whole
+    assert found.alone[0].contrast.difference.estimate == pytest.approx(-1.0)  # with all of it, the whole
     assert found.path == found.alone
     assert found.without[0].contrast.p_value == pytest.approx(2 / 64)
     assert define_ablation(fresh_storage, base, whole, [one], 6)[0] == name
@@ -231,12 +230,11 @@ def test_what_diverges_is_said_beside_what_it_changes(fresh_storage: RDBStorage,
     )
     (one,) = find_ingredients(base, whole, CONDITIONS)
     name, definition = define_ablation(fresh_storage, base, whole, [one], 6)
-    create(fresh_storage, name, definition, 3)
+    create(fresh_storage, name, definition, 2)
     errors = [2.0, 2.1, 2.2, 1.9, 2.3, 2.0]
     out = list(range(diverging))
     add(fresh_storage, name, 0.2, [100.0] * diverging + errors[diverging:], slot=0, diverged_rounds=out)
-    for slot in (1, 2):
-        add(fresh_storage, name, 0.1, errors, slot=slot)
+    add(fresh_storage, name, 0.1, errors, slot=1)
     found = read_ablation(fresh_storage, name, [one], None)
     said = " ".join(str(line) for part in ablation_view(found) for line in (part if isinstance(part, list) else [part]))
     assert f"learning rate: diverged in none of 6 rounds, before in {diverging} (p " in said
@@ -284,7 +282,8 @@ learning_rate = 0.05
 
 
 def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
-    (tmp_path / "plain.toml").write_text(FILE.replace("EPOCHS", "1") + 'optimizer = "sgd"\n')
+    plain = FILE.replace("EPOCHS", "1").replace("test_pairs = 60", "test_pairs = 40")
+    (tmp_path / "plain.toml").write_text(f'{plain}optimizer = "sgd"\n')
     (tmp_path / "rich.toml").write_text(
         FILE.replace("EPOCHS", "4") + 'optimizer = "sgd"\nmomentum = 0.9\nrotation = 5\nlabel_smoothing = 0.1\n'
     )
@@ -293,6 +292,7 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "rich-ablation-path: 1/1" in done.stderr
     assert "taken out of the whole, each alone:" in done.stdout
+    assert "measured as the whole is, though its own study has another test pairs" in " ".join(done.stdout.split())
     again = hpo(*command, "--json", folder=tmp_path)
     found = json.loads(again.stdout)
     names = [one["ingredient"]["names"] for one in found["without"]]
@@ -300,6 +300,7 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     gains = [one["difference"] for one in found["alone"]]
     first = [one["ingredient"]["names"] for one in found["alone"]][gains.index(min(gains))]
     assert found["path"][0]["ingredient"]["names"] == first
+    assert found["overruled"] == ["test_pairs"]
     *_, before, last = found["path"]
     assert len(found["path"]) == 4
     assert last["errors"] == found["whole"]["errors"]
@@ -412,6 +413,8 @@ def test_a_function_of_ones_own_is_taken_apart(tmp_path: Path) -> None:
     assert [one["ingredient"]["names"] for one in found["without"]] == [["layers", "second"], ["rate"]]
     assert [one["difference"] for one in found["without"]] == pytest.approx([2.0, 6.0])
     assert [one["difference"] for one in found["path"]] == pytest.approx([-6.0, -2.0])
+    listed_once = read_definition(open_storage(f"sqlite:///{tmp_path}/hpo.db"), "code-ablation").trial
+    assert len(listed_once) == 4  # what is without the one is with the other
     assert hpo("confirm", "code.toml", "--rounds", "6", "--workers", "1", folder=tmp_path).returncode == 0
     again = hpo(*command, folder=tmp_path)
     assert json.loads(again.stdout) == found
@@ -440,9 +443,19 @@ learning_rate = 0.1
 """
     (tmp_path / "plain.toml").write_text(table)
     (tmp_path / "wide.toml").write_text(f"{table}hidden = 16\nmomentum = 0.9\n")
-    done = hpo("ablate", "wide.toml", "--from", "plain.toml", "--rounds", "6", "--workers", "1", folder=tmp_path)
+
+    def command(whole: str, base: str) -> list[str]:
+        return ["ablate", whole, "--from", base, "--rounds", "6", "--workers", "1"]
+
+    done = hpo(*command("wide.toml", "plain.toml"), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "h=64 → h=16" in done.stdout
+    searched = table.split("[[trial]]")[0] + '[space]\noptimizer = ["sgd"]\nlearning_rate = [0.1, 0.2]\n'
+    (tmp_path / "searched.toml").write_text(searched)  # a search leaves out what has a default, too
+    assert hpo("optimize", "searched.toml", "--trials", "2", "--workers", "1", folder=tmp_path).returncode == 0
+    done = hpo(*command("searched.toml", "wide.toml"), "--json", folder=tmp_path)
+    names = [one["ingredient"]["names"] for one in json.loads(done.stdout)["without"]]
+    assert [name for name in names if name != ["learning_rate"]] == [["hidden"], ["momentum"]]
     (tmp_path / "other.toml").write_text(table.replace('"mlp", d', '"convnet", d'))
     done = hpo("ablate", "wide.toml", "--from", "other.toml", folder=tmp_path)
     said = "study 'other' measures classification convnet, but study 'wide' classification mlp"

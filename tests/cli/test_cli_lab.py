@@ -162,6 +162,10 @@ def test_a_listed_rate_is_found_once_and_the_figure_saved_into_the_study(tmp_pat
     assert first.params["learning_rate"] == kept["mean"]
     assert kept["versions"] == first.attributes["versions"]
     assert (kept["device"], kept["measured"][-1]) == (first.attributes["device"], "Z")
+    assert range_test_key({**rated, "schedule": "cosine", "epochs": 9}) == range_test_key(rated)  # nothing to it
+    assert range_test_key({**rated, "optimizer": "adam"}) != range_test_key(rated)
+    exported = hpo_in_one_process("export", "rates", "--trial", "0", "-o", "found", folder=tmp_path)
+    assert "written: found.safetensors and found.json" in exported.stdout, exported.stderr
     assert second.params["learning_rate"] == 0.1
     assert [len(epoch) for epoch in first.attributes["losses_by_step"]] == [2, 2]
     assert set(first.attributes["gradient_norms"]) == {"towers.0.1", "towers.0.3", "towers.0.5", "head.0", "head.2"}

@@ -138,8 +138,8 @@ def exported(select_on: str = "test") -> list[Any]:
 
 def test_an_export_says_by_what_the_search_chose_where_that_is_not_the_test() -> None:
     """Then both errors of a round are of the same network, but not of the same examples."""
-    assert exported()[0].endswith("12.34 ± 10.52 % in the search")
-    assert exported("validation")[0].endswith("12.34 ± 10.52 % in the search, on validation examples")
+    assert exported()[0].endswith("12.34 ± 10.52 % in the study")
+    assert exported("validation")[0].endswith("12.34 ± 10.52 % in the study, on validation examples")
 
 
 def names() -> list[Any]:

@@ -126,6 +126,19 @@ def test_a_rate_is_found_with_the_training_of_the_study_but_for_what_a_range_tes
         assert said in wrong.stderr
 
 
+def test_a_list_that_leaves_rates_to_range_tests_is_exported_and_taken_apart(folder: Path) -> None:
+    """Though no such rate is in its file."""
+    head = STUDY.split("[space]")[0] + '[[trial]]\nlabel = "it"\n[trial.params]\nhidden = HIDDEN\noptimizer = "sgd"\n'
+    for name, hidden in (("narrow", 8), ("wider", 16)):
+        rated = f'{head.replace("HIDDEN", str(hidden))}learning_rate = "range_test"\n'
+        (folder / f"{name}.toml").write_text(rated)
+    run(folder, "optimize", "narrow.toml", "--workers", "1")
+    assert "written: narrow.safetensors and narrow.json" in run(folder, "export", "narrow.toml", "-o", "narrow")
+    found = run(folder, "ablate", "wider.toml", "--from", "narrow.toml", "--rounds", "6", "--workers", "1", "--json")
+    names = [step["ingredient"]["names"] for step in json.loads(found)["without"]]
+    assert sorted(names) == [["hidden"], ["learning_rate"]]  # what the one's was found to be, and the other's is to be
+
+
 def test_an_export_says_itself_in_json(folder: Path) -> None:
     described = json.loads(run(folder, "export", "--study", "tiny.toml", "-o", "again", "--rounds", "2", "--json"))
     assert described == json.loads((folder / "again.json").read_text())

@@ -73,7 +73,7 @@ def test_every_range_of_costs_has_ticks_and_not_too_many() -> None:
         for ratio in (1.0001, 1.5, 3, 30, 1e5, 1e12):
             low = 1.37 * 10.0**exponent
             found = cost_ticks(low, low * ratio)
-            assert 2 <= len(found["tickvals"]) <= 8
+            assert 3 <= len(found["tickvals"]) <= 8
             assert len(set(found["ticktext"])) == len(found["ticktext"])
 
 

@@ -318,7 +318,7 @@ def test_the_card_says_what_the_network_is() -> None:
     assert "2 networks, each with one tower" in whole
     assert "7 epochs" in whole
     chosen = page_of(network_of("fnn"), protocol={"metric": "recognition", "select_on": "validation"})
-    assert "<dt>In the search, on validation pairs</dt><dd>2.25 ± 0.31 %" in chosen
+    assert "<dt>In the study, on validation pairs</dt><dd>2.25 ± 0.31 %" in chosen
     assert "validation" not in text
 
 

@@ -177,7 +177,7 @@ def _ablation(
         measure: measures a study of this name, which is a look at the configurations of some others.
     """
     from hpo.analysis.ablation import by_gain, define_ablation, define_path, read_ablation
-    from hpo.analysis.ingredients import find_configuration, find_ingredients
+    from hpo.analysis.ingredients import find_configuration, find_ingredients, overruled
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
     from hpo.storage.queries import study_names
@@ -208,4 +208,5 @@ def _ablation(
     between = define_path(read, start, whole, order, definition.protocol.round_numbers, sources)
     if between:
         measure(*between, ())  # on the same rounds: no look of its own
-    return read_ablation(read, name, ingredients, (between[0] if between else "", order))
+    found = read_ablation(read, name, ingredients, (between[0] if between else "", order))
+    return replace(found, overruled=overruled(start, whole))

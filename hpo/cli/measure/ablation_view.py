@@ -26,8 +26,10 @@ def ablation_view(found: Ablation) -> list[Any]:
         f"{capitalized(found.metric.title)}: {base} for the base, {whole} for the whole "
         f"({rounds_on(found.rounds, found.dataset, 'fresh round')})"
     )
+    as_whole = ", ".join(name.replace("_", " ") for name in found.overruled)
     return [
         headline,
+        *([f"the base is measured as the whole is, though its own study has another {as_whole}"] if as_whole else []),
         *_part("taken out of the whole, each alone:", found.without, found),
         *_part("put into the base, each alone:", found.alone, found),
         *_part("from the base to the whole, one after another:", found.path, found),
@@ -84,7 +86,7 @@ def ablation_json(found: Ablation) -> dict[str, Any]:
     """Returns an ablation as `hpo ablate --json` has it."""
     return {
         **{"study": found.name, "rounds": found.rounds, "dataset": found.dataset},
-        **{"metric": found.metric.name, "unit": found.metric.unit},
+        **{"metric": found.metric.name, "unit": found.metric.unit, "overruled": [*found.overruled]},
         **{name: _measured_json(getattr(found, name)) for name in ("base", "whole")},
         **{name: [_step_json(one) for one in getattr(found, name)] for name in ("without", "alone", "path")},
     }

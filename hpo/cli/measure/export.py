@@ -170,12 +170,12 @@ def _show_epochs(epochs: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 def export_view(described: Mapping[str, Any], files: Sequence[Path], metric: MetricCard) -> list[Any]:
-    """Returns what was exported: the configuration, and each network's error beside the search's."""
+    """Returns what was exported: the configuration, and each network's error beside the study's."""
     searched, rounds = described["search"], len(described["rounds"])
     table = FittedTable()
     unit, std = metric.unit, described["error"]["std"]
     on = ", on validation examples" if described["protocol"]["select_on"] == "validation" else ""
-    search = with_unit(f"in the search{on}", unit)
+    search = with_unit(f"in the study{on}", unit)
     for rank, heading in ((0, "round"), (0, with_unit(metric.noun, unit)), (1, search)):
         table.add_column(heading, justify="right", rank=rank)
     first = described["protocol"]["first_round"]
@@ -186,7 +186,7 @@ def export_view(described: Mapping[str, Any], files: Sequence[Path], metric: Met
     headline = (
         f"study {described['study']}, trial {described['trial']} ({short_name(described['params'])}): "
         f"{spread(described['error']['mean'], described['error']['std'], unit)} over {count(rounds, 'round')}; "
-        f"{spread(searched['mean'], searched['std'], unit)} in the search{on}"
+        f"{spread(searched['mean'], searched['std'], unit)} in the study{on}"
     )
     written = join_words([str(files[0]), *(file.name for file in files[1:])])
     return [headline, table, f"written: {written}; {'both' if len(files) == 2 else 'all'} are in the study too"]

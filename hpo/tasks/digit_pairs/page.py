@@ -131,7 +131,7 @@ class NetworkPage:
         ]
 
     def _errors(self, described: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Returns the network's error, that of its configuration in the search, and what a confirmation says of it."""
+        """Returns the network's error, that of its configuration in the study, and what a confirmation says of it."""
         metric = next(
             (one for one in self._task.metrics if one.name == described["protocol"]["metric"]), self._task.metrics[0]
         )
@@ -143,7 +143,7 @@ class NetworkPage:
             found[0] = (title, f"{found[0][1]} (exported: {all_of_them})")
         rounds = count(len(searched["errors"]), "round")
         on = ", on validation pairs" if described["protocol"]["select_on"] == "validation" else ""
-        found.append((f"In the search{on}", f"{spread(searched['mean'], searched['std'], unit)} over {rounds}"))
+        found.append((f"In the study{on}", f"{spread(searched['mean'], searched['std'], unit)} over {rounds}"))
         if confirmed := described.get("confirmed"):
             mean, low, high = (confirmed[key] for key in ("mean", "low", "high"))
             interval = (
