@@ -25,6 +25,7 @@ from plotly.subplots import make_subplots
 
 from hpo.analysis.contrasts import measured
 from hpo.analysis.results import read_entries
+from hpo.analysis.statistics import paired_difference
 from hpo.report.costs import cost_ticks
 from hpo.report.figures import COLOURS, LAYOUT, write_pngs
 from hpo.reports.document import fill
@@ -46,6 +47,7 @@ SEARCHES = {
     "beyond_longest": "the most epochs",
 }
 CHAMPIONS = ("champion", "champion_ensemble")
+ONE, FIVE = "Champion", "The mean of five champions"  # their labels
 DECISIONS = ("recognition", "posterior", "head")
 PARTS = {"whole_without": "without", "base_with": "alone", "path": "path"}  # of the document, and of the ablation
 SHOWN_ERRORS = (0.5, 1.1)  # percent, of the tuning curve: the first trials' are above
@@ -59,6 +61,17 @@ def kept(storages: Sequence[RDBStorage], ablation: Mapping[str, Any] | None) -> 
         "searches": {name: [*map(_brief, read_trials(has[name], name))] for name in SEARCHES if name in has},
         "champions": [row for name in CHAMPIONS if name in has for row in _champions(has[name], name)],
         "ablation": ablation,
+    }
+
+
+def added(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is kept once there is more of it: what was not found now, in these storages, stays as it was."""
+    champions = {one["label"]: one for one in (*old["champions"], *new["champions"])}
+    searches = {**old["searches"], **new["searches"]}
+    return {
+        "searches": {name: searches[name] for name in SEARCHES if name in searches},
+        "champions": [*champions.values()],
+        "ablation": new["ablation"] or old["ablation"],
     }
 
 
@@ -92,9 +105,23 @@ def parts_of(found: Mapping[str, Any]) -> dict[str, str]:
     parts = {"search": markdown_table(_search_rows(found["searches"])), "champions": "not measured yet"}
     if found["champions"]:
         parts["champions"] = markdown_table(_champion_rows(found["champions"]))
+    by_label = {one["label"]: one["errors"]["recognition"] for one in found["champions"]}
+    parts["five"] = _five(by_label[FIVE], by_label[ONE]) if {ONE, FIVE} <= by_label.keys() else "not measured yet"
     for name, of in PARTS.items():
-        parts[name] = markdown_table(_step_rows(found["ablation"][of])) if found["ablation"] else "not measured yet"
+        shown = found["ablation"] and _step_rows(found["ablation"][of], is_taken_out=of == "without")
+        parts[name] = markdown_table(shown) if shown else "not measured yet"
     return parts
+
+
+def _five(errors: Sequence[float], others: Sequence[float]) -> str:
+    """Returns how the mean of five differs from one, over the rounds that both have: the first."""
+    others = others[: len(errors)]
+    by, fewer = paired_difference(errors, others), sum(five < one for five, one in zip(errors, others, strict=True))
+    return (
+        f"On the {len(errors)} rounds that both have, the mean of five differs from the champion by "
+        f"{change(by.estimate, '%', by.standard_error)} points (95 %: {by.text('%', '+')}; p {p_value(by.p_value)}); "
+        f"it errs less in {fewer} of them."
+    )
 
 
 def _search_rows(searches: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
@@ -142,10 +169,10 @@ def _champion_rows(champions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _step_rows(steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["ingredient", "error (%)", "change (points)", "95 %", "p"]]
+def _step_rows(steps: Sequence[Mapping[str, Any]], *, is_taken_out: bool = False) -> list[list[str]]:
+    rows = [["taken out" if is_taken_out else "put in", "error (%)", "change (points)", "95 %", "p"]]
     for one in steps:
-        error, called = mean_and_deviation(one["mean"], one["std"], "%"), _called(one["ingredient"])
+        error, called = mean_and_deviation(one["mean"], one["std"], "%"), _called(one["ingredient"], is_taken_out)
         if any(one["diverged"]):
             before, after = one["diverged"]
             called += f" (diverged in {after} of {len(one['errors'])} rounds, before in {before})"
@@ -157,13 +184,16 @@ def _step_rows(steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _called(ingredient: Mapping[str, Any]) -> str:
-    """Returns an ingredient's name, and where few parameters differ, their values on both sides."""
+def _called(ingredient: Mapping[str, Any], is_taken_out: bool = False) -> str:
+    """Returns an ingredient's name, and where few parameters differ, their values before and after."""
     names = ingredient["names"]
     if len(names) > 2:
         return ", ".join(name.replace("_", " ") for name in names)
-    base, whole = (ingredient[side] for side in ("base", "whole"))
-    return ", ".join(f"{name.replace('_', ' ')} {base.get(name, 'none')} → {whole.get(name, 'none')}" for name in names)
+    sides = [ingredient[side] for side in ("base", "whole")]
+    before, after = sides[::-1] if is_taken_out else sides
+    return ", ".join(
+        f"{name.replace('_', ' ')} {before.get(name, 'none')} → {after.get(name, 'none')}" for name in names
+    )
 
 
 def figures_of(found: Mapping[str, Any]) -> dict[str, go.Figure]:
@@ -228,12 +258,13 @@ def _path(ablation: Mapping[str, Any]) -> go.Figure:
 def main() -> None:
     """Keeps what there is, if asked to, and fills the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", nargs="+", metavar="URL", help="the storages of these studies")
-    parser.add_argument("--ablation", type=Path, metavar="FILE", help="what hpo ablate --json printed, to be kept too")
+    parser.add_argument("--keep", nargs="+", metavar="URL", help="storages of these studies; what they lack is kept")
+    parser.add_argument("--ablation", type=Path, metavar="FILE", help="what hpo ablate --json printed")
     asked = parser.parse_args()
     if asked.keep:
         ablation = json.loads(asked.ablation.read_text(encoding="utf-8")) if asked.ablation else None
-        KEPT.write_text(json.dumps(kept([*map(open_storage, asked.keep)], ablation)) + "\n", encoding="utf-8")
+        new = kept([*map(open_storage, asked.keep)], ablation)
+        KEPT.write_text(json.dumps(added(new, json.loads(KEPT.read_text(encoding="utf-8")))) + "\n", encoding="utf-8")
     found = json.loads(KEPT.read_text(encoding="utf-8"))
     DOCUMENT.write_text(fill(DOCUMENT.read_text(encoding="utf-8"), parts_of(found)), encoding="utf-8")
     pictures = {DOCUMENT.parent / "figures" / f"{name}.png": one for name, one in figures_of(found).items()}
