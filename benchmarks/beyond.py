@@ -65,11 +65,11 @@ def kept(storages: Sequence[RDBStorage], ablation: Mapping[str, Any] | None) -> 
 
 
 def added(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what is kept once there is more of it: what was not found now, in these storages, stays as it was."""
+    """Returns what is kept once there is more of it: what was not found now, or less of it, stays as it was."""
     champions = {one["label"]: one for one in (*old["champions"], *new["champions"])}
-    searches = {**old["searches"], **new["searches"]}
+    searches = {name: max(old["searches"].get(name, []), new["searches"].get(name, []), key=len) for name in SEARCHES}
     return {
-        "searches": {name: searches[name] for name in SEARCHES if name in searches},
+        "searches": {name: trials for name, trials in searches.items() if trials},
         "champions": [*champions.values()],
         "ablation": new["ablation"] or old["ablation"],
     }
@@ -115,10 +115,11 @@ def parts_of(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _five(errors: Sequence[float], others: Sequence[float]) -> str:
     """Returns how the mean of five differs from one, over the rounds that both have: the first."""
-    others = others[: len(errors)]
+    both = min(len(errors), len(others))
+    errors, others = errors[:both], others[:both]
     by, fewer = paired_difference(errors, others), sum(five < one for five, one in zip(errors, others, strict=True))
     return (
-        f"On the {len(errors)} rounds that both have, the mean of five differs from the champion by "
+        f"On the {both} rounds that both have, the mean of five differs from the champion by "
         f"{change(by.estimate, '%', by.standard_error)} points (95 %: {by.text('%', '+')}; p {p_value(by.p_value)}); "
         f"it errs less in {fewer} of them."
     )

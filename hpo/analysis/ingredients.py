@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -23,6 +24,8 @@ from hpo.study.task import Params
 from hpo.study.training import MAY_BE_TRAINED_BY
 from hpo.text.capture import capture
 from hpo.text.short_names import short_name
+
+NOT_OF_THE_TEST = {"validation_pairs", "validation_examples"}  # settings that an ablation does not go by
 
 
 @dataclass(frozen=True)
@@ -81,19 +84,11 @@ def find_configuration(
     if storage is not None and is_stored:
         if study.endswith(".toml"):  # which may have been changed since
             _check_same(study, name, definition, sources)
-        return Configuration(
-            name, definition, _with_defaults(definition, read_best(storage, name).params, name, sources)
-        )
+        return Configuration(name, definition, read_best(storage, name).params)
     if len(definition.trial) != 1:
         raise RequestError(f"study {name!r} is not in the storage, and does not list a single configuration")
     definition = resolved(definition, name, sources)
     return Configuration(name, definition, definition.trial[0].params)
-
-
-def _with_defaults(definition: StudyDefinition, params: Params, study: str, sources: Sources) -> Params:
-    """Returns a stored configuration with the defaults of what it leaves out, as a listed one has them."""
-    table = {**derived_table(definition, study), "trial": [{"label": "it", "params": dict(params)}]}
-    return resolved(define_study(table, name=study), study, sources).trial[0].params
 
 
 def _check_same(file: str, name: str, stored: StudyDefinition, sources: Sources) -> None:
@@ -114,6 +109,12 @@ def resolved(definition: StudyDefinition, study: str, sources: Sources) -> Study
     """Returns a study as its task understands it, whose code is imported for that, and prints nothing."""
     with capture() if definition.references else nullcontext():
         return resolve_by(load_task(definition, study=study, sources=sources), definition, study=study)
+
+
+def with_defaults(one: Configuration, sources: Sources = NOWHERE) -> Configuration:
+    """Returns a configuration with the defaults of what it leaves out, as a search's may: a listed one has them."""
+    table = {**derived_table(one.definition, one.study), "trial": [{"label": "it", "params": dict(one.params)}]}
+    return replace(one, params=resolved(define_study(table, name=one.study), one.study, sources).trial[0].params)
 
 
 def find_ingredients(
@@ -164,13 +165,22 @@ def find_ingredients(
     ]
 
 
-def overruled(base: Configuration, whole: Configuration) -> list[str]:
-    """Names what the base's own study has otherwise of task, precision and metric: all is measured by the whole's."""
-    ours, theirs = (
-        {**of.task.settings, "precision": of.training and of.training.precision, "metric": of.protocol.metric}
-        for of in (base.definition, whole.definition)
-    )
-    return [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+def overruled(base: Configuration, whole: Configuration, of_base: Sources, sources: Sources) -> list[str]:
+    """Names what the base's own study has otherwise, and the whole's overrules: settings, precision, metric, code."""
+    ours, theirs = base.definition, whole.definition
+    settings = {**theirs.task.settings, **ours.task.settings}.keys() - NOT_OF_THE_TEST
+    precision, other = (one.training and one.training.precision for one in (ours, theirs))
+    files = {one.place for one in theirs.references if one.is_file}
+    return [
+        *sorted(name for name in settings if ours.task.settings.get(name) != theirs.task.settings.get(name)),
+        *(["precision"] if precision != other else []),
+        *(["metric"] if ours.protocol.metric != theirs.protocol.metric else []),
+        *sorted(place for place in files if _differ(of_base.code / place, sources.code / place)),
+    ]
+
+
+def _differ(file: Path, other: Path) -> bool:
+    return file.is_file() and other.is_file() and file.read_bytes() != other.read_bytes()
 
 
 def with_training(base: Configuration, whole: Configuration) -> tuple[dict[str, Any], dict[str, Any]]:

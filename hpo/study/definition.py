@@ -127,6 +127,7 @@ class StudyDefinition(Table):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
         check_names(self.parameters)
         check_conditions(self.space)
+        space_of([entry.params for entry in self.trial])  # whose values must be of one kind
         if self.space:
             check_sampler(self.sampler, self.space, repeats=self.run.repeat_configurations)
         fixed = Training.model_fields.keys() - MAY_BE_TRAINED_BY

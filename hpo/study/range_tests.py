@@ -1,4 +1,4 @@
-"""Range tests that a study keeps: one for each configuration that leaves its learning rate to one."""
+"""Range tests that a study keeps, of configurations that leave their learning rate to one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "range_test "  # of the study attributes that hold them
 
 
 def range_test_key(params: Params) -> str:
-    """Returns the name of the study attribute that holds the range test of a configuration: of all that it goes by."""
+    """Returns the name of the study attribute that holds the range test of a configuration: of what it may go by."""
     without = {LEARNING_RATE, *NOT_OF_RANGE_TESTS}
     return PREFIX + json.dumps({name: params[name] for name in params if name not in without}, sort_keys=True)
 

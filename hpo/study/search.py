@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hpo import limits
 from hpo.study.repetition import count_configurations
-from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table
+from hpo.study.schema import Count, CountOrNone, Factor, Rounds, Table, shown
 from hpo.study.space import Choices, FloatRange, IntRange, Parameter, Space, is_always_there
 from hpo.study.task import Params
 
@@ -192,10 +192,17 @@ def free_ranges(space: Space) -> dict[str, FloatRange | IntRange]:
 
 
 def space_of(configurations: Sequence[Params]) -> dict[str, Parameter]:
-    """Returns the smallest space that holds some configurations, without conditions."""
+    """Returns the smallest space that holds some configurations, without conditions.
+
+    Raises:
+        ValueError: that names a parameter which is a truth value in one, and a number in another.
+    """
     space: dict[str, Parameter] = {}
     for name in dict.fromkeys(name for params in configurations for name in params):
-        values = {params[name] for params in configurations if name in params}
+        given = [params[name] for params in configurations if name in params]
+        if len({isinstance(value, bool) for value in given if not isinstance(value, str)}) > 1:
+            raise ValueError(f"{name} must not be truth values and numbers, but is {shown(given)}")
+        values = set(given)
         whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
         numbers = [*whole, *(value for value in values if isinstance(value, float))]
         if len(whole) == len(values):

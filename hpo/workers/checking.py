@@ -19,7 +19,7 @@ from hpo.study.loading import LoadedTask, load_task, open_task
 from hpo.study.references import Sources
 from hpo.study.resolving import resolve_by
 from hpo.study.space import LEARNING_RATE, RANGE_TEST
-from hpo.study.task import Params, Task
+from hpo.study.task import Params, Task, Value
 from hpo.study.training import leaves_rate
 from hpo.text.capture import capture
 from hpo.workers.building import check_networks, chosen_params, rehearsed
@@ -134,8 +134,7 @@ def _hold_against(
             raise StudyError(f"{where}: space.{name} is another")
     for entry in definition.trial if study != file else ():
         for name, value in entry.params.items():
-            is_open = name == LEARNING_RATE and leaves_rate(definition.training, entry.params)
-            if name not in space or not (is_open or space[name].holds(value)):
+            if not _is_found(said, name, value) and (name not in space or not space[name].holds(value)):
                 raise StudyError(f"{where}: its {name} cannot be {value!r}")
 
 
@@ -152,8 +151,10 @@ def check_allowed_configuration(definition: StudyDefinition, params: Params, sou
     check_params(definition, params, trial=f"study {study!r}")
 
 
-def _leaves_rates(definition: StudyDefinition) -> bool:
-    return any(leaves_rate(definition.training, entry.params) for entry in definition.trial)
+def _is_found(definition: StudyDefinition, name: str, value: Value) -> bool:
+    """Says whether a value may be a rate that a range test found, or is to find, in a study that leaves some to one."""
+    leaves = name == LEARNING_RATE and any(leaves_rate(definition.training, entry.params) for entry in definition.trial)
+    return leaves and (value == RANGE_TEST or (isinstance(value, float) and 0 < value < math.inf))
 
 
 def check_params(definition: StudyDefinition, params: Params, *, trial: str) -> None:
@@ -162,10 +163,9 @@ def check_params(definition: StudyDefinition, params: Params, *, trial: str) -> 
     Raises:
         StudyError: that says what is not.
     """
-    space, rates = definition.search_space, {LEARNING_RATE} if _leaves_rates(definition) else set()
+    space = definition.search_space
     for name, value in params.items():
-        is_found = name in rates and (value == RANGE_TEST or (isinstance(value, float) and 0 < value < math.inf))
-        if not is_found and (name not in space or not space[name].holds(value)):
+        if not _is_found(definition, name, value) and (name not in space or not space[name].holds(value)):
             raise StudyError(f"{trial}: {name} = {value!r} is not of the study's space")
 
 

@@ -292,7 +292,9 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "rich-ablation-path: 1/1" in done.stderr
     assert "taken out of the whole, each alone:" in done.stdout
-    assert "measured as the whole is, though its own study has another test pairs" in " ".join(done.stdout.split())
+    assert "both are measured by the whole's study; the base's own has otherwise: test pairs" in " ".join(
+        done.stdout.split()
+    )
     again = hpo(*command, "--json", folder=tmp_path)
     found = json.loads(again.stdout)
     names = [one["ingredient"]["names"] for one in found["without"]]
@@ -422,6 +424,11 @@ def test_a_function_of_ones_own_is_taken_apart(tmp_path: Path) -> None:
     of_files = hpo(*listed, folder=tmp_path)
     assert json.loads(of_files.stdout)["study"] == "better-ablation", of_files.stderr
     assert json.loads(hpo(*listed, folder=tmp_path).stdout) == json.loads(of_files.stdout)
+    (tmp_path / "elsewhere").mkdir()
+    for name, text in (("f.py", FUNCTION.replace("10 *", "12 *")), ("plainer.toml", PLAINER)):
+        (tmp_path / "elsewhere" / name).write_text(text)
+    other = ("ablate", "better.toml", "--from", "elsewhere/plainer.toml", *command[4:])
+    assert json.loads(hpo(*other, folder=tmp_path).stdout)["overruled"] == ["f.py"]
     (tmp_path / "f.py").write_text(FUNCTION.replace("10 *", "11 *"))
     refused = hpo(*command, folder=tmp_path)
     said = "study 'code': f.py in {} differs from the one that the study was created with"

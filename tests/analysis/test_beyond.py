@@ -62,8 +62,10 @@ def test_a_mean_of_networks_is_held_against_one_on_the_rounds_that_both_have() -
 
 def test_what_is_not_found_again_is_kept() -> None:
     new: dict[str, Any] = {"searches": {}, "champions": [champion("Champion", ROUNDS)], "ablation": None}
-    kept = added(new, FOUND | {"searches": {"beyond_sizes": [], "beyond": []}})
+    trials = {"beyond_sizes": [{"state": "COMPLETE"}], "beyond": [{"state": "COMPLETE"}] * 2}
+    new["searches"] = {"beyond": trials["beyond"][:1], "beyond_sizes": trials["beyond"]}  # one begun again, one longer
+    kept = added(new, FOUND | {"searches": trials})
     assert [one["label"] for one in kept["champions"]] == ["Champion", "The mean of five champions"]
     assert kept["champions"][0]["errors"]["recognition"] == ROUNDS
     assert kept["ablation"] == FOUND["ablation"]
-    assert list(kept["searches"]) == ["beyond", "beyond_sizes"]
+    assert kept["searches"] == {"beyond": trials["beyond"], "beyond_sizes": trials["beyond"]}

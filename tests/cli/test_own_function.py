@@ -136,6 +136,10 @@ def test_a_functions_text_is_handed_on_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text((tmp_path / "mine.toml").read_text().split("[space]")[0] + listed)
     assert "study mine: can be measured" in run(tmp_path, "check", "mine").stdout
     run(tmp_path, "optimize", "mine", "--workers", "1")
+    with (tmp_path / "mine.toml").open("a") as file:
+        file.write("".join(f'[[trial]]\nlabel = "{one}"\nparams.learning_rate = {one}\n' for one in ("true", "0.5")))
+    mixed = hpo_in_one_process("check", "mine.toml", folder=tmp_path)
+    assert_one_line(mixed, 2, "must not be truth values and numbers, but is ['range_test', 'fast', True, 0.5]")
 
 
 @pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "os._exit(0)", "raise SystemExit"])

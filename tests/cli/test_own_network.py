@@ -137,6 +137,21 @@ def test_a_list_that_leaves_rates_to_range_tests_is_exported_and_taken_apart(fol
     found = run(folder, "ablate", "wider.toml", "--from", "narrow.toml", "--rounds", "6", "--workers", "1", "--json")
     names = [step["ingredient"]["names"] for step in json.loads(found)["without"]]
     assert sorted(names) == [["hidden"], ["learning_rate"]]  # what the one's was found to be, and the other's is to be
+    run(folder, "confirm", "narrow.toml", "--rounds", "5", "--workers", "1")
+    run(folder, "drift", "narrow.toml")
+
+
+def test_a_search_that_leaves_out_a_default_is_taken_apart_with_it(folder: Path) -> None:
+    (folder / "less.toml").write_text(STUDY.replace("dropout = { low = 0.2, high = 0.5 }\n", ""))
+    run(folder, "optimize", "less.toml", "--trials", "2", "--workers", "1")
+    head = STUDY.split("[space]")[0] + '[[trial]]\nlabel = "it"\n[trial.params]\nhidden = 7\n'
+    (folder / "seven.toml").write_text(head + 'optimizer = "sgd"\nlearning_rate = 0.3\n')
+    for whole, base in (("less", "seven"), ("seven", "less")):
+        command = ("ablate", f"{whole}.toml", "--from", f"{base}.toml", "--rounds", "6", "--workers", "1", "--json")
+        found = json.loads(run(folder, *command))
+        names = {name for step in found["without"] for name in step["ingredient"]["names"]}
+        assert {"hidden", "learning_rate"} <= names <= {"hidden", "learning_rate", "optimizer"}
+        assert found["overruled"] == []
 
 
 def test_an_export_says_itself_in_json(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from hpo.analysis.ablation import Ablation
+    from hpo.analysis.ingredients import Configuration
     from hpo.study.definition import StudyDefinition
     from hpo.study.references import Sources
     from hpo.workers.plan import Plan
@@ -177,26 +178,17 @@ def _ablation(
         measure: measures a study of this name, which is a look at the configurations of some others.
     """
     from hpo.analysis.ablation import by_gain, define_ablation, define_path, read_ablation
-    from hpo.analysis.ingredients import find_configuration, find_ingredients, overruled
+    from hpo.analysis.ingredients import find_ingredients, overruled
     from hpo.errors import NoStorage
     from hpo.storage.backends import open_storage
-    from hpo.storage.queries import study_names
     from hpo.study.loading import load_task
-    from hpo.workers.checking import check_allowed_configuration, open_stored
 
     sources, of_base = both
     try:
         there = open_storage(url)
     except NoStorage:
         there = None  # which the first measurement creates
-    if there is not None and stored_name(study) in study_names(there):
-        open_stored(there, stored_name(study), sources)  # its code and data are those by which its best was found
-    whole = find_configuration(there, study, sources)
-    start = find_configuration(there, base, of_base, like=whole)
-    for one, given in ((whole, sources), (start, of_base)):
-        if one.definition.references:
-            with capture():
-                check_allowed_configuration(one.definition, one.params, given, study=one.study)
+    whole, start = _configurations(there, study, base, both)
     with capture() if whole.definition.references else nullcontext():
         conditions = load_task(whole.definition, study=whole.study, sources=sources).conditions
     ingredients = find_ingredients(start, whole, conditions, together)
@@ -209,4 +201,28 @@ def _ablation(
     if between:
         measure(*between, ())  # on the same rounds: no look of its own
     found = read_ablation(read, name, ingredients, (between[0] if between else "", order))
-    return replace(found, overruled=overruled(start, whole))
+    return replace(found, overruled=overruled(start, whole, of_base, sources))
+
+
+def _configurations(
+    there: Any, study: str, base: str, both: tuple[Sources, Sources]
+) -> tuple[Configuration, Configuration]:
+    """Returns the whole and the base, which are of one task; their code may be given them.
+
+    Args:
+        there: the storage; None where there is none yet.
+    """
+    from hpo.analysis.ingredients import find_configuration, with_defaults
+    from hpo.storage.queries import study_names
+    from hpo.workers.checking import check_allowed_configuration, open_stored
+
+    sources, of_base = both
+    if there is not None and stored_name(study) in study_names(there):
+        open_stored(there, stored_name(study), sources)  # its code and data are those by which its best was found
+    whole = find_configuration(there, study, sources)
+    start = find_configuration(there, base, of_base, like=whole)
+    for one, given in ((whole, sources), (start, of_base)):
+        if one.definition.references:
+            with capture():
+                check_allowed_configuration(one.definition, one.params, given, study=one.study)
+    return with_defaults(whole, sources), with_defaults(start, of_base)

@@ -29,7 +29,7 @@ def ablation_view(found: Ablation) -> list[Any]:
     as_whole = ", ".join(name.replace("_", " ") for name in found.overruled)
     return [
         headline,
-        *([f"the base is measured as the whole is, though its own study has another {as_whole}"] if as_whole else []),
+        *([f"both are measured by the whole's study; the base's own has otherwise: {as_whole}"] if as_whole else []),
         *_part("taken out of the whole, each alone:", found.without, found),
         *_part("put into the base, each alone:", found.alone, found),
         *_part("from the base to the whole, one after another:", found.path, found),
