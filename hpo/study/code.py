@@ -11,14 +11,14 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hpo.errors import StudyError
+from hpo.errors import HpoError, StudyError
 from hpo.study.references import HIDDEN, Reference, Sources, check_allowed, find_file, is_below
 
 
@@ -152,6 +152,23 @@ def explain_code(error: BaseException) -> str:
         return f"{said.partition(' (')[0]} ({Path(error.filename).name}, line {error.lineno})"
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
     return f"{said} ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else said
+
+
+@contextmanager
+def explained(where: str, references: Sequence[Reference]) -> Iterator[None]:
+    """Says in a line what fails in a study's own code, where it names some; this program's own errors stay as they are.
+
+    Raises:
+        StudyError: that says so.
+    """
+    try:
+        yield
+    except HpoError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not references:
+            raise
+        raise StudyError(f"{where}: {explain_code(error)}") from error
 
 
 def _is_theirs(file: str) -> bool:

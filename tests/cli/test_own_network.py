@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_a_rate_is_found_for_the_first_configuration_or_another(folder: Path) ->
     assert json.loads(run(folder, *short, "--set", "space.hidden=9"))["params"]["hidden"] == 9
     wrong = hpo_in_one_process(*short, "--set", "space.hiden=9", folder=folder)
     assert (wrong.returncode, "did you mean 'hidden'" in wrong.stderr) == (2, True)
+
+
+def test_a_network_that_fails_in_a_range_test_is_one_line(folder: Path) -> None:
+    (folder / "wrong.py").write_text(
+        (folder / "tiny.py").read_text().replace("return logits", "return logits / (1 // 0)")
+    )
+    (folder / "wrong.toml").write_text(STUDY.replace("tiny.py", "wrong.py"))
+    failed = hpo_in_one_process("lr-find", "--study", "wrong.toml", "--rounds", "2", folder=folder)
+    assert failed.returncode == 2
+    assert re.search(r"\nhpo: with .*: ZeroDivisionError: division by zero \(wrong.py, line \d+\)\n$", failed.stderr)
 
 
 def test_a_rate_is_found_with_the_training_of_the_study_but_for_what_a_range_test_does_without(folder: Path) -> None:

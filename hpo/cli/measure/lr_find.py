@@ -216,6 +216,7 @@ def _run_range_test(
 
     from hpo.cli.console import Console
     from hpo.errors import WorkError
+    from hpo.study.code import explained
     from hpo.study.loading import open_task
     from hpo.study.space import LEARNING_RATE
     from hpo.text.formatting import count
@@ -225,12 +226,11 @@ def _run_range_test(
 
     params = {name: value for name, value in definition.trial[0].params.items() if name != LEARNING_RATE}
     low, high, steps = rates
-    place = find_devices(device)[0]
-    task: Any = open_task(definition, loaded, place)
-    shown = f"{count(definition.protocol.rounds, 'round')}, {steps} rates to {high:g}"
-    say(f"{short_name(params)}: {shown}", err=True)
+    task: Any = open_task(definition, loaded, find_devices(device)[0])
+    say(f"{short_name(params)}: {count(definition.protocol.rounds, 'round')}, {steps} rates to {high:g}", err=True)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    shows = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with shows as progress, explained(f"with {short_name(params)}", definition.references):
         curve = task.range_test(params, definition.rounds, spaced_rates(low, high, steps), progress.track)
     if math.isnan(curve.mean):
         raise WorkError(f"every round diverged at its first rates, from {low:g}; try a lower --low")
