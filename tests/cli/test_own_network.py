@@ -112,7 +112,7 @@ def test_a_network_that_fails_in_a_range_test_is_one_line(folder: Path) -> None:
     (folder / "wrong.toml").write_text(STUDY.replace("tiny.py", "wrong.py"))
     failed = hpo_in_one_process("lr-find", "--study", "wrong.toml", "--rounds", "2", folder=folder)
     assert failed.returncode == 2
-    assert re.search(r"\nhpo: with .*: ZeroDivisionError: division by zero \(wrong.py, line \d+\)\n$", failed.stderr)
+    assert re.search(r"\nhpo: with .*: ZeroDivisionError: .* \(wrong.py, line \d+\)\n$", failed.stderr)
 
 
 def test_a_rate_is_found_with_the_training_of_the_study_but_for_what_a_range_test_does_without(folder: Path) -> None:
