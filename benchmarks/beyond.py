@@ -60,7 +60,22 @@ def kept(storages: Sequence[RDBStorage], ablation: Mapping[str, Any] | None) -> 
     return {
         "searches": {name: [*map(_brief, read_trials(has[name], name))] for name in SEARCHES if name in has},
         "champions": [row for name in CHAMPIONS if name in has for row in _champions(has[name], name)],
-        "ablation": ablation,
+        "ablation": ablation and _with_heads(ablation, [(has[name], name) for name in has if "-ablation" in name]),
+    }
+
+
+def _with_heads(ablation: Mapping[str, Any], studies: Sequence[tuple[RDBStorage, str]]) -> dict[str, Any]:
+    """Returns an ablation, and beside each configuration's errors those of its head, which `hpo ablate` leaves out."""
+    trials = [trial.attributes for study in studies for _, trial in read_entries(*study)]
+    heads = {tuple(one["errors"]): one["errors_head"] for one in trials}
+
+    def with_head(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {**one, "head": heads[tuple(one["errors"])]}
+
+    return {
+        **ablation,
+        **{name: with_head(ablation[name]) for name in ("base", "whole")},
+        **{name: [with_head(one) for one in ablation[name]] for name in PARTS.values()},
     }
 
 
@@ -108,7 +123,7 @@ def parts_of(found: Mapping[str, Any]) -> dict[str, str]:
     by_label = {one["label"]: one["errors"]["recognition"] for one in found["champions"]}
     parts["five"] = _five(by_label[FIVE], by_label[ONE]) if {ONE, FIVE} <= by_label.keys() else "not measured yet"
     for name, of in PARTS.items():
-        shown = found["ablation"] and _step_rows(found["ablation"][of], is_taken_out=of == "without")
+        shown = found["ablation"] and _step_rows(found["ablation"], of)
         parts[name] = markdown_table(shown) if shown else "not measured yet"
     return parts
 
@@ -170,19 +185,27 @@ def _champion_rows(champions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _step_rows(steps: Sequence[Mapping[str, Any]], *, is_taken_out: bool = False) -> list[list[str]]:
-    rows = [["taken out" if is_taken_out else "put in", "error (%)", "change (points)", "95 %", "p"]]
-    for one in steps:
+def _step_rows(ablation: Mapping[str, Any], part: str) -> list[list[str]]:
+    is_taken_out = part == "without"
+    rows = [["taken out" if is_taken_out else "put in", "error (%)", "change (points)", "95 %", "p", "by the head (%)"]]
+    start = ablation["whole" if is_taken_out else "base"]
+    whence = "nothing: the champion" if is_taken_out else "nothing: report A's best"
+    rows.append([whence, *(mean_and_deviation(start["mean"], start["std"], "%"), "", "", ""), _head(start)])
+    for one in ablation[part]:
         error, called = mean_and_deviation(one["mean"], one["std"], "%"), _called(one["ingredient"], is_taken_out)
         if any(one["diverged"]):
             before, after = one["diverged"]
             called += f" (diverged in {after} of {len(one['errors'])} rounds, before in {before})"
         if one["difference"] is None:  # there is no round in which both converged
-            rows.append([called, error, "", "", ""])
+            rows.append([called, error, "", "", "", _head(one)])
             continue
         ends = interval(one["difference_low"], one["difference_high"], "%", "+")
-        rows.append([called, error, change(one["difference"], "%"), ends, p_value(one["p_value"])])
+        rows.append([called, error, change(one["difference"], "%"), ends, p_value(one["p_value"]), _head(one)])
     return rows
+
+
+def _head(one: Mapping[str, Any]) -> str:
+    return mean_and_deviation(mean(one["head"]), stdev(one["head"]), "%")
 
 
 def _called(ingredient: Mapping[str, Any], is_taken_out: bool = False) -> str:

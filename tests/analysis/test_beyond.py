@@ -15,7 +15,7 @@ def step(names: list[str], mean: float, difference: float | None = -1.0, diverge
         "ingredient": {"names": names, **sides},
         **{"mean": mean, "std": 0.2, "low": mean - 0.1, "high": mean + 0.1, "errors": ROUNDS},
         **{"difference": difference, "difference_low": -1.2, "difference_high": -0.8, "p_value": 0.03},
-        "diverged": [0, diverged],
+        **{"diverged": [0, diverged], "head": [8.0, 9.0, 8.5, 8.5, 8.5, 8.5]},
     }
 
 
@@ -34,7 +34,7 @@ FOUND: dict[str, Any] = {
         champion("The mean of five champions", [1.0, 1.1, 0.9, 0.9, 0.9, 1.1]),
     ],
     "ablation": {
-        "base": step([], 3.0),
+        **{"base": step([], 3.0), "whole": step([], 1.0)},
         "without": [step(["momentum"], 2.5, 0.5), step(["a", "b", "c"], 2.0, None, diverged=6)],
         "alone": [step(["momentum"], 1.5)],
         "path": [step(["momentum"], 1.5), step(["a", "b", "c"], 1.0)],
@@ -44,10 +44,17 @@ FOUND: dict[str, Any] = {
 
 def test_steps_are_shown_in_the_direction_in_which_they_were_taken() -> None:
     parts = parts_of(FOUND)
-    assert "| momentum 0.9 → none | 2.50 ± 0.20 | +0.50 | -1.20 to -0.80 | 0.03 |" in parts["whole_without"]
-    assert "| a, b, c (diverged in 6 of 6 rounds, before in 0) | 2.00 ± 0.20 |  |  |  |" in parts["whole_without"]
+    assert (
+        "| momentum 0.9 → none | 2.50 ± 0.20 | +0.50 | -1.20 to -0.80 | 0.03 | 8.50 ± 0.32 |" in parts["whole_without"]
+    )
+    assert (
+        "| a, b, c (diverged in 6 of 6 rounds, before in 0) | 2.00 ± 0.20 |  |  |  | 8.50 ± 0.32 |"
+        in parts["whole_without"]
+    )
+    assert "| nothing: report A's best | 3.00 ± 0.20 |  |  |  | 8.50 ± 0.32 |" in parts["base_with"]
+    assert "| nothing: the champion | 1.00 ± 0.20 |" in parts["whole_without"]
     assert "| momentum none → 0.9 | 1.50 ± 0.20 | -1.00 |" in parts["base_with"]
-    assert [line.split(" | ")[0] for line in parts["path"].splitlines()[2:]] == ["| momentum none → 0.9", "| a, b, c"]
+    assert [line.split(" | ")[0] for line in parts["path"].splitlines()[3:]] == ["| momentum none → 0.9", "| a, b, c"]
     (points,) = figures_of(FOUND)["beyond_path"].data
     assert list(points.x) == [3.0, 1.5, 1.0]
     assert list(points.y) == ["report A's best", "+ momentum none → 0.9", "+ a, b, c"]
