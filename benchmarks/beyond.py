@@ -50,7 +50,7 @@ CHAMPIONS = ("champion", "champion_ensemble")
 ONE, FIVE = "Champion", "The mean of five champions"  # their labels
 DECISIONS = ("recognition", "posterior", "head")
 PARTS = {"whole_without": "without", "base_with": "alone", "path": "path"}  # of the document, and of the ablation
-SHOWN_ERRORS = (0.5, 1.1)  # percent, of the tuning curve: the first trials' are above
+SHOWN_ERRORS = (0.5, 1.1)  # percent, of the tuning curve
 HOUR = 3600.0
 
 
@@ -60,29 +60,37 @@ def kept(storages: Sequence[RDBStorage], ablation: Mapping[str, Any] | None) -> 
     return {
         "searches": {name: [*map(_brief, read_trials(has[name], name))] for name in SEARCHES if name in has},
         "champions": [row for name in CHAMPIONS if name in has for row in _champions(has[name], name)],
-        "ablation": ablation and _with_heads(ablation, [(has[name], name) for name in has if "-ablation" in name]),
+        "ablation": ablation and _with_more(ablation, [(has[name], name) for name in has if "-ablation" in name]),
     }
 
 
-def _with_heads(ablation: Mapping[str, Any], studies: Sequence[tuple[RDBStorage, str]]) -> dict[str, Any]:
-    """Returns an ablation, and beside each configuration's errors those of its head, which `hpo ablate` leaves out."""
-    trials = [trial.attributes for study in studies for _, trial in read_entries(*study)]
-    heads = {tuple(one["errors"]): one["errors_head"] for one in trials}
+def _with_more(ablation: Mapping[str, Any], studies: Sequence[tuple[RDBStorage, str]]) -> dict[str, Any]:
+    """Returns an ablation, and of each configuration what `hpo ablate` leaves out: its head's errors, and its time."""
+    trials = [trial for study in studies for _, trial in read_entries(*study)]
+    more = {
+        _key(trial.params): {"head": trial.attributes["errors_head"], "seconds": trial.attributes["seconds"]}
+        for trial in trials
+    }
 
-    def with_head(one: Mapping[str, Any]) -> dict[str, Any]:
-        return {**one, "head": heads[tuple(one["errors"])]}
+    def with_more(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {**one, **more[_key(one["params"])]}
 
     return {
         **ablation,
-        **{name: with_head(ablation[name]) for name in ("base", "whole")},
-        **{name: [with_head(one) for one in ablation[name]] for name in PARTS.values()},
+        **{name: with_more(ablation[name]) for name in ("base", "whole")},
+        **{name: [with_more(one) for one in ablation[name]] for name in PARTS.values()},
     }
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def added(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is kept once there is more of it: what was not found now, or less of it, stays as it was."""
     champions = {one["label"]: one for one in (*old["champions"], *new["champions"])}
-    searches = {name: max(old["searches"].get(name, []), new["searches"].get(name, []), key=len) for name in SEARCHES}
+    found = [one["searches"] for one in (new, old)]  # of as many trials the new ones
+    searches = {name: max((one.get(name, []) for one in found), key=_finished) for name in SEARCHES}
     return {
         "searches": {name: trials for name, trials in searches.items() if trials},
         "champions": [*champions.values()],
@@ -146,14 +154,17 @@ def _search_rows(searches: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[li
         complete = _complete(trials)
         best = min(complete, key=lambda one: one["value"])
         hours = sum(one["seconds"] for one in trials) / HOUR
-        finished = len(complete) + sum(one["state"] == TrialState.PRUNED.name for one in trials)
         value = mean_and_deviation(best["value"], best["std"], "%")
-        rows.append([SEARCHES[name], str(finished), str(len(complete)), f"{hours:.1f}", value])
+        rows.append([SEARCHES[name], str(_finished(trials)), str(len(complete)), f"{hours:.1f}", value])
     return rows
 
 
 def _complete(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [one for one in trials if one["state"] == TrialState.COMPLETE.name]
+
+
+def _finished(trials: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["state"] in (TrialState.COMPLETE.name, TrialState.PRUNED.name) for one in trials)
 
 
 def _champion_rows(champions: Sequence[Mapping[str, Any]]) -> list[list[str]]:

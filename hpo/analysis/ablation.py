@@ -51,7 +51,7 @@ class Ablation:
         without: the whole without each ingredient, beside the whole.
         alone: the base with each, beside the base.
         path: from the base to the whole, each step beside the one before; empty until it is measured.
-        overruled: the settings that the base's own study has otherwise.
+        overruled: what the base's own study has otherwise: settings, precision, metric, files of code.
     """
 
     name: str

@@ -292,7 +292,7 @@ def test_it_is_measured_once_and_then_read(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "rich-ablation-path: 1/1" in done.stderr
     assert "taken out of the whole, each alone:" in done.stdout
-    assert "both are measured by the whole's study; the base's own has otherwise: test pairs" in " ".join(
+    assert "both are measured by the whole's study; the base's own has otherwise: test_pairs" in " ".join(
         done.stdout.split()
     )
     again = hpo(*command, "--json", folder=tmp_path)

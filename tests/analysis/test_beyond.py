@@ -69,10 +69,13 @@ def test_a_mean_of_networks_is_held_against_one_on_the_rounds_that_both_have() -
 
 def test_what_is_not_found_again_is_kept() -> None:
     new: dict[str, Any] = {"searches": {}, "champions": [champion("Champion", ROUNDS)], "ablation": None}
-    trials = {"beyond_sizes": [{"state": "COMPLETE"}], "beyond": [{"state": "COMPLETE"}] * 2}
-    new["searches"] = {"beyond": trials["beyond"][:1], "beyond_sizes": trials["beyond"]}  # one begun again, one longer
-    kept = added(new, FOUND | {"searches": trials})
+    old = {"beyond": [{"state": "PRUNED"}] * 2, "beyond_sizes": [{"state": "COMPLETE"}, {"state": "FAIL"}]}
+    new["searches"] = {
+        "beyond": [{"state": "PRUNED"}, {"state": "FAIL"}],  # begun again
+        "beyond_sizes": [{"state": "COMPLETE"}],  # measured again
+    }
+    kept = added(new, FOUND | {"searches": old})
     assert [one["label"] for one in kept["champions"]] == ["Champion", "The mean of five champions"]
     assert kept["champions"][0]["errors"]["recognition"] == ROUNDS
     assert kept["ablation"] == FOUND["ablation"]
-    assert kept["searches"] == {"beyond": trials["beyond"], "beyond_sizes": trials["beyond"]}
+    assert kept["searches"] == {"beyond": old["beyond"], "beyond_sizes": new["searches"]["beyond_sizes"]}

@@ -26,10 +26,10 @@ def ablation_view(found: Ablation) -> list[Any]:
         f"{capitalized(found.metric.title)}: {base} for the base, {whole} for the whole "
         f"({rounds_on(found.rounds, found.dataset, 'fresh round')})"
     )
-    as_whole = ", ".join(name.replace("_", " ") for name in found.overruled)
+    otherwise = f"both are measured by the whole's study; the base's own has otherwise: {', '.join(found.overruled)}"
     return [
         headline,
-        *([f"both are measured by the whole's study; the base's own has otherwise: {as_whole}"] if as_whole else []),
+        *([otherwise] if found.overruled else []),
         *_part("taken out of the whole, each alone:", found.without, found),
         *_part("put into the base, each alone:", found.alone, found),
         *_part("from the base to the whole, one after another:", found.path, found),
