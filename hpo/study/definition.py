@@ -127,7 +127,8 @@ class StudyDefinition(Table):
             raise ValueError(f"labels must differ, but {twice[0]!r} stands twice")
         check_names(self.parameters)
         check_conditions(self.space)
-        space_of([entry.params for entry in self.trial])  # whose values must be of one kind
+        if not self.training:  # else the task says which values its parameters have
+            space_of([entry.params for entry in self.trial])
         if self.space:
             check_sampler(self.sampler, self.space, repeats=self.run.repeat_configurations)
         fixed = Training.model_fields.keys() - MAY_BE_TRAINED_BY
